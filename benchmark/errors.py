@@ -1,0 +1,70 @@
+"""One exception tree. Everything a user can cause or mend derives from `ReliquantError`.
+
+The command line prints such an error as one line, without a traceback, and exits with `exit_status`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ReliquantError(Exception):
+    """Base of all expected errors; `exit_status` is what the command line exits with."""
+
+    exit_status = 2
+
+
+class InputError(ReliquantError):
+    """Something the user gave (a name, a field, a file) cannot be used."""
+
+
+class SpecError(InputError):
+    """A suite, a specification or a short name is wrong; the message names the field."""
+
+
+class UnknownNameError(InputError):
+    """A name that no registry or catalogue knows."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        listing = f" Known: {', '.join(names)}." if names and len(names) <= 40 else ""
+        super().__init__(f"unknown {kind} '{name}'.{hint}{listing}")
+        self.kind, self.name, self.suggestion = kind, name, close[0] if close else None
+
+
+class DataError(InputError):
+    """A data set that cannot be read or does not fit: the message names file, index or column."""
+
+
+class ModelError(InputError):
+    """A checkpoint or model reference that cannot be loaded as asked."""
+
+
+class QuantizationError(ReliquantError):
+    """A quantization that cannot be done as asked, or that changed nothing."""
+
+
+class NonFiniteError(ReliquantError):
+    """NaN or infinity where numbers were expected; the message names the layer or tensor."""
+
+    exit_status = 3
+
+
+class UndefinedMetric(ReliquantError):
+    """A metric whose formula has no value on this data (a zero denominator, a single class).
+
+    A task catches it, leaves the metric out and notes the reason in `Outcome.notes`: there are no sentinel values.
+    """
+
+    exit_status = 3
+
+
+class PluginError(ReliquantError):
+    """A plugin that cannot be imported, breaks its contract, or raised an unexpected exception."""
+
+
+class StorageError(ReliquantError):
+    """A results folder, cache or tracking store that cannot be written or read."""

@@ -1,0 +1,203 @@
+"""The public interface of a task plugin: `@task`, `Metric`, `Banks`, `Outcome`. See docs/add-a-task.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from benchmark.bank import FeatureBank
+from benchmark.errors import PluginError, SpecError
+from benchmark.spec import Frozen, parse_spec
+
+Better = Literal["higher", "lower", "neither"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that a task reports.
+
+    Attributes:
+        name: the last part of its key, e.g. `accuracy` in `zero_shot/scenes/accuracy`.
+        better: which direction is an improvement ("neither": descriptive, e.g. a count).
+        unit: "fraction", "nats", "count", "scale", ...
+        headline: shown in the summary table.
+    """
+
+    name: str
+    better: Better
+    unit: str = "fraction"
+    headline: bool = False
+
+
+class NoOptions(Frozen):
+    """Options of a task that has none."""
+
+
+@dataclass(frozen=True)
+class Banks:
+    """The feature banks of one evaluation, by role. A role may hold one bank or several."""
+
+    by_role: Mapping[str, Sequence[FeatureBank]]
+    options: Any = field(default_factory=NoOptions)
+
+    def __getitem__(self, role: str) -> FeatureBank:
+        """The single bank of a role.
+
+        Raises:
+            SpecError: the role is not bound, or holds several data sets.
+        """
+        banks = self.all(role)
+        if len(banks) != 1:
+            raise SpecError(f"role '{role}' takes one data set, {len(banks)} are bound to it")
+        return banks[0]
+
+    def all(self, role: str) -> Sequence[FeatureBank]:
+        """All banks of a role, in the order of the suite."""
+        if role not in self.by_role:
+            raise SpecError(f"role '{role}' is not bound; bound are: {', '.join(self.by_role)}")
+        return self.by_role[role]
+
+    def __contains__(self, role: object) -> bool:
+        return role in self.by_role
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_role)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task found.
+
+    Attributes:
+        metrics: key below `<task>/<dataset>/` -> value; the last part of a key is the name of a declared Metric.
+        samples: per-sample columns for paired statistics, (N,) or (N, V) arrays; `sample_id` names the rows.
+            Columns of another length carry their own ids in `<column>.sample_id`.
+        tables: further small arrays for figures (reliability bins, severity curves).
+        notes: metrics that are undefined here, and why. Nothing is left out in silence.
+    """
+
+    metrics: Mapping[str, float]
+    samples: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    tables: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+Evaluate = Callable[[Banks], Outcome]
+Compare = Callable[[Outcome, Outcome], Mapping[str, float]]
+Draw = Callable[[Outcome, "Outcome | None"], Mapping[str, Any]]
+
+
+@dataclass
+class Task:
+    """A registered task: a pure function of feature banks with its declaration.
+
+    `version` rises whenever a number can change: it is part of the content hash of every evaluation.
+    """
+
+    name: str
+    version: int
+    needs: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    evaluate: Evaluate
+    optional: tuple[str, ...] = ()
+    taps: tuple[str, ...] = ()
+    options: type[BaseModel] = NoOptions
+    comparison: Compare | None = None
+    drawing: Draw | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise PluginError(f"task name '{self.name}': lower-case letters, digits and _ only")
+        if self.version < 1 or not self.needs or not self.metrics:
+            raise PluginError(f"task '{self.name}' needs a version >= 1, at least one role and one metric")
+        names = [m.name for m in self.metrics]
+        if len(set(names)) != len(names):
+            raise PluginError(f"task '{self.name}' declares a metric twice")
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+                raise PluginError(f"task '{self.name}': metric name '{name}': letters, digits, _ . - only")
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (self.evaluate.__doc__ or "").strip().split("\n")[0]
+
+    def metric(self, key: str) -> Metric:
+        """The declaration behind a metric key (its last part).
+
+        Raises:
+            PluginError: the task reports a metric that it does not declare.
+        """
+        last = key.rsplit("/", 1)[-1]
+        for declared in self.metrics:
+            if declared.name == last:
+                return declared
+        raise PluginError(f"task '{self.name}' reports '{key}', but declares no metric '{last}'")
+
+    def run(self, banks: Banks) -> Outcome:
+        """Evaluate, and check the outcome against the declaration.
+
+        Raises:
+            PluginError: an undeclared metric, a value that is not a finite number, or columns of unequal length.
+        """
+        outcome = self.evaluate(banks)
+        if not isinstance(outcome, Outcome):
+            raise PluginError(f"task '{self.name}' returned a {type(outcome).__name__}, expected an Outcome")
+        for key, value in outcome.metrics.items():
+            self.metric(key)
+            if not np.isfinite(value):
+                raise PluginError(f"task '{self.name}': metric '{key}' is {value}; raise or note it instead")
+        if outcome.samples and "sample_id" not in outcome.samples:
+            raise PluginError(f"task '{self.name}' returns samples without a column 'sample_id'")
+        for name, column in outcome.samples.items():
+            ids = outcome.samples.get(f"{name}.sample_id", outcome.samples["sample_id"])
+            if not name.endswith(".sample_id") and len(column) != len(ids):
+                raise PluginError(f"task '{self.name}': column '{name}' has {len(column)} rows, its ids {len(ids)}")
+        return outcome
+
+    def parse_options(self, options: Mapping[str, Any], where: str) -> BaseModel:
+        """Validate a binding's options; SpecError names the field."""
+        return parse_spec(self.options, dict(options), where)
+
+    def compare(self, function: Compare) -> Compare:
+        """Decorator: metrics that need the quantized outcome and the full-precision one, `f(quantized, reference)`."""
+        self.comparison = function
+        return function
+
+    def draw(self, function: Draw) -> Draw:
+        """Decorator: figures, `f(outcome, reference or None) -> {name: matplotlib figure}`."""
+        self.drawing = function
+        return function
+
+
+def task(
+    name: str,
+    *,
+    version: int,
+    needs: Sequence[str],
+    metrics: Sequence[Metric],
+    optional: Sequence[str] = (),
+    taps: Sequence[str] = (),
+    options: type[BaseModel] = NoOptions,
+) -> Callable[[Evaluate], Task]:
+    """Declare a task. The decorated function becomes a `Task`; registering is the entry point's business.
+
+    Args:
+        name: first part of all its metric keys.
+        version: raise it when a number can change.
+        needs: roles that must be bound. optional: roles that may be.
+        metrics: everything it may report.
+        taps: arrays besides pooled features, e.g. `local`.
+        options: pydantic model of its options.
+    """
+
+    def declare(evaluate: Evaluate) -> Task:
+        return Task(name, version, tuple(needs), tuple(metrics), evaluate, tuple(optional), tuple(taps), options)
+
+    return declare

@@ -1,0 +1,274 @@
+"""What a user asks for, as frozen pydantic models: YAML in, content hash out.
+
+Nothing here reads data or loads a model; the registries are consulted by `benchmark.engine.plan`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from benchmark.errors import SpecError, UnknownNameError
+
+Scope = Literal["vision", "text", "vision+text"]
+Tower = Literal["vision", "text"]
+Scalar = bool | int | float | str
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""A name that stands in metric keys and file names: no slash, no blank, at most 64 characters."""
+
+S = TypeVar("S", bound=BaseModel)
+OptionName = Annotated[str, Field(pattern=r"^[a-z0-9]+$")]
+
+
+def digest(value: Any) -> str:
+    """Content hash: SHA-256 (hex) of the canonical JSON of `value` (sorted keys, no blanks, no NaN)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Frozen(BaseModel):
+    """Base of all specifications: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def digest(self) -> str:
+        """Content hash of all fields."""
+        return digest(self.model_dump(mode="json"))
+
+
+class Override(Frozen):
+    """Other weight bits for the layers whose name matches a glob pattern (mixed precision)."""
+
+    pattern: str = Field(min_length=1)
+    bits: int = Field(ge=2, le=8)
+
+
+def _pairs(value: Any) -> Any:
+    return tuple(sorted((k, v) for k, v in value.items())) if isinstance(value, dict) else value
+
+
+class QuantSpec(Frozen):
+    """One quantization. `name` is its short name and parses back to it (`benchmark.shortname`).
+
+    Bits of weights are 2-8 and of activations 4-8; None leaves them in full precision. Weights are quantized per
+    tensor, per output channel, or per group of `group_size` consecutive input channels; activations per tensor
+    (static, calibrated) or per token (dynamic). Fixed formats (bitsandbytes) take `scope` and `skip` only.
+    """
+
+    method: str = Field(default="fp32", pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    weight_bits: int | None = Field(default=None, ge=2, le=8)
+    activation_bits: int | None = Field(default=None, ge=4, le=8)
+    weight_granularity: Literal["tensor", "channel", "group"] | None = None
+    group_size: int | None = Field(default=None, ge=1, le=65536)
+    activation_granularity: Literal["tensor", "token"] | None = None
+    symmetric: bool = True
+    activation_symmetric: bool = True
+    scope: Scope = "vision"
+    skip: tuple[str, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    options: Annotated[tuple[tuple[OptionName, Scalar], ...], BeforeValidator(_pairs)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        """Fill the granularity that the given bits imply, so that equal quantizations have equal hashes."""
+        if isinstance(data, dict):
+            data = dict(data)
+            if data.get("weight_bits") is not None and data.get("weight_granularity") is None:
+                data["weight_granularity"] = "group" if data.get("group_size") is not None else "channel"
+            if data.get("activation_bits") is not None and data.get("activation_granularity") is None:
+                data["activation_granularity"] = "token"
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.weight_granularity == "group") != (self.group_size is not None):
+            raise ValueError("group_size and weight_granularity 'group' go together")
+        if self.weight_bits is None and (self.weight_granularity or self.overrides or not self.symmetric):
+            raise ValueError("weight_granularity, overrides and symmetric: false need weight_bits")
+        if self.activation_bits is None and (self.activation_granularity or not self.activation_symmetric):
+            raise ValueError("activation_granularity and activation_symmetric: false need activation_bits")
+        if self.method == "fp32" and self != QuantSpec.model_construct(**_FP32):
+            raise ValueError("method 'fp32' takes no other field")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Short name, e.g. `rtn-w4a8-channel-token-vision`."""
+        from benchmark.shortname import format_short_name
+
+        return format_short_name(self)
+
+    @property
+    def towers(self) -> tuple[Tower, ...]:
+        """The towers that the scope names, none for full precision."""
+        if self.method == "fp32":
+            return ()
+        return {"vision": ("vision",), "text": ("text",), "vision+text": ("vision", "text")}[self.scope]  # type: ignore[return-value]
+
+    def option(self, key: str, default: Scalar | None = None) -> Scalar | None:
+        """A method's own option, e.g. `alpha` of SmoothQuant."""
+        return dict(self.options).get(key, default)
+
+    def for_tower(self, tower: Tower) -> QuantSpec:
+        """What this quantization does to one tower: full precision where the scope leaves it out.
+
+        Methods treat the towers independently, so `...-vision` and `...-vision+text` share their image features.
+        """
+        return self.model_copy(update={"scope": tower}) if tower in self.towers else FP32
+
+
+_FP32: dict[str, Any] = {name: field.default for name, field in QuantSpec.model_fields.items()}
+FP32 = QuantSpec.model_construct(**_FP32)
+
+
+class ModelSpec(Frozen):
+    """A CLIP-like model: `demo`, `NAME/PRETRAINED`, `hf-hub:ORG/NAME`, `local-dir:PATH` or a checkpoint file."""
+
+    ref: str = Field(min_length=1)
+    name: Name | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, data: Any) -> Any:
+        return {"ref": data} if isinstance(data, str) else data
+
+
+ClassList = Annotated[str | tuple[str, ...], Field(min_length=1)]
+
+
+class DataSpec(Frozen):
+    """One data set, or a group of corrupted versions of one (`corruptions` x `severities`).
+
+    `classes` and `templates`: None takes what comes with the data; a list gives them; a string names a built-in
+    (`imagenet`) or a text file with one entry a line. `text: captions` makes every image's own caption its class
+    (image-caption pairs). `options` are the source's own fields.
+    """
+
+    source: str
+    path: str | None = None
+    split: str | None = None
+    classes: ClassList | None = None
+    templates: ClassList | None = None
+    text: Literal["classes", "captions", "none"] = "classes"
+    limit: int | None = Field(default=None, ge=1)
+    corruptions: tuple[str, ...] | Literal["all", "extra"] | None = None
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+    corruption: str | None = None
+    severity: int | None = Field(default=None, ge=1, le=5)
+    options: Annotated[tuple[tuple[str, Any], ...], BeforeValidator(_pairs)] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.corruption is None) != (self.severity is None):
+            raise ValueError("corruption and severity go together")
+        if self.corruption is not None and self.corruptions is not None:
+            raise ValueError("give either corruption (one) or corruptions (a group)")
+        return self
+
+    def option(self, key: str, default: Any = None) -> Any:
+        """A source's own option."""
+        return dict(self.options).get(key, default)
+
+
+class BindingSpec(Frozen):
+    """What a task is evaluated on: each role names one data set or several; `options` are the task's own."""
+
+    roles: dict[str, str | tuple[str, ...]]
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, data: Any) -> Any:
+        """`{test: scenes, options: {...}}` is short for `{roles: {test: scenes}, options: {...}}`."""
+        if isinstance(data, dict) and "roles" not in data:
+            data = dict(data)
+            return {"options": data.pop("options", {}), "roles": data}
+        return data
+
+    def data(self, role: str) -> tuple[str, ...]:
+        """Names of the data sets bound to a role."""
+        bound = self.roles[role]
+        return (bound,) if isinstance(bound, str) else bound
+
+
+class SuiteSpec(Frozen):
+    """A benchmark suite: models x quantizations x tasks on named data sets."""
+
+    name: Name
+    version: int = Field(ge=1)
+    description: str = ""
+    models: tuple[ModelSpec, ...] = Field(min_length=1)
+    quantizations: tuple[str, ...] = Field(min_length=1)
+    calibration: Name | None = None
+    data: dict[Name, DataSpec]
+    tasks: dict[str, dict[Name, BindingSpec]] = Field(min_length=1)
+    headline: tuple[str, ...] = ()
+    limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        used: dict[str, tuple[str, ...]] = {"calibration": (self.calibration,) if self.calibration else ()}
+        for task, bindings in self.tasks.items():
+            for label, binding in bindings.items():
+                used |= {f"tasks.{task}.{label}.{role}": binding.data(role) for role in binding.roles}
+        for where, names in used.items():
+            for name in names:
+                if name not in self.data:
+                    raise ValueError(f"{where}: {UnknownNameError('data set', name, self.data)}")
+        return self
+
+
+def parse_spec(kind: type[S], data: Any, where: str) -> S:
+    """Validate `data` as a specification; the first problem becomes one clear line.
+
+    Raises:
+        SpecError: names `where` (a file or option), the field, and what would be right.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise SpecError(f"{where}: {_first_problem(kind, error)}") from None
+
+
+def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    location = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        fields = _fields_at(kind, problem["loc"][:-1])
+        return f"{location}: {UnknownNameError('field', str(problem['loc'][-1]), fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    value = problem.get("input")
+    shown = f" (got {value!r})" if isinstance(value, Scalar) else ""
+    return f"{location}: {message}{shown}" if location else f"{message}"
+
+
+def _fields_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the specification that an error location points into."""
+    children: dict[str, type[BaseModel]] = {"data": DataSpec, "tasks": BindingSpec, "models": ModelSpec}
+    target = children.get(str(location[0]), kind) if location else kind
+    return list(target.model_fields)
+
+
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file with the safe loader.
+
+    Raises:
+        SpecError: the file is missing, not UTF-8, not YAML, or holds a tag that is not plain data.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise SpecError(f"{path}: not valid YAML{line} ({getattr(error, 'problem', None) or error})") from None

@@ -1,0 +1,1 @@
+"""Search: an Optuna study whose objective is one evaluation."""

@@ -1,0 +1,1 @@
+"""The six reliability tasks, one a file."""

@@ -1,0 +1,1 @@
+"""Trackers: MLflow and JSONL."""
