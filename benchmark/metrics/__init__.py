@@ -1,0 +1,20 @@
+"""Metrics: pure functions from arrays to numbers, in float64, each checked against an independent reference.
+
+The modules are imported one by one (`from benchmark.metrics.calibration import ece`); this package imports none of
+them, so that a command that needs no metric does not pay for SciPy.
+
+===================  ==================================================================================
+module               what it holds
+===================  ==================================================================================
+`scores`             cosines, logits, softmax
+`classification`     accuracy, top-k accuracy, recall per class
+`calibration`        reliability bins, ECE, MCE, adaptive ECE, Brier score, NLL, the ECE floor
+`logit_scale`        logit scale tuning (also importable from `calibration`)
+`detection`          AUROC, AUPR, FPR95 of scores that are higher in distribution
+`ood`                MSP, MCM, MaxLogit, energy, entropy, GL-MCM, NegLabel
+`robustness`         relative change, spurious gaps, corruption error, groups
+`selective`          risk-coverage curve, AURC, accuracy at a coverage
+`significance`       McNemar, Benjamini-Hochberg, and all of `bootstrap` and `delong`
+`spectrum`           streaming Gram matrices, SQNR per direction, effective rank, rank bands, noise controls
+===================  ==================================================================================
+"""

@@ -1,0 +1,61 @@
+"""Zero-shot classification: accuracy, top-k accuracy and recall per class.
+
+Ties: the class with the lower index wins, in top-1 and top-k alike, so that a result does not depend on a sorting
+routine. (N = samples, C = classes.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmark.errors import UndefinedMetric
+from benchmark.metrics.arrays import Bools, as_labels, as_matrix, require_positive
+
+
+def correct(scores: npt.ArrayLike, labels: npt.ArrayLike) -> Bools:
+    """Whether the highest score is at the label.
+
+    Args: scores (N, C), cosines or logits or probabilities; labels (N,) integers in 0..C-1. Returns (N,) bool.
+
+    >>> correct([[0.1, 0.9], [0.5, 0.5]], [1, 1])
+    array([ True, False])
+    """
+    matrix = as_matrix(scores, "scores")
+    return np.asarray(matrix.argmax(axis=1) == as_labels(labels, *matrix.shape), dtype=np.bool_)
+
+
+def accuracy(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Share of samples with the highest score at the label, in [0, 1]; see `correct`."""
+    return float(correct(scores, labels).mean())
+
+
+def topk_accuracy(scores: npt.ArrayLike, labels: npt.ArrayLike, k: int = 5) -> float:
+    """Share of samples whose label is among the k highest scores, in [0, 1].
+
+    The rank of the label is the number of classes with a higher score plus those with the same score and a lower
+    index. Raises UndefinedMetric when k >= C: the answer would be 1 for any model.
+    """
+    matrix = as_matrix(scores, "scores")
+    truth = as_labels(labels, *matrix.shape)
+    classes = matrix.shape[1]
+    if require_positive(k, "k") >= classes:
+        raise UndefinedMetric(f"top-{k} accuracy says nothing about {classes} classes.")
+    own = matrix[np.arange(len(matrix)), truth][:, None]
+    earlier_tie = (matrix == own) & (np.arange(classes)[None, :] < truth[:, None])
+    rank = (matrix > own).sum(axis=1) + earlier_tie.sum(axis=1)
+    return float((rank < k).mean())
+
+
+def per_class_recall(scores: npt.ArrayLike, labels: npt.ArrayLike) -> dict[int, float]:
+    """Accuracy on the samples of each class that is present, by class index in ascending order."""
+    matrix = as_matrix(scores, "scores")
+    truth = as_labels(labels, *matrix.shape)
+    hits = np.bincount(truth, weights=correct(matrix, truth), minlength=matrix.shape[1])
+    counts = np.bincount(truth, minlength=matrix.shape[1])
+    return {int(label): float(hits[label] / counts[label]) for label in np.flatnonzero(counts)}
+
+
+def mean_per_class_recall(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Unweighted mean of `per_class_recall` over the classes present, in [0, 1] (scikit-learn: balanced accuracy)."""
+    return float(np.mean(list(per_class_recall(scores, labels).values())))
