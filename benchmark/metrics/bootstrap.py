@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
 
 from benchmark.errors import InputError, UndefinedMetric
 from benchmark.metrics.arrays import (
@@ -28,6 +30,8 @@ from benchmark.metrics.arrays import (
 LEVEL = 0.95
 DRAWS = 2_000
 _WEIGHT_BLOCK = 1 << 21
+
+Kind: TypeAlias = Literal["percentile", "bias_corrected"]
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,13 @@ def bootstrap_p(draws: npt.ArrayLike, observed: float) -> float:
 
 
 def summarise_draws(
-    observed: float, draws: npt.ArrayLike, level: float = LEVEL, p: float | None = None, basic: bool = False
+    observed: float, draws: npt.ArrayLike, level: float = LEVEL, *, p: float | None = None, kind: Kind = "percentile"
 ) -> Comparison:
-    """Percentile (or basic: reflected, `2 * observed - quantile`) interval and p value of bootstrap draws.
+    """Interval and p value of bootstrap draws of a difference.
 
     Draws on which the statistic is undefined (NaN) are left out when they are fewer than 1 %, and otherwise raise
-    UndefinedMetric. `p` replaces the bootstrap p value when an exact one is known.
+    UndefinedMetric. `p` replaces the bootstrap p value when an exact one is known. kind "bias_corrected" moves the
+    percentiles by twice the normal deviate of the share of draws below the observed value (Efron 1981).
     """
     require_finite([observed], "observed difference")
     values = np.asarray(draws, dtype=np.float64)
@@ -81,9 +86,12 @@ def summarise_draws(
         missing = len(values) - len(defined)
         raise UndefinedMetric(f"bootstrap: the statistic has no value on {missing} of {len(values)} resamples.")
     tail = (1.0 - require_fraction(level, "level")) / 2.0
-    low, high = (float(q) for q in np.quantile(defined, [tail, 1.0 - tail]))
-    if basic:
-        low, high = 2.0 * observed - high, 2.0 * observed - low
+    ends = np.array([tail, 1.0 - tail])
+    if kind == "bias_corrected":
+        below = (np.mean(defined < observed) + np.mean(defined <= observed)) / 2.0
+        shift = norm.ppf(np.clip(below, 0.5 / len(defined), 1.0 - 0.5 / len(defined)))
+        ends = norm.cdf(2.0 * shift + norm.ppf(ends))
+    low, high = (float(q) for q in np.quantile(defined, ends))
     return Comparison(float(observed), low, high, bootstrap_p(defined, observed) if p is None else p)
 
 

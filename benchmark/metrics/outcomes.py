@@ -79,7 +79,7 @@ def cell_bootstrap(
     if np.isnan(observed):
         raise UndefinedMetric("the difference has a zero denominator: an accuracy of the reference is zero.")
     resampled = value([c.draw(rng, require_positive(draws, "draws")) for c in cells])
-    return summarise_draws(observed, resampled, level, p)
+    return summarise_draws(observed, resampled, level, p=p)
 
 
 def mcnemar_exact(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> float:
@@ -141,7 +141,7 @@ def vuln_add_interval(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Comparison:
-    """`Vuln_add = delta(counter) - delta(common)`, see `robustness.vuln_add`; arguments of `rsg_difference_interval`."""
+    """`Vuln_add = delta(counter) - delta(common)`, as `robustness.vuln_add`; arguments of `rsg_difference_interval`."""
 
     def statistic(a_common: Floats, b_common: Floats, a_counter: Floats, b_counter: Floats) -> Floats:
         return (a_counter - b_counter) / a_counter - (a_common - b_common) / a_common
