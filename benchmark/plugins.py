@@ -89,7 +89,7 @@ class Outcome:
 
 
 Evaluate = Callable[[Banks], Outcome]
-Compare = Callable[[Outcome, Outcome], Mapping[str, float]]
+Compare = Callable[[Outcome, Outcome], Outcome]
 Draw = Callable[[Outcome, "Outcome | None"], Mapping[str, Any]]
 
 
@@ -146,7 +146,15 @@ class Task:
         Raises:
             PluginError: an undeclared metric, a value that is not a finite number, or columns of unequal length.
         """
-        outcome = self.evaluate(banks)
+        return self._checked(self.evaluate(banks))
+
+    def run_comparison(self, quantized: Outcome, reference: Outcome) -> Outcome:
+        """Metrics against full precision, checked likewise; empty for a task without a comparison."""
+        if self.comparison is None:
+            return Outcome({})
+        return self._checked(self.comparison(quantized, reference))
+
+    def _checked(self, outcome: Outcome) -> Outcome:
         if not isinstance(outcome, Outcome):
             raise PluginError(f"task '{self.name}' returned a {type(outcome).__name__}, expected an Outcome")
         for key, value in outcome.metrics.items():

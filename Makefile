@@ -1,0 +1,42 @@
+# Two commands do everything: `make demo` and `make test`. They need Python >= 3.11 and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+.DEFAULT_GOAL := help
+.PHONY: help install demo ui test check lint slow bench clean
+
+help:  ## Show this list.
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "reliquant needs Python >= 3.11: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group dev --editable '.[all]'
+	@touch $@
+
+install: $(STAMP)  ## Create .venv and install everything into it.
+
+demo: $(STAMP)  ## Run the six tasks on the embedded default and print the table.
+	$(BIN)/reliquant run demo
+
+ui: $(STAMP)  ## Open MLflow on the results (127.0.0.1:5000).
+	$(BIN)/reliquant ui
+
+test: $(STAMP)  ## Lint, types and all quick tests.
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+slow: $(STAMP)  ## The slow tests (simulated coverage, full-size models).
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(STAMP)  ## Ruff and mypy --strict.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: test slow  ## What CI runs.
+
+clean:  ## Remove the environment and caches (not the results).
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,117 @@
+"""Tables of records: the headline comparison with full precision, and per-sample columns as data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmark.plugins import Better, Metric, Outcome, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from benchmark.engine.ledger import Record
+    from benchmark.engine.plan import Plan
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A metric's value under one quantization and its change against full precision (None for itself)."""
+
+    value: float
+    change: float | None
+    better: Better
+
+    @property
+    def improved(self) -> bool | None:
+        """Whether the change is for the better; None for no change and for descriptive metrics."""
+        if not self.change or self.better == "neither":
+            return None
+        return (self.change > 0) == (self.better == "higher")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One (model, quantization): cells by metric key; missing where undefined or failed."""
+
+    model: str
+    quantization: str
+    cells: Mapping[str, Cell]
+
+
+def declared(plan: Plan) -> dict[str, Task]:
+    """The tasks of a plan by name."""
+    return {e.task.name: e.task for c in plan.configurations for e in c.evaluations}
+
+
+def headline_keys(plan: Plan, records: Iterable[Record]) -> list[str]:
+    """The suite's headline metrics; where it names none, the shallowest headline metric of each evaluation."""
+    tasks = declared(plan)
+    present = [key for record in records for key in record.metrics]
+    if plan.suite.headline:
+        asked = [key for key in plan.suite.headline if key.split("/")[0] in tasks]
+        return [key for key in asked if key in present]
+    found: dict[tuple[str, str], str] = {}
+    for key in sorted(dict.fromkeys(present), key=lambda k: k.count("/")):
+        task, label, rest = key.split("/", 2)
+        if tasks[task].metric(rest).headline:
+            found.setdefault((task, label), key)
+    order = list(tasks)
+    return sorted(found.values(), key=lambda key: order.index(key.split("/")[0]))
+
+
+def changes(plan: Plan, records: Sequence[Record]) -> dict[str, dict[str, Cell]]:
+    """Configuration key -> metric key -> cell with its change against full precision of the same model."""
+    tasks = declared(plan)
+    reference = {
+        (record.model, key): value
+        for record in records
+        if record.quantization == "fp32"
+        for key, value in record.metrics.items()
+    }
+    found: dict[str, dict[str, Cell]] = {}
+    for record in records:
+        cells = found.setdefault(record.configuration, {})
+        for key, value in record.metrics.items():
+            base = None if record.quantization == "fp32" else reference.get((record.model, key))
+            metric: Metric = tasks[record.task].metric(key)
+            cells[key] = Cell(value, None if base is None else value - base, metric.better)
+    return found
+
+
+def comparison_rows(plan: Plan, records: Sequence[Record]) -> list[Row]:
+    """One row per configuration, in the order of the plan."""
+    cells = changes(plan, records)
+    return [Row(c.model.name, c.quant.name, cells.get(c.key, {})) for c in plan.configurations]
+
+
+def sample_frames(outcome: Outcome) -> dict[str, pd.DataFrame]:
+    """Per-sample columns as data frames, one for each set of samples: `samples`, and `samples.<column>` for others.
+
+    Columns of shape (N, V) become V columns, named by a table of V names where there is one.
+    """
+    import pandas as pd
+
+    frames: dict[str, dict[str, Any]] = {}
+    for name, column in outcome.samples.items():
+        if name == "sample_id" or name.endswith(".sample_id"):
+            continue
+        own = f"{name}.sample_id"
+        ids = outcome.samples.get(own, outcome.samples["sample_id"])
+        frame = frames.setdefault(f"samples.{name}" if own in outcome.samples else "samples", {"sample_id": ids})
+        if column.ndim == 1:
+            frame[name] = column
+        else:
+            labels = _labels(outcome, column.shape[1])
+            frame |= {f"{name}.{label}": column[:, i] for i, label in enumerate(labels)}
+    return {name: pd.DataFrame(columns) for name, columns in frames.items()}
+
+
+def _labels(outcome: Outcome, width: int) -> list[str]:
+    for table in outcome.tables.values():
+        if table.dtype.kind == "U" and table.shape == (width,):
+            return [str(value) for value in table]
+    return [str(i) for i in np.arange(width)]

@@ -1,0 +1,144 @@
+"""The command line: the composition root. Heavy modules are imported inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.errors import ReliquantError
+
+app = typer.Typer(
+    name="reliquant",
+    help="What quantization does to the reliability of CLIP-like models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+new_app = typer.Typer(help="Write a new plugin with its contract test.", no_args_is_help=True)
+app.add_typer(new_app, name="new")
+
+Suite = Annotated[str, typer.Argument(help="A suite's name (`reliquant list suites`) or a YAML file.")]
+Home = Annotated[Path, typer.Option("--home", help="Results folder.", envvar="RELIQUANT_HOME")]
+Include = Annotated[list[Path] | None, typer.Option("--include", help="Python file with plugins; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
+Many = list[str] | None
+HOME = Path("mlruns")
+
+
+class Listing(StrEnum):
+    """What `reliquant list` can show."""
+
+    tasks = "tasks"
+    quantizers = "quantizers"
+    models = "models"
+    data = "data"
+    suites = "suites"
+
+
+@app.command()
+def run(
+    suite: Suite = "demo",
+    model: Annotated[Many, typer.Option("--model", help="Model instead of the suite's; repeatable.")] = None,
+    quant: Annotated[Many, typer.Option("--quant", help="Short name instead of the suite's; repeatable.")] = None,
+    task: Annotated[Many, typer.Option("--task", help="Only this task of the suite; repeatable.")] = None,
+    data: Annotated[Many, typer.Option("--data", help="NAME=PATH: point a data set elsewhere; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="At most N images of each data set.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a forward pass.")] = 64,
+    exact_float: Annotated[bool, typer.Option("--exact-float", help="No integer GEMM: float reference.")] = False,
+    tracker: Annotated[Many, typer.Option("--tracker", help="Where to log (default: mlflow); repeatable.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store or server.")] = None,
+    home: Home = HOME,
+    include: Include = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    json: Json = False,
+) -> None:
+    """Evaluate a suite; finished evaluations are not done again."""
+    from benchmark.commands import RunRequest, run_suite
+
+    request = RunRequest(
+        suite=suite,
+        models=model or [],
+        quantizations=quant or [],
+        tasks=task or [],
+        data=data or [],
+        limit=limit,
+        device=device,
+        batch_size=batch_size,
+        exact_float=exact_float,
+        trackers=tracker or ["mlflow"],
+        tracking_uri=tracking_uri,
+        home=home,
+        include=include or [],
+        quiet=quiet,
+        json=json,
+    )
+    raise typer.Exit(run_suite(request))
+
+
+@app.command()
+def validate(suite: Suite, include: Include = None) -> None:
+    """Check a suite without running it: names, fields, data on disk, models; say what it would do."""
+    from benchmark.commands import validate_suite
+
+    validate_suite(suite, include or [])
+
+
+@app.command("list")
+def list_(what: Listing, include: Include = None, json: Json = False) -> None:
+    """Show what there is: tasks, quantizers, models, data or suites."""
+    from benchmark.listing import print_listing
+
+    print_listing(what.value, include or [], json)
+
+
+@app.command()
+def ui(
+    home: Home = HOME,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000,
+    host: Annotated[str, typer.Option("--host", help="Interface; there is no authentication.")] = "127.0.0.1",
+    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store.")] = None,
+) -> None:
+    """Open MLflow on the results (127.0.0.1; stop with Ctrl-C)."""
+    from benchmark.ui import serve
+
+    raise typer.Exit(serve(home, host, port, tracking_uri))
+
+
+@app.command()
+def sync(
+    suite: Suite = "demo",
+    home: Home = HOME,
+    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store or server.")] = None,
+    include: Include = None,
+) -> None:
+    """Bring a suite's finished evaluations from the ledger to MLflow; evaluates nothing."""
+    from benchmark.commands import sync_suite
+
+    raise typer.Exit(sync_suite(suite, home, tracking_uri, include or []))
+
+
+@new_app.command("task")
+def new_task(name: str, folder: Annotated[Path, typer.Option("--folder", help="Where to write it.")] = Path()) -> None:
+    """Write NAME.py with a task and test_NAME.py with its contract test."""
+    from benchmark.scaffold import write_task
+
+    for path in write_task(name, folder):
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: pytest {folder / f'test_{name}.py'}; reliquant run SUITE --include {folder / f'{name}.py'}")
+
+
+def main() -> None:
+    """Entry point: expected errors become one line on stderr and their exit status."""
+    try:
+        app()
+    except ReliquantError as error:
+        print(f"reliquant: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What `run`, `validate` and `sync` do: the pieces put together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.analysis.tables import comparison_rows, headline_keys
+from benchmark.engine.ledger import Ledger
+from benchmark.engine.plan import Plan, Settings, make_plan
+from benchmark.engine.run import Sweep, replay
+from benchmark.engine.run import run as run_plan
+from benchmark.errors import InputError
+from benchmark.include import include_files
+from benchmark.printing import print_table
+from benchmark.progress import open_progress
+from benchmark.suite import load_suite, narrow
+from benchmark.tracking import Tracker, trackers
+
+if TYPE_CHECKING:
+    from benchmark.spec import SuiteSpec
+
+PARTIAL = 3
+"""Exit status when some evaluations failed and the rest was done."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """The command line of `reliquant run`."""
+
+    suite: str = "demo"
+    models: Sequence[str] = ()
+    quantizations: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    data: Sequence[str] = ()
+    limit: int | None = None
+    device: str = "cpu"
+    batch_size: int = 64
+    exact_float: bool = False
+    trackers: Sequence[str] = ("mlflow",)
+    tracking_uri: str | None = None
+    home: Path = Path("mlruns")
+    include: Sequence[Path] = field(default_factory=list)
+    quiet: bool = False
+    json: bool = False
+
+
+def run_suite(request: RunRequest) -> int:
+    """Run and report; returns the exit status (0, or 3 when some evaluations failed)."""
+    plan = _plan(request)
+    Ledger(request.home)
+    with open_progress(request.quiet) as progress:
+        opened = _open_trackers(request)
+        try:
+            sweep = run_plan(plan, request.home, trackers=opened, progress=progress)
+        except KeyboardInterrupt:
+            progress.message("stopped; what is finished is kept. Run the same command again to go on.")
+            return 130
+    _report(request, sweep)
+    return PARTIAL if sweep.failed else 0
+
+
+def validate_suite(name: str, include: Sequence[Path]) -> None:
+    """Check a suite and say what it would do."""
+    include_files(include)
+    plan = make_plan(load_suite(name))
+    evaluations = sum(len(c.evaluations) for c in plan.configurations)
+    images = sum(len(data.labels) for data in plan.data.values())
+    print(
+        f"suite '{plan.suite.name}' is valid: {len(plan.configurations)} configurations, {evaluations} evaluations, "
+        f"{images:,} images in {len(plan.data)} data sets for each configuration"
+    )
+
+
+def sync_suite(name: str, home: Path, tracking_uri: str | None, include: Sequence[Path]) -> int:
+    """Log what the ledger has of a suite to MLflow."""
+    include_files(include)
+    plan = make_plan(load_suite(name))
+    with open_progress(quiet=False) as progress:
+        tracker = trackers.get("mlflow").open(home, tracking_uri)
+        count = replay(plan, Ledger(home), tracker, progress)
+    print(f"{count} configurations of suite '{name}' are in MLflow")
+    return 0
+
+
+def _plan(request: RunRequest) -> Plan:
+    include_files(request.include)
+    suite: SuiteSpec = narrow(
+        load_suite(request.suite),
+        models=request.models,
+        quantizations=request.quantizations,
+        tasks=request.tasks,
+        limit=request.limit,
+        data=request.data,
+    )
+    _check_device(request.device)
+    return make_plan(suite, Settings(request.device, request.batch_size, request.exact_float))
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"--device '{device}': expected cpu, cuda or cuda:N") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: this machine or this torch has no CUDA; use --device cpu")
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"--device '{device}': expected cpu, cuda or cuda:N")
+
+
+def _open_trackers(request: RunRequest) -> list[Tracker]:
+    """The asked trackers; `--json` adds one that prints. Unknown names stop, before any work."""
+    names = dict.fromkeys([*request.trackers, *["stream"] * request.json])
+    chosen = [trackers.get(name) for name in names]
+    return [t.open(request.home, request.tracking_uri if t.name == "mlflow" else None) for t in chosen]
+
+
+def _report(request: RunRequest, sweep: Sweep) -> None:
+    """The table (on stdout; on stderr beside --json), failures, and where to look."""
+    plan = sweep.plan
+    out = sys.stderr if request.json else sys.stdout
+    keys = headline_keys(plan, sweep.records)
+    if not request.json:
+        print_table(comparison_rows(plan, sweep.records), keys, sweep.reports, plan)
+    for record in sweep.failed:
+        print(f"failed: {record.quantization} {record.task}/{record.dataset}: {record.error}", file=sys.stderr)
+    for name, reason in sweep.untracked.items():
+        print(
+            f"warning: tracker '{name}' could not be written ({reason}); the ledger {request.home / 'ledger.jsonl'} "
+            f"has everything, `reliquant sync {request.suite}` brings it over",
+            file=sys.stderr,
+        )
+    total = len(sweep.records)
+    print(
+        f"{total} evaluations: {sweep.computed} computed, {total - sweep.computed} from the ledger, "
+        f"{len(sweep.failed)} failed. Results: {request.home}. Browse them: reliquant ui"
+        + ("" if request.home == Path("mlruns") else f" --home {request.home}"),
+        file=out,
+    )

@@ -1,0 +1,156 @@
+"""Feature banks of one configuration: from the cache, or from the model, which is loaded only when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.bank import FeatureBank
+from benchmark.data import Data
+from benchmark.data.pixels import PixelCache
+from benchmark.engine.cache import ArrayStore
+from benchmark.engine.embed import embed_classes, embed_images, embed_texts
+from benchmark.engine.plan import Configuration, Plan
+from benchmark.errors import StorageError
+from benchmark.models import ResolvedModel
+from benchmark.models.base import ClipModel
+from benchmark.progress import Progress
+from benchmark.quantization import QuantizationReport, quantize, quantizers
+from benchmark.quantization.calibration import Calibration
+from benchmark.spec import digest
+
+
+class ModelHolder:
+    """The full-precision model of a sweep, loaded on first use and kept while its quantizations are evaluated."""
+
+    def __init__(self, resolved: ResolvedModel, device: str) -> None:
+        self.resolved, self.device = resolved, device
+
+    @cached_property
+    def model(self) -> ClipModel:
+        """The loaded model."""
+        return self.resolved.load(self.device)
+
+
+@dataclass
+class BankMaker:
+    """Makes the feature banks of one configuration.
+
+    Attributes:
+        forward_images: images that really went through a vision tower, for tests and the summary.
+    """
+
+    plan: Plan
+    configuration: Configuration
+    holder: ModelHolder
+    store: ArrayStore
+    pixels: PixelCache
+    progress: Progress
+    forward_images: int = 0
+
+    @cached_property
+    def quantized(self) -> tuple[ClipModel, QuantizationReport]:
+        """The model under this configuration's quantization, and what was done to it."""
+        quant = self.configuration.quant
+        calibration = self._calibration() if quantizers.get(quant.method).needs_calibration(quant) else None
+        return quantize(
+            self.holder.model, quant, calibration, self.progress, exact_float=self.plan.settings.exact_float
+        )
+
+    def _calibration(self) -> Calibration:
+        data = self.plan.calibration_data(self.configuration.quant)
+        return Calibration(self._pixels(data), data.captions or (), data.digest)
+
+    def _pixels(self, data: Data) -> NDArray[np.uint8]:
+        return self.pixels.open(data, self.configuration.model.preprocess, self.progress).array
+
+    def prepare(self, wanted: Mapping[str, Sequence[str]]) -> None:
+        """Embed, in one phase, what is not cached yet.
+
+        Args:
+            wanted: data set name -> taps besides the pooled features.
+        """
+        missing = {name: self._missing(name, taps) for name, taps in wanted.items()}
+        missing = {name: arrays for name, arrays in missing.items() if arrays}
+        if not missing:
+            return
+        model = self.quantized[0]
+        opened = {name: self._pixels(self.plan.data[name]) for name in missing}
+        total = sum(len(pixels) for pixels in opened.values())
+        with self.progress.phase(f"embed {self.configuration.quant.name}", total) as advance:
+            for name, arrays in missing.items():
+                taps = [array for array in arrays if array != "image"]
+                features = embed_images(model, opened[name], self.plan.settings.batch_size, advance, taps)
+                for array in arrays:
+                    self.store.put(self._image_key(name, array), {array: features[array]})
+                self.forward_images += len(opened[name])
+
+    def _missing(self, name: str, taps: Sequence[str]) -> list[str]:
+        return [array for array in ("image", *taps) if self._image_key(name, array) not in self.store]
+
+    def _stored(self, name: str, array: str) -> NDArray[np.float32]:
+        """One array of a data set; recomputed when the cache's copy is missing or damaged."""
+        key = self._image_key(name, array)
+        stored = self.store.get(key)
+        if stored is None:
+            self.prepare({name: () if array == "image" else (array,)})
+            stored = self.store.get(key)
+        if stored is None:
+            raise StorageError(f"the cache {self.store.folder} does not keep what is written to it")
+        return stored[array]
+
+    def bank(self, name: str, taps: Sequence[str] = ()) -> FeatureBank:
+        """The feature bank of a data set."""
+        data = self.plan.data[name]
+        image = self._stored(name, "image")
+        text, class_names, label = self._text(data, image.shape[1])
+        model = self.configuration.model
+        return FeatureBank(
+            dataset=name,
+            image=image,
+            label=label,
+            sample_id=data.sample_ids,
+            text=text,
+            class_names=class_names,
+            logit_scale=model.logit_scale,
+            logit_bias=model.logit_bias,
+            group=data.groups,
+            corruption=data.spec.corruption,
+            severity=data.spec.severity,
+            digest=digest([self._image_key(name, "image"), self._text_key(data)]),
+            taps={tap: self._stored(name, tap) for tap in taps},
+        )
+
+    def _image_key(self, name: str, array: str) -> str:
+        plan, configuration = self.plan, self.configuration
+        tower = plan.tower_key(configuration.model, configuration.quant, "vision")
+        return digest(["image", tower, plan.data[name].image_digest, array])
+
+    def _text_key(self, data: Data) -> str:
+        tower = self.plan.tower_key(self.configuration.model, self.configuration.quant, "text")
+        return digest(["text", tower, data.text_digest])
+
+    def _text(self, data: Data, dimension: int) -> tuple[NDArray[np.float32], tuple[str, ...], NDArray[np.int64]]:
+        """Class weights, class names and labels; with `text: captions` each distinct caption is a class."""
+        if data.spec.text == "captions":
+            captions = tuple(data.captions or ())
+            names, inverse = np.unique(np.array(captions), return_inverse=True)
+            prompts: tuple[str, ...] = tuple(str(name) for name in names)
+            return self._stored_text(data, prompts, None), prompts, inverse.astype(np.int64)
+        if data.spec.text == "none" or not data.class_names:
+            return np.zeros((0, dimension), np.float32), (), data.labels
+        return self._stored_text(data, data.class_names, data.templates), data.class_names, data.labels
+
+    def _stored_text(self, data: Data, names: tuple[str, ...], templates: Sequence[str] | None) -> Any:
+        key = self._text_key(data)
+        stored = self.store.get(key)
+        if stored is None:
+            model = self.quantized[0]
+            weights = embed_texts(model, names) if templates is None else embed_classes(model, names, templates)
+            stored = self.store.put(key, {"text": weights})
+        return stored["text"]

@@ -1,0 +1,129 @@
+"""Content-addressed store of arrays: written aside, fsynced, renamed; digest checked on the first read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.errors import StorageError
+
+Arrays = Mapping[str, NDArray[Any]]
+_STALE_SECONDS = 24 * 3600
+
+
+class ArrayStore:
+    """Named arrays under content hashes: `<folder>/<key[:2]>/<key>/{NAME.npy, meta.json}`.
+
+    An entry is a folder that appears whole or not at all (rename), so two processes may write the same key: the
+    second finds the first's and drops its own. Entries are checked against their SHA-256 once per process; a damaged
+    one is removed, reported through `damaged`, and counts as missing. When the store outgrows `budget` bytes, the
+    least recently used entries go.
+    """
+
+    def __init__(self, folder: Path, budget: int | None = None) -> None:
+        self.folder, self.budget = folder, budget
+        self.damaged: list[str] = []
+        self._checked: set[str] = set()
+
+    def path(self, key: str) -> Path:
+        """Folder of an entry."""
+        return self.folder / key[:2] / key
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and (self.path(key) / "meta.json").is_file()
+
+    def get(self, key: str) -> dict[str, NDArray[Any]] | None:
+        """Memory-mapped, read-only arrays of an entry, or None when it is missing or damaged."""
+        if key not in self:
+            return None
+        folder = self.path(key)
+        try:
+            meta = json.loads((folder / "meta.json").read_text())
+            if key not in self._checked:
+                for name, sha in meta["sha256"].items():
+                    if _sha256(folder / f"{name}.npy") != sha:
+                        raise ValueError(f"{name}.npy does not match its digest")
+                self._checked.add(key)
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["sha256"]}
+        except (OSError, ValueError, KeyError) as error:
+            self.damaged.append(f"{folder}: {error}")
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        os.utime(folder / "meta.json")
+        return arrays
+
+    def put(self, key: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Store arrays and return them memory-mapped.
+
+        Raises:
+            StorageError: the folder cannot be written (read-only, disk full).
+        """
+        target = self.path(key)
+        aside = self.folder / f".tmp-{os.getpid()}-{uuid.uuid4().hex}"
+        try:
+            aside.mkdir(parents=True)
+            sha256 = {name: _write(aside / f"{name}.npy", array) for name, array in arrays.items()}
+            meta = aside / "meta.json"
+            meta.write_text(json.dumps({"sha256": sha256}))
+            _fsync(meta)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                aside.rename(target)
+            except OSError:
+                if key not in self:  # not the other writer's whole entry: a real failure
+                    raise
+        except OSError as error:
+            raise StorageError(f"the cache {self.folder} cannot be written: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        self._checked.add(key)
+        self.trim(keep=key)
+        found = self.get(key)
+        if found is None:
+            raise StorageError(f"the cache {self.folder} lost the entry {key} that was just written")
+        return found
+
+    def trim(self, keep: str = "") -> None:
+        """Drop least recently used entries until the budget holds, and files that dead writers left behind."""
+        for leftover in self.folder.glob(".tmp-*"):
+            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
+        if self.budget is None:
+            return
+        entries = [(meta.stat().st_mtime, meta.parent) for meta in self.folder.glob("*/*/meta.json")]
+        sizes = {entry: sum(file.stat().st_size for file in entry.iterdir()) for _, entry in entries}
+        total = sum(sizes.values())
+        for _, entry in sorted(entries):
+            if total <= self.budget:
+                return
+            if entry.name != keep:
+                shutil.rmtree(entry, ignore_errors=True)
+                total -= sizes[entry]
+
+
+def _write(path: Path, array: NDArray[Any]) -> str:
+    with path.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
+    return _sha256(path)
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

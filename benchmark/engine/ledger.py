@@ -1,0 +1,189 @@
+"""The ledger: an append-only JSONL file, one row per finished evaluation. The source of truth for resuming.
+
+MLflow is a view of it. Per-sample columns lie beside it in `samples/<key>.npz`, written before their row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from benchmark.errors import StorageError
+from benchmark.plugins import Outcome
+
+Status = Literal["done", "failed"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished evaluation: model x quantization x task x data binding.
+
+    Attributes:
+        key: content hash of everything that can change its numbers.
+        configuration: key of its (model, quantization), shared by the tasks.
+        metrics: full metric key (`ood/scenes.far/mcm/auroc`) -> value.
+        notes: metric key -> why it is undefined here.
+        error: the reason, where `status` is "failed".
+        provenance: versions, device, digests, calibration, time.
+    """
+
+    key: str
+    configuration: str
+    suite: str
+    model: str
+    quantization: str
+    task: str
+    dataset: str
+    status: Status
+    seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    error: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """The QuantizationReport of one configuration, as JSON."""
+
+    configuration: str
+    report: Mapping[str, Any]
+
+
+class Ledger:
+    """Records and reports below `home`.
+
+    Raises:
+        StorageError: `home` cannot be written (said at once, before any work).
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.file = home / "ledger.jsonl"
+        try:
+            (home / "samples").mkdir(parents=True, exist_ok=True)
+            with self.file.open("ab"):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"results folder {home} cannot be written ({error.strerror}); choose another with --home DIR"
+            ) from error
+        self._lock = FileLock(home / ".ledger.lock")
+        self.records: dict[str, Record] = {}
+        self.reports: dict[str, ReportRow] = {}
+        self.broken_lines = 0
+        self._offset = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the rows that this or another process has appended since the last look."""
+        with self.file.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # another process is writing it, or was killed doing so
+                self._offset += len(line)
+                self._take(line)
+
+    def done(self, key: str) -> Record | None:
+        """The finished record of an evaluation; failed ones do not count, they are tried again."""
+        record = self.records.get(key)
+        return record if record is not None and record.status == "done" else None
+
+    def append(self, record: Record, outcome: Outcome | None = None) -> None:
+        """Write the samples, then the row; a row is whole or is not there."""
+        if outcome is not None:
+            self._write_samples(record.key, outcome)
+        self._append({"kind": "record", **asdict(record)})
+        self.records[record.key] = record
+
+    def append_report(self, row: ReportRow) -> None:
+        """Write the report of a configuration."""
+        self._append({"kind": "report", **asdict(row)})
+        self.reports[row.configuration] = row
+
+    def outcome(self, record: Record) -> Outcome:
+        """The outcome of a finished record, read back; metric keys relative to the record's."""
+        prefix = f"{record.task}/{record.dataset}/"
+        arrays: dict[str, dict[str, NDArray[Any]]] = {"samples": {}, "tables": {}}
+        path = self.samples_path(record.key)
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as stored:
+                for name in stored.files:
+                    kind, _, column = name.partition("|")
+                    arrays[kind][column] = stored[name]
+        return Outcome(
+            metrics={key.removeprefix(prefix): value for key, value in record.metrics.items()},
+            notes={key.removeprefix(prefix): note for key, note in record.notes.items()},
+            **arrays,
+        )
+
+    def samples_path(self, key: str) -> Path:
+        """Where the per-sample columns and tables of an evaluation lie."""
+        return self.home / "samples" / f"{key}.npz"
+
+    def _write_samples(self, key: str, outcome: Outcome) -> None:
+        columns = {f"samples|{name}": column for name, column in outcome.samples.items()}
+        columns |= {f"tables|{name}": table for name, table in outcome.tables.items()}
+        if not columns:
+            return
+        path = self.samples_path(key)
+        aside = path.with_suffix(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
+        try:
+            with aside.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **columns)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        try:
+            with self._lock, self.file.open("r+b") as file:
+                end = file.seek(0, os.SEEK_END)
+                if end and _last_byte(file, end) != b"\n":
+                    line = b"\n" + line  # a killed writer left half a row: close it, it is skipped on reading
+                file.seek(0, os.SEEK_END)
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(f"{self.file} cannot be written: {error.strerror}") from error
+
+    def _take(self, line: bytes) -> None:
+        try:
+            row = json.loads(line)
+            kind = row.pop("kind")
+            if kind == "record":
+                self.records[row["key"]] = Record(**row)
+            elif kind == "report":
+                self.reports[row["configuration"]] = ReportRow(**row)
+        except (ValueError, KeyError, TypeError):
+            self.broken_lines += 1
+
+
+def _last_byte(file: Any, end: int) -> bytes:
+    file.seek(end - 1)
+    last: bytes = file.read(1)
+    return last
+
+
+def by_configuration(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records grouped by (model, quantization), in their order."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.configuration, []).append(record)
+    return groups

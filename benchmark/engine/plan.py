@@ -1,0 +1,203 @@
+"""The plan: every evaluation of a suite with its content hash, checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from benchmark.data import Data, expand, open_data
+from benchmark.engine import embed
+from benchmark.errors import SpecError, UnknownNameError
+from benchmark.models import ResolvedModel, resolve
+from benchmark.plugins import Task
+from benchmark.quantization import parse, quantizers
+from benchmark.registry import Registry
+from benchmark.spec import FP32, DataSpec, QuantSpec, SuiteSpec, Tower, digest
+
+Roles = Mapping[str, tuple[str, ...]]
+tasks: Registry[Task] = Registry("task", "reliquant.tasks", Task)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How models are run. What can change a number is part of the content hashes.
+
+    Attributes:
+        device: torch device; its kind ("cpu", "cuda") is hashed.
+        batch_size: images a forward pass; not hashed, results do not depend on it.
+        exact_float: evaluate simulated quantizations in float even where integer codes would do; hashed.
+    """
+
+    device: str = "cpu"
+    batch_size: int = 64
+    exact_float: bool = False
+
+    def hashed(self) -> dict[str, Any]:
+        """The part that can change a number."""
+        return {"device": self.device.split(":")[0], "exact_float": self.exact_float, "embed": embed.VERSION}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One task on one binding under one configuration."""
+
+    key: str
+    task: Task
+    label: str
+    roles: Mapping[str, tuple[str, ...]]
+    options: BaseModel
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Arrays wanted besides pooled features: the task's own, and those that its options ask for."""
+        return (*self.task.taps, *getattr(self.options, "taps", ()))
+
+    @property
+    def name(self) -> str:
+        """`task/label`, the first two parts of its metric keys."""
+        return f"{self.task.name}/{self.label}"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One model under one quantization, with its evaluations."""
+
+    key: str
+    model: ResolvedModel
+    quant: QuantSpec
+    evaluations: tuple[Evaluation, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a sweep will do, in order: for each model full precision first."""
+
+    suite: SuiteSpec
+    settings: Settings
+    data: Mapping[str, Data]
+    calibration: Data | None
+    configurations: tuple[Configuration, ...]
+
+    def tower_key(self, model: ResolvedModel, quant: QuantSpec, tower: Tower) -> dict[str, Any]:
+        """What determines a tower's function: weights, the tower's part of the quantization, settings."""
+        return {"model": model.digest, **self.quant_key(quant.for_tower(tower)), **self.settings.hashed()}
+
+    def quant_key(self, quant: QuantSpec) -> dict[str, Any]:
+        """Content of a quantization: its fields, its method's version, the calibration pairs if it looks at them."""
+        quantizer = quantizers.get(quant.method)
+        content: dict[str, Any] = {"quant": quant.model_dump(mode="json"), "version": quantizer.version}
+        if quantizer.needs_calibration(quant):
+            content["calibration"] = self.calibration_data(quant).digest
+        return content
+
+    def calibration_data(self, quant: QuantSpec) -> Data:
+        """The calibration pairs.
+
+        Raises:
+            SpecError: the suite names none; the message names the method that needs them.
+        """
+        if self.calibration is None:
+            raise SpecError(
+                f"quantization '{quant.name}': method '{quant.method}' needs calibration data; "
+                f"add 'calibration: NAME' with image-caption pairs to suite '{self.suite.name}'"
+            )
+        return self.calibration
+
+
+def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
+    """Check a suite against the registries, the disk and the models, and name every evaluation.
+
+    No weight is loaded and no image decoded.
+
+    Raises:
+        ReliquantError: the first problem found, in one line that names the field or file.
+    """
+    settings = settings or Settings()
+    quants = _quantizations(suite)
+    bindings = [
+        (task, label, binding)
+        for name, labels in suite.tasks.items()
+        for task in [tasks.get(name)]
+        for label, binding in labels.items()
+    ]
+    for task, label, binding in bindings:
+        _check_roles(task, binding.roles, f"suite '{suite.name}': tasks.{task.name}.{label}")
+    groups = _expand(suite, {name for _, _, b in bindings for role in b.roles for name in b.data(role)})
+    data = {name: open_data(spec, name) for group in groups.values() for name, spec in group.items()}
+    calibration = _calibration(suite, data)
+    plan = Plan(suite, settings, data, calibration, ())
+    for quant in quants:
+        plan.quant_key(quant)
+    configurations = []
+    for model_spec in suite.models:
+        model = resolve(model_spec)
+        for quant in quants:
+            content = {"model": model.digest, **plan.quant_key(quant), **settings.hashed()}
+            evaluations = tuple(
+                _evaluation(plan, content, task, label, _bound(binding.roles, groups), binding.options)
+                for task, label, binding in bindings
+            )
+            key = digest({"suite": suite.name, **content})
+            configurations.append(Configuration(key, model, quant, evaluations))
+    return replace(plan, configurations=tuple(configurations))
+
+
+def _quantizations(suite: SuiteSpec) -> list[QuantSpec]:
+    """Full precision first: everything else is compared with it."""
+    quants = [parse(name) for name in suite.quantizations]
+    for quant in quants:
+        quantizers.get(quant.method).check(quant)
+    return [FP32, *dict.fromkeys(quant for quant in quants if quant != FP32)]
+
+
+def _check_roles(task: Task, roles: Mapping[str, Any], where: str) -> None:
+    known = (*task.needs, *task.optional)
+    for role in roles:
+        if role not in known:
+            raise SpecError(f"{where}: {UnknownNameError(f'role of task {task.name}', role, known)}")
+    for role in task.needs:
+        if role not in roles:
+            raise SpecError(f"{where}: role '{role}' is not bound to a data set")
+
+
+def _expand(suite: SuiteSpec, used: set[str]) -> dict[str, dict[str, DataSpec]]:
+    """Each used data set of the suite -> the single data sets it stands for."""
+    names = used | ({suite.calibration} if suite.calibration else set())
+    return {name: expand(name, _limited(spec, suite.limit)) for name, spec in suite.data.items() if name in names}
+
+
+def _limited(spec: DataSpec, limit: int | None) -> DataSpec:
+    if limit is None:
+        return spec
+    return spec.model_copy(update={"limit": limit if spec.limit is None else min(limit, spec.limit)})
+
+
+def _calibration(suite: SuiteSpec, data: Mapping[str, Data]) -> Data | None:
+    if suite.calibration is None:
+        return None
+    calibration = data[suite.calibration]
+    if calibration.captions is None:
+        raise SpecError(f"suite '{suite.name}': calibration '{suite.calibration}' has no captions")
+    return calibration
+
+
+def _bound(
+    roles: Mapping[str, str | tuple[str, ...]], groups: Mapping[str, Mapping[str, DataSpec]]
+) -> dict[str, tuple[str, ...]]:
+    names = {role: (bound,) if isinstance(bound, str) else bound for role, bound in roles.items()}
+    return {role: tuple(single for name in bound for single in groups[name]) for role, bound in names.items()}
+
+
+def _evaluation(
+    plan: Plan, configuration: Mapping[str, Any], task: Task, label: str, roles: Roles, options: Mapping[str, Any]
+) -> Evaluation:
+    parsed = task.parse_options(options, f"suite '{plan.suite.name}': tasks.{task.name}.{label}.options")
+    content = {
+        **configuration,
+        "task": [task.name, task.version, label, parsed.model_dump(mode="json")],
+        "roles": {role: [[name, plan.data[name].digest] for name in names] for role, names in roles.items()},
+    }
+    return Evaluation(digest(content), task, label, roles, parsed)

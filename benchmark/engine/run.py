@@ -1,0 +1,256 @@
+"""Run a plan: for each configuration the missing evaluations, each recorded as soon as it is finished."""
+
+from __future__ import annotations
+
+import platform
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.data.pixels import PixelCache
+from benchmark.engine.banks import BankMaker, ModelHolder
+from benchmark.engine.cache import ArrayStore
+from benchmark.engine.ledger import Ledger, Record, ReportRow
+from benchmark.engine.plan import Configuration, Evaluation, Plan
+from benchmark.errors import ReliquantError, StorageError
+from benchmark.plugins import Banks, Outcome
+from benchmark.progress import Progress, Silent
+from benchmark.spec import FP32
+from benchmark.tracking import FinishedConfiguration, Tracker
+
+
+@dataclass
+class Sweep:
+    """What a run produced.
+
+    Attributes:
+        records: one per evaluation of the plan, in its order, finished now or before.
+        reports: configuration key -> QuantizationReport as JSON.
+        computed: evaluations done in this run. forward_images: images that went through a vision tower.
+        untracked: tracker name -> why it could not be written (the ledger has everything).
+    """
+
+    plan: Plan
+    records: list[Record] = field(default_factory=list)
+    reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    computed: int = 0
+    forward_images: int = 0
+    untracked: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> list[Record]:
+        """Records of evaluations that failed."""
+        return [record for record in self.records if record.status == "failed"]
+
+
+def run(
+    plan: Plan,
+    home: Path,
+    *,
+    trackers: Sequence[Tracker] = (),
+    progress: Progress | None = None,
+    pixel_budget: int | None = None,
+) -> Sweep:
+    """Evaluate a plan; what the ledger has already is not done again.
+
+    Args:
+        plan: from `make_plan`.
+        home: results folder (ledger, samples, caches).
+        trackers: told of each finished configuration.
+        pixel_budget: bytes of decoded pixels to keep on disk, None for no limit, 0 for none.
+
+    Returns:
+        All records of the plan. A configuration that fails is recorded as failed, the others go on.
+
+    Raises:
+        StorageError: `home` cannot be written.
+    """
+    progress = progress or Silent()
+    ledger = Ledger(home)
+    store = ArrayStore(home / "cache" / "banks")
+    pixels = PixelCache(home / "cache" / "pixels", pixel_budget)
+    sweep = Sweep(plan)
+    holder: ModelHolder | None = None
+    with progress.phase(f"suite {plan.suite.name}", len(plan.configurations)) as advance:
+        for configuration in plan.configurations:
+            if holder is None or holder.resolved is not configuration.model:
+                holder = ModelHolder(configuration.model, plan.settings.device)
+            maker = BankMaker(plan, configuration, holder, store, pixels, progress)
+            job = _Job(plan, configuration, maker, ledger, _provenance(plan, configuration))
+            finished = _evaluate(job, sweep)
+            for tracker in trackers:
+                _track(tracker, finished, sweep)
+            advance(1)
+    for damage in store.damaged:
+        progress.message(f"damaged cache entry found and recomputed: {damage}")
+    return sweep
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the evaluations of one configuration share."""
+
+    plan: Plan
+    configuration: Configuration
+    maker: BankMaker
+    ledger: Ledger
+    provenance: Mapping[str, Any]
+
+    def record(self, evaluation: Evaluation, **fields: Any) -> Record:
+        """A record of one evaluation."""
+        return Record(
+            key=evaluation.key,
+            configuration=self.configuration.key,
+            suite=self.plan.suite.name,
+            model=self.configuration.model.name,
+            quantization=self.configuration.quant.name,
+            task=evaluation.task.name,
+            dataset=evaluation.label,
+            **{"provenance": self.provenance, **fields},
+        )
+
+    def failure(self, evaluation: Evaluation, error: Exception) -> Record:
+        """Record that an evaluation failed, with the reason; unexpected errors with their traceback."""
+        expected = isinstance(error, ReliquantError)
+        record = self.record(
+            evaluation,
+            status="failed",
+            seconds=0.0,
+            error=str(error) if expected else f"{type(error).__name__}: {error}",
+            provenance=self.provenance if expected else {**self.provenance, "traceback": traceback.format_exc()},
+        )
+        self.ledger.append(record)
+        return record
+
+
+def _evaluate(job: _Job, sweep: Sweep) -> FinishedConfiguration:
+    """Do the pending evaluations of a configuration and gather all its records."""
+    ledger, configuration = job.ledger, job.configuration
+    ledger.refresh()
+    pending = [evaluation for evaluation in configuration.evaluations if ledger.done(evaluation.key) is None]
+    new = _pending(job, pending) if pending else {}
+    records = [new.get(e.key) or ledger.records[e.key] for e in configuration.evaluations]
+    sweep.records += records
+    sweep.computed += len(new)
+    sweep.forward_images += job.maker.forward_images
+    finished = _finished(job.plan, configuration, records, ledger)
+    if finished.report is not None:
+        sweep.reports[configuration.key] = finished.report
+    return finished
+
+
+def _finished(
+    plan: Plan, configuration: Configuration, records: Sequence[Record], ledger: Ledger
+) -> FinishedConfiguration:
+    report = ledger.reports.get(configuration.key)
+    return FinishedConfiguration(
+        plan=plan,
+        configuration=configuration,
+        report=report.report if report else None,
+        records=tuple(records),
+        outcomes={r.key: ledger.outcome(r) for r in records if r.status == "done"},
+        references=_references(plan, configuration, ledger),
+    )
+
+
+def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> int:
+    """Tell a tracker of every configuration that the ledger has completely; returns how many. Runs no model."""
+    count = 0
+    with progress.phase(f"sync {plan.suite.name}", len(plan.configurations)) as advance:
+        for configuration in plan.configurations:
+            found = [ledger.records.get(e.key) for e in configuration.evaluations]
+            records = [record for record in found if record is not None]
+            if len(records) == len(found):
+                tracker.log(_finished(plan, configuration, records, ledger))
+                count += 1
+            advance(1)
+    return count
+
+
+def _pending(job: _Job, pending: Sequence[Evaluation]) -> dict[str, Record]:
+    """Evaluate; a failure before the tasks (quantizing, embedding) fails every pending evaluation."""
+    try:
+        if job.configuration.key not in job.ledger.reports:
+            job.ledger.append_report(ReportRow(job.configuration.key, job.maker.quantized[1].to_json()))
+        job.maker.prepare(_wanted(pending))
+    except StorageError:
+        raise
+    except Exception as error:  # the rest of the sweep goes on; the reason is recorded
+        return {e.key: job.failure(e, error) for e in pending}
+    references = _references(job.plan, job.configuration, job.ledger)
+    return {e.key: _one(job, e, references.get(e.name)) for e in pending}
+
+
+def _wanted(evaluations: Sequence[Evaluation]) -> dict[str, tuple[str, ...]]:
+    wanted: dict[str, tuple[str, ...]] = {}
+    for evaluation in evaluations:
+        for name in {name for names in evaluation.roles.values() for name in names}:
+            wanted[name] = tuple(sorted({*wanted.get(name, ()), *evaluation.taps}))
+    return wanted
+
+
+def _one(job: _Job, evaluation: Evaluation, reference: Outcome | None) -> Record:
+    start = time.monotonic()
+    task = evaluation.task
+    try:
+        banks = {
+            role: [job.maker.bank(name, evaluation.taps) for name in names] for role, names in evaluation.roles.items()
+        }
+        outcome = task.run(Banks(banks, evaluation.options))
+        compared = task.run_comparison(outcome, reference) if reference else Outcome({})
+    except StorageError:
+        raise
+    except Exception as error:  # the rest of the sweep goes on; the reason is recorded
+        return job.failure(evaluation, error)
+    prefix = f"{evaluation.name}/"
+    record = job.record(
+        evaluation,
+        status="done",
+        seconds=time.monotonic() - start,
+        metrics={prefix + key: float(value) for key, value in {**outcome.metrics, **compared.metrics}.items()},
+        notes={prefix + key: note for key, note in {**outcome.notes, **compared.notes}.items()},
+    )
+    job.ledger.append(record, outcome)
+    return record
+
+
+def _references(plan: Plan, configuration: Configuration, ledger: Ledger) -> dict[str, Outcome]:
+    """Full-precision outcomes of the same model by evaluation name; empty for full precision itself."""
+    if configuration.quant == FP32:
+        return {}
+    full = next(c for c in plan.configurations if c.quant == FP32 and c.model is configuration.model)
+    done = {e.name: ledger.done(e.key) for e in full.evaluations}
+    return {name: ledger.outcome(record) for name, record in done.items() if record is not None}
+
+
+def _provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
+    packages = ("reliquant", "torch", "open_clip_torch", "bitsandbytes", "numpy")
+    device = plan.settings.device
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "model": {"ref": configuration.model.ref, "digest": configuration.model.digest},
+        "suite_version": plan.suite.version,
+        "calibration": plan.calibration.digest if plan.calibration else None,
+        "data": {name: data.digest for name, data in plan.data.items() if "/" not in name},
+    }
+
+
+def _track(tracker: Tracker, finished: FinishedConfiguration, sweep: Sweep) -> None:
+    """A tracker that fails loses nothing: the ledger has the records, `reliquant sync` brings them over."""
+    if tracker.name in sweep.untracked:
+        return
+    try:
+        tracker.log(finished)
+    except Exception as error:  # a stranger's tracker or a server may raise anything
+        sweep.untracked[tracker.name] = f"{type(error).__name__}: {error}"

@@ -1,0 +1,43 @@
+"""`--include FILE.py`: plugins from a file, registered for this process."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.engine.plan import tasks
+from benchmark.errors import InputError, PluginError
+from benchmark.plugins import Task
+from benchmark.quantization import Quantizer, quantizers
+from benchmark.registry import Origin
+
+
+def include_files(paths: Sequence[Path]) -> None:
+    """Import each file and register every Task and Quantizer that it defines.
+
+    Raises:
+        InputError: no such file. PluginError: it cannot be imported, or defines no plugin.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"--include {path}: no such file")
+        spec = importlib.util.spec_from_file_location(f"reliquant_included_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise PluginError(f"--include {path}: not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # a stranger's file may raise anything
+            raise PluginError(f"--include {path}: {type(error).__name__}: {error}") from error
+        origin = Origin(str(path), path.stem)
+        found = 0
+        for plugin in vars(module).values():
+            if isinstance(plugin, Task):
+                tasks.add(plugin.name, plugin, origin)
+                found += 1
+            elif isinstance(plugin, Quantizer):
+                quantizers.add(plugin.name, plugin, origin)
+                found += 1
+        if not found:
+            raise PluginError(f"--include {path}: defines no task and no quantizer")

@@ -1,0 +1,80 @@
+"""Suites: YAML files that name models, quantizations, data and tasks; found by name or by path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.errors import SpecError, UnknownNameError
+from benchmark.spec import DataSpec, ModelSpec, SuiteSpec, load_yaml, parse_spec
+
+FOLDER = Path(__file__).parent / "suites"
+
+
+def suite_names() -> list[str]:
+    """Names of the suites that come with reliquant."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_suite(name: str) -> SuiteSpec:
+    """A suite by its name or by the path of a YAML file.
+
+    Raises:
+        UnknownNameError: neither a name nor a file. SpecError: the file's first problem, with the field.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if name not in suite_names():
+            raise UnknownNameError("suite", name, suite_names())
+        path = FOLDER / f"{name}.yaml"
+    content = load_yaml(path)
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: a suite is a mapping of fields, this is a {type(content).__name__}")
+    return parse_spec(SuiteSpec, content, str(path))
+
+
+def narrow(
+    suite: SuiteSpec,
+    *,
+    models: Sequence[str] = (),
+    quantizations: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    limit: int | None = None,
+    data: Sequence[str] = (),
+) -> SuiteSpec:
+    """The suite with the command line's choices in place of its own.
+
+    Args:
+        models, quantizations: replace the suite's lists. tasks: keep only these.
+        limit: at most so many images of each data set (where a data set has a smaller limit, that stays).
+        data: `NAME=PATH` points a data set of the suite at another folder or file.
+    """
+    update: dict[str, object] = {}
+    if models:
+        update["models"] = tuple(parse_spec(ModelSpec, ref, "--model") for ref in models)
+    if quantizations:
+        update["quantizations"] = tuple(quantizations)
+    if tasks:
+        for name in tasks:
+            if name not in suite.tasks:
+                raise UnknownNameError(f"task of suite '{suite.name}'", name, suite.tasks)
+        update["tasks"] = {name: suite.tasks[name] for name in tasks}
+    if limit is not None:
+        if limit < 1:
+            raise SpecError(f"--limit: at least 1, got {limit}")
+        update["limit"] = limit
+    if data:
+        update["data"] = {**suite.data, **dict(_pointed(suite, item) for item in data)}
+    return suite.model_copy(update=update)
+
+
+def _pointed(suite: SuiteSpec, item: str) -> tuple[str, DataSpec]:
+    name, separator, path = item.partition("=")
+    if not separator or not path:
+        raise SpecError(f"--data '{item}': the form is NAME=PATH")
+    if name not in suite.data:
+        raise UnknownNameError(f"data set of suite '{suite.name}'", name, suite.data)
+    spec = suite.data[name]
+    if spec.source == "demo":
+        spec = DataSpec(source="image_folder", text=spec.text)
+    return name, spec.model_copy(update={"path": path})

@@ -1,0 +1,53 @@
+"""What a tracker is, and the frozen event it gets."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.plugins import Outcome
+from benchmark.registry import Registry
+
+if TYPE_CHECKING:
+    from benchmark.engine.ledger import Record
+    from benchmark.engine.plan import Configuration, Plan
+
+
+@dataclass(frozen=True)
+class FinishedConfiguration:
+    """One model under one quantization, all tasks evaluated or failed.
+
+    Attributes:
+        report: the QuantizationReport as JSON; None when quantizing failed.
+        records: one per evaluation. outcomes: record key -> outcome, for the finished ones.
+        references: evaluation name (`task/label`) -> full-precision outcome; empty for full precision itself.
+        tags: further tags, e.g. the Optuna trial.
+    """
+
+    plan: Plan
+    configuration: Configuration
+    report: Mapping[str, Any] | None
+    records: tuple[Record, ...]
+    outcomes: Mapping[str, Outcome]
+    references: Mapping[str, Outcome]
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Tracker(ABC):
+    """Writes finished configurations somewhere. The driver alone calls it, one configuration at a time."""
+
+    name: str
+
+    @abstractmethod
+    def open(self, home: Path, uri: str | None = None) -> Tracker:
+        """A tracker that writes below `home`, or to `uri`."""
+
+    @abstractmethod
+    def log(self, finished: FinishedConfiguration) -> None:
+        """Write a configuration; one that is there already with the same content is left alone."""
+
+
+trackers: Registry[Tracker] = Registry("tracker", "reliquant.trackers", Tracker)

@@ -1,0 +1,111 @@
+"""Calibration, before and after logit scale tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark import Banks, FeatureBank, Metric, Outcome, UndefinedMetric, task
+from benchmark.metrics.calibration import (
+    adaptive_ece,
+    brier,
+    ece,
+    ece_floor,
+    mce,
+    nll,
+    reliability_bins,
+    signed_calibration_error,
+    tune_logit_scale,
+)
+from benchmark.metrics.scores import log_softmax, logits, top_label
+
+BINS = 15
+
+_MEASURES = [
+    Metric("ece_15", "lower", headline=True),
+    Metric("mce_15", "lower"),
+    Metric("adaptive_ece_15", "lower"),
+    Metric("brier", "lower"),
+    Metric("nll", "lower", unit="nats"),
+    Metric("signed_calibration_error", "neither"),
+]
+
+
+@task(
+    "calibration",
+    version=1,
+    needs=("test",),
+    optional=("fit",),
+    metrics=[
+        *_MEASURES,
+        *(Metric(f"{m.name}_tuned", m.better, m.unit, headline=m.headline) for m in _MEASURES),
+        Metric("ece_15_floor", "neither"),
+        Metric("logit_scale", "neither", unit="scale"),
+        Metric("logit_scale_tuned", "neither", unit="scale"),
+        Metric("samples", "neither", unit="count"),
+    ],
+)
+def calibration(banks: Banks) -> Outcome:
+    """Does a confidence of 0.8 mean that 80 % are right? Before and after refitting the one logit scale.
+
+    Confidence is the highest softmax probability of `logit_scale * cos + logit_bias`, float64. `ece_15`: top-label,
+    15 equal-width bins, L1. `signed_calibration_error` is mean confidence minus
+    accuracy: positive is overconfident. `ece_15_floor` is the
+    `ece_15` that a perfectly calibrated model with these confidences shows at this N. The tuned values use the scale
+    that minimises the NLL on the role `fit` (labelled images, or image-caption pairs whose captions are the classes).
+    """
+    bank = banks["test"]
+    metrics, samples, tables = _measures(bank, bank.logit_scale)
+    metrics |= {"logit_scale": bank.logit_scale, "samples": float(len(bank))}
+    metrics["ece_15_floor"] = ece_floor(samples["confidence"], bins=BINS)
+    notes: dict[str, str] = {}
+    try:
+        scale = _tuned_scale(banks)
+    except UndefinedMetric as reason:
+        notes["logit_scale_tuned"] = str(reason)
+    else:
+        tuned, tuned_samples, tuned_tables = _measures(bank, scale)
+        metrics |= {f"{name}_tuned": value for name, value in tuned.items()} | {"logit_scale_tuned": scale}
+        samples |= {"confidence_tuned": tuned_samples["confidence"]}
+        tables |= {f"{name}_tuned": value for name, value in tuned_tables.items()}
+    return Outcome(metrics, {"sample_id": bank.sample_id, **samples}, tables, notes)
+
+
+def _tuned_scale(banks: Banks) -> float:
+    """The scale with the lowest NLL on the calibration data.
+
+    Raises:
+        UndefinedMetric: no calibration data is bound, or no finite scale is best there.
+    """
+    if "fit" not in banks:
+        raise UndefinedMetric("no data set is bound to the role 'fit'")
+    fit = banks["fit"]
+    tuned = tune_logit_scale(fit.cosines(), fit.label, fit.logit_bias, fit.logit_scale)
+    if tuned.at_bound:
+        raise UndefinedMetric(f"the NLL on '{fit.dataset}' has no minimum inside the bounds of the logit scale")
+    return tuned.scale
+
+
+def _measures(bank: FeatureBank, scale: float) -> tuple[dict[str, float], dict[str, Any], dict[str, NDArray[Any]]]:
+    """Metrics, per-sample columns and reliability bins at one logit scale."""
+    log_p = log_softmax(logits(bank.cosines(), scale, bank.logit_bias))
+    p = np.exp(log_p)
+    confidence, correct, _ = top_label(p, bank.label)
+    metrics = {
+        "ece_15": ece(confidence, correct, BINS),
+        "mce_15": mce(confidence, correct, BINS),
+        "adaptive_ece_15": adaptive_ece(confidence, correct, BINS),
+        "brier": brier(p, bank.label),
+        "nll": nll(log_p, bank.label),
+        "signed_calibration_error": signed_calibration_error(confidence, correct),
+    }
+    bins = reliability_bins(confidence, correct, BINS)
+    tables = {
+        "bin_edges": bins.edges,
+        "bin_confidence": bins.confidence,
+        "bin_accuracy": bins.accuracy,
+        "bin_count": bins.count,
+    }
+    return metrics, {"confidence": confidence, "correct": correct}, tables

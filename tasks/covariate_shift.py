@@ -1,0 +1,86 @@
+"""Robustness to covariate shift: the same classes, other pictures (ImageNet-V2, -Sketch, -A, -R)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark import Banks, FeatureBank, Metric, Outcome, UndefinedMetric, task
+from benchmark.errors import DataError
+from benchmark.metrics.classification import correct
+from benchmark.metrics.robustness import relative_change
+
+
+@task(
+    "covariate_shift",
+    version=1,
+    needs=("source", "shifted"),
+    metrics=[
+        Metric("accuracy", "higher", headline=True),
+        Metric("source_accuracy", "higher"),
+        Metric("gap", "lower"),
+        Metric("relative_gap", "lower"),
+        Metric("samples", "neither", unit="count"),
+    ],
+)
+def covariate_shift(banks: Banks) -> Outcome:
+    """Accuracy on shifted data, and what is lost against the source on the same classes.
+
+    For each data set of the role `shifted`: `<data set>/accuracy`; `<data set>/source_accuracy` on the source images
+    of the classes that both have, classified over the shifted data's classes (200 for ImageNet-A and -R);
+    `gap = source_accuracy - accuracy`; `relative_gap = gap / source_accuracy`. The keys without a data set are the
+    unweighted means over the shifted data sets.
+    """
+    source = banks["source"]
+    metrics: dict[str, float] = {}
+    notes: dict[str, str] = {}
+    samples: dict[str, NDArray[Any]] = {"sample_id": source.sample_id}
+    names = [bank.dataset for bank in banks.all("shifted")]
+    for bank in banks.all("shifted"):
+        hits = np.asarray(correct(bank.cosines(), bank.label))
+        base = _source_on(source, bank)
+        base_hits = np.asarray(correct(base.cosines(), base.label))
+        key = bank.dataset
+        metrics |= {f"{key}/accuracy": float(hits.mean()), f"{key}/source_accuracy": float(base_hits.mean())}
+        metrics |= {f"{key}/gap": float(base_hits.mean() - hits.mean()), f"{key}/samples": float(len(bank))}
+        try:
+            metrics[f"{key}/relative_gap"] = relative_change(float(base_hits.mean()), float(hits.mean()))
+        except UndefinedMetric as reason:
+            notes[f"{key}/relative_gap"] = str(reason)
+        samples |= {f"correct:{key}": hits, f"correct:{key}.sample_id": bank.sample_id}
+        samples |= {f"source_correct:{key}": base_hits, f"source_correct:{key}.sample_id": base.sample_id}
+    for measure in ("accuracy", "source_accuracy", "gap", "relative_gap"):
+        values = [metrics[f"{name}/{measure}"] for name in names if f"{name}/{measure}" in metrics]
+        if len(values) == len(names):
+            metrics[measure] = float(np.mean(values))
+        else:
+            notes[measure] = "undefined on at least one shifted data set"
+    return Outcome(metrics, samples, notes=notes)
+
+
+def _source_on(source: FeatureBank, shifted: FeatureBank) -> FeatureBank:
+    """The source's images of the shared classes, relabelled to the shifted data's classes and class weights.
+
+    Raises:
+        DataError: the two share no class name.
+    """
+    position = {name: i for i, name in enumerate(shifted.class_names)}
+    translate = np.array([position.get(name, -1) for name in source.class_names], dtype=np.int64)
+    label = translate[source.label]
+    present = set(shifted.label.tolist())
+    keep = np.array([new in present for new in label.tolist()])
+    if not keep.any():
+        raise DataError(f"data sets '{source.dataset}' and '{shifted.dataset}' share no class")
+    rows = source.take(keep)
+    return FeatureBank(
+        dataset=source.dataset,
+        image=rows.image,
+        label=label[keep],
+        sample_id=rows.sample_id,
+        text=shifted.text,
+        class_names=shifted.class_names,
+        logit_scale=source.logit_scale,
+        logit_bias=source.logit_bias,
+    )

@@ -1,0 +1,88 @@
+"""JSONL: one line per finished record, in a file or on a stream."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmark.tracking import FinishedConfiguration, Tracker
+
+
+def rows(finished: FinishedConfiguration) -> list[dict[str, Any]]:
+    """One JSON object per record: names, status, metrics by full path, changes against full precision, notes."""
+    found = []
+    for record in finished.records:
+        reference = finished.references.get(f"{record.task}/{record.dataset}")
+        prefix = f"{record.task}/{record.dataset}/"
+        base = {prefix + key: value for key, value in reference.metrics.items()} if reference else {}
+        row = {
+            "kind": "record",
+            "suite": record.suite,
+            "model": record.model,
+            "quantization": record.quantization,
+            "task": record.task,
+            "dataset": record.dataset,
+            "status": record.status,
+            "error": record.error,
+            "metrics": dict(record.metrics),
+            "change": {key: value - base[key] for key, value in record.metrics.items() if key in base},
+            "notes": dict(record.notes),
+            "effective_bits": (finished.report or {}).get("effective_bits"),
+            "key": record.key,
+        }
+        found.append(row)
+    return found
+
+
+class JsonlTracker(Tracker):
+    """Appends to `<home>/records.jsonl`, or to the file given as URI; a record is written once."""
+
+    name = "jsonl"
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._written: set[str] = set()
+
+    def open(self, home: Path, uri: str | None = None) -> JsonlTracker:
+        """A tracker on `<home>/records.jsonl` or on the file `uri`."""
+        opened = JsonlTracker(Path(uri) if uri else home / "records.jsonl")
+        if opened.path and opened.path.is_file():
+            with opened.path.open(encoding="utf-8") as file:
+                opened._written = {json.loads(line)["key"] for line in file if line.endswith("\n")}
+        return opened
+
+    def log(self, finished: FinishedConfiguration) -> None:
+        """Append the records that are not there yet."""
+        if self.path is None:
+            raise RuntimeError("JsonlTracker.log before open")
+        with self.path.open("a", encoding="utf-8") as file:
+            for row in rows(finished):
+                if row["key"] not in self._written and row["status"] == "done":
+                    file.write(json.dumps(row, allow_nan=False) + "\n")
+                    self._written.add(row["key"])
+
+
+class StreamTracker(Tracker):
+    """Prints each record as one JSON line: what `--json` is."""
+
+    name = "stream"
+
+    def __init__(self, write: Callable[[str], object] = sys.stdout.write) -> None:
+        self._write = write
+
+    def open(self, home: Path, uri: str | None = None) -> StreamTracker:
+        """Itself: there is nothing to open."""
+        return self
+
+    def log(self, finished: FinishedConfiguration) -> None:
+        """Print the records."""
+        for row in rows(finished):
+            self._write(json.dumps(row, allow_nan=False) + "\n")
+        sys.stdout.flush()
+
+
+tracker = JsonlTracker()
+stream = StreamTracker()

@@ -1,0 +1,284 @@
+"""MLflow: a parent run per (model, quantization), a child run per task. A view of the ledger, never its source.
+
+Layout: one experiment per suite; `sqlite:///<home>/mlflow.db` with artifacts in `<home>/artifacts`, unless
+MLFLOW_TRACKING_URI or `--tracking-uri` say otherwise. Parent: numeric `quant.*` params, headline metrics with their
+changes, the QuantizationReport. Child: keys `<dataset>/<metric>`, figures and per-sample tables as artifacts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sqlite3
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmark.analysis.tables import Cell, changes, headline_keys, sample_frames
+from benchmark.engine.ledger import Record
+from benchmark.errors import StorageError
+from benchmark.spec import QuantSpec
+from benchmark.tracking import FinishedConfiguration, Tracker
+
+KEY = "eval.key"
+CONTENT = "eval.content"
+OWNER = "reliquant.owner"
+
+
+def default_uri(home: Path) -> str:
+    """Where runs are tracked unless the user says otherwise."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(home / 'mlflow.db').resolve()}"
+
+
+class MLflowTracker(Tracker):
+    """Writes finished configurations to MLflow. Opening it imports MLflow (seconds), so it is opened late."""
+
+    name = "mlflow"
+
+    def __init__(self, client: Any = None, home: Path = Path(), uri: str = "") -> None:
+        self._client, self._home, self._uri = client, home, uri
+        self._experiments: dict[str, str] = {}
+        self._runs: dict[str, tuple[str, str]] = {}
+
+    def open(self, home: Path, uri: str | None = None) -> MLflowTracker:
+        """Connect.
+
+        Raises:
+            StorageError: the tracking store cannot be reached.
+        """
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for noisy in ("alembic", "mlflow"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        from mlflow import MlflowClient
+
+        address = uri or default_uri(home)
+        try:
+            client = MlflowClient(tracking_uri=address)
+            client.search_experiments(max_results=1)
+        except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
+            raise StorageError(f"tracking store {address} cannot be reached: {error}") from error
+        if address.startswith("sqlite:///"):
+            with sqlite3.connect(address.removeprefix("sqlite:///")) as database:
+                database.execute("PRAGMA journal_mode=WAL")
+        return MLflowTracker(client, home, address)
+
+    def log(self, finished: FinishedConfiguration) -> None:
+        """Write what is new of a configuration: the parent when anything changed, and the missing children."""
+        experiment = self._experiment(finished)
+        content = ",".join(sorted(r.key[:16] + r.status[0] for r in finished.records))
+        parent, logged = self._runs.get(finished.configuration.key, ("", ""))
+        if logged == content:
+            return
+        failed = [record for record in finished.records if record.status == "failed"]
+        parent = self._write_parent(experiment, finished, parent)
+        for record in finished.records:
+            if record.status == "done" and record.key not in self._runs:
+                self._write_child(experiment, finished, record, parent)
+        self._client.set_tag(parent, CONTENT, content)
+        self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
+        self._runs[finished.configuration.key] = (parent, content)
+
+    def run_of(self, key: str) -> str | None:
+        """MLflow's run id of a configuration or evaluation that was logged or found here."""
+        return self._runs.get(key, (None, ""))[0]
+
+    def _experiment(self, finished: FinishedConfiguration) -> str:
+        name = finished.plan.suite.name
+        if name not in self._experiments:
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                local = self._uri.startswith("sqlite:///")
+                place = (self._home / "artifacts" / name).resolve().as_uri() if local else None
+                self._client.create_experiment(name, artifact_location=place)
+                found = self._client.get_experiment_by_name(name)
+                self._client.set_experiment_tag(found.experiment_id, "mlflow.note.content", _note(finished))
+            self._experiments[name] = found.experiment_id
+            self._read_runs(found.experiment_id)
+        return self._experiments[name]
+
+    def _read_runs(self, experiment: str) -> None:
+        """All logged keys in one pass; runs that a killed process left RUNNING are ended as FAILED."""
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([experiment], max_results=5000, page_token=token)
+            for run in page:
+                tags = run.data.tags
+                if run.info.status == "RUNNING" and _owner_is_gone(tags.get(OWNER, "")):
+                    self._client.set_tag(run.info.run_id, "error", "the process that wrote this run was killed")
+                    self._client.set_terminated(run.info.run_id, "FAILED")
+                elif KEY in tags and (run.info.status == "FINISHED" or CONTENT in tags):
+                    self._runs[tags[KEY]] = (run.info.run_id, tags.get(CONTENT, ""))
+            token = page.token
+            if not token:
+                return
+
+    def _write_parent(self, experiment: str, finished: FinishedConfiguration, parent: str) -> str:
+        quant, model = finished.configuration.quant, finished.configuration.model
+        new = not parent
+        if new:
+            tags = {
+                KEY: finished.configuration.key,
+                "kind": "configuration",
+                "model": model.name,
+                "model.family": model.family,
+                "method": quant.method,
+                "scope": quant.scope if quant.method != "fp32" else "none",
+                "suite": finished.plan.suite.name,
+                "suite.version": str(finished.plan.suite.version),
+                OWNER: _owner(),
+                **finished.tags,
+            }
+            parent = self._client.create_run(experiment, tags=tags, run_name=quant.name).info.run_id
+        failed = {r.task: r.error or "" for r in finished.records if r.status == "failed"}
+        tags = {f"error.{task}": reason[:5000] for task, reason in failed.items()}
+        params = {"model": model.name, **_params(quant)} if new else {}
+        self._batch(parent, _parent_metrics(finished), params, tags)
+        if new and finished.report is not None:
+            self._client.log_dict(parent, dict(finished.report), "quantization_report.json")
+        if new:
+            self._log_inputs(parent, finished)
+        return parent
+
+    def _write_child(self, experiment: str, finished: FinishedConfiguration, record: Record, parent: str) -> None:
+        tags = {
+            KEY: record.key,
+            "kind": "evaluation",
+            "task": record.task,
+            "dataset": record.dataset,
+            "quantization": record.quantization,
+            "model": record.model,
+            "mlflow.parentRunId": parent,
+            OWNER: _owner(),
+        }
+        name = f"{record.task}/{record.dataset}"
+        run = self._client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        try:
+            metrics = {key.split("/", 1)[1]: value for key, value in record.metrics.items()}
+            self._batch(run, metrics, {}, {f"note.{_safe(k)}": v[:5000] for k, v in record.notes.items()})
+            self._log_artifacts(run, finished, record)
+        except BaseException:
+            self._client.set_terminated(run, "FAILED")
+            raise
+        self._client.set_terminated(run, "FINISHED")
+        self._runs[record.key] = (run, "")
+
+    def _log_artifacts(self, run: str, finished: FinishedConfiguration, record: Record) -> None:
+        outcome = finished.outcomes[record.key]
+        name = f"{record.task}/{record.dataset}"
+        evaluation = next(e for e in finished.configuration.evaluations if e.name == name)
+        with tempfile.TemporaryDirectory() as folder:
+            for title, frame in sample_frames(outcome).items():
+                frame.to_csv(Path(folder) / f"{_safe(title)}.csv", index=False)
+            if evaluation.task.drawing is not None:
+                figures = evaluation.task.drawing(outcome, finished.references.get(name))
+                for title, figure in figures.items():
+                    figure.savefig(Path(folder) / f"{_safe(title)}.png", dpi=120)
+            self._client.log_artifacts(run, folder)
+
+    def _log_inputs(self, run: str, finished: FinishedConfiguration) -> None:
+        from mlflow.entities import Dataset, DatasetInput
+
+        plan = finished.plan
+        names = sorted({n for e in finished.configuration.evaluations for r in e.roles.values() for n in r})
+        plain = [name for name in names if plan.data[name].spec.corruption is None]
+        sets = [
+            Dataset(n, plan.data[n].digest[:36], plan.data[n].spec.source, plan.data[n].spec.model_dump_json())
+            for n in plain
+        ]
+        self._client.log_inputs(run, [DatasetInput(dataset) for dataset in sets])
+
+    def _batch(
+        self, run: str, metrics: Mapping[str, float], params: Mapping[str, object], tags: Mapping[str, str]
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(time.time() * 1000)
+        entries = [Metric(key, float(value), now, 0) for key, value in metrics.items()]
+        for start in range(0, max(len(entries), 1), 1000):  # MLflow's limit of metrics a batch
+            first = start == 0
+            self._client.log_batch(
+                run,
+                entries[start : start + 1000],
+                [Param(key, str(value)) for key, value in params.items()] if first else [],
+                [RunTag(key, value) for key, value in tags.items()] if first else [],
+            )
+
+
+def _params(quant: QuantSpec) -> dict[str, object]:
+    """The quantization's fields, numbers as bare numbers, so that MLflow can plot and filter them."""
+    fields = quant.model_dump(mode="json", exclude={"options", "overrides", "skip"})
+    params = {f"quant.{key}": value for key, value in fields.items() if value is not None}
+    params |= {f"quant.{key}": value for key, value in quant.options}
+    if quant.skip:
+        params["quant.skip"] = " ".join(quant.skip)
+    if quant.overrides:
+        params["quant.overrides"] = " ".join(f"{o.pattern}={o.bits}" for o in quant.overrides)
+    return params
+
+
+def _parent_metrics(finished: FinishedConfiguration) -> dict[str, float]:
+    """Headline metrics, their changes, and the sizes of the QuantizationReport."""
+    cells = _cells(finished)
+    keys = [key for key in headline_keys(finished.plan, finished.records) if key in cells]
+    metrics = {key: cells[key].value for key in keys}
+    for key in keys:
+        change = cells[key].change
+        if change is not None:
+            metrics[f"change/{key}"] = change
+    for name in ("effective_bits", "packed_mb", "coverage", "embedding_sqnr_db"):
+        value = (finished.report or {}).get(name)
+        if isinstance(value, int | float):
+            metrics[f"quantization/{name}"] = float(value)
+    return metrics
+
+
+def _cells(finished: FinishedConfiguration) -> Mapping[str, Cell]:
+    cells = changes(finished.plan, finished.records).get(finished.configuration.key, {})
+    reference = {
+        f"{name}/{key}": value
+        for name, outcome in finished.references.items()
+        for key, value in outcome.metrics.items()
+    }
+    return {
+        key: Cell(cell.value, cell.value - reference[key], cell.better) if key in reference else cell
+        for key, cell in cells.items()
+    }
+
+
+def _note(finished: FinishedConfiguration) -> str:
+    suite = finished.plan.suite
+    return (
+        f"{suite.description}\n\nOne run per quantization (open it for the report), with one nested run per task. "
+        "Metric names are paths: task/dataset/metric; `change/...` is the change against fp32. "
+        "Select runs and press Compare for parallel coordinates over `quant.weight_bits` and the metrics."
+    )
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _owner_is_gone(owner: str) -> bool:
+    """Whether a run's process on this machine has ended; unknown for other machines, whose runs are left alone."""
+    host, _, pid = owner.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    if int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+
+
+tracker = MLflowTracker()
