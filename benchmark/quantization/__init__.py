@@ -1,0 +1,26 @@
+"""Post-training quantization: one method a file, an affine reference in plain torch, a report that proves the work."""
+
+from __future__ import annotations
+
+from benchmark.quantization.apply import parse, quantize, quantizers, requires_calibration
+from benchmark.quantization.base import LayerRecord, Options, Quantizer, Target, TowerJob
+from benchmark.quantization.calibration import Calibration
+from benchmark.quantization.int8 import cpu_capability, int8_available
+from benchmark.quantization.report import QuantizationReport, TowerReport
+
+__all__ = [
+    "Calibration",
+    "LayerRecord",
+    "Options",
+    "QuantizationReport",
+    "Quantizer",
+    "Target",
+    "TowerJob",
+    "TowerReport",
+    "cpu_capability",
+    "int8_available",
+    "parse",
+    "quantize",
+    "quantizers",
+    "requires_calibration",
+]

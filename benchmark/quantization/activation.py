@@ -1,0 +1,66 @@
+"""Activation quantizers: dynamic per token, static per tensor.
+
+Dynamic per-tensor ranges are not offered: their result would depend on which inputs share a batch. A "token" of a
+Linear is one row of its input; of a Conv2d it is one image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.quantization import affine
+
+
+class TokenQuantizer(nn.Module):
+    """Ranges are taken from each token when the model runs (min-max)."""
+
+    def __init__(self, bits: int, symmetric: bool, dims: tuple[int, ...] = (-1,)) -> None:
+        super().__init__()
+        self.bits, self.symmetric, self.dims = bits, symmetric, dims
+
+    def span(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero point per token, broadcastable to x (..., K)."""
+        if self.symmetric:
+            high = torch.linalg.vector_norm(x, torch.inf, dim=self.dims, keepdim=True)
+            return affine.parameters(-high, high, self.bits, True)
+        return affine.parameters(x.amin(self.dims, True), x.amax(self.dims, True), self.bits, False)
+
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes (float), scale and zero point of x."""
+        scale, zero = self.span(x)
+        return _codes(x, scale, zero, self.bits, self.symmetric), scale, zero
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, quantized and dequantized."""
+        codes, scale, zero = self.codes(x)
+        return codes.mul_(scale) if self.symmetric else codes.sub_(zero).mul_(scale)
+
+    def extra_repr(self) -> str:
+        """Bits and symmetry."""
+        return f"bits={self.bits}, symmetric={self.symmetric}"
+
+
+class TensorQuantizer(TokenQuantizer):
+    """One range for the whole tensor, fixed by calibration: `low` and `high` are scalars."""
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, bits: int, symmetric: bool, low: float, high: float) -> None:
+        super().__init__(bits, symmetric)
+        scale, zero = affine.parameters(torch.tensor(low), torch.tensor(high), bits, symmetric)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", zero)
+
+    def span(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The calibrated scale and zero point, whatever x is."""
+        return self.scale, self.zero
+
+
+def _codes(x: Tensor, scale: Tensor, zero: Tensor, bits: int, symmetric: bool) -> Tensor:
+    bottom = -(2 ** (bits - 1))
+    codes = torch.mul(x, scale.reciprocal()).round_()
+    if not symmetric:
+        codes.add_(zero)
+    return codes.clamp_(bottom, bottom + 2**bits - 1)

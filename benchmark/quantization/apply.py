@@ -1,0 +1,98 @@
+"""From a short name to a quantized model and the proof of what was done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmark.errors import QuantizationError, SpecError
+from benchmark.models.base import ClipModel
+from benchmark.progress import Progress, Silent
+from benchmark.quantization.base import Quantizer, TowerJob
+from benchmark.quantization.calibration import Calibration
+from benchmark.quantization.report import QuantizationReport, TowerReport, describe_device, tower_report
+from benchmark.quantization.targets import check_finite, check_patterns, resolve
+from benchmark.registry import Registry
+from benchmark.shortname import parse_short_name
+from benchmark.spec import QuantSpec, Tower
+
+quantizers: Registry[Quantizer] = Registry("quantizer", "reliquant.quantizers", Quantizer)
+
+
+def parse(short_name: str) -> QuantSpec:
+    """The quantization that a short name means, checked by its method; loads no model.
+
+    Raises:
+        UnknownNameError: no such method. SpecError: a token or a field that the method does not take.
+    """
+    spec = parse_short_name(short_name, quantizers.names())
+    quantizers.get(spec.method).check(spec)
+    return spec
+
+
+def requires_calibration(spec: QuantSpec) -> bool:
+    """Whether a quantization looks at calibration data."""
+    return quantizers.get(spec.method).requires_calibration(spec)
+
+
+def quantize(
+    model: ClipModel,
+    spec: QuantSpec,
+    calibration: Calibration | None = None,
+    progress: Progress | None = None,
+    exact_float: bool = False,
+) -> tuple[ClipModel, QuantizationReport]:
+    """Quantize a copy of a model.
+
+    Args:
+        model: in full precision; it is left as it is. Full precision returns the model itself.
+        spec: the quantization; `spec.for_tower(tower)` does to that tower exactly what the whole spec does to it.
+        calibration: image-caption pairs, for methods that need them. They also serve as probe of the report.
+        progress: told about long phases.
+        exact_float: compute on dequantized floats even where an int8 matrix product would be faster.
+
+    Raises:
+        SpecError, QuantizationError: it cannot be done as asked (before any work), or it had no effect.
+        NonFiniteError: a weight, an activation or the result is NaN or infinite.
+    """
+    method = quantizers.get(spec.method)
+    method.check(spec)
+    if not spec.towers:
+        return model, _report(model, spec, method, {}, [])
+    method.check_available(model.device.type)
+    _check_calibration(method, spec, calibration)
+    check_patterns(model, spec)
+    plans = {tower: resolve(method, model, tower, spec) for tower in spec.towers}
+    for tower in spec.towers:
+        check_finite(model.layers(tower))
+    clone = model.clone()
+    notes: list[str] = []
+    towers: dict[Tower, TowerReport] = {}
+    for tower in spec.towers:
+        targets, skipped = resolve(method, clone, tower, spec)
+        assert targets.keys() == plans[tower][0].keys()
+        job = TowerJob(clone, tower, spec, targets, calibration, progress or Silent(), exact_float, notes, skipped)
+        records = method.quantize_tower(job)
+        towers[tower] = tower_report(model, clone, tower, records, job.skipped, calibration, spec)
+    return clone, _report(clone, spec, method, towers, notes)
+
+
+def _check_calibration(method: Quantizer, spec: QuantSpec, calibration: Calibration | None) -> None:
+    if not method.requires_calibration(spec):
+        return
+    why = "a static activation range" if not method.needs_calibration else f"the method {method.name}"
+    if calibration is None:
+        raise QuantizationError(
+            f"quantization '{spec.name}' needs calibration data for {why}; name a calibration set in the suite"
+        )
+    for tower, count in (("vision", len(calibration.pixels)), ("text", len(calibration.captions))):
+        if tower in spec.towers and count == 0:
+            raise SpecError(f"the calibration set is empty on its {tower} side; {why} needs it")
+
+
+def _report(
+    model: ClipModel, spec: QuantSpec, method: Quantizer, towers: dict[Tower, TowerReport], notes: list[str]
+) -> QuantizationReport:
+    cpu, device = describe_device(model)
+    common: dict[str, Any] = {"cpu": cpu, "device": device, "notes": tuple(dict.fromkeys(notes))}
+    kernel = method.kernel if towers else None
+    return QuantizationReport(spec.name, model.name, method.version, kernel, towers, **common)

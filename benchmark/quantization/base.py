@@ -1,0 +1,222 @@
+"""What a quantizer is: its declaration, its checks, and the job of quantizing one tower."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from benchmark.errors import QuantizationError, SpecError, UnknownNameError
+from benchmark.models.base import ClipModel
+from benchmark.progress import Progress
+from benchmark.quantization.calibration import Calibration
+from benchmark.spec import QuantSpec, Tower
+
+log = logging.getLogger(__name__)
+
+Granularity = Literal["tensor", "channel", "group"]
+Kernel = Literal["simulated", "real"]
+O = TypeVar("O", bound="Options")  # noqa: E741 - the usual name of a type variable for options
+
+WEIGHT_FIELDS = frozenset({"weight_bits", "weight_granularity", "group_size", "symmetric", "overrides"})
+ACTIVATION_FIELDS = frozenset({"activation_bits", "activation_granularity", "activation_symmetric"})
+COMMON_FIELDS = frozenset({"scope", "skip"})
+
+
+class Options(BaseModel):
+    """A method's own options; subclasses add fields with lower-case alphanumeric names and defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A layer that is to be quantized, with skip patterns and overrides already resolved.
+
+    Attributes:
+        name: full dotted name within the model.
+        layer: the Linear or Conv2d.
+        bits: bits of its weight, None where the weight stays in full precision.
+        granularity: of its weight.
+        group_size: consecutive input weights that share a scale, for granularity "group".
+    """
+
+    name: str
+    layer: nn.Linear | nn.Conv2d
+    bits: int | None
+    granularity: Granularity
+    group_size: int | None
+
+    @property
+    def rows(self) -> int:
+        """Output channels."""
+        return self.layer.weight.shape[0]
+
+    @property
+    def columns(self) -> int:
+        """Weights per output channel (input features of a Linear)."""
+        return self.layer.weight[0].numel()
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What was done to one layer.
+
+    Attributes:
+        name, kind, shape: the layer and its weight's shape.
+        bits: bits per weight code; 32 where the weight stayed in full precision.
+        granularity: "tensor", "channel", "group 64", "block 64", ... in words.
+        packed_bits: bits of all codes, scales and zero points (scales float32) together.
+        relative_error: ||W_q - W||_F / ||W||_F, the input transformation undone.
+        sqnr_db: 10 log10(||W||^2 / ||W_q - W||^2); None when the error is zero.
+        engine: how its forward pass is computed.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    bits: float
+    granularity: str
+    packed_bits: int
+    relative_error: float
+    sqnr_db: float | None
+    engine: str
+
+
+@dataclass
+class TowerJob:
+    """The quantization of one tower: the model is a clone, `targets` are its layers that must be replaced.
+
+    `notes` collects what a reader of the report should know (a layer that could not be folded, ...).
+    """
+
+    model: ClipModel
+    tower: Tower
+    spec: QuantSpec
+    targets: dict[str, Target]
+    calibration: Calibration | None
+    progress: Progress
+    exact_float: bool = False
+    notes: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def replace(self, name: str, module: nn.Module) -> None:
+        """Put a module in the place of the layer called `name`, under all its names if it is shared."""
+        old = self.model.module.get_submodule(name)
+        for alias, other in list(self.model.module.named_modules(remove_duplicate=False)):
+            if other is old:
+                parent, _, child = alias.rpartition(".")
+                setattr(self.model.module.get_submodule(parent), child, module)
+
+
+@dataclass(frozen=True)
+class Quantizer(ABC):
+    """One way of quantizing. Instances are registered under their `name` (entry points `reliquant.quantizers`).
+
+    Attributes:
+        name: the method's name in short names.
+        version: rises when the numbers that the method gives can change.
+        title, paper: one line each for `reliquant list quantizers`.
+        fields: the QuantSpec fields that it takes, beside `method`.
+        runs_on: device types.
+        kernel: "real" where the quantized arithmetic itself runs, "simulated" where float arithmetic imitates it.
+        needs_calibration: whether it always needs data; static activation ranges need them with any method.
+    """
+
+    name: str
+    version: int
+    title: str
+    paper: str
+    fields: frozenset[str]
+    runs_on: tuple[str, ...] = ("cpu", "cuda")
+    kernel: Kernel = "simulated"
+    needs_calibration: bool = False
+    required: frozenset[str] = frozenset()
+    options: ClassVar[type[Options]] = Options
+    layer_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv2d)
+
+    def check(self, spec: QuantSpec) -> None:
+        """Refuse what this method cannot do, before any work.
+
+        Raises:
+            SpecError: names the field, and what the method takes.
+        """
+        default = QuantSpec()
+        given = [f for f in QuantSpec.model_fields if f != "method" and getattr(spec, f) != getattr(default, f)]
+        takes = ", ".join(sorted(self.fields)) or "no field"
+        for name in given:
+            if name not in self.fields:
+                raise SpecError(f"quantization '{spec.name}': {self.name} does not take {name}; it takes {takes}")
+        for name in sorted(self.required):
+            if getattr(spec, name) is None:
+                raise SpecError(f"quantization '{spec.name}': {self.name} needs {name}")
+        self.read_options(spec, self.options)
+
+    def check_available(self, device: str) -> None:
+        """Refuse a device (or a missing library) that the method cannot run on.
+
+        Raises:
+            QuantizationError: says where it can run.
+        """
+        if device not in self.runs_on:
+            raise QuantizationError(f"{self.name} does not run on {device}; it runs on {', '.join(self.runs_on)}")
+
+    def requires_calibration(self, spec: QuantSpec) -> bool:
+        """Whether this quantization looks at calibration data."""
+        return self.needs_calibration or spec.activation_granularity == "tensor"
+
+    def read_options(self, spec: QuantSpec, kind: type[O]) -> O:
+        """The method's own options, validated.
+
+        Raises:
+            SpecError: an option that the method does not know, or a value out of range.
+        """
+        try:
+            return kind.model_validate(dict(spec.options))
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            name = str(problem["loc"][0]) if problem["loc"] else "options"
+            if problem["type"] == "extra_forbidden":
+                raise SpecError(
+                    f"quantization '{spec.name}': {UnknownNameError('option', name, kind.model_fields)}"
+                ) from None
+            message = problem["msg"].removeprefix("Value error, ")
+            raise SpecError(
+                f"quantization '{spec.name}': option {name}: {message} (got {problem.get('input')!r})"
+            ) from None
+
+    @abstractmethod
+    def quantize_tower(self, job: TowerJob) -> list[LayerRecord]:
+        """Rewrite the target layers of one tower in place; one record per replaced layer.
+
+        A target that the method cannot replace goes to `job.skipped` with the reason. The towers are independent
+        of each other: nothing may depend on the other tower.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """What `reliquant list quantizers` shows."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "paper": self.paper,
+            "fields": sorted(self.fields),
+            "options": {key: info.default for key, info in self.options.model_fields.items()},
+            "runs_on": list(self.runs_on),
+            "kernel": self.kernel,
+            "needs_calibration": self.needs_calibration,
+            "version": self.version,
+        }
+
+
+def named_tensors(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Parameters and buffers of layers by full name."""
+    found: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        for key, value in [*layer.named_parameters(), *layer.named_buffers()]:
+            found[f"{name}.{key}"] = value
+    return found

@@ -1,0 +1,173 @@
+r"""bitsandbytes: LLM.int8(), NF4 and FP4 on their own kernels (CPU and CUDA), for Linear layers only.
+
+- `bnb-int8` (Dettmers et al., "LLM.int8()", NeurIPS 2022, arXiv 2208.07339): weights int8 per output channel
+  (absmax / 127), inputs int8 per token; input columns holding a magnitude over `threshold` are multiplied in float.
+  The columns are found per batch, so embeddings depend slightly on what shares a batch; `threshold_0` avoids it.
+- `bnb-nf4`, `bnb-fp4` (Dettmers et al., "QLoRA", NeurIPS 2023, arXiv 2305.14314): blocks of 64 consecutive weights,
+  each divided by its absmax and rounded to a 16-entry table (normal quantiles, or a 4-bit float);
+  `doublequant_true` quantizes the absmax values to 8 bits in blocks of 256 as well.
+
+Conv2d layers have no kernel there and stay in full precision; the report lists them.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from benchmark.quantization import affine
+from benchmark.quantization.base import COMMON_FIELDS, LayerRecord, Options, Quantizer, TowerJob
+
+ENGINE = "bitsandbytes"
+
+
+class Flattened(nn.Module):
+    """Feeds a library's Linear with rows: bitsandbytes accepts at most three dimensions."""
+
+    def __init__(self, inner: nn.Module, dense: Tensor) -> None:
+        super().__init__()
+        self.inner, self.shape, self._like = inner, tuple(dense.shape), dense.new_zeros(())
+
+    @property
+    def weight(self) -> Tensor:
+        """Stands in for the weight's shape, dtype and device, for code that asks for them."""
+        return self._like.expand(self.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out), float32."""
+        rows = self.inner(x.reshape(-1, x.shape[-1]))
+        return rows.reshape(*x.shape[:-1], -1).to(x.dtype)  # type: ignore[no-any-return]
+
+
+class Int8Options(Options):
+    """`threshold`: magnitude over which an input column counts as an outlier; 0 turns the decomposition off."""
+
+    threshold: float = Field(default=6.0, ge=0)
+
+
+class FourBitOptions(Options):
+    """`doublequant`: quantize the absmax values, too."""
+
+    doublequant: bool = False
+
+
+@dataclass(frozen=True)
+class BitsAndBytes(Quantizer):
+    """One of bitsandbytes' formats: "int8", "nf4" or "fp4"."""
+
+    format: str = "int8"
+    layer_types = (nn.Linear,)
+
+    def quantize_tower(self, job: TowerJob) -> list[LayerRecord]:
+        """Replace every Linear by bitsandbytes' own module."""
+        options = self.read_options(job.spec, self.options)
+        records = []
+        with job.progress.phase(f"{self.name}: weights ({job.tower})", len(job.targets)) as advance:
+            for name, target in job.targets.items():
+                layer = target.layer
+                assert isinstance(layer, nn.Linear)
+                inner, dense, packed = self._convert(layer, options)
+                original = layer.weight.detach()
+                job.replace(name, Flattened(inner, original))
+                relative, sqnr = affine.error(original, dense)
+                bits, grain = (8, "channel") if self.format == "int8" else (4, "block 64")
+                shape = tuple(original.shape)
+                records.append(LayerRecord(name, "Linear", shape, bits, grain, packed, relative, sqnr, ENGINE))
+                advance(1)
+        return records
+
+    def _convert(self, layer: nn.Linear, options: Options) -> tuple[nn.Module, Tensor, int]:
+        """bitsandbytes' module, its dequantized weight and its packed bits."""
+        if isinstance(options, Int8Options):
+            return _int8(layer, options.threshold)
+        assert isinstance(options, FourBitOptions)
+        return _four_bit(layer, self.format, options.doublequant)
+
+
+class Int8(BitsAndBytes):
+    """LLM.int8()."""
+
+    options = Int8Options
+
+
+class FourBit(BitsAndBytes):
+    """NF4 and FP4."""
+
+    options = FourBitOptions
+
+
+def _bitsandbytes() -> Any:
+    import bitsandbytes
+
+    # it warns at each call that float32 inputs are cast, which is what we want
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    return bitsandbytes
+
+
+def _fill(new: Any, layer: nn.Linear) -> None:
+    if layer.bias is not None:
+        new.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+    new.eval().requires_grad_(False)
+
+
+def _int8(layer: nn.Linear, threshold: float) -> tuple[nn.Module, Tensor, int]:
+    bnb, weight = _bitsandbytes(), layer.weight.detach().float()
+    new = bnb.nn.Linear8bitLt(
+        layer.in_features, layer.out_features, layer.bias is not None, has_fp16_weights=False, threshold=threshold
+    )
+    new.weight = bnb.nn.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
+    _fill(new, layer)
+    new = new.to(weight.device)
+    codes, scale = new.weight.data, new.weight.SCB
+    if codes.dtype != torch.int8:
+        codes, scale, _ = bnb.functional.int8_vectorwise_quant(weight.half())
+        new.weight = bnb.nn.Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scale)
+    dense = codes.float() * (scale.float().unsqueeze(1) / 127)
+    return new, dense, codes.numel() * 8 + scale.numel() * 32
+
+
+def _four_bit(layer: nn.Linear, kind: str, double: bool) -> tuple[nn.Module, Tensor, int]:
+    bnb, weight = _bitsandbytes(), layer.weight.detach().float()
+    new = bnb.nn.Linear4bit(
+        layer.in_features,
+        layer.out_features,
+        layer.bias is not None,
+        compute_dtype=torch.float32,
+        compress_statistics=double,
+        quant_type=kind,
+    )
+    new.weight = bnb.nn.Params4bit(
+        weight.contiguous(), requires_grad=False, compress_statistics=double, quant_type=kind, module=new
+    )
+    _fill(new, layer)
+    new = new.to(weight.device)
+    state = new.weight.quant_state
+    dense = bnb.functional.dequantize_4bit(new.weight.data, state).reshape(weight.shape).float()
+    return new, dense, new.weight.data.numel() * 8 + _state_bits(state)
+
+
+def _state_bits(state: Any) -> int:
+    """Bits of the absmax values: float32, or 8 bits with their own float32 absmax and one offset."""
+    if state.nested:
+        return int(state.absmax.numel() * 8 + state.state2.absmax.numel() * 32 + 32)
+    return int(state.absmax.numel() * 32)
+
+
+_QLORA = "Dettmers et al. 2023 (QLoRA), arXiv 2305.14314"
+_FIELDS = COMMON_FIELDS | {"options"}
+int8 = Int8(
+    name="bnb-int8",
+    version=1,
+    title="bitsandbytes LLM.int8(): int8 weights and inputs, outlier columns in float",
+    paper="Dettmers et al. 2022, arXiv 2208.07339",
+    fields=_FIELDS,
+    kernel="real",
+    format="int8",
+)
+nf4 = FourBit("bnb-nf4", 1, "bitsandbytes NF4 weights in blocks of 64", _QLORA, _FIELDS, kernel="real", format="nf4")
+fp4 = FourBit("bnb-fp4", 1, "bitsandbytes FP4 weights in blocks of 64", _QLORA, _FIELDS, kernel="real", format="fp4")

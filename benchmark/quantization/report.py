@@ -1,0 +1,220 @@
+"""QuantizationReport: the proof that a quantization did what its name says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark.errors import NonFiniteError, QuantizationError
+from benchmark.models.base import ClipModel
+from benchmark.quantization.base import Kernel, LayerRecord
+from benchmark.quantization.calibration import Calibration
+from benchmark.quantization.int8 import cpu_capability
+from benchmark.spec import QuantSpec, Tower
+
+PROBE = 8
+_PROBE_TEXTS = (
+    "a photo of a cat",
+    "a drawing of two red circles on a blue background",
+    "the handwritten digit seven",
+    "a dog",
+    "a satellite image of a harbour at night",
+    "green square",
+    "a close-up photo of an old wooden door, slightly open",
+    "texture",
+)
+KEPT = "LayerNorm, softmax, residual sums, embeddings, logit scale and bias stay in float32"
+
+
+@dataclass(frozen=True)
+class TowerReport:
+    """What happened to one tower.
+
+    Attributes:
+        layers: one record per replaced layer.
+        skipped: layers left in full precision, with the reason.
+        weight_share: share of the weights of the tower's Linear and Conv2d layers that was replaced.
+        mac_share: share of their multiply-accumulates, counted on a probe batch (attention products not included).
+        bits_per_weight: packed bits over weights, in the replaced layers.
+        bits_per_parameter, bits_per_parameter_without_embedding: the same over all parameters of the tower, with and
+            without its token embedding.
+        packed_bytes, float_bytes: size of the tower's parameters after and before, scales and zero points counted.
+        weight_relative_error, weight_sqnr_db: over all replaced weights together.
+        cosine: mean cosine between quantized and full-precision embeddings of the probe batch.
+        embedding_sqnr_db: 10 log10(||f||^2 / ||q - f||^2) over the probe batch.
+        engines: number of layers by engine.
+    """
+
+    layers: tuple[LayerRecord, ...]
+    skipped: Mapping[str, str]
+    weight_share: float
+    mac_share: float
+    bits_per_weight: float
+    bits_per_parameter: float
+    bits_per_parameter_without_embedding: float
+    packed_bytes: int
+    float_bytes: int
+    weight_relative_error: float
+    weight_sqnr_db: float | None
+    cosine: float
+    embedding_sqnr_db: float
+    engines: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """One quantization of one model; `towers` is empty for full precision."""
+
+    quantization: str
+    model: str
+    version: int
+    kernel: Kernel | None
+    towers: Mapping[Tower, TowerReport]
+    cpu: str
+    device: str
+    kept: str = KEPT
+    notes: tuple[str, ...] = ()
+
+    @property
+    def engine(self) -> str:
+        """Names of all engines used, joined by `+`; `float` for full precision."""
+        return "+".join(sorted({e for tower in self.towers.values() for e in tower.engines})) or "float"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, ready for `json.dumps(..., allow_nan=False)`."""
+        value: dict[str, Any] = json.loads(json.dumps(asdict(self) | {"engine": self.engine}, allow_nan=False))
+        return value
+
+
+@dataclass(frozen=True)
+class Run:
+    """One probe batch through a tower: features and, per watched module, calls and multiply-accumulates."""
+
+    features: Tensor
+    calls: Mapping[str, int]
+    macs: Mapping[str, int]
+
+
+def probe(model: ClipModel, tower: Tower, names: Sequence[str], calibration: Calibration | None) -> Run:
+    """Run a probe batch: the first calibration pairs, or seeded noise images and fixed texts."""
+    calls, macs = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+
+    def hook(name: str, weights: int) -> Any:
+        def count(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            calls[name] += 1
+            channels = 1 if output.ndim == 4 else -1
+            macs[name] += output.numel() // output.shape[channels] * weights
+
+        return count
+
+    handles = []
+    for name in names:
+        module = model.module.get_submodule(name)
+        weights = int(np.prod(module.weight.shape))  # type: ignore[arg-type]
+        handles.append(module.register_forward_hook(hook(name, weights)))
+    try:
+        return Run(_probe_features(model, tower, calibration).double().cpu(), calls, macs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _probe_features(model: ClipModel, tower: Tower, calibration: Calibration | None) -> Tensor:
+    if tower == "text":
+        return model.encode_text(list(calibration.captions[:PROBE]) if calibration else list(_PROBE_TEXTS))
+    if calibration is not None:
+        return model.encode_image(torch.from_numpy(calibration.pixels[:PROBE].copy()))
+    height, width = model.preprocess.size
+    noise = np.random.default_rng(0).integers(0, 256, (PROBE, 3, height, width), dtype=np.uint8)
+    return model.encode_image(torch.from_numpy(noise))
+
+
+def tower_report(
+    before: ClipModel,
+    after: ClipModel,
+    tower: Tower,
+    records: Sequence[LayerRecord],
+    skipped: Mapping[str, str],
+    calibration: Calibration | None,
+    spec: QuantSpec,
+) -> TowerReport:
+    """Measure what was done to a tower.
+
+    Raises:
+        QuantizationError: nothing was replaced, a replaced layer is never called, or the embeddings did not change.
+        NonFiniteError: the quantized embeddings are not finite.
+    """
+    if not records:
+        reason = next(iter(skipped.values()), "it has no Linear or Conv2d")
+        raise QuantizationError(f"quantization '{spec.name}' replaced no layer of the {tower} tower: {reason}")
+    layers = before.layers(tower)
+    reference = probe(before, tower, list(layers), calibration)
+    quantized = probe(after, tower, [r.name for r in records], calibration)
+    _check_run(spec, tower, reference, quantized)
+    done = {r.name for r in records}
+    weights = {name: layer.weight.numel() for name, layer in layers.items()}  # type: ignore[operator]
+    macs, total = reference.macs, sum(weights.values())
+    packed, covered = sum(r.packed_bits for r in records), sum(weights[n] for n in done)
+    parameters, embedding = _parameters(before, tower)
+    rest = 32 * (parameters - covered)
+    relative, sqnr = _pooled_error(records, layers)
+    noise = float((quantized.features - reference.features).square().sum())
+    return TowerReport(
+        layers=tuple(records),
+        skipped=dict(skipped),
+        weight_share=covered / total,
+        mac_share=sum(macs[n] for n in done) / sum(macs.values()),
+        bits_per_weight=packed / covered,
+        bits_per_parameter=(packed + rest) / parameters,
+        bits_per_parameter_without_embedding=(packed + rest - 32 * embedding) / (parameters - embedding),
+        packed_bytes=-(-(packed + rest) // 8),
+        float_bytes=4 * parameters,
+        weight_relative_error=relative,
+        weight_sqnr_db=sqnr,
+        cosine=float((quantized.features * reference.features).sum(1).mean()),
+        embedding_sqnr_db=float(10 * np.log10(float(reference.features.square().sum()) / noise)),
+        engines={e: sum(r.engine == e for r in records) for e in sorted({r.engine for r in records})},
+    )
+
+
+def _check_run(spec: QuantSpec, tower: Tower, reference: Run, quantized: Run) -> None:
+    if silent := sorted(name for name, count in quantized.calls.items() if count == 0):
+        raise QuantizationError(
+            f"quantization '{spec.name}': the {tower} tower never calls {', '.join(silent[:3])}"
+            f"{' ...' if len(silent) > 3 else ''}; replacing it has no effect (skip it, or mend the model adapter)"
+        )
+    if not torch.isfinite(quantized.features).all():
+        raise NonFiniteError(f"quantization '{spec.name}': the {tower} embeddings are NaN or infinite")
+    if torch.equal(reference.features, quantized.features):
+        raise QuantizationError(f"quantization '{spec.name}' changed nothing: the {tower} embeddings are bit-identical")
+
+
+def _parameters(model: ClipModel, tower: Tower) -> tuple[int, int]:
+    """Number of parameters of a tower, and of those in its embedding tables."""
+    total = sum(p.numel() for n, p in model.module.named_parameters() if model.in_tower(n, tower))
+    tables = [m for n, m in model.module.named_modules() if isinstance(m, nn.Embedding) and model.in_tower(n, tower)]
+    return total, sum(table.weight.numel() for table in tables)
+
+
+def _pooled_error(records: Sequence[LayerRecord], layers: Mapping[str, nn.Module]) -> tuple[float, float | None]:
+    """Relative error and SQNR of all replaced weights as one long vector."""
+    signal = noise = 0.0
+    for record in records:
+        energy = float(layers[record.name].weight.detach().double().square().sum())  # type: ignore[operator]
+        signal += energy
+        noise += energy * record.relative_error**2
+    if noise == 0:
+        return 0.0, None
+    return (noise / signal) ** 0.5, float(10 * np.log10(signal / noise))
+
+
+def describe_device(model: ClipModel) -> tuple[str, str]:
+    """CPU capability, and the device's name."""
+    device = model.device
+    return cpu_capability(), torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
