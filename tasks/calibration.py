@@ -20,6 +20,7 @@ from benchmark.metrics.calibration import (
     tune_logit_scale,
 )
 from benchmark.metrics.scores import log_softmax, logits, top_label
+from tasks.figures import reliability
 
 BINS = 15
 
@@ -109,3 +110,6 @@ def _measures(bank: FeatureBank, scale: float) -> tuple[dict[str, float], dict[s
         "bin_count": bins.count,
     }
     return metrics, {"confidence": confidence, "correct": correct}, tables
+
+
+calibration.draw(reliability)

@@ -12,6 +12,7 @@ from benchmark.errors import DataError
 from benchmark.metrics.classification import correct
 from benchmark.metrics.robustness import mean_corruption_error, mean_corruption_error_alexnet, relative_robustness
 from benchmark.spec import Frozen
+from tasks.figures import severity_curves
 
 
 class CorruptionOptions(Frozen):
@@ -121,3 +122,6 @@ def _errors(metrics: Mapping[str, float]) -> dict[str, list[float]]:
         if len(parts) == 3 and parts[2] == "accuracy":
             found.setdefault(parts[0], {})[int(parts[1])] = 1.0 - value
     return {kind: [errors[s] for s in sorted(errors)] for kind, errors in found.items()}
+
+
+corruption.draw(severity_curves)

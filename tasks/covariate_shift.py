@@ -11,6 +11,7 @@ from benchmark import Banks, FeatureBank, Metric, Outcome, UndefinedMetric, task
 from benchmark.errors import DataError
 from benchmark.metrics.classification import correct
 from benchmark.metrics.robustness import relative_change
+from tasks.figures import shift_bars
 
 
 @task(
@@ -84,3 +85,6 @@ def _source_on(source: FeatureBank, shifted: FeatureBank) -> FeatureBank:
         logit_scale=source.logit_scale,
         logit_bias=source.logit_bias,
     )
+
+
+covariate_shift.draw(shift_bars)

@@ -22,6 +22,7 @@ from benchmark.metrics.detection import (
 )
 from benchmark.metrics.ood import SCORES
 from benchmark.spec import Frozen
+from tasks.figures import score_histograms
 
 MEASURES = {
     "auroc": auroc,
@@ -93,3 +94,6 @@ def _scores(bank: FeatureBank, known: FeatureBank, names: tuple[str, ...]) -> ND
     """(N, number of scores) float64."""
     cos = bank.cosines(known.text)
     return np.stack([SCORES[name](cos, bank.logit_scale, bank.logit_bias) for name in names], axis=1)
+
+
+ood.draw(score_histograms)

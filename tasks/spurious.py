@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from benchmark import Banks, Metric, Outcome, UndefinedMetric, task
 from benchmark.metrics.classification import correct
 from benchmark.metrics.robustness import delta_rsg, group_accuracies, rsg, vuln_add
+from tasks.figures import spurious_bars
 
 
 @task(
@@ -84,3 +85,6 @@ def against_full_precision(quantized: Outcome, reference: Outcome) -> Outcome:
         except UndefinedMetric as reason:
             notes[name] = str(reason)
     return Outcome(found, notes=notes)
+
+
+spurious.draw(spurious_bars)

@@ -70,8 +70,8 @@ class StreamTracker(Tracker):
 
     name = "stream"
 
-    def __init__(self, write: Callable[[str], object] = sys.stdout.write) -> None:
-        self._write = write
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+        self._write = write or sys.stdout.write
 
     def open(self, home: Path, uri: str | None = None) -> StreamTracker:
         """Itself: there is nothing to open."""
