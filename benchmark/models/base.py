@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.spec import Tower, digest
+from benchmark.errors import UnknownNameError
+from benchmark.models.preprocess import Preprocess, Resize
+from benchmark.spec import Tower
 
-Resize = Literal["shortest", "longest", "squash"]
+__all__ = ["ClipModel", "Preprocess", "Resize", "Tap"]
 
 
 @dataclass(frozen=True)
-class Preprocess:
-    """How an image becomes pixels of the size that the model takes; the same meaning as open_clip's PreprocessCfg.
+class Tap:
+    """Features read inside the image tower while it runs.
 
-    Decoding, resizing and cropping give uint8 pixels, which are stored; `mean` and `std` (of values in [0, 1]) are
-    applied when the model runs.
+    Attributes:
+        module: name of the module that is watched, within the ClipModel's module.
+        side: whether its (first) input or its output is handed on.
+        read: (whole module, watched tensor) -> features with the batch first.
     """
 
-    size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    resize: Resize = "shortest"
-    fill: int = 0
-
-    def pixel_digest(self) -> str:
-        """Content hash of what determines the stored uint8 pixels (mean and std do not)."""
-        return digest([list(self.size), self.interpolation, self.resize, self.fill])
+    module: str
+    side: Literal["input", "output"]
+    read: Callable[[nn.Module, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,11 @@ class ClipModel:
         tokenizer: texts -> tokens (B, L) int64.
         towers: for each tower the prefixes of the names of its modules within `module`.
         blocks: for each tower the names of its repeated blocks in forward order (for block-by-block calibration).
-        token_mask: tokens (B, L) -> bool (B, L), True where a position counts for calibration; None: all count.
+        token_mask: tokens (B, L) -> bool (B, S), True where a position counts for calibration; None: all count. S is
+            the length of the sequence inside the tower: L, or L + 1 for CoCa, which appends a class token.
+        taps: features inside the image tower by name: `penultimate` (B, P), the pooled features before the projection
+            into the joint space; `local` (B, N, D), patch features in the joint space, L2-normalised, where the
+            family has them; `block:NAME` (B, C) for each block of the image tower. All float32.
     """
 
     name: str
@@ -64,6 +66,7 @@ class ClipModel:
     logit_scale: float
     logit_bias: float = 0.0
     token_mask: Callable[[Tensor], Tensor] | None = None
+    taps: Mapping[str, Tap] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -100,6 +103,23 @@ class ClipModel:
         return _unit(self.image_encoder(self.module, self.normalise(pixels)))
 
     @torch.inference_mode()
+    def encode_image_with(self, pixels: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """As `encode_image`, under "image", and the named taps, all from one forward pass.
+
+        Raises:
+            UnknownNameError: this model has no such tap.
+        """
+        for name in taps:
+            if name not in self.taps:
+                raise UnknownNameError(f"tap of {self.name}", name, self.taps)
+        watched: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            for name in taps:
+                stack.enter_context(_watch(self.module, name, self.taps[name], watched))
+            image = self.encode_image(pixels)
+        return {"image": image} | watched
+
+    @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """B texts -> L2-normalised features (B, D) float32."""
         return _unit(self.text_encoder(self.module, self.tokenizer(texts).to(self.device)))
@@ -107,3 +127,18 @@ class ClipModel:
 
 def _unit(features: Tensor) -> Tensor:
     return nn.functional.normalize(features.float(), dim=-1)
+
+
+@contextmanager
+def _watch(module: nn.Module, name: str, tap: Tap, watched: dict[str, Tensor]) -> Iterator[None]:
+    """Put the tap's features into `watched[name]` whenever the watched module runs."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        value = args[0] if tap.side == "input" else output
+        watched[name] = tap.read(module, value[0] if isinstance(value, tuple) else value).float()
+
+    handle = module.get_submodule(tap.module).register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,225 @@
+"""open_clip models: from an architecture, a weight file and a tokenizer to a ClipModel with plain Linears.
+
+Nothing here looks names up or touches a network: `benchmark.models.resolve` has already found the files.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.errors import ModelError
+from benchmark.models.attention import unroll
+from benchmark.models.base import ClipModel
+from benchmark.models.checkpoint import fill, read_state
+from benchmark.models.preprocess import Preprocess
+from benchmark.models.structure import block_names
+from benchmark.models.taps import open_clip_taps
+from benchmark.spec import Tower
+
+CLIP_TEXT = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
+"""The text tower of open_clip's CLIP class, whose parts lie beside `visual`; other classes have a `text` module."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an open_clip model comes from: `folder` holds its tokenizer files and is None for open_clip's own names."""
+
+    name: str
+    family: str
+    digest: str
+    architecture: Mapping[str, Any]
+    preprocess: Preprocess
+    weights: Path
+    folder: Path | None
+
+
+def load(source: Source, device: str = "cpu") -> ClipModel:
+    """Build the architecture, fill it with the weights, rewrite its attention and hand out its ClipModel.
+
+    Raises:
+        ModelError: the architecture cannot be built, or the weights do not match it.
+        NonFiniteError: a weight is NaN or infinite.
+    """
+    config = copy.deepcopy(dict(source.architecture))
+    tokenizer = _tokenizer(source, config["text_cfg"])
+    module = _build(source, config)
+    fill(module, _adapted(module, read_state(source.weights)), source.weights)
+    module.eval().requires_grad_(False)
+    if hasattr(module, "text_decoder"):
+        del module.text_decoder  # CoCa's caption decoder: encode_image and encode_text never run it
+    unroll(module)
+    towers = _towers(module)
+    return ClipModel(
+        name=source.name,
+        family=source.family,
+        digest=source.digest,
+        module=module.to(device),
+        preprocess=source.preprocess,
+        tokenizer=tokenizer,
+        image_encoder=_encode_image,
+        text_encoder=_encode_text,
+        towers=towers,
+        blocks={tower: block_names(module, prefixes) for tower, prefixes in towers.items()},
+        logit_scale=float(module.logit_scale.double().exp()),
+        logit_bias=0.0 if module.logit_bias is None else float(module.logit_bias),
+        token_mask=_token_mask(module),
+        taps=open_clip_taps(module, block_names(module, towers["vision"])),
+    )
+
+
+def _encode_image(module: Any, pixels: Tensor) -> Tensor:
+    features: Tensor = module.encode_image(pixels, normalize=False)
+    return features
+
+
+def _encode_text(module: Any, tokens: Tensor) -> Tensor:
+    features: Tensor = module.encode_text(tokens, normalize=False)
+    return features
+
+
+def _build(source: Source, config: dict[str, Any]) -> Any:
+    """The module with random weights; open_clip's choice among its three classes, without any download."""
+    from open_clip import CLIP, CoCa, CustomTextCLIP
+
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if vision.get("timm_model_name"):
+        vision["timm_model_pretrained"] = False
+    if text.get("hf_model_name"):
+        text["hf_model_pretrained"] = False
+        local = source.folder / text["hf_model_name"] if source.folder else None
+        text["hf_model_name"] = str(local) if local and local.is_dir() else text["hf_model_name"]
+    custom = config.pop("custom_text", False) or bool(text.get("hf_model_name"))
+    kind = (CoCa if "multimodal_cfg" in config else CustomTextCLIP) if custom else CLIP
+    try:
+        return kind(**config)
+    except (TypeError, ValueError, RuntimeError, AssertionError, OSError, ImportError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{source.name}: this model_cfg cannot be built by open_clip ({reason})") from error
+
+
+def _adapted(module: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict in today's layout: known older layouts renamed, scalars shaped as the module has them."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    state = dict(convert_state_dict(module, state))
+    if hasattr(module, "text"):
+        state = dict(convert_to_custom_text_state_dict(state))
+    own = module.state_dict()
+    for name in ("logit_scale", "logit_bias"):
+        if name in state and name in own and state[name].numel() == own[name].numel():
+            state[name] = state[name].reshape(own[name].shape)
+    for name in [name for name in state if name.endswith("embeddings.position_ids") and name not in own]:
+        del state[name]  # a counting buffer that older transformers saved
+    return state
+
+
+def _towers(module: nn.Module) -> dict[Tower, tuple[str, ...]]:
+    return {"vision": ("visual",), "text": ("text",) if hasattr(module, "text") else CLIP_TEXT}
+
+
+def _tokenizer(source: Source, text: Mapping[str, Any]) -> Callable[[Sequence[str]], Tensor]:
+    """The model's own tokenizer with its context length."""
+    from open_clip import SimpleTokenizer
+
+    length, options = int(text.get("context_length", 77)), dict(text.get("tokenizer_kwargs") or {})
+    if not text.get("hf_tokenizer_name"):
+        tokenizer = SimpleTokenizer(context_length=length, **options)
+        vocabulary = int(text.get("vocab_size", 49408))
+        if not text.get("hf_model_name") and tokenizer.vocab_size > vocabulary:
+            raise ModelError(
+                f"{source.name}: text_cfg.vocab_size {vocabulary} is smaller than the tokenizer's "
+                f"{tokenizer.vocab_size}; name the model's own by text_cfg.hf_tokenizer_name"
+            )
+        return Tokenizer(tokenizer)
+    return Tokenizer(_hub_tokenizer(source, text, length, options))
+
+
+def _hub_tokenizer(source: Source, text: Mapping[str, Any], length: int, options: dict[str, Any]) -> Any:
+    """A transformers tokenizer: from the model's folder if it has one, else by its hub name."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        raise ModelError(
+            f"{source.name}: its tokenizer needs the extra 'transformers': pip install 'reliquant[transformers]'"
+        ) from None
+    from open_clip.tokenizer import HFTokenizer
+
+    where = str(source.folder) if source.folder else str(text["hf_tokenizer_name"])
+    try:
+        return HFTokenizer(where, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"{source.name}: no tokenizer at '{where}' ({reason}); for --model local-dir: put the tokenizer's files "
+            "(tokenizer.json, tokenizer_config.json) into the folder"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Texts -> tokens (B, L) int64, by an open_clip tokenizer."""
+
+    inner: Any
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        tokens: Tensor = self.inner(list(texts))
+        return tokens
+
+
+@dataclass(frozen=True)
+class UpToEnd:
+    """Positions up to and with the end-of-text token: the last that a causal tower's pooled output depends on."""
+
+    end: int | None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) -> bool (B, L); the end token is the largest id unless `end` names it."""
+        last = tokens.argmax(-1) if self.end is None else (tokens == self.end).int().argmax(-1)
+        return torch.arange(tokens.shape[1], device=tokens.device) <= last[:, None]
+
+
+@dataclass(frozen=True)
+class NotPadding:
+    """Positions that hold no padding; `appended` for CoCa, whose class token makes the sequence one longer.
+
+    open_clip keeps the released CoCa weights' mask, which is shifted right by one position unless `correct`.
+    """
+
+    pad: int
+    appended: bool = False
+    correct: bool = True
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) -> bool (B, L), or (B, L + 1) with the appended class token."""
+        kept = tokens != self.pad
+        if not self.appended:
+            return kept
+        ones = kept.new_ones(len(kept), 1)
+        if self.correct:
+            return torch.cat([kept, ones], 1)
+        mask = torch.cat([ones, kept], 1)
+        mask[:, -1] = True
+        return mask
+
+
+def _token_mask(module: Any) -> Callable[[Tensor], Tensor] | None:
+    """Which text positions the pooled output depends on; None where all of them do (SigLIP attends its padding)."""
+    text = getattr(module, "text", None)
+    if text is not None and hasattr(text, "config"):  # a transformers text tower: padding is masked out
+        return NotPadding(int(text.config.pad_token_id))
+    if text is not None and getattr(text, "cls_emb", None) is not None:
+        return NotPadding(text.pad_id, appended=True, correct=text.correct_cls_mask)
+    causal = module.attn_mask if text is None else text.attn_mask
+    pool = module.text_pool_type if text is None else text.pool_type
+    if causal is None or pool not in ("argmax", "eos"):
+        return None
+    end = module.text_eos_id if text is None else text.eos_id
+    return UpToEnd(end if pool == "eos" else None)

@@ -1,0 +1,277 @@
+"""A model reference -> files, digest and loader, without building the model or importing torch where it can be helped.
+
+`demo`, `local-dir:PATH`, `hf-hub:ORG/NAME`, `NAME/PRETRAINED`, `NAME/FILE`, `transformers:PATH_OR_ID`, or the path of
+a weight file that lies beside its `open_clip_config.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.errors import ModelError, ReliquantError, UnknownNameError
+from benchmark.models import hub
+from benchmark.models.checkpoint import TORCH_SUFFIXES, count_parameters, file_digest, find_weights
+from benchmark.models.families import family_of
+from benchmark.models.preprocess import Preprocess, from_open_clip
+from benchmark.spec import ModelSpec, digest
+
+if TYPE_CHECKING:
+    from benchmark.models.base import ClipModel
+    from benchmark.models.open_clip import Source
+
+CONFIG_NAME = "open_clip_config.json"
+ADAPTER_VERSION = 1
+"""Part of every model's digest; rises when the adapters change what a model computes."""
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
+    *("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
+)
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model whose files are on this machine.
+
+    Attributes:
+        name: display name, safe in file names and metric keys.
+        digest: SHA-256 over the weight files' bytes, the architecture, the preprocessing and the tokenizer's files.
+        files: every file that the model is built from.
+        parameters: number of stored values, None where the weight file does not tell without being loaded.
+    """
+
+    spec: ModelSpec
+    name: str
+    family: str
+    digest: str
+    files: tuple[Path, ...]
+    parameters: int | None
+    preprocess: Preprocess
+    loader: Callable[[str], ClipModel] = field(repr=False, compare=False)
+
+    @property
+    def ref(self) -> str:
+        """The reference as the user gave it."""
+        return self.spec.ref
+
+    def load(self, device: str = "cpu") -> ClipModel:
+        """Build the model on a device, in eval mode.
+
+        Raises:
+            ModelError: the checkpoint does not fit its architecture or cannot be read.
+            NonFiniteError: a weight is NaN or infinite.
+        """
+        return self.loader(device)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What an open_clip reference leads to."""
+
+    config: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+    weights: Path
+    folder: Path | None
+    where: str
+
+
+def resolve(spec: ModelSpec | str, *, download: bool = True) -> ResolvedModel:
+    """Find a model's files and say what it is; the weights are hashed but not loaded.
+
+    Args:
+        spec: the model, or its reference alone.
+        download: whether files that are not cached may be fetched from the hub.
+
+    Raises:
+        ModelError: a file is missing or broken, or the hub cannot be reached.
+        UnknownNameError: no such architecture or pretrained tag.
+    """
+    spec = ModelSpec(ref=spec) if isinstance(spec, str) else spec
+    return _resolve_open_clip(spec, _parts(spec.ref, download))
+
+
+def _parts(ref: str, download: bool) -> _Parts:
+    scheme, _, rest = ref.partition(":")
+    if ref == "demo":
+        return _from_folder(demo_folder())
+    if scheme == "local-dir":
+        return _from_folder(Path(rest).expanduser())
+    if scheme == "hf-hub":
+        return _from_hub(rest, download)
+    path = Path(ref).expanduser()
+    if path.is_file():
+        return _from_file(path)
+    return _from_architecture(ref, download)
+
+
+def demo_folder() -> Path:
+    """Where the embedded demo checkpoint lies."""
+    return Path(__file__).parent.parent / "demo" / "checkpoint"
+
+
+def _from_folder(folder: Path) -> _Parts:
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder (from --model local-dir:PATH)")
+    if not (folder / CONFIG_NAME).is_file():
+        hint = f"; for a transformers model use transformers:{folder}" if (folder / "config.json").is_file() else ""
+        raise ModelError(f"{folder}: {CONFIG_NAME} is missing{hint}")
+    config = _read_config(folder / CONFIG_NAME)
+    return _Parts(config["model_cfg"], config.get("preprocess_cfg", {}), find_weights(folder), folder, str(folder))
+
+
+def _from_file(path: Path) -> _Parts:
+    if not (path.parent / CONFIG_NAME).is_file():
+        raise ModelError(
+            f"{path}: which architecture? Put {CONFIG_NAME} beside it, or name one of open_clip's: "
+            f"--model ViT-B-32/{path}"
+        )
+    config = _read_config(path.parent / CONFIG_NAME)
+    return _Parts(config["model_cfg"], config.get("preprocess_cfg", {}), path, path.parent, str(path))
+
+
+def _from_hub(repository: str, download: bool) -> _Parts:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ModelError(f"hf-hub:{repository}: expected hf-hub:ORG/NAME")
+    path = hub.fetch(repository, [CONFIG_NAME], download=download)
+    weights = hub.fetch(repository, ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"], download=download)
+    config = _read_config(path)
+    return _Parts(config["model_cfg"], config.get("preprocess_cfg", {}), weights, None, f"hf-hub:{repository}")
+
+
+def _from_architecture(ref: str, download: bool) -> _Parts:
+    name, _, pretrained = ref.partition("/")
+    known = architectures()
+    if name not in known:
+        if name in ("", ".", "..", "~") or Path(ref).suffix in (".safetensors", *TORCH_SUFFIXES):
+            raise ModelError(f"{ref}: no such file")
+        raise UnknownNameError("model architecture", name, known)
+    config = _read_json(known[name])
+    from open_clip import pretrained as tags
+
+    catalogue = tags.list_pretrained_tags_by_model(name)
+    if not pretrained:
+        raise ModelError(
+            f"{ref}: which weights? Use {name}/FILE or {name}/TAG ({', '.join(catalogue) or 'no tag known'})"
+        )
+    entry = tags.get_pretrained_cfg(name, pretrained)
+    if entry:
+        return _Parts(config, entry, fetch_pretrained(entry, ref, download), None, ref)
+    file = Path(pretrained).expanduser()
+    if file.is_file():
+        return _Parts(config, {}, file, None, ref)
+    if file.suffix in (".safetensors", *TORCH_SUFFIXES):
+        raise ModelError(f"{file}: no such weight file (from --model {ref})")
+    raise UnknownNameError(f"pretrained tag of {name}", pretrained, catalogue)
+
+
+def weight_location(entry: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+    """Hub repository and file names, safetensors first, of one of open_clip's pretrained entries."""
+    repository, _, name = str(entry.get("hf_hub") or "").rpartition("/")
+    if not repository:
+        return None
+    if not name:
+        return repository, ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    return repository, [str(Path(name).with_suffix(".safetensors")), name]
+
+
+def fetch_pretrained(entry: Mapping[str, Any], ref: str, download: bool) -> Path:
+    """The weight file of one of open_clip's pretrained entries."""
+    location = weight_location(entry)
+    if location is None:
+        raise ModelError(f"{ref}: open_clip names no hub repository for it; download it and use --model NAME/FILE")
+    return hub.fetch(*location, download=download)
+
+
+def architectures() -> dict[str, Path]:
+    """open_clip's own architectures by name -> their configuration files, found without importing the package."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise ModelError("the package open_clip_torch is not installed: pip install open_clip_torch")
+    folder = Path(next(iter(package.submodule_search_locations))) / "model_configs"
+    return {path.stem: path for path in sorted(folder.glob("*.json"))}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise ModelError(f"{path}: expected a JSON object")
+    return data
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """An open_clip_config.json, with its `model_cfg` and the parts of it that every model has."""
+    config = _read_json(path)
+    model = config.get("model_cfg")
+    if not isinstance(model, dict):
+        raise ModelError(f"{path}: 'model_cfg' is missing")
+    for key, kind in (("embed_dim", int), ("vision_cfg", dict), ("text_cfg", dict)):
+        if not isinstance(model.get(key), kind):
+            raise ModelError(f"{path}: model_cfg.{key} is missing or not of type {kind.__name__}")
+    return config
+
+
+def _resolve_open_clip(spec: ModelSpec, parts: _Parts) -> ResolvedModel:
+    preprocess = from_open_clip(parts.config["vision_cfg"].get("image_size", 224), parts.preprocess, parts.where)
+    texts = tokenizer_files(parts.folder) if parts.folder and parts.config["text_cfg"].get("hf_tokenizer_name") else ()
+    files = (parts.weights, *texts)
+    content = model_digest(parts.config, preprocess, files)
+    name = spec.name or display_name(spec.ref)
+    family = family_of(parts.config)
+
+    def loader(device: str) -> ClipModel:
+        from benchmark.models.open_clip import Source, load
+
+        source: Source = Source(name, family, content, parts.config, preprocess, parts.weights, parts.folder)
+        return load(source, device)
+
+    return ResolvedModel(spec, name, family, content, files, count_parameters(parts.weights), preprocess, loader)
+
+
+def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """The tokenizer's files in a model folder."""
+    return tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
+
+
+def model_digest(config: Mapping[str, Any], preprocess: Preprocess, files: Iterable[Path]) -> str:
+    """SHA-256 over architecture, preprocessing and the bytes of the files; their names and places do not count."""
+    try:
+        contents = [file_digest(path) for path in files]
+    except OSError as error:
+        raise ModelError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    return digest([ADAPTER_VERSION, dict(config), asdict(preprocess), contents])
+
+
+def display_name(ref: str) -> str:
+    """A name for file names and metric keys: at most 64 characters, letters, digits, `_`, `.` and `-`."""
+    scheme, colon, rest = ref.partition(":")
+    path = Path(rest if colon else ref).expanduser()
+    if scheme == "local-dir" or path.exists():
+        text = path.resolve().name
+    elif colon:
+        text = rest.replace("/", ".")
+    else:
+        architecture, _, tag = ref.partition("/")
+        text = f"{architecture}.{Path(tag).stem if Path(tag).is_file() else tag}" if tag else architecture
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).lstrip("-._") or "model"
+    if len(safe) <= 64:
+        return safe
+    return f"{safe[:55]}-{hashlib.sha256(ref.encode()).hexdigest()[:8]}"
+
+
+def is_cached(entry: Mapping[str, Any]) -> bool:
+    """Whether the weights of one of open_clip's pretrained entries lie in the local hub cache."""
+    location = weight_location(entry)
+    try:
+        return location is not None and hub.cached(*location) is not None
+    except ReliquantError:
+        return False
