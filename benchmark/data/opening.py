@@ -1,0 +1,298 @@
+"""From a DataSpec to `Data`: labels, ids, class names and prompts, with the limit applied; nothing is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data import prompts
+from benchmark.data.corruption_names import COMMON, EXTRA, GENERATOR_VERSION
+from benchmark.data.sources.base import LoadedData, Source, SourceOptions
+from benchmark.errors import DataError, UnknownNameError
+from benchmark.registry import Registry
+from benchmark.spec import DataSpec, digest
+
+if TYPE_CHECKING:
+    import datasets
+
+LIMIT_VERSION = 1
+"""Raise it when `limit` chooses other images."""
+
+sources: Registry[Source[Any]] = Registry("data source", "reliquant.sources", Source)
+
+
+@dataclass(frozen=True)
+class Data:
+    """One data set, undecoded.
+
+    Attributes:
+        name: its name in the suite.
+        dataset: rows in the order of `labels`; columns as in `benchmark.data.sources.base.LoadedData`.
+        labels: (N,) int64, indices into `class_names`, -1 out of distribution.
+        groups: (N,) int64 or None; `group_names` in the order of the groups, where the source knows them.
+        sample_ids: (N,) str, unique; the pairing key.
+        class_names: C names; empty for `text: none`; the captions for `text: captions`.
+        templates: prompt templates with one `{}` each.
+        templates_origin: `spec`, `data`, `captions`, `none`, or `simple` where nobody gave any and "a photo of a
+            {}." is used. classes_origin: `spec`, `data`, `captions` or `none`.
+        captions: N texts where the data has them.
+        digest: content hash of images, labels and ids (`data_digest`).
+    """
+
+    name: str
+    spec: DataSpec
+    dataset: datasets.Dataset = field(repr=False)
+    labels: NDArray[np.int64] = field(repr=False)
+    sample_ids: NDArray[np.str_] = field(repr=False)
+    class_names: tuple[str, ...] = field(repr=False)
+    templates: tuple[str, ...] = field(repr=False)
+    templates_origin: str
+    classes_origin: str
+    digest: str
+    groups: NDArray[np.int64] | None = field(default=None, repr=False)
+    group_names: tuple[str, ...] | None = None
+    captions: tuple[str, ...] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def generated(self) -> bool:
+        """Whether the pixel store must corrupt the images (the source does not read released files)."""
+        return self.spec.corruption is not None and sources.get(self.spec.source).corruptions is None
+
+    def prompts(self) -> list[list[str]]:
+        """All texts: for each class one text per template."""
+        return [[prompts.fill(t, name) for t in self.templates] for name in self.class_names]
+
+    @property
+    def text_digest(self) -> str:
+        """Content hash of what determines the class weights."""
+        return digest([list(self.class_names), list(self.templates)])
+
+
+_fingerprints: dict[str, str] = {}
+_opened: dict[str, Data] = {}
+
+
+def forget() -> None:
+    """Look at all files again: fingerprints and opened data sets are kept for the life of the process otherwise."""
+    _fingerprints.clear()
+    _opened.clear()
+
+
+def check_data(spec: DataSpec, name: str) -> None:
+    """What can be known of a data set before any work.
+
+    Raises:
+        UnknownNameError: source, corruption, or built-in class list.
+        SpecError, DataError: an unknown option, a path that does not exist, an unusable class or template list.
+    """
+    with _named(name):
+        source = sources.get(spec.source)
+        source.check(_base(spec, source))
+        if spec.corruption is not None and spec.corruption not in (known := source.corruptions or (*COMMON, *EXTRA)):
+            raise UnknownNameError("corruption", spec.corruption, known)
+        if spec.classes is not None and spec.text == "classes":
+            prompts.class_names(spec.classes)
+        if spec.templates is not None and spec.text == "classes":
+            prompts.templates(spec.templates)
+
+
+def data_digest(spec: DataSpec) -> str:
+    """Content hash of everything that determines images, labels and ids; reads no image.
+
+    It covers the source and its version, the files' fingerprint, split, options, class list, limit and corruption.
+    The path itself and the data set's name do not count, nor do the templates.
+    """
+    source = sources.get(spec.source)
+    base = _base(spec, source)
+    key = base.digest()
+    if key not in _fingerprints:
+        source.check(base)
+        _fingerprints[key] = source.fingerprint(base)
+    generated = [spec.corruption, spec.severity, GENERATOR_VERSION] if source.corruptions is None else None
+    if spec.corruption is None:
+        generated = None
+    fields = base.model_dump(mode="json", exclude={"path", "templates", "corruptions", "severities"})
+    return digest([source.version, _fingerprints[key], fields, generated, LIMIT_VERSION])
+
+
+def open_data(spec: DataSpec, name: str) -> Data:
+    """Open a data set; corrupted versions share the rows of their base.
+
+    Raises:
+        UnknownNameError: no such source or corruption.
+        DataError: names the data set and the file, index, column, label or class that does not fit.
+    """
+    if spec.corruptions is not None:
+        raise DataError(f"data set '{name}' is a group of corrupted versions; expand it first")
+    check_data(spec, name)
+    source = sources.get(spec.source)
+    base = _base(spec, source)
+    with _named(name):
+        full_digest = data_digest(spec)
+        key = f"{base.digest()} {_fingerprints[base.digest()]}"
+        if key not in _opened:
+            _opened[key] = _open(base, source)
+    return replace(_opened[key], name=name, spec=spec, digest=full_digest)
+
+
+def expand(name: str, spec: DataSpec) -> dict[str, DataSpec]:
+    """A group of corrupted versions as single specifications, `name/<type>/<severity>`; anything else as it is.
+
+    `all` is the 15 types of ImageNet-C, `extra` all 19.
+
+    Raises:
+        UnknownNameError: a corruption that nobody knows.
+    """
+    if spec.corruptions is None:
+        return {name: spec}
+    known = sources.get(spec.source).corruptions or (*COMMON, *EXTRA)
+    chosen = {"all": COMMON, "extra": (*COMMON, *EXTRA)}.get(str(spec.corruptions), spec.corruptions)
+    for corruption in chosen:
+        if corruption not in known:
+            raise UnknownNameError(f"data set '{name}': corruption", corruption, known)
+    return {
+        f"{name}/{corruption}/{severity}": spec.model_copy(
+            update={"corruptions": None, "severities": (1, 2, 3, 4, 5), "corruption": corruption, "severity": severity}
+        )
+        for corruption in chosen
+        for severity in spec.severities
+    }
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Puts the data set's name before the message of an input error."""
+    try:
+        yield
+    except DataError as error:
+        if str(error).startswith("data set '"):
+            raise
+        raise DataError(f"data set '{name}': {error}") from error.__cause__
+
+
+def _base(spec: DataSpec, source: Source[Any]) -> DataSpec:
+    """The specification that the source sees: without a corruption that the pixel store generates."""
+    if source.corruptions is not None or spec.corruption is None:
+        return spec
+    return spec.model_copy(update={"corruption": None, "severity": None})
+
+
+def _open(spec: DataSpec, source: Source[Any]) -> Data:
+    loaded = source.load(spec)
+    columns = loaded.dataset.column_names
+    labels = np.asarray(loaded.dataset.with_format("numpy")["label"][:], np.int64)
+    ids = np.asarray(loaded.dataset["sample_id"][:], dtype=np.str_)
+    if not len(labels):
+        raise DataError("has no images")
+    _unique(ids)
+    names, origin = _classes(spec, loaded)
+    if names:
+        _check_labels(labels, ids, names)
+    options = source.parse(spec)
+    rows, labels, names = _subset(options, labels, names)
+    if spec.limit is not None and not source.limits_itself:
+        rows, labels = _limit(rows, labels, ids, spec.limit)
+    dataset = loaded.dataset if len(rows) == len(ids) else loaded.dataset.select(rows)
+    if "caption" not in columns and spec.text == "captions":
+        raise DataError(f"has no captions; its columns are {', '.join(columns)}")
+    captions = tuple(dataset["caption"][:]) if "caption" in columns else None
+    groups = np.asarray(dataset["group"][:], np.int64) if "group" in columns else None
+    templates, templates_origin = _templates(spec, loaded)
+    if spec.text == "captions":
+        names, labels, origin = captions or (), np.arange(len(rows), dtype=np.int64), "captions"
+    elif spec.text == "none":
+        labels = np.full(len(rows), -1, np.int64)
+    return Data(
+        name="", spec=spec, dataset=dataset, labels=labels, sample_ids=ids[rows], class_names=names,
+        templates=templates, templates_origin=templates_origin, classes_origin=origin, digest="", groups=groups,
+        group_names=loaded.group_names, captions=captions,
+    )  # fmt: skip
+
+
+def _unique(ids: NDArray[np.str_]) -> None:
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) != len(ids):
+        raise DataError(f"sample id '{values[counts.argmax()]}' occurs {counts.max()} times; ids must be unique")
+
+
+def _classes(spec: DataSpec, loaded: LoadedData) -> tuple[tuple[str, ...], str]:
+    if spec.text != "classes":
+        return (), spec.text
+    if spec.classes is None:
+        if loaded.class_names is None:
+            raise DataError("brings no class names; give 'classes:' (a list, a file, or imagenet), or 'text: none'")
+        return loaded.class_names, "data"
+    names = prompts.class_names(spec.classes)
+    if loaded.class_names is not None and len(loaded.class_names) != len(names):
+        if spec.classes == "imagenet" and set(loaded.class_names) <= set(names):
+            return loaded.class_names, "data"  # the source has already translated a part of ImageNet
+        raise DataError(f"'classes' gives {len(names)} names, the data has {len(loaded.class_names)} classes")
+    return names, "spec"
+
+
+def _templates(spec: DataSpec, loaded: LoadedData) -> tuple[tuple[str, ...], str]:
+    if spec.text != "classes":
+        return (("{}",) if spec.text == "captions" else ()), spec.text
+    if spec.templates is not None:
+        return prompts.templates(spec.templates), "spec"
+    if loaded.templates is not None:
+        return tuple(prompts.normalise(template) for template in loaded.templates), "data"
+    return prompts.SIMPLE, "simple"
+
+
+def _check_labels(labels: NDArray[np.int64], ids: NDArray[np.str_], names: Sequence[str]) -> None:
+    wrong = np.flatnonzero((labels < -1) | (labels >= len(names)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"label {labels[row]} of image {row} ({ids[row]}) is outside its {len(names)} classes (0 to "
+            f"{len(names) - 1}; -1 marks out of distribution)"
+        )
+
+
+def _subset(
+    options: SourceOptions, labels: NDArray[np.int64], names: tuple[str, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
+    """Rows (in order), labels and names of the classes that the option `subset` keeps."""
+    if options.subset is None:
+        return np.arange(len(labels)), labels, names
+    kept = prompts.class_names(options.subset)
+    for name in kept:
+        if name not in names:
+            raise UnknownNameError("class (option subset)", name, names)
+    if len(set(kept)) != len(kept):
+        raise DataError("option subset names a class twice")
+    renumber = np.full(len(names), -1, np.int64)
+    renumber[[names.index(name) for name in kept]] = np.arange(len(kept))
+    rows = np.flatnonzero((labels >= 0) & (renumber[labels] >= 0))
+    if not len(rows):
+        raise DataError("has no image of the classes in option subset")
+    return rows, renumber[labels[rows]], kept
+
+
+def _limit(
+    rows: NDArray[np.int64], labels: NDArray[np.int64], ids: NDArray[np.str_], limit: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A subset that depends on ids and labels only: classes in turn, within a class by the hash of the sample id.
+
+    A smaller limit chooses a part of what a larger one chooses; the order of the rows stays.
+    """
+    if limit >= len(rows):
+        return rows, labels
+    hashes = np.array([hashlib.sha256(ids[row].encode()).digest()[:8] for row in rows], dtype="S8").view(">u8")
+    order = np.lexsort((hashes, labels))
+    starts = np.flatnonzero(np.r_[True, np.diff(labels[order]) != 0])
+    sizes = np.diff(np.r_[starts, len(order)])
+    turn = np.empty(len(rows), np.int64)
+    turn[order] = np.arange(len(order)) - np.repeat(starts, sizes)
+    chosen = np.sort(np.lexsort((hashes, turn))[:limit])
+    return rows[chosen], labels[chosen]

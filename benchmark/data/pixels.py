@@ -1,0 +1,301 @@
+"""The pixels of a data set at a model's input size: decoded, resized and corrupted once, then memory-mapped.
+
+All quantizations of a model read one store. Corruptions are applied here, to 8-bit pixels that already have the
+model's input size, as ImageNet-C's files are released at 224 x 224.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data import decode
+from benchmark.data.corruption_names import GENERATOR_VERSION
+from benchmark.data.corruptions import corrupt_pixels
+from benchmark.data.opening import Data, open_data
+from benchmark.data.store import Store, Stored
+from benchmark.errors import DataError
+from benchmark.progress import Progress, Silent
+from benchmark.spec import DataSpec, digest
+
+if TYPE_CHECKING:
+    from benchmark.models.base import Preprocess
+
+Images = NDArray[np.uint8]
+POOL_AFTER = 2.0
+"""Seconds of corrupting in one process after which worker processes are started: below, they do not pay."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Pixels of some rows; `broken` names the rows that could not be decoded, with the reason."""
+
+    pixels: Images
+    broken: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The images of one data set as uint8 (3, H, W).
+
+    Attributes:
+        data: the data set.
+        rows: (N,) int64, the rows of `data` that have pixels, in order: all, unless broken images were skipped.
+        skipped: one line for each image that was skipped.
+        digest: content hash of the pixels.
+    """
+
+    data: Data
+    rows: NDArray[np.int64] = field(repr=False)
+    size: tuple[int, int]
+    skipped: tuple[str, ...]
+    digest: str
+    _stored: Images | None = field(repr=False, default=None)
+    _stream: Callable[[], Iterator[Images]] | None = field(repr=False, default=None)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def ids(self) -> NDArray[np.str_]:
+        """(N,) sample ids."""
+        return self.data.sample_ids[self.rows]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) labels."""
+        return self.data.labels[self.rows]
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        """(N,) groups, or None."""
+        return None if self.data.groups is None else self.data.groups[self.rows]
+
+    @property
+    def stored(self) -> bool:
+        """Whether the pixels lie in the cache; otherwise every pass decodes them anew."""
+        return self._stored is not None
+
+    @property
+    def array(self) -> Images:
+        """(N, 3, H, W) uint8: memory-mapped where stored, otherwise decoded into memory by this call."""
+        if self._stored is not None:
+            return self._stored
+        chunks = list(self._chunks())
+        return np.concatenate(chunks) if chunks else np.empty((0, 3, *self.size), np.uint8)
+
+    def batches(self, size: int) -> Iterator[Images]:
+        """Writable copies (B, 3, H, W), B = `size` but for the last, in the order of `rows`."""
+        if self._stored is not None:
+            for start in range(0, len(self), size):
+                yield np.array(self._stored[start : start + size])
+            return
+        waiting: list[Images] = []
+        for chunk in self._chunks():
+            waiting.append(chunk)
+            while sum(map(len, waiting)) >= size:
+                joined = np.concatenate(waiting)
+                yield joined[:size].copy()
+                waiting = [joined[size:]]
+        rest = [chunk for chunk in waiting if len(chunk)]
+        if rest:
+            yield np.concatenate(rest)
+
+    def _chunks(self) -> Iterator[Images]:
+        if self._stream is None:
+            raise DataError("these pixels have neither a store nor a stream")
+        yield from self._stream()
+
+
+class PixelCache:
+    """Pixels by content hash in a folder of bounded size.
+
+    Args:
+        folder: where the arrays lie.
+        budget_bytes: size that they may take together; 0 stores nothing and decodes anew for every pass.
+        skip_broken: leave out images that cannot be decoded (and name them) instead of raising.
+    """
+
+    def __init__(self, folder: Path, budget_bytes: int, skip_broken: bool = False) -> None:
+        self.store = Store(folder, budget_bytes)
+        self.skip_broken = skip_broken
+        self._serial_seconds = 0.0
+
+    def open(
+        self, spec: DataSpec, name: str, preprocess: Preprocess, progress: Progress | None = None, workers: int = 0
+    ) -> Pixels:
+        """The pixels of a data set, from the cache or made now.
+
+        Args:
+            spec: one data set (expand groups of corruptions first).
+            name: its name in the suite, for messages.
+            preprocess: size, resize mode and interpolation; mean and standard deviation do not matter here.
+            workers: threads that decode and processes that corrupt; the result does not depend on it.
+
+        Raises:
+            DataError: an image that cannot be decoded, named by file and row; the data set cannot be opened.
+            StorageError: the cache folder cannot be written.
+        """
+        progress = progress or Silent()
+        data = open_data(spec, name)
+        key = self.key(data, preprocess)
+        size = 3 * preprocess.size[0] * preprocess.size[1] * len(data)
+        if not self.store.fits(size):
+            return self._streamed(data, key, preprocess, workers)
+        stored = self.store.get(key, workers)
+        if stored is None:
+            stored = self._fill(data, key, preprocess, progress, workers, size)
+        return self._pixels(data, key, preprocess, stored)
+
+    def key(self, data: Data, preprocess: Preprocess) -> str:
+        """Content hash that names the pixels."""
+        generated = GENERATOR_VERSION if data.generated else None
+        return digest([data.digest, preprocess.pixel_digest(), decode.DECODER_VERSION, generated])
+
+    def _pixels(self, data: Data, key: str, preprocess: Preprocess, stored: Stored) -> Pixels:
+        broken = [(int(row), str(reason)) for row, reason in stored.info["broken"]]
+        self._refuse(data, broken)
+        kept = np.setdiff1d(np.arange(len(data)), [row for row, _ in broken])
+        return Pixels(data, kept, preprocess.size, _lines(data, broken), key, stored.array)
+
+    def _fill(
+        self, data: Data, key: str, preprocess: Preprocess, progress: Progress, workers: int, size: int
+    ) -> Stored:
+        existed = key in self.store
+        with self.store.lock(key):
+            stored = self.store.get(key, workers)
+            if stored is not None:  # another process was faster
+                return stored
+            if existed:
+                progress.message(f"pixel cache: the entry of '{data.name}' was damaged and is made again")
+            broken: list[tuple[int, str]] = []
+            with (
+                self.store.writing(key, (3, *preprocess.size), size) as writer,
+                progress.phase(f"pixels {data.name}", len(data)) as advance,
+            ):
+                for chunk in self._make(data, preprocess, progress, workers):
+                    broken += chunk.broken
+                    self._refuse(data, broken)
+                    writer.append(chunk.pixels)
+                    advance(len(chunk.pixels) + len(chunk.broken))
+                writer.info["broken"] = broken
+            stored = self.store.get(key, workers)
+        if stored is None:
+            raise DataError(
+                f"data set '{data.name}': its pixels vanished from {self.store.folder} as they were written"
+            )
+        return stored
+
+    def _make(self, data: Data, preprocess: Preprocess, progress: Progress, workers: int) -> Iterator[Chunk]:
+        if not data.generated:
+            yield from decode_chunks(data, preprocess, workers)
+            return
+        base = self.open(_clean(data.spec), data.name, preprocess, progress, workers)
+        broken = np.setdiff1d(np.arange(len(data)), base.rows).tolist()
+        if broken:
+            yield Chunk(np.empty((0, 3, *preprocess.size), np.uint8), tuple(zip(broken, base.skipped, strict=True)))
+        yield from self._corrupt(base, str(data.spec.corruption), int(data.spec.severity or 0), workers)
+
+    def _corrupt(self, base: Pixels, corruption: str, severity: int, workers: int) -> Iterator[Chunk]:
+        jobs = (
+            (pixels, ids, corruption, severity)
+            for pixels, ids in zip(base.batches(chunk_rows(base.size)), _slices(base.ids, base.size), strict=True)
+        )
+        if workers > 1 and self._serial_seconds > POOL_AFTER:
+            import joblib  # type: ignore[import-untyped]
+
+            pool = joblib.Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs")
+            yield from map(Chunk, pool(joblib.delayed(corrupt_pixels)(*job) for job in jobs))
+            return
+        for job in jobs:
+            start = monotonic()
+            made = corrupt_pixels(*job)
+            self._serial_seconds += monotonic() - start
+            yield Chunk(made)
+
+    def _streamed(self, data: Data, key: str, preprocess: Preprocess, workers: int) -> Pixels:
+        broken: list[tuple[int, str]] = []
+        if self.skip_broken:  # one more pass: the rows must be known before the first batch
+            for chunk in self._make(data, preprocess, Silent(), workers):
+                broken += chunk.broken
+        kept = np.setdiff1d(np.arange(len(data)), [row for row, _ in broken])
+
+        def stream() -> Iterator[Images]:
+            for chunk in self._make(data, preprocess, Silent(), workers):
+                self._refuse(data, list(chunk.broken))
+                yield chunk.pixels
+
+        return Pixels(data, kept, preprocess.size, _lines(data, broken), key, None, stream)
+
+    def _refuse(self, data: Data, broken: list[tuple[int, str]]) -> None:
+        if broken and not self.skip_broken:
+            raise DataError(f"data set '{data.name}': {_line(data, *broken[0])} (--skip-broken leaves such images out)")
+        if broken and len(broken) == len(data):
+            raise DataError(f"data set '{data.name}': none of its {len(data)} images can be decoded; {broken[0][1]}")
+
+
+def _line(data: Data, row: int, reason: str) -> str:
+    return f"image {row} ({data.sample_ids[row]}): {reason}"
+
+
+def _lines(data: Data, broken: list[tuple[int, str]]) -> tuple[str, ...]:
+    return tuple(_line(data, row, reason) for row, reason in broken)
+
+
+def _clean(spec: DataSpec) -> DataSpec:
+    return spec.model_copy(update={"corruption": None, "severity": None})
+
+
+def chunk_rows(size: tuple[int, int]) -> int:
+    """Images that are decoded or corrupted in one piece: about 4 MB, between 16 and 64."""
+    return max(16, min(64, 4_000_000 // (3 * size[0] * size[1])))
+
+
+def _slices(ids: NDArray[np.str_], size: tuple[int, int]) -> Iterator[NDArray[np.str_]]:
+    step = chunk_rows(size)
+    for start in range(0, len(ids), step):
+        yield ids[start : start + step]
+
+
+def decode_chunks(data: Data, preprocess: Preprocess, workers: int) -> Iterator[Chunk]:
+    """Decode all images in order, in threads (Pillow releases the interpreter lock)."""
+    table = data.dataset.select_columns([c for c in ("image", "offset", "size") if c in data.dataset.column_names])
+    table = table.with_format("arrow")
+    step = chunk_rows(preprocess.size)
+    starts = range(0, len(data), step)
+
+    def job(start: int) -> Chunk:
+        return _decode_rows(table[start : start + step].to_pylist(), start, preprocess)
+
+    if workers < 1:
+        yield from map(job, starts)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Chunk]] = deque()
+        for start in starts:
+            waiting.append(pool.submit(job, start))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _decode_rows(rows: list[dict[str, Any]], start: int, preprocess: Preprocess) -> Chunk:
+    made, broken = [], []
+    for offset, row in enumerate(rows):
+        try:
+            made.append(decode.pixels(decode.read_bytes(row), preprocess))
+        except DataError as error:
+            broken.append((start + offset, str(error)))
+        except OSError as error:
+            broken.append((start + offset, f"cannot be read ({error.strerror or error})"))
+    empty = np.empty((0, 3, *preprocess.size), np.uint8)
+    return Chunk(np.stack(made) if made else empty, tuple(broken))

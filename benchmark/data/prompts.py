@@ -1,0 +1,109 @@
+"""Class names and prompt templates: built-in, from a text file, from a list. Nothing falls back to ImageNet's."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+
+from benchmark.data.files import read_lines, resolve
+from benchmark.errors import DataError, UnknownNameError
+
+SIMPLE: tuple[str, ...] = ("a photo of a {}.",)
+"""The templates of data that bring none: the record then says `templates_origin: simple`."""
+
+BUILT_IN_CLASSES = ("imagenet",)
+BUILT_IN_TEMPLATES = ("imagenet", "simple")
+
+
+@functools.cache
+def imagenet_wnids() -> tuple[str, ...]:
+    """The 1,000 WordNet ids of ImageNet-1k in the order of its labels."""
+    return tuple(files("benchmark.data").joinpath("imagenet_wnids.txt").read_text(encoding="utf-8").split())
+
+
+@functools.cache
+def imagenet_classes() -> tuple[str, ...]:
+    """open_clip's 1,000 curated names of ImageNet-1k in the order of its labels ("missile", "sunglasses" twice)."""
+    from open_clip import IMAGENET_CLASSNAMES
+
+    return tuple(IMAGENET_CLASSNAMES)
+
+
+@functools.cache
+def imagenet_templates() -> tuple[str, ...]:
+    """open_clip's 80 templates for ImageNet."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+
+
+def class_names(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Class names from a list, the built-in `imagenet`, or a text file with one name a line.
+
+    Raises:
+        UnknownNameError: a single word that is neither a built-in nor an existing file.
+        DataError: an unreadable or empty file, an empty name.
+    """
+    if not isinstance(value, str):
+        names = tuple(value)
+    elif value == "imagenet":
+        names = imagenet_classes()
+    else:
+        names = _file(value, "class list", BUILT_IN_CLASSES)
+    if not all(name.strip() for name in names):
+        raise DataError(f"class name number {[bool(n.strip()) for n in names].index(False)} is empty")
+    return names
+
+
+def templates(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Prompt templates from a list, a built-in (`imagenet`, `simple`), or a text file with one template a line.
+
+    Raises:
+        UnknownNameError, DataError: as for `class_names`; DataError for a template without `{}`.
+    """
+    if not isinstance(value, str):
+        found = tuple(value)
+    elif value == "imagenet":
+        return imagenet_templates()
+    elif value == "simple":
+        return SIMPLE
+    else:
+        found = _file(value, "template list", BUILT_IN_TEMPLATES)
+    return tuple(normalise(template) for template in found)
+
+
+def normalise(template: str) -> str:
+    """CLIP_benchmark writes `{c}` where this package writes `{}`; exactly one of them must be there."""
+    template = template.replace("{c}", "{}")
+    if template.count("{}") != 1:
+        raise DataError(f"template '{template}': expected one '{{}}' where the class name goes")
+    return template
+
+
+def fill(template: str, name: str) -> str:
+    """The template with the class name in place of `{}`; braces in the name stay as they are."""
+    before, after = template.split("{}")
+    return f"{before}{name}{after}"
+
+
+def wnid_labels(folders: Sequence[str]) -> dict[str, int] | None:
+    """ImageNet-1k labels of folders named by WordNet id; None when a folder is named otherwise.
+
+    Raises:
+        DataError: WordNet ids, but one of them is not among ImageNet-1k's.
+    """
+    if not folders or not all(re.fullmatch(r"n\d{8}", folder) for folder in folders):
+        return None
+    index = {wnid: label for label, wnid in enumerate(imagenet_wnids())}
+    for folder in folders:
+        if folder not in index:
+            raise DataError(f"{folder}: not one of the 1,000 WordNet ids of ImageNet-1k; give 'classes:' a list")
+    return {folder: index[folder] for folder in folders}
+
+
+def _file(value: str, kind: str, built_in: Sequence[str]) -> tuple[str, ...]:
+    if "/" not in value and "." not in value and "$" not in value:
+        raise UnknownNameError(f"{kind} (built-in; a file needs a path or suffix)", value, built_in)
+    return read_lines(resolve(value))

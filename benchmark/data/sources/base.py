@@ -1,0 +1,139 @@
+"""The contract of a data source: from a DataSpec to a `datasets.Dataset`, and a fingerprint that costs no decoding.
+
+A package adds a source with an entry point in the group `reliquant.sources` that names a `Source` object.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from benchmark.data.files import resolve
+from benchmark.errors import DataError, UnknownNameError
+from benchmark.spec import DataSpec, Frozen, parse_spec
+
+if TYPE_CHECKING:
+    import datasets
+
+IMAGE_COLUMNS = ("image", "label", "sample_id")
+"""Columns that every loaded data set has; `group`, `caption`, `offset` and `size` may come with them."""
+
+
+class SourceOptions(Frozen):
+    """Options that every source takes.
+
+    Attributes:
+        subset: keep only the images of these classes, by name, and renumber the labels in this order; a list of
+            names or a text file with one name a line.
+    """
+
+    subset: str | tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """What a source found.
+
+    Attributes:
+        dataset: columns `image` (feature `datasets.Image`, nothing decoded yet), `label` int64 (-1: out of
+            distribution), `sample_id` str (unique), perhaps `group` int64 and `caption` str. Images that lie inside
+            a tar archive also have `offset` and `size` (int64, bytes within the file that the image's path names).
+        class_names: names in the order of the labels; None where the data brings none.
+        templates: prompt templates with one `{}` each; None where the data brings none.
+        group_names: names in the order of the groups.
+    """
+
+    dataset: datasets.Dataset
+    class_names: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
+    group_names: tuple[str, ...] | None = None
+
+
+Options = TypeVar("Options", bound=SourceOptions)
+
+
+class Source(ABC, Generic[Options]):
+    """A kind of data. Subclass it, make one object, and name that object in the entry point.
+
+    Attributes:
+        name: the `source:` of a DataSpec; equals the name of the entry point.
+        version: raise it when images, labels, ids or their order can change; part of every data digest.
+        title: one line for `list data`.
+        options: pydantic model of the source's own fields under `options:`.
+        corruptions: names of the corruptions that the source reads from released files; None: the pixel store
+            generates them.
+        limits_itself: `load` applies `spec.limit` (the prefix of a longer data set must be the same images).
+        needs_path: `spec.path` must be given and exist.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    title: ClassVar[str] = ""
+    options: type[Options]
+    corruptions: ClassVar[tuple[str, ...] | None] = None
+    limits_itself: ClassVar[bool] = False
+    needs_path: ClassVar[bool] = True
+
+    @abstractmethod
+    def load(self, spec: DataSpec) -> LoadedData:
+        """The images, undecoded.
+
+        Raises:
+            DataError: names the file, index or column that does not fit.
+        """
+
+    @abstractmethod
+    def fingerprint(self, spec: DataSpec) -> str:
+        """Content fingerprint without decoding: changes when a file is added, removed, resized or touched."""
+
+    def check(self, spec: DataSpec) -> None:
+        """What can be known before any work: options are known, the path exists.
+
+        Raises:
+            SpecError: an unknown or wrong option.
+            DataError: no path, or nothing there.
+        """
+        self.parse(spec)
+        if self.needs_path:
+            self.root(spec)
+        if self.corruptions is not None and spec.corruption is not None and spec.corruption not in self.corruptions:
+            raise UnknownNameError("corruption", spec.corruption, self.corruptions)
+
+    def parse(self, spec: DataSpec) -> Options:
+        """The source's options, validated."""
+        return parse_spec(self.options, dict(spec.options), f"source '{self.name}': options")
+
+    def root(self, spec: DataSpec) -> Path:
+        """The existing path of a specification, with `~` and `$VARIABLES` expanded."""
+        if spec.path is None:
+            raise DataError(f"source '{self.name}': 'path' is missing")
+        return resolve(spec.path)
+
+
+def paths_dataset(paths: list[str], labels: list[int], ids: list[str], **columns: list[Any]) -> datasets.Dataset:
+    """A data set of image files, by absolute path; nothing is read.
+
+    Args:
+        columns: `group` (ints), `caption` (texts), `offset` and `size` (ints).
+    """
+    rows: dict[str, list[Any]] = {
+        "image": [{"bytes": None, "path": path} for path in paths],
+        "label": labels,
+        "sample_id": ids,
+        **columns,
+    }
+    return images_dataset(rows)
+
+
+def images_dataset(rows: dict[str, list[Any]]) -> datasets.Dataset:
+    """A data set from columns; `image` holds `{"bytes": ..., "path": ...}`."""
+    import datasets
+
+    kinds = {"label": "int64", "sample_id": "string", "group": "int64", "caption": "string"}
+    features: dict[str, Any] = {"image": datasets.Image()}
+    for name in rows:
+        if name != "image":
+            features[name] = datasets.Value(kinds.get(name, "int64"))
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))

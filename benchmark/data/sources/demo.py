@@ -1,0 +1,53 @@
+"""The embedded demo: rendered scenes and scikit-learn's digits, drawn on demand."""
+
+from __future__ import annotations
+
+from benchmark.data.sources.base import LoadedData, Source, SourceOptions
+from benchmark.errors import DataError, UnknownNameError
+from benchmark.spec import DataSpec, digest
+
+
+class DemoSource(Source[SourceOptions]):
+    """`split` names the data set (`test`, `sketch`, `far_ood`, `digits`, ...); a limit draws a prefix of it.
+
+    The labels of any prefix are balanced to within one.
+    """
+
+    name = "demo"
+    version = 1
+    title = "rendered scenes and scikit-learn's digits, made on demand (split: test, sketch, near_ood, digits, ...)"
+    options = SourceOptions
+    limits_itself = True
+    needs_path = False
+
+    def check(self, spec: DataSpec) -> None:
+        """A known split, and no path."""
+        from benchmark.demo.scenes import SPLITS
+
+        super().check(spec)
+        if spec.path is not None:
+            raise DataError("source 'demo' takes no path; 'split' names the data set")
+        if spec.split not in SPLITS:
+            raise UnknownNameError("demo split", spec.split or "", SPLITS)
+
+    def fingerprint(self, spec: DataSpec) -> str:
+        """The declaration of the split: its seed and style determine every pixel."""
+        from benchmark.demo.scenes import SPLITS
+
+        return digest([spec.split, repr(SPLITS[spec.split or ""])])
+
+    def load(self, spec: DataSpec) -> LoadedData:
+        """Draw the first `limit` images."""
+        from benchmark.demo import scenes
+
+        split = spec.split or ""
+        digits = scenes.SPLITS[split].content == "digits"
+        return LoadedData(
+            dataset=scenes.dataset(split, spec.limit),
+            class_names=tuple(scenes.DIGIT_NAMES if digits else scenes.CLASS_NAMES),
+            templates=tuple(scenes.DIGIT_TEMPLATES if digits else scenes.TEMPLATES),
+            group_names=None if digits else tuple(scenes.BACKGROUNDS),
+        )
+
+
+source = DemoSource()
