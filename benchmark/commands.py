@@ -89,15 +89,14 @@ def sync_suite(name: str, home: Path, tracking_uri: str | None, include: Sequenc
 def _plan(request: RunRequest) -> Plan:
     include_files(request.include)
     suite: SuiteSpec = narrow(
-        load_suite(request.suite),
+        load_suite(request.suite, request.data),
         models=request.models,
         quantizations=request.quantizations,
         tasks=request.tasks,
         limit=request.limit,
-        data=request.data,
     )
     _check_device(request.device)
-    return make_plan(suite, Settings(request.device, request.batch_size, request.exact_float))
+    return make_plan(suite, Settings(request.device, request.batch_size, exact_float=request.exact_float))
 
 
 def _check_device(device: str) -> None:

@@ -10,9 +10,13 @@ from collections.abc import Iterable
 
 
 class ReliquantError(Exception):
-    """Base of all expected errors; `exit_status` is what the command line exits with."""
+    """Base of all expected errors, one line each; `exit_status` is what the command line exits with."""
 
     exit_status = 2
+
+    def __str__(self) -> str:
+        """The message on one line, whatever names and library messages went into it."""
+        return " ".join(super().__str__().split())
 
 
 class InputError(ReliquantError):

@@ -9,36 +9,54 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.analysis.tables import Cell, Row
+from benchmark.analysis.tables import Cell, Row, declared, report_figures
 from benchmark.engine.plan import Plan
+
+NARROWEST_NAME = 13
 
 
 def print_table(rows: Sequence[Row], keys: Sequence[str], reports: Mapping[str, Any], plan: Plan) -> None:
     """One row per quantization, one column per headline metric: value, and change against full precision.
 
-    Green is better, red is worse (by the metric's direction); `-` stands where a value is undefined or failed.
+    Green is better, red is worse (by the metric's direction, which the arrow in the heading shows); `-` stands where
+    a value is undefined or failed. The six headline metrics of a suite fit 80 columns.
     """
     console = Console()
+    headers = [_header(key, plan) for key in keys]
+    taken = sum(max(map(len, header.split("\n"))) + 1 for header in headers) + len("bits") + 2
+    width = max(NARROWEST_NAME, console.width - taken)
     for model in dict.fromkeys(row.model for row in rows):
-        title = f"{plan.suite.name}: {model} (value, change against fp32; arrows say which way is better)"
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1), title_style="bold")
-        table.add_column("quantization", overflow="fold", min_width=12)
+        console.print(Text(f"{plan.suite.name}, {model}: value and change against fp32", style="bold"))
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+        table.add_column("quantization", no_wrap=True)
         table.add_column("bits", justify="right", no_wrap=True)
-        for key in keys:
-            table.add_column(_header(key, plan), justify="right", overflow="fold")
+        for header in headers:
+            table.add_column(header, justify="right", no_wrap=True)
         for row, configuration in zip(rows, plan.configurations, strict=True):
             if row.model == model:
-                bits = (reports.get(configuration.key) or {}).get("effective_bits")
+                report = reports.get(configuration.key)
+                bits = f"{report_figures(report)['effective_bits']:.1f}" if report else "-"
                 cells = [_text(row.cells.get(key)) for key in keys]
-                table.add_row(row.quantization.replace("-", "-\u200b"), f"{bits:.1f}" if bits else "-", *cells)
+                table.add_row(fold(row.quantization, width), bits, *cells)
         console.print(table)
+
+
+def fold(name: str, width: int) -> str:
+    """A short name on several lines of at most `width` characters, broken after hyphens."""
+    lines = [""]
+    for token in name.replace("-", "-\n").split("\n"):
+        if lines[-1] and len(lines[-1]) + len(token) > width:
+            lines.append("")
+        lines[-1] += token
+    return "\n".join(lines)
 
 
 def _header(key: str, plan: Plan) -> str:
     task_name, label, rest = key.split("/", 2)
-    task = next(e.task for c in plan.configurations for e in c.evaluations if e.task.name == task_name)
-    arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[task.metric(rest).better]
-    return "\n".join([task_name.replace("_", "\n"), label, rest.replace("/", "\n") + arrow])
+    arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[declared(plan)[task_name].metric(rest).better]
+    lines = [*task_name.split("_"), *label.split("/"), *rest.split("/")]
+    lines[-1] += arrow
+    return "\n".join(lines)
 
 
 def _text(cell: Cell | None) -> Text:

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from benchmark.errors import SpecError, UnknownNameError
-from benchmark.spec import QuantSpec, Scalar, parse_spec
+from benchmark.spec import QuantSpec, Scalar, parse_spec, plain_scalar
 
 _BITS = re.compile(r"(?=.)(?:w(\d+))?(?:a(\d+))?")
 _SCOPES = ("vision", "text", "vision+text")
@@ -72,13 +72,15 @@ def _read(token: str, fields: dict[str, Any], text: str) -> None:
             raise SpecError(f"quantization '{text}': option '{value[0]}' stands twice")
         fields["options"][value[0]] = value[1]
     elif key == "bits":
-        fields |= {k: int(v) for k, v in zip(("weight_bits", "activation_bits"), value, strict=True) if v}
+        fields |= {k: v for k, v in zip(("weight_bits", "activation_bits"), value, strict=True) if v is not None}
     elif key in fields:
         raise SpecError(f"quantization '{text}': token '{token}' stands twice")
+    elif key == "group_size":
+        if "weight_granularity" in fields:
+            raise SpecError(f"quantization '{text}': '{token}' (per group) and another weight granularity")
+        fields |= {"group_size": value, "weight_granularity": "group"}
     else:
         fields[key] = value
-        if key == "group_size":
-            fields["weight_granularity"] = "group"
 
 
 def _token(token: str, fields: dict[str, Any], text: str) -> tuple[str, Any]:
@@ -86,13 +88,13 @@ def _token(token: str, fields: dict[str, Any], text: str) -> tuple[str, Any]:
     if match := _BITS.fullmatch(token):
         if "weight_bits" in fields or "activation_bits" in fields:
             raise SpecError(f"quantization '{text}': token '{token}' stands twice")
-        return "bits", match.groups()
+        return "bits", [None if digits is None else _number(digits, text) for digits in match.groups()]
     if token in _SCOPES:
         return "scope", token
     if token == "channel" or (token == "tensor" and "weight_bits" in fields and "weight_granularity" not in fields):
         return "weight_granularity", token
     if re.fullmatch(r"g\d+", token):
-        return "group_size", int(token[1:])
+        return "group_size", _number(token[1:], text)
     if token in ("token", "tensor"):
         return "activation_granularity", token
     if token in ("asym", "actasym"):
@@ -102,13 +104,19 @@ def _token(token: str, fields: dict[str, Any], text: str) -> tuple[str, Any]:
         return "skip", unquote(rest)
     if name == "bits" and re.search(r"_\d+$", rest):
         pattern, _, bits = rest.rpartition("_")
-        return "overrides", {"pattern": unquote(pattern), "bits": int(bits)}
+        return "overrides", {"pattern": unquote(pattern), "bits": _number(bits, text)}
     if name.isalnum() and rest:
-        return "options", (name, _scalar(unquote(rest)))
+        return "options", (name, plain_scalar(unquote(rest)))
     raise SpecError(
         f"quantization '{text}': token '{token}' is not understood; the form is METHOD-wBITSaBITS-"
         "(tensor|channel|gSIZE)-(tensor|token)-[asym]-[OPTION_VALUE]-(vision|text|vision+text)"
     )
+
+
+def _number(digits: str, text: str) -> int:
+    if len(digits) > 9:
+        raise SpecError(f"quantization '{text[:40]}...': the number {digits[:9]}... is out of range")
+    return int(digits)
 
 
 def _encode(text: str) -> str:
@@ -117,16 +125,3 @@ def _encode(text: str) -> str:
 
 def _text(value: Scalar) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else str(value)
-
-
-def _scalar(text: str) -> Scalar:
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        if str(number) == text:
-            return number
-    return text

@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 from benchmark.errors import SpecError, UnknownNameError
 
@@ -22,6 +31,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 S = TypeVar("S", bound=BaseModel)
 OptionName = Annotated[str, Field(pattern=r"^[a-z0-9]+$")]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
 
 
 def digest(value: Any) -> str:
@@ -31,9 +42,9 @@ def digest(value: Any) -> str:
 
 
 class Frozen(BaseModel):
-    """Base of all specifications: immutable, unknown fields refused."""
+    """Base of all specifications: immutable, unknown fields, NaN and infinity refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def digest(self) -> str:
         """Content hash of all fields."""
@@ -43,12 +54,44 @@ class Frozen(BaseModel):
 class Override(Frozen):
     """Other weight bits for the layers whose name matches a glob pattern (mixed precision)."""
 
-    pattern: str = Field(min_length=1)
+    pattern: Text
     bits: int = Field(ge=2, le=8)
 
 
 def _pairs(value: Any) -> Any:
-    return tuple(sorted((k, v) for k, v in value.items())) if isinstance(value, dict) else value
+    return tuple(sorted(value.items(), key=lambda item: str(item[0]))) if isinstance(value, dict) else value
+
+
+def plain_scalar(text: str) -> Scalar:
+    """What a word in a short name means: a boolean, a number (in Python's own spelling of it), or itself."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        if str(number) == text:
+            return number
+    return text
+
+
+def _option_value(name: Any, value: Any) -> Scalar:
+    """A value as its short name reads back, "1" as 1, so that equal meanings have equal hashes."""
+    if name in ("skip", "bits"):
+        raise ValueError(f"'{name}' is a word of short names, not an option")
+    plain = plain_scalar(value) if isinstance(value, str) else value
+    good = isinstance(plain, Scalar) and plain != "" and abs(plain if isinstance(plain, int | float) else 0) < math.inf
+    if not good or (isinstance(plain, int) and abs(plain) >= 2**63):
+        raise ValueError(f"option '{name}': expected a finite number, a word, true or false")
+    return plain  # type: ignore[no-any-return]
+
+
+def _options(value: Any) -> Any:
+    pairs = _pairs(value)
+    if not isinstance(pairs, tuple | list) or any(not isinstance(p, tuple | list) or len(p) != 2 for p in pairs):
+        return pairs  # pydantic says what is wrong with its shape
+    return tuple((name, _option_value(name, item)) for name, item in pairs)
 
 
 class QuantSpec(Frozen):
@@ -68,9 +111,9 @@ class QuantSpec(Frozen):
     symmetric: bool = True
     activation_symmetric: bool = True
     scope: Scope = "vision"
-    skip: tuple[str, ...] = ()
+    skip: tuple[Text, ...] = ()
     overrides: tuple[Override, ...] = ()
-    options: Annotated[tuple[tuple[OptionName, Scalar], ...], BeforeValidator(_pairs)] = ()
+    options: Annotated[tuple[tuple[OptionName, Scalar], ...], BeforeValidator(_options)] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -155,12 +198,12 @@ class DataSpec(Frozen):
     classes: ClassList | None = None
     templates: ClassList | None = None
     text: Literal["classes", "captions", "none"] = "classes"
-    limit: int | None = Field(default=None, ge=1)
-    corruptions: tuple[str, ...] | Literal["all", "extra"] | None = None
-    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+    limit: Count | None = None
+    corruptions: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all", "extra"] | None = None
+    severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
     corruption: str | None = None
     severity: int | None = Field(default=None, ge=1, le=5)
-    options: Annotated[tuple[tuple[str, Any], ...], BeforeValidator(_pairs)] = ()
+    options: Annotated[tuple[tuple[str, JsonValue], ...], BeforeValidator(_pairs)] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -178,8 +221,8 @@ class DataSpec(Frozen):
 class BindingSpec(Frozen):
     """What a task is evaluated on: each role names one data set or several; `options` are the task's own."""
 
-    roles: dict[str, str | tuple[str, ...]]
-    options: dict[str, Any] = {}
+    roles: dict[str, Annotated[str | tuple[str, ...], Field(min_length=1)]]
+    options: dict[str, JsonValue] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -200,15 +243,33 @@ class SuiteSpec(Frozen):
     """A benchmark suite: models x quantizations x tasks on named data sets."""
 
     name: Name
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, le=10**9)
     description: str = ""
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     quantizations: tuple[str, ...] = Field(min_length=1)
     calibration: Name | None = None
     data: dict[Name, DataSpec]
-    tasks: dict[str, dict[Name, BindingSpec]] = Field(min_length=1)
+    tasks: dict[str, Annotated[dict[Name, BindingSpec], Field(min_length=1)]] = Field(min_length=1)
     headline: tuple[str, ...] = ()
-    limit: int | None = Field(default=None, ge=1)
+    limit: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bases(cls, content: Any) -> Any:
+        """`{base: NAME, ...}` stands for the fields of data set NAME with the others put over them."""
+        sets = content.get("data") if isinstance(content, dict) else None
+        if not isinstance(sets, dict):
+            return content
+        merged = {}
+        for name, spec in sets.items():
+            base = spec.get("base") if isinstance(spec, dict) else None
+            if base is not None:
+                if not isinstance(sets.get(base), dict) or "base" in sets[base]:
+                    raise ValueError(f"data.{name}.base: '{base}' is not a data set of this suite with its own source")
+                merged[name] = {**sets[base], **{key: value for key, value in spec.items() if key != "base"}}
+            else:
+                merged[name] = spec
+        return {**content, "data": merged}
 
     @model_validator(mode="after")
     def _references(self) -> Self:
@@ -243,7 +304,7 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
         return f"{location}: {UnknownNameError('field', str(problem['loc'][-1]), fields)}"
     message = problem["msg"].removeprefix("Value error, ")
     value = problem.get("input")
-    shown = f" (got {value!r})" if isinstance(value, Scalar) else ""
+    shown = f" (got {value!r})" if isinstance(value, Scalar) and len(repr(value)) <= 100 else ""
     return f"{location}: {message}{shown}" if location else f"{message}"
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmark.errors import SpecError, UnknownNameError
-from benchmark.spec import DataSpec, ModelSpec, SuiteSpec, load_yaml, parse_spec
+from benchmark.spec import ModelSpec, SuiteSpec, load_yaml, parse_spec
 
 FOLDER = Path(__file__).parent / "suites"
 
@@ -16,8 +17,11 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_suite(name: str) -> SuiteSpec:
+def load_suite(name: str, data: Sequence[str] = ()) -> SuiteSpec:
     """A suite by its name or by the path of a YAML file.
+
+    Args:
+        data: `NAME=PATH` points a data set of the suite, and all that are based on it, at another folder or file.
 
     Raises:
         UnknownNameError: neither a name nor a file. SpecError: the file's first problem, with the field.
@@ -30,7 +34,23 @@ def load_suite(name: str) -> SuiteSpec:
     content = load_yaml(path)
     if not isinstance(content, dict):
         raise SpecError(f"{path}: a suite is a mapping of fields, this is a {type(content).__name__}")
+    for item in data:
+        _point(content, item, str(path))
     return parse_spec(SuiteSpec, content, str(path))
+
+
+def _point(content: dict[str, Any], item: str, where: str) -> None:
+    """Change the path of a data set in a suite's YAML; one that is rendered becomes an image folder."""
+    name, separator, path = item.partition("=")
+    sets = content.get("data")
+    if not separator or not path:
+        raise SpecError(f"--data '{item}': the form is NAME=PATH")
+    if not isinstance(sets, dict) or name not in sets:
+        raise UnknownNameError(f"data set of {where}", name, sets if isinstance(sets, dict) else ())
+    spec = dict(sets[name]) if isinstance(sets[name], dict) else {}
+    if spec.get("source") == "demo":
+        spec = {**spec, "source": "image_folder", "split": None}
+    sets[name] = {**spec, "path": path}
 
 
 def narrow(
@@ -40,14 +60,12 @@ def narrow(
     quantizations: Sequence[str] = (),
     tasks: Sequence[str] = (),
     limit: int | None = None,
-    data: Sequence[str] = (),
 ) -> SuiteSpec:
     """The suite with the command line's choices in place of its own.
 
     Args:
         models, quantizations: replace the suite's lists. tasks: keep only these.
         limit: at most so many images of each data set (where a data set has a smaller limit, that stays).
-        data: `NAME=PATH` points a data set of the suite at another folder or file.
     """
     update: dict[str, object] = {}
     if models:
@@ -63,18 +81,5 @@ def narrow(
         if limit < 1:
             raise SpecError(f"--limit: at least 1, got {limit}")
         update["limit"] = limit
-    if data:
-        update["data"] = {**suite.data, **dict(_pointed(suite, item) for item in data)}
     return suite.model_copy(update=update)
 
-
-def _pointed(suite: SuiteSpec, item: str) -> tuple[str, DataSpec]:
-    name, separator, path = item.partition("=")
-    if not separator or not path:
-        raise SpecError(f"--data '{item}': the form is NAME=PATH")
-    if name not in suite.data:
-        raise UnknownNameError(f"data set of suite '{suite.name}'", name, suite.data)
-    spec = suite.data[name]
-    if spec.source == "demo":
-        spec = DataSpec(source="image_folder", text=spec.text)
-    return name, spec.model_copy(update={"path": path})

@@ -93,7 +93,7 @@ def ood(banks: Banks) -> Outcome:
 def _scores(bank: FeatureBank, known: FeatureBank, names: tuple[str, ...]) -> NDArray[np.float64]:
     """(N, number of scores) float64."""
     cos = bank.cosines(known.text)
-    return np.stack([SCORES[name](cos, bank.logit_scale, bank.logit_bias) for name in names], axis=1)
+    return np.stack([SCORES[name](cos, known.logit_scale, known.logit_bias) for name in names], axis=1)
 
 
 ood.draw(score_histograms)

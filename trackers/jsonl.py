@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmark.analysis.tables import report_figures
 from benchmark.tracking import FinishedConfiguration, Tracker
 
 
@@ -30,7 +31,7 @@ def rows(finished: FinishedConfiguration) -> list[dict[str, Any]]:
             "metrics": dict(record.metrics),
             "change": {key: value - base[key] for key, value in record.metrics.items() if key in base},
             "notes": dict(record.notes),
-            "effective_bits": (finished.report or {}).get("effective_bits"),
+            "quantized": report_figures(finished.report) if finished.report else None,
             "key": record.key,
         }
         found.append(row)

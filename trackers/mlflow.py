@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.analysis.tables import Cell, changes, headline_keys, sample_frames
+from benchmark.analysis.tables import Cell, changes, headline_keys, report_figures, sample_frames
 from benchmark.engine.ledger import Record
 from benchmark.errors import StorageError
 from benchmark.spec import QuantSpec
@@ -50,7 +50,7 @@ class MLflowTracker(Tracker):
             StorageError: the tracking store cannot be reached.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for noisy in ("alembic", "mlflow"):
+        for noisy in ("alembic", "mlflow", "mlflow.store.db.utils"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         from mlflow import MlflowClient
 
@@ -228,10 +228,8 @@ def _parent_metrics(finished: FinishedConfiguration) -> dict[str, float]:
         change = cells[key].change
         if change is not None:
             metrics[f"change/{key}"] = change
-    for name in ("effective_bits", "packed_mb", "coverage", "embedding_sqnr_db"):
-        value = (finished.report or {}).get(name)
-        if isinstance(value, int | float):
-            metrics[f"quantization/{name}"] = float(value)
+    if finished.report is not None:
+        metrics |= {f"quantization/{name}": value for name, value in report_figures(finished.report).items()}
     return metrics
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,30 @@ def comparison_rows(plan: Plan, records: Sequence[Record]) -> list[Row]:
     """One row per configuration, in the order of the plan."""
     cells = changes(plan, records)
     return [Row(c.model.name, c.quant.name, cells.get(c.key, {})) for c in plan.configurations]
+
+
+def report_figures(report: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of a QuantizationReport (as JSON) worth comparing, over the towers in its scope.
+
+    `effective_bits`: packed bits, scales and zero points included, over weights, in the replaced layers (32 for full
+    precision); `weight_share`: share of the Linear and Conv2d weights that was replaced; `packed_mb` and `float_mb`:
+    size of the towers after and before; `<tower>_cosine`, `<tower>_sqnr_db`: embeddings against full precision.
+    """
+    towers = report["towers"]
+    if not towers:
+        return {"effective_bits": 32.0}
+    covered = {t: sum(math.prod(layer["shape"]) for layer in towers[t]["layers"]) for t in towers}
+    packed = sum(layer["packed_bits"] for t in towers for layer in towers[t]["layers"])
+    total = sum(covered[t] / towers[t]["weight_share"] for t in towers)
+    figures = {
+        "effective_bits": packed / sum(covered.values()),
+        "weight_share": sum(covered.values()) / total,
+        "packed_mb": sum(towers[t]["packed_bytes"] for t in towers) / 1e6,
+        "float_mb": sum(towers[t]["float_bytes"] for t in towers) / 1e6,
+    }
+    for tower, found in towers.items():
+        figures |= {f"{tower}_cosine": found["cosine"], f"{tower}_sqnr_db": found["embedding_sqnr_db"]}
+    return figures
 
 
 def sample_frames(outcome: Outcome) -> dict[str, pd.DataFrame]:

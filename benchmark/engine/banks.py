@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmark.bank import FeatureBank
 from benchmark.data import Data
-from benchmark.data.pixels import PixelCache
+from benchmark.data.pixels import PixelCache, Pixels
 from benchmark.engine.cache import ArrayStore
 from benchmark.engine.embed import embed_classes, embed_images, embed_texts
 from benchmark.engine.plan import Configuration, Plan
@@ -57,17 +57,20 @@ class BankMaker:
     def quantized(self) -> tuple[ClipModel, QuantizationReport]:
         """The model under this configuration's quantization, and what was done to it."""
         quant = self.configuration.quant
-        calibration = self._calibration() if quantizers.get(quant.method).needs_calibration(quant) else None
+        calibration = self._calibration() if quantizers.get(quant.method).requires_calibration(quant) else None
         return quantize(
             self.holder.model, quant, calibration, self.progress, exact_float=self.plan.settings.exact_float
         )
 
     def _calibration(self) -> Calibration:
         data = self.plan.calibration_data(self.configuration.quant)
-        return Calibration(self._pixels(data), data.captions or (), data.digest)
+        pixels = self._pixels(data)
+        captions = [(data.captions or ())[row] for row in pixels.rows]
+        return Calibration(pixels.array, captions, pixels.digest)
 
-    def _pixels(self, data: Data) -> NDArray[np.uint8]:
-        return self.pixels.open(data, self.configuration.model.preprocess, self.progress).array
+    def _pixels(self, data: Data) -> Pixels:
+        preprocess = self.configuration.model.preprocess
+        return self.pixels.open(data.spec, data.name, preprocess, self.progress, self.plan.settings.workers)
 
     def prepare(self, wanted: Mapping[str, Sequence[str]]) -> None:
         """Embed, in one phase, what is not cached yet.
@@ -85,16 +88,18 @@ class BankMaker:
         with self.progress.phase(f"embed {self.configuration.quant.name}", total) as advance:
             for name, arrays in missing.items():
                 taps = [array for array in arrays if array != "image"]
-                features = embed_images(model, opened[name], self.plan.settings.batch_size, advance, taps)
+                pixels = opened[name]
+                features = embed_images(model, pixels.batches(self.plan.settings.batch_size), advance, taps)
+                about = {"logit": np.array([model.logit_scale, model.logit_bias]), "rows": pixels.rows}
                 for array in arrays:
-                    self.store.put(self._image_key(name, array), {array: features[array]})
-                self.forward_images += len(opened[name])
+                    self.store.put(self._image_key(name, array), {array: features[array], **about})
+                self.forward_images += len(pixels)
 
     def _missing(self, name: str, taps: Sequence[str]) -> list[str]:
         return [array for array in ("image", *taps) if self._image_key(name, array) not in self.store]
 
-    def _stored(self, name: str, array: str) -> NDArray[np.float32]:
-        """One array of a data set; recomputed when the cache's copy is missing or damaged."""
+    def _stored(self, name: str, array: str) -> dict[str, NDArray[Any]]:
+        """One array of a data set, with `logit` and `rows`; recomputed when the cache's copy is missing or damaged."""
         key = self._image_key(name, array)
         stored = self.store.get(key)
         if stored is None:
@@ -102,34 +107,34 @@ class BankMaker:
             stored = self.store.get(key)
         if stored is None:
             raise StorageError(f"the cache {self.store.folder} does not keep what is written to it")
-        return stored[array]
+        return stored
 
     def bank(self, name: str, taps: Sequence[str] = ()) -> FeatureBank:
         """The feature bank of a data set."""
         data = self.plan.data[name]
-        image = self._stored(name, "image")
+        stored = self._stored(name, "image")
+        image, rows, (scale, bias) = stored["image"], stored["rows"], stored["logit"].tolist()
         text, class_names, label = self._text(data, image.shape[1])
-        model = self.configuration.model
         return FeatureBank(
             dataset=name,
             image=image,
-            label=label,
-            sample_id=data.sample_ids,
+            label=label[rows],
+            sample_id=data.sample_ids[rows],
             text=text,
             class_names=class_names,
-            logit_scale=model.logit_scale,
-            logit_bias=model.logit_bias,
-            group=data.groups,
+            logit_scale=scale,
+            logit_bias=bias,
+            group=None if data.groups is None else data.groups[rows],
             corruption=data.spec.corruption,
             severity=data.spec.severity,
             digest=digest([self._image_key(name, "image"), self._text_key(data)]),
-            taps={tap: self._stored(name, tap) for tap in taps},
+            taps={tap: self._stored(name, tap)[tap] for tap in taps},
         )
 
     def _image_key(self, name: str, array: str) -> str:
         plan, configuration = self.plan, self.configuration
         tower = plan.tower_key(configuration.model, configuration.quant, "vision")
-        return digest(["image", tower, plan.data[name].image_digest, array])
+        return digest(["image", tower, plan.data[name].digest, array])
 
     def _text_key(self, data: Data) -> str:
         tower = self.plan.tower_key(self.configuration.model, self.configuration.quant, "text")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -21,17 +21,15 @@ TEXT_BATCH = 256
 
 def embed_images(
     model: ClipModel,
-    pixels: NDArray[np.uint8],
-    batch_size: int,
+    batches: Iterable[NDArray[np.uint8]],
     advance: Advance,
     taps: Sequence[str] = (),
 ) -> dict[str, NDArray[np.float32]]:
-    """Run the vision tower over a pixel store.
+    """Run the vision tower over batches of pixels.
 
     Args:
         model: in eval mode, quantized or not.
-        pixels: (N, 3, H, W) uint8, possibly memory-mapped; read batch by batch, in order.
-        batch_size: images a forward pass; results do not depend on it beyond float rounding.
+        batches: (B, 3, H, W) uint8 each; results do not depend on B beyond float rounding.
         advance: told the number of images done.
         taps: further outputs of the same forward pass, e.g. `local`.
 
@@ -42,8 +40,9 @@ def embed_images(
         NonFiniteError: names the first layer whose output is not finite.
     """
     chunks: dict[str, list[NDArray[np.float32]]] = {}
-    for start in range(0, len(pixels), batch_size):
-        batch = torch.from_numpy(np.array(pixels[start : start + batch_size]))
+    start = 0
+    for pixels in batches:
+        batch = torch.from_numpy(pixels)
         outputs = model.encode_image_with(batch, taps) if taps else {"image": model.encode_image(batch)}
         if not torch.isfinite(outputs["image"]).all():
             layer = first_nonfinite_layer(model.module, lambda batch=batch: model.encode_image(batch))
@@ -51,6 +50,7 @@ def embed_images(
         for name, value in outputs.items():
             chunks.setdefault(name, []).append(value.float().cpu().numpy())
         advance(len(batch))
+        start += len(batch)
     return {name: np.concatenate(parts) for name, parts in chunks.items()}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,11 +29,13 @@ class Settings:
     Attributes:
         device: torch device; its kind ("cpu", "cuda") is hashed.
         batch_size: images a forward pass; not hashed, results do not depend on it.
+        workers: processes and threads that decode and corrupt; not hashed.
         exact_float: evaluate simulated quantizations in float even where integer codes would do; hashed.
     """
 
     device: str = "cpu"
     batch_size: int = 64
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     exact_float: bool = False
 
     def hashed(self) -> dict[str, Any]:
@@ -89,7 +92,7 @@ class Plan:
         """Content of a quantization: its fields, its method's version, the calibration pairs if it looks at them."""
         quantizer = quantizers.get(quant.method)
         content: dict[str, Any] = {"quant": quant.model_dump(mode="json"), "version": quantizer.version}
-        if quantizer.needs_calibration(quant):
+        if quantizer.requires_calibration(quant):
             content["calibration"] = self.calibration_data(quant).digest
         return content
 
@@ -198,6 +201,10 @@ def _evaluation(
     content = {
         **configuration,
         "task": [task.name, task.version, label, parsed.model_dump(mode="json")],
-        "roles": {role: [[name, plan.data[name].digest] for name in names] for role, names in roles.items()},
+        "roles": {role: [_data_content(plan.data[name]) for name in names] for role, names in roles.items()},
     }
     return Evaluation(digest(content), task, label, roles, parsed)
+
+
+def _data_content(data: Data) -> list[str]:
+    return [data.name, data.digest, data.text_digest]

@@ -25,6 +25,9 @@ from benchmark.progress import Progress, Silent
 from benchmark.spec import FP32
 from benchmark.tracking import FinishedConfiguration, Tracker
 
+PIXEL_BUDGET = 20_000_000_000
+"""Bytes of decoded pixels kept on disk unless the user says otherwise."""
+
 
 @dataclass
 class Sweep:
@@ -56,7 +59,8 @@ def run(
     *,
     trackers: Sequence[Tracker] = (),
     progress: Progress | None = None,
-    pixel_budget: int | None = None,
+    pixel_budget: int = PIXEL_BUDGET,
+    skip_broken: bool = False,
 ) -> Sweep:
     """Evaluate a plan; what the ledger has already is not done again.
 
@@ -64,7 +68,8 @@ def run(
         plan: from `make_plan`.
         home: results folder (ledger, samples, caches).
         trackers: told of each finished configuration.
-        pixel_budget: bytes of decoded pixels to keep on disk, None for no limit, 0 for none.
+        pixel_budget: bytes of decoded pixels to keep on disk, 0 for none.
+        skip_broken: leave out images that cannot be decoded, instead of failing.
 
     Returns:
         All records of the plan. A configuration that fails is recorded as failed, the others go on.
@@ -75,7 +80,7 @@ def run(
     progress = progress or Silent()
     ledger = Ledger(home)
     store = ArrayStore(home / "cache" / "banks")
-    pixels = PixelCache(home / "cache" / "pixels", pixel_budget)
+    pixels = PixelCache(home / "cache" / "pixels", pixel_budget, skip_broken)
     sweep = Sweep(plan)
     holder: ModelHolder | None = None
     with progress.phase(f"suite {plan.suite.name}", len(plan.configurations)) as advance:
