@@ -17,7 +17,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from benchmark.errors import SpecError, UnknownNameError
-from benchmark.spec import QuantSpec, Scalar, parse_spec, plain_scalar
+from benchmark.scalars import Scalar, plain_scalar
+from benchmark.spec import QuantSpec, parse_spec
 
 _BITS = re.compile(r"(?=.)(?:w(\d+))?(?:a(\d+))?")
 _SCOPES = ("vision", "text", "vision+text")

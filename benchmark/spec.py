@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -22,10 +21,10 @@ from pydantic import (
 )
 
 from benchmark.errors import SpecError, UnknownNameError
+from benchmark.scalars import Scalar, option_pairs, sorted_pairs
 
 Scope = Literal["vision", "text", "vision+text"]
 Tower = Literal["vision", "text"]
-Scalar = bool | int | float | str
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """A name that stands in metric keys and file names: no slash, no blank, at most 64 characters."""
 
@@ -58,42 +57,6 @@ class Override(Frozen):
     bits: int = Field(ge=2, le=8)
 
 
-def _pairs(value: Any) -> Any:
-    return tuple(sorted(value.items(), key=lambda item: str(item[0]))) if isinstance(value, dict) else value
-
-
-def plain_scalar(text: str) -> Scalar:
-    """What a word in a short name means: a boolean, a number (in Python's own spelling of it), or itself."""
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        if str(number) == text:
-            return number
-    return text
-
-
-def _option_value(name: Any, value: Any) -> Scalar:
-    """A value as its short name reads back, "1" as 1, so that equal meanings have equal hashes."""
-    if name in ("skip", "bits"):
-        raise ValueError(f"'{name}' is a word of short names, not an option")
-    plain = plain_scalar(value) if isinstance(value, str) else value
-    good = isinstance(plain, Scalar) and plain != "" and abs(plain if isinstance(plain, int | float) else 0) < math.inf
-    if not good or (isinstance(plain, int) and abs(plain) >= 2**63):
-        raise ValueError(f"option '{name}': expected a finite number, a word, true or false")
-    return plain  # type: ignore[no-any-return]
-
-
-def _options(value: Any) -> Any:
-    pairs = _pairs(value)
-    if not isinstance(pairs, tuple | list) or any(not isinstance(p, tuple | list) or len(p) != 2 for p in pairs):
-        return pairs  # pydantic says what is wrong with its shape
-    return tuple((name, _option_value(name, item)) for name, item in pairs)
-
-
 class QuantSpec(Frozen):
     """One quantization. `name` is its short name and parses back to it (`benchmark.shortname`).
 
@@ -113,7 +76,7 @@ class QuantSpec(Frozen):
     scope: Scope = "vision"
     skip: tuple[Text, ...] = ()
     overrides: tuple[Override, ...] = ()
-    options: Annotated[tuple[tuple[OptionName, Scalar], ...], BeforeValidator(_options)] = ()
+    options: Annotated[tuple[tuple[OptionName, Scalar], ...], BeforeValidator(option_pairs)] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -203,7 +166,7 @@ class DataSpec(Frozen):
     severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
     corruption: str | None = None
     severity: int | None = Field(default=None, ge=1, le=5)
-    options: Annotated[tuple[tuple[str, JsonValue], ...], BeforeValidator(_pairs)] = ()
+    options: Annotated[tuple[tuple[str, JsonValue], ...], BeforeValidator(sorted_pairs)] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -264,7 +227,7 @@ class SuiteSpec(Frozen):
         for name, spec in sets.items():
             base = spec.get("base") if isinstance(spec, dict) else None
             if base is not None:
-                if not isinstance(sets.get(base), dict) or "base" in sets[base]:
+                if not isinstance(base, str) or not isinstance(sets.get(base), dict) or "base" in sets[base]:
                     raise ValueError(f"data.{name}.base: '{base}' is not a data set of this suite with its own source")
                 merged[name] = {**sets[base], **{key: value for key, value in spec.items() if key != "base"}}
             else:
