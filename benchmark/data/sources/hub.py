@@ -1,0 +1,114 @@
+"""A data set of the Hugging Face hub, by id: parquet or webdataset, downloaded once into the hub's cache."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.data.files import read_lines
+from benchmark.data.sources.base import LoadedData, Source
+from benchmark.data.sources.image_folder import CLASS_FILE, TEMPLATE_FILE
+from benchmark.data.sources.parquet import ColumnOptions, from_columns, quiet_datasets
+from benchmark.errors import DataError
+from benchmark.spec import DataSpec, digest
+
+if TYPE_CHECKING:
+    import datasets
+
+WAY_OUT = (
+    "without a network, set HF_HUB_OFFLINE=1 and use a filled cache, or download the data elsewhere and give its "
+    "folder with 'source: webdataset', 'parquet' or 'image_folder'"
+)
+
+
+class HubOptions(ColumnOptions):
+    """Options of the hub source, beside the names of the columns.
+
+    Attributes:
+        config: configuration (subset) of the data set.
+        revision: branch, tag or commit; a commit makes results repeatable.
+    """
+
+    config: str | None = None
+    revision: str | None = None
+
+
+class Hub(Source[HubOptions]):
+    """`path` is the id (`clip-benchmark/wds_imagenet1k`), `split` is `test` by default.
+
+    Class names and templates: `classnames.txt` and `zeroshot_classification_templates.txt` of the repository where
+    they exist, else the names of a ClassLabel column. Code in a repository is never run.
+    """
+
+    name = "hub"
+    version = 1
+    title = "a data set of the Hugging Face hub by id (parquet or webdataset); options config, revision, columns"
+    options = HubOptions
+    needs_path = False
+
+    def check(self, spec: DataSpec) -> None:
+        """A well-formed id; asks no network."""
+        super().check(spec)
+        if spec.path is None or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec.path):
+            raise DataError(f"source 'hub': 'path' must be an id such as clip-benchmark/wds_cifar10, got {spec.path!r}")
+
+    def fingerprint(self, spec: DataSpec) -> str:
+        """The addresses of the files, which name the commit, and their sizes; loads the data set."""
+        info = self.table(spec).info
+        sums = {address: entry["num_bytes"] for address, entry in (info.download_checksums or {}).items()}
+        return digest([spec.path, sums or self.table(spec)._fingerprint])
+
+    def table(self, spec: DataSpec) -> datasets.Dataset:
+        """The split with its own columns."""
+        options = self.parse(spec)
+        return _load(str(spec.path), options.config, spec.split or "test", options.revision)
+
+    def load(self, spec: DataSpec) -> LoadedData:
+        """Download, or take from the cache."""
+        options = self.parse(spec)
+        if "__key__" in self.table(spec).column_names and options.id is None:
+            options = options.model_copy(update={"id": "__key__"})
+        loaded = from_columns(self.table(spec), options, spec)
+        return LoadedData(
+            loaded.dataset,
+            _lines(str(spec.path), CLASS_FILE, options.revision) or loaded.class_names,
+            _lines(str(spec.path), TEMPLATE_FILE, options.revision),
+            loaded.group_names,
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    expected = (OSError, ValueError, HfHubHTTPError, OfflineModeIsEnabled, datasets.exceptions.DatasetsError)
+    try:
+        with quiet_datasets():
+            return datasets.load_dataset(path, config, split=split, revision=revision)
+    except expected as error:
+        raise DataError(f"hub data set '{path}' cannot be loaded ({_first_line(error)}); {WAY_OUT}") from error
+
+
+def _lines(repository: str, name: str, revision: str | None) -> tuple[str, ...] | None:
+    """Lines of a text file of the repository, None where it has no such file."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return read_lines(Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision)))
+    except LocalEntryNotFoundError as error:
+        raise DataError(f"hub data set '{repository}': {name} is not in the cache; {WAY_OUT}") from error
+    except EntryNotFoundError:
+        return None
+    except (OSError, HfHubHTTPError) as error:
+        raise DataError(f"hub data set '{repository}': {name}: {_first_line(error)}; {WAY_OUT}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+source = Hub()

@@ -1,0 +1,179 @@
+"""A local webdataset in CLIP_benchmark's layout: `test/0.tar ...` with `KEY.jpg` + `KEY.cls`, or pairs `KEY.txt`."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.data.files import IMAGE_SUFFIXES, entry, fingerprint, natural, read_lines
+from benchmark.data.sources.base import LoadedData, Source, SourceOptions, images_dataset
+from benchmark.data.sources.image_folder import CLASS_FILE, TEMPLATE_FILE, optional_lines, walk_texts
+from benchmark.errors import DataError
+from benchmark.spec import DataSpec
+
+COUNT_FILE = "nshards.txt"
+
+
+class WebdatasetOptions(SourceOptions):
+    """Options of the webdataset source.
+
+    Attributes:
+        label: suffix of the members that hold the label, a whole number as text.
+        caption: suffix of the members that hold the caption, UTF-8 text.
+    """
+
+    label: str = "cls"
+    caption: str = "txt"
+
+
+@dataclass
+class Sample:
+    """One key of a shard: where its image lies, and its texts."""
+
+    member: str | None = None
+    offset: int = 0
+    size: int = 0
+    label: str | None = None
+    caption: str | None = None
+
+
+class Webdataset(Source[WebdatasetOptions]):
+    """Shards are read by their headers only; images are taken out of the tar file when they are decoded.
+
+    `path` is the folder with `classnames.txt` and `zeroshot_classification_templates.txt`; the shards lie in
+    `<path>/<split>` (default `test` where it exists), 0.tar to N-1.tar with N in `nshards.txt`, or any *.tar without
+    that file. The order of the images is the order of the shards' numbers and of the members in them. A sample id is
+    `<shard>/<key>`. Without any label members the labels are -1.
+    """
+
+    name = "webdataset"
+    version = 1
+    title = "CLIP_benchmark's layout: <split>/0.tar ... with KEY.jpg + KEY.cls (or KEY.txt), classnames.txt"
+    options = WebdatasetOptions
+
+    def check(self, spec: DataSpec) -> None:
+        """The path and all shards exist."""
+        super().check(spec)
+        self.shards(spec)
+
+    def fingerprint(self, spec: DataSpec) -> str:
+        """Names, sizes and times of change of the shards and of the text files."""
+        return fingerprint([entry(p) for p in self.shards(spec)] + walk_texts(self.root(spec)))
+
+    def shards(self, spec: DataSpec) -> list[Path]:
+        """The tar files in order.
+
+        Raises:
+            DataError: no shard, or one that `nshards.txt` counts is missing.
+        """
+        root = self.root(spec)
+        if root.is_file():
+            return [root]
+        folder = root / spec.split if spec.split is not None else root / "test"
+        if spec.split is None and not folder.is_dir():
+            folder = root
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder")
+        if not (folder / COUNT_FILE).is_file():
+            found = sorted(folder.glob("*.tar"), key=lambda p: natural(p.stem))
+            if not found:
+                raise DataError(f"{folder}: no *.tar shards")
+            return found
+        text = read_lines(folder / COUNT_FILE)[0]
+        if not text.isdigit() or int(text) < 1:
+            raise DataError(f"{folder / COUNT_FILE}: expected the number of shards, got '{text}'")
+        shards = [folder / f"{index}.tar" for index in range(int(text))]
+        for shard in shards:
+            if not shard.is_file():
+                raise DataError(f"{shard}: missing; {COUNT_FILE} counts {text} shards")
+        return shards
+
+    def load(self, spec: DataSpec) -> LoadedData:
+        """Index the shards.
+
+        Raises:
+            DataError: a broken shard, a key without image or label, a label that is no number.
+        """
+        options = self.parse(spec)
+        rows: dict[str, list[object]] = {"image": [], "label": [], "sample_id": [], "offset": [], "size": []}
+        labels, captions, found = [], [], []
+        for shard in self.shards(spec):
+            for key, sample in _index(shard, options).items():
+                if sample.member is None:
+                    raise DataError(f"{shard}: key '{key}' has no image member (.jpg, .png, .webp, ...)")
+                rows["image"].append({"bytes": None, "path": f"tar://{sample.member}::{shard}"})
+                rows["sample_id"].append(f"{shard.stem}/{key}")
+                rows["offset"].append(sample.offset)
+                rows["size"].append(sample.size)
+                labels.append(sample.label)
+                captions.append(sample.caption)
+                found.append(f"{shard}: key '{key}'")
+        rows["label"] = list(_labels(labels, found, options.label))
+        if any(caption is not None for caption in captions):
+            rows["caption"] = list(_complete(captions, found, options.caption))
+        root = self.root(spec)
+        folder = root if root.is_dir() else root.parent
+        return LoadedData(
+            dataset=images_dataset(rows),
+            class_names=optional_lines(folder, CLASS_FILE),
+            templates=optional_lines(folder, TEMPLATE_FILE),
+        )
+
+
+def _index(shard: Path, options: WebdatasetOptions) -> dict[str, Sample]:
+    """The samples of a shard by key, in the order of their first members."""
+    samples: dict[str, Sample] = {}
+    length = shard.stat().st_size
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                if member.offset_data + member.size > length:
+                    raise DataError(f"{shard}: broken shard, cut off within '{member.name}'")
+                folder, _, base = member.name.rpartition("/")
+                stem, _, suffix = base.partition(".")
+                if not stem:
+                    continue
+                sample = samples.setdefault(f"{folder}/{stem}" if folder else stem, Sample())
+                if f".{suffix.lower()}" in IMAGE_SUFFIXES:
+                    sample.member, sample.offset, sample.size = member.name, member.offset_data, member.size
+                elif suffix in (options.label, options.caption):
+                    text = _text(archive, member, shard)
+                    setattr(sample, "label" if suffix == options.label else "caption", text)
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"{shard}: broken shard ({error})") from None
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read ({error.strerror or error})") from None
+    return samples
+
+
+def _text(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> str:
+    file = archive.extractfile(member)
+    try:
+        return file.read().decode("utf-8").strip() if file is not None else ""
+    except UnicodeDecodeError:
+        raise DataError(f"{shard}: '{member.name}' is not UTF-8 text") from None
+
+
+def _labels(labels: list[str | None], found: list[str], suffix: str) -> Iterator[int]:
+    if all(label is None for label in labels):
+        yield from [-1] * len(labels)
+        return
+    for text, where in zip(_complete(labels, found, suffix), found, strict=True):
+        try:
+            yield int(text)
+        except ValueError:
+            raise DataError(f"{where}: label '{text}' in .{suffix} is not a whole number") from None
+
+
+def _complete(texts: list[str | None], found: list[str], suffix: str) -> Iterator[str]:
+    for text, where in zip(texts, found, strict=True):
+        if text is None:
+            raise DataError(f"{where} has no member .{suffix}, other keys have")
+        yield text
+
+
+source = Webdataset()
