@@ -31,7 +31,7 @@ class UnknownNameError(InputError):
     """A name that no registry or catalogue knows."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        names = sorted(known)
+        names = sorted(str(item) for item in known)
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         listing = f" Known: {', '.join(names)}." if names and len(names) <= 40 else ""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -260,14 +259,17 @@ def parse_spec(kind: type[S], data: Any, where: str) -> S:
 
 
 def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    misspelt = [p for p in problems if p["type"] == "extra_forbidden"]  # says more than the field that is then missing
+    problem = misspelt[0] if misspelt and problems[0]["type"] == "missing" else problems[0]
     location = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         fields = _fields_at(kind, problem["loc"][:-1])
         return f"{location}: {UnknownNameError('field', str(problem['loc'][-1]), fields)}"
     message = problem["msg"].removeprefix("Value error, ")
     value = problem.get("input")
-    shown = f" (got {value!r})" if isinstance(value, Scalar) and len(repr(value)) <= 100 else ""
+    long = abs(value) > 10**18 if isinstance(value, int) else isinstance(value, str) and len(value) > 80
+    shown = f" (got {value!r})" if isinstance(value, Scalar) and not long else ""
     return f"{location}: {message}{shown}" if location else f"{message}"
 
 
@@ -276,23 +278,3 @@ def _fields_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[s
     children: dict[str, type[BaseModel]] = {"data": DataSpec, "tasks": BindingSpec, "models": ModelSpec}
     target = children.get(str(location[0]), kind) if location else kind
     return list(target.model_fields)
-
-
-def load_yaml(path: Path) -> Any:
-    """Read a YAML file with the safe loader.
-
-    Raises:
-        SpecError: the file is missing, not UTF-8, not YAML, or holds a tag that is not plain data.
-    """
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        raise SpecError(f"{path}: not valid YAML{line} ({getattr(error, 'problem', None) or error})") from None

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import SpecError, UnknownNameError
-from benchmark.spec import ModelSpec, SuiteSpec, load_yaml, parse_spec
+from benchmark.spec import ModelSpec, SuiteSpec, parse_spec
+from benchmark.yamlfile import load_yaml
 
 FOLDER = Path(__file__).parent / "suites"
 
@@ -82,4 +83,3 @@ def narrow(
             raise SpecError(f"--limit: at least 1, got {limit}")
         update["limit"] = limit
     return suite.model_copy(update=update)
-

@@ -1,0 +1,60 @@
+"""YAML files as plain data: the safe loader, made strict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmark.errors import SpecError
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice (plain YAML drops the first) and numbers beyond 64 bits."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys differ."""
+        seen = set()
+        for key, _ in node.value:
+            text = getattr(key, "value", None)
+            if isinstance(text, str) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, text) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the field '{text}' stands twice", key.start_mark
+                    )
+                seen.add((key.tag, text))
+        return super().construct_mapping(node, deep)
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    number = loader.construct_yaml_int(node)
+    if abs(number) >= 2**63:
+        raise yaml.constructor.ConstructorError(None, None, "a number is out of range", node.start_mark)
+    return int(number)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file with the safe loader.
+
+    Raises:
+        SpecError: the file is missing, not UTF-8, not YAML, or holds a tag that is not plain data, a field twice or a
+            number that is out of range.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise SpecError(f"{path}: not valid YAML{line} ({getattr(error, 'problem', None) or error})") from None
+    except RecursionError:
+        raise SpecError(f"{path}: not valid YAML (nested too deeply)") from None
+    except ValueError as error:  # an impossible date, a number of thousands of digits
+        raise SpecError(f"{path}: not valid YAML ({error})") from None

@@ -1,0 +1,208 @@
+"""Suites from hostile and mistaken YAML: a valid suite or one SpecError that says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmark.errors import InputError, SpecError, UnknownNameError
+from benchmark.suite import FOLDER, load_suite, narrow, suite_names
+
+VALID = """
+name: small
+version: 1
+models: [demo]
+quantizations: [fp32, rtn-w4a8-channel-token-vision]
+data:
+  scenes: {source: demo, split: test}
+  far: {source: demo, split: far_ood, text: none, limit: 50}
+tasks:
+  zero_shot: {scenes: {test: scenes}}
+  ood: {scenes: {id: scenes, ood: far}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Writes a suite file and returns its path as text."""
+
+    def put(text: str | bytes) -> str:
+        path = tmp_path / "suite.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return put
+
+
+def refused(path: str) -> str:
+    with pytest.raises(SpecError) as caught:
+        load_suite(path)
+    message = str(caught.value)
+    assert message.startswith(path)
+    assert len(message.splitlines()) == 1
+    assert len(message) < 1000
+    return message
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_the_suites_that_come_along_are_valid(name: str) -> None:
+    suite = load_suite(name)
+    assert suite.name == name
+    assert suite.description
+    assert set(suite.headline) == set(dict.fromkeys(suite.headline))
+    assert {key.split("/")[0] for key in suite.headline} <= set(suite.tasks)
+
+
+def test_there_is_a_demo() -> None:
+    assert "demo" in suite_names()
+    assert (FOLDER / "demo.yaml").is_file()
+
+
+def test_a_valid_file_is_read(write) -> None:  # type: ignore[no-untyped-def]
+    suite = load_suite(write(VALID))
+    assert suite.name == "small"
+    assert suite.data["far"].text == "none"
+
+
+def test_an_unknown_suite_suggests() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'demo'"):
+        load_suite("dmeo")
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "mapping"),
+        ("- a\n- b\n", "mapping"),
+        ("just text", "mapping"),
+        ("42", "mapping"),
+        ("null", "mapping"),
+        ("{", "YAML"),
+        ("a: b: c", "line 1"),
+        ("a: [1, 2", "YAML"),
+        ("\tname: x", "YAML"),
+        ("name: !!python/object/apply:os.system ['true']", "YAML"),
+        ("name: !!python/name:os.system", "YAML"),
+        ("name: !secret x", "YAML"),
+        ("name: *nobody", "YAML"),
+        ("--- 1\n--- 2\n", "YAML"),
+        ("? [1, 2]\n: x", "YAML"),
+        ("name: 2001-99-99", "YAML"),
+        ("name: small\nname: other\nversion: 1", "name"),
+        (f"version: {'9' * 5000}", "YAML"),
+        (VALID.replace("version: 1", "version: 0x" + "f" * 5000), "out of range"),
+        (VALID.replace("version: 1", "version: .inf"), "version"),
+        (VALID.replace("version: 1", "version: 2001-01-01"), "version"),
+        (VALID.replace("version: 1", "version: &v [*v]"), "version"),
+        (VALID + LAUGHS, "field 'a'"),
+        (VALID.replace("models: [demo]", "models: demo"), "models"),
+        (VALID.replace("models: [demo]", "modles: [demo]"), "modles: unknown field 'modles'. Did you mean 'models'"),
+        (VALID.replace("split: test", "spilt: test"), "data.scenes.spilt"),
+        (VALID.replace("{test: scenes}", "{test: [scenes, [far]]}"), "tasks.zero_shot.scenes"),
+        (VALID.replace("test: scenes", "test: scnes"), "Did you mean 'scenes'"),
+        (VALID.replace("limit: 50", "limit: 1e3"), "data.far.limit"),
+        (VALID.replace("limit: 50", "limit: no"), "data.far.limit"),
+        (VALID.replace("limit: 50", "options: {x: .nan}"), "data.far.options"),
+        (VALID.replace("limit: 50", "options: &o {x: *o}"), "data.far.options"),
+        (VALID.replace("limit: 50", "options: {x: 2020-01-01}"), "data.far.options"),
+        (VALID.replace("limit: 50", "options: {x: !!binary /w==}"), "data.far.options"),
+        (VALID.replace("limit: 50", "options: {x: !!set {a, b}}"), "data.far.options"),
+        (VALID.replace("limit: 50", "options: {x: 0x" + "f" * 5000 + "}"), "line 8 (a number is out of range)"),
+        (VALID.replace("test: scenes", "test: scenes, options: {x: .inf}"), "tasks.zero_shot.scenes"),
+        ("[" * 5000, "YAML"),
+    ],
+    ids=lambda value: value[-50:],
+)
+def test_hostile_and_mistaken_files(write, text: str, says: str) -> None:  # type: ignore[no-untyped-def]
+    assert says in refused(write(text))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"name: \x00", b"\x80abc", b"name: \x07"])
+def test_files_that_are_not_text(write, content: bytes) -> None:  # type: ignore[no-untyped-def]
+    refused(write(content))
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    assert "no such file" in refused(str(tmp_path / "nothing.yaml"))
+    (tmp_path / "folder.yaml").mkdir()
+    assert "cannot be read" in refused(str(tmp_path / "folder.yaml"))
+
+
+@given(st.lists(st.tuples(st.integers(0, len(VALID)), st.integers(0, 6), st.text(max_size=4)), max_size=4))
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_damage_to_a_suite_is_refused_clearly_or_harmless(
+    tmp_path: Path, damage: list[tuple[int, int, str]]
+) -> None:
+    text = VALID
+    for place, length, replacement in damage:
+        text = text[:place] + replacement + text[place + length :]
+    path = tmp_path / "suite.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        message = load_suite(str(path)).digest()
+    except SpecError as error:
+        message = str(error)
+    assert len(message.splitlines()) == 1
+
+
+def test_the_command_line_narrows_a_suite(write) -> None:  # type: ignore[no-untyped-def]
+    suite = load_suite(write(VALID))
+    narrowed = narrow(suite, models=["local-dir:x"], quantizations=["fp32"], tasks=["ood"], limit=7)
+    assert [model.ref for model in narrowed.models] == ["local-dir:x"]
+    assert narrowed.quantizations == ("fp32",)
+    assert list(narrowed.tasks) == ["ood"]
+    assert narrowed.limit == 7
+    assert narrow(suite) == suite
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        ({"tasks": ["zero_shoot"]}, "Did you mean 'zero_shot'"),
+        ({"limit": 0}, "--limit"),
+        ({"limit": -3}, "--limit"),
+        ({"models": [""]}, "--model"),
+    ],
+    ids=str,
+)
+def test_bad_choices_on_the_command_line(write, choice, says: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError) as caught:
+        narrow(load_suite(write(VALID)), **choice)
+    assert says in str(caught.value)
+
+
+def test_a_data_set_and_what_is_based_on_it_can_be_pointed_at_a_folder(write) -> None:  # type: ignore[no-untyped-def]
+    text = VALID.replace("data:\n", "data:\n  near: {base: far, limit: 3}\n")
+    suite = load_suite(write(text), data=["far=/some/folder=with=signs"])
+    for name in ("far", "near"):
+        assert suite.data[name].path == "/some/folder=with=signs"
+        assert suite.data[name].source == "image_folder"
+        assert suite.data[name].text == "none"
+    assert suite.data["near"].limit == 3
+    assert suite.data["scenes"].path is None
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ("scenes", "NAME=PATH"),
+        ("scenes=", "NAME=PATH"),
+        ("=x", "unknown data set"),
+        ("scnes=/x", "Did you mean 'scenes'"),
+    ],
+)
+def test_a_data_set_pointed_wrongly(write, item: str, says: str) -> None:  # type: ignore[no-untyped-def]
+    for text in (VALID, VALID.replace("data:\n", "data:\n  5: {source: demo}\n")):
+        with pytest.raises(InputError) as caught:
+            load_suite(write(text), data=[item])
+        assert says in str(caught.value)
+    with pytest.raises(InputError):
+        load_suite(write("data: [1]"), data=[item])
