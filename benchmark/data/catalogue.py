@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from benchmark.data.files import IMAGE_SUFFIXES, expand, walk
 from benchmark.errors import DataError, SpecError
-from benchmark.spec import DataSpec, Name, load_yaml, parse_spec
+from benchmark.spec import DataSpec, Name, parse_spec
+from benchmark.yamlfile import load_yaml
 
 SHIPPED = "catalogue.yaml"
 
