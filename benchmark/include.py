@@ -28,7 +28,7 @@ def include_files(paths: Sequence[Path]) -> None:
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # a stranger's file may raise anything
+        except (Exception, SystemExit) as error:  # a stranger's file may raise anything
             raise PluginError(f"--include {path}: {type(error).__name__}: {error}") from error
         origin = Origin(str(path), path.stem)
         found = 0

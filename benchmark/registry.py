@@ -75,7 +75,7 @@ class Registry(Generic[T]):
             point = self._point(name)
             try:
                 plugin = point.load()
-            except Exception as error:  # a stranger's module may raise anything at import
+            except (Exception, SystemExit) as error:  # a stranger's module may raise anything at import
                 raise PluginError(
                     f"the {self.kind} '{name}' ({point.value}) cannot be imported: {type(error).__name__}: {error}"
                 ) from error

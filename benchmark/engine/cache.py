@@ -8,7 +8,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,20 @@ class ArrayStore:
             return None
         folder = self.path(key)
         try:
-            meta = json.loads((folder / "meta.json").read_text())
+            digests = _digests(folder)
             if key not in self._checked:
-                for name, sha in meta["sha256"].items():
+                for name, sha in digests.items():
                     if _sha256(folder / f"{name}.npy") != sha:
                         raise ValueError(f"{name}.npy does not match its digest")
                 self._checked.add(key)
-            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["sha256"]}
-        except (OSError, ValueError, KeyError) as error:
-            self.damaged.append(f"{folder}: {error}")
-            shutil.rmtree(folder, ignore_errors=True)
+            arrays = _open(folder, digests)
+        except (OSError, ValueError) as error:
+            if folder.is_dir():  # else another process has just evicted it, whole
+                self.damaged.append(f"{folder}: {error}")
+                self._remove(folder)
             return None
-        os.utime(folder / "meta.json")
+        with suppress(OSError):  # evicted just now, or a store that we may only read
+            os.utime(folder / "meta.json")
         return arrays
 
     def put(self, key: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
@@ -76,44 +79,82 @@ class ArrayStore:
             meta = aside / "meta.json"
             meta.write_text(json.dumps({"sha256": sha256}))
             _fsync(meta)
+            found = _open(aside, sha256)  # mapped before others can evict it; a mapping outlives its file's name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 aside.rename(target)
             except OSError:
-                if key not in self:  # not the other writer's whole entry: a real failure
-                    raise
+                if key not in self:  # not another writer's whole entry: remains of a killed process, or a real failure
+                    self._remove(target)
+                    aside.rename(target)
         except OSError as error:
             raise StorageError(f"the cache {self.folder} cannot be written: {error.strerror or error}") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         self._checked.add(key)
         self.trim(keep=key)
-        found = self.get(key)
-        if found is None:
-            raise StorageError(f"the cache {self.folder} lost the entry {key} that was just written")
         return found
 
     def trim(self, keep: str = "") -> None:
         """Drop least recently used entries until the budget holds, and files that dead writers left behind."""
         for leftover in self.folder.glob(".tmp-*"):
-            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+            if time.time() - _modified(leftover) > _STALE_SECONDS:
                 shutil.rmtree(leftover, ignore_errors=True)
         if self.budget is None:
             return
-        entries = [(meta.stat().st_mtime, meta.parent) for meta in self.folder.glob("*/*/meta.json")]
-        sizes = {entry: sum(file.stat().st_size for file in entry.iterdir()) for _, entry in entries}
+        entries = sorted((_modified(meta), meta.parent) for meta in self.folder.glob("*/*/meta.json"))
+        sizes = {entry: _size(entry) for _, entry in entries}
         total = sum(sizes.values())
-        for _, entry in sorted(entries):
+        for _, entry in entries:
             if total <= self.budget:
                 return
             if entry.name != keep:
-                shutil.rmtree(entry, ignore_errors=True)
+                self._remove(entry)
                 total -= sizes[entry]
+
+    def _remove(self, folder: Path) -> None:
+        """Take an entry away as a whole: other processes see all of it or nothing."""
+        aside = self.folder / f".tmp-{os.getpid()}-{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):  # another process was faster
+            folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    meta = json.loads((folder / "meta.json").read_text())
+    digests = meta.get("sha256") if isinstance(meta, dict) else None
+    if not isinstance(digests, dict) or not digests:
+        raise ValueError("meta.json is damaged")
+    return digests
+
+
+def _open(folder: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    return {name: _load(folder / f"{name}.npy") for name in names}
+
+
+def _load(path: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _modified(path: Path) -> float:
+    """Time of the last change; now for what another process has just taken away."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
+def _size(folder: Path) -> int:
+    try:
+        return sum(file.stat().st_size for file in folder.iterdir())
+    except FileNotFoundError:
+        return 0
 
 
 def _write(path: Path, array: NDArray[Any]) -> str:
     with path.open("wb") as file:
-        np.save(file, array)
+        np.save(file, array, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
     return _sha256(path)
