@@ -75,8 +75,12 @@ class QuantizedWeight:
         total = self.codes.numel() * self.scheme.bits + self.scale.numel() * 32
         if self.scheme.symmetric:
             return total
-        integer = bool((self.zero == self.zero.round()).all())
-        return total + self.zero.numel() * (self.scheme.bits if integer else 32)
+        return total + self.zero.numel() * (self.scheme.bits if self.integer_zero else 32)
+
+    @property
+    def integer_zero(self) -> bool:
+        """Whether all zero points are integers."""
+        return bool((self.zero == self.zero.round()).all())
 
 
 def value_range(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,10 +130,13 @@ def quantize_weight(weight: Tensor, scheme: Scheme, span: tuple[Tensor, Tensor] 
         scheme: bits, granularity and symmetry.
         span: range (low, high), each (R, G, 1); None takes the minimum and maximum of each group.
     """
-    grouped = scheme.grouped(weight.detach().float())
-    low, high = value_range(grouped) if span is None else span
-    scale, zero = parameters(low, high, scheme.bits, scheme.symmetric)
-    codes = quantize(grouped, scale, zero, scheme.bits).to(torch.int8)
+    low, high = value_range(scheme.grouped(weight.detach().float())) if span is None else span
+    return encode(weight, scheme, *parameters(low, high, scheme.bits, scheme.symmetric))
+
+
+def encode(weight: Tensor, scheme: Scheme, scale: Tensor, zero: Tensor) -> QuantizedWeight:
+    """Round a weight to nearest with given scales and zero points, each (R, G, 1)."""
+    codes = quantize(scheme.grouped(weight.detach().float()), scale, zero, scheme.bits).to(torch.int8)
     return QuantizedWeight(codes, scale, zero, scheme, tuple(weight.shape))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,10 +13,9 @@ from torch import Tensor, nn
 from benchmark.errors import QuantizationError, SpecError, UnknownNameError
 from benchmark.models.base import ClipModel
 from benchmark.progress import Progress
+from benchmark.quantization.calibrate import Source
 from benchmark.quantization.calibration import Calibration
 from benchmark.spec import QuantSpec, Tower
-
-log = logging.getLogger(__name__)
 
 Granularity = Literal["tensor", "channel", "group"]
 Kernel = Literal["simulated", "real"]
@@ -104,6 +102,16 @@ class TowerJob:
     exact_float: bool = False
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+
+    def source(self, stage: str = "plain", transforms: Mapping[str, nn.Module] | None = None) -> Source:
+        """Where this job's calibration statistics come from.
+
+        Raises:
+            QuantizationError: there is no calibration data.
+        """
+        if self.calibration is None:
+            raise QuantizationError(f"quantization '{self.spec.name}' needs calibration data")
+        return Source(self.model, self.tower, self.calibration, stage, transforms or {})
 
     def replace(self, name: str, module: nn.Module) -> None:
         """Put a module in the place of the layer called `name`, under all its names if it is shared."""

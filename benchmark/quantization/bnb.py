@@ -22,26 +22,9 @@ from torch import Tensor, nn
 
 from benchmark.quantization import affine
 from benchmark.quantization.base import COMMON_FIELDS, LayerRecord, Options, Quantizer, TowerJob
+from benchmark.quantization.linear import Flattened
 
 ENGINE = "bitsandbytes"
-
-
-class Flattened(nn.Module):
-    """Feeds a library's Linear with rows: bitsandbytes accepts at most three dimensions."""
-
-    def __init__(self, inner: nn.Module, dense: Tensor) -> None:
-        super().__init__()
-        self.inner, self.shape, self._like = inner, tuple(dense.shape), dense.new_zeros(())
-
-    @property
-    def weight(self) -> Tensor:
-        """Stands in for the weight's shape, dtype and device, for code that asks for them."""
-        return self._like.expand(self.shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., in) -> (..., out), float32."""
-        rows = self.inner(x.reshape(-1, x.shape[-1]))
-        return rows.reshape(*x.shape[:-1], -1).to(x.dtype)  # type: ignore[no-any-return]
 
 
 class Int8Options(Options):

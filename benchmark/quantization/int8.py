@@ -62,7 +62,7 @@ def replacement(
 def fits_int8(layer: nn.Linear | nn.Conv2d, weight: QuantizedWeight, device: torch.device) -> bool:
     """Whether a layer can run on int8 codes: a Linear, or a convolution that cuts its input into patches."""
     columns = layer.weight[0].numel()
-    if weight.scheme.granularity == "group" or columns >= _MAX_COLUMNS:
+    if weight.scheme.granularity == "group" or columns >= _MAX_COLUMNS or not weight.integer_zero:
         return False
     if isinstance(layer, nn.Conv2d) and not is_patchwise(layer):
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,6 +97,20 @@ class Scaled(nn.Module):
         """x (..., K) times factor (K,)."""
         return x * self.factor
 
-    def matrix(self) -> Tensor:
-        """The transformation as a matrix (K, K), x -> x @ matrix."""
-        return torch.diag(self.factor)
+
+class Flattened(nn.Module):
+    """Feeds a library's Linear with rows: they accept different numbers of dimensions."""
+
+    def __init__(self, inner: nn.Module, dense: Tensor) -> None:
+        super().__init__()
+        self.inner, self.shape, self._like = inner, tuple(dense.shape), dense.new_zeros(())
+
+    @property
+    def weight(self) -> Tensor:
+        """Stands in for the weight's shape, dtype and device, for code that asks for them."""
+        return self._like.expand(self.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out), float32."""
+        rows = self.inner(x.reshape(-1, x.shape[-1]))
+        return rows.reshape(*x.shape[:-1], -1).to(x.dtype)  # type: ignore[no-any-return]

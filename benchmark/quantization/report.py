@@ -101,14 +101,16 @@ class Run:
     macs: Mapping[str, int]
 
 
-def probe(model: ClipModel, tower: Tower, names: Sequence[str], calibration: Calibration | None) -> Run:
+def probe(
+    model: ClipModel, tower: Tower, names: Sequence[str], calibration: Calibration | None, count: int = PROBE
+) -> Run:
     """Run a probe batch: the first calibration pairs, or seeded noise images and fixed texts."""
     calls, macs = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
 
     def hook(name: str, weights: int) -> Any:
         def count(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             calls[name] += 1
-            channels = 1 if output.ndim == 4 else -1
+            channels = 1 if isinstance(module, nn.Conv2d) else -1
             macs[name] += output.numel() // output.shape[channels] * weights
 
         return count
@@ -116,22 +118,22 @@ def probe(model: ClipModel, tower: Tower, names: Sequence[str], calibration: Cal
     handles = []
     for name in names:
         module = model.module.get_submodule(name)
-        weights = int(np.prod(module.weight.shape))  # type: ignore[arg-type]
+        weights = module.weight.shape.numel()  # type: ignore[operator]
         handles.append(module.register_forward_hook(hook(name, weights)))
     try:
-        return Run(_probe_features(model, tower, calibration).double().cpu(), calls, macs)
+        return Run(_probe_features(model, tower, calibration, count).double().cpu(), calls, macs)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _probe_features(model: ClipModel, tower: Tower, calibration: Calibration | None) -> Tensor:
+def _probe_features(model: ClipModel, tower: Tower, calibration: Calibration | None, count: int) -> Tensor:
     if tower == "text":
-        return model.encode_text(list(calibration.captions[:PROBE]) if calibration else list(_PROBE_TEXTS))
+        return model.encode_text(list(calibration.captions if calibration else _PROBE_TEXTS)[:count])
     if calibration is not None:
-        return model.encode_image(torch.from_numpy(calibration.pixels[:PROBE].copy()))
+        return model.encode_image(torch.from_numpy(calibration.pixels[:count].copy()))
     height, width = model.preprocess.size
-    noise = np.random.default_rng(0).integers(0, 256, (PROBE, 3, height, width), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (count, 3, height, width), dtype=np.uint8)
     return model.encode_image(torch.from_numpy(noise))
 
 

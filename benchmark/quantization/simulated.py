@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,9 @@ from benchmark.quantization import affine
 from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import LayerRecord, Quantizer, Target, TowerJob
-from benchmark.quantization.calibrate import Observer, Range, observe
+from benchmark.quantization.calibrate import Observer, Range, in_parts
 from benchmark.quantization.int8 import FLOAT_ENGINE, replacement
+from benchmark.quantization.linear import simulated_layer
 from benchmark.spec import QuantSpec
 
 
@@ -32,13 +33,11 @@ class Prepared:
     target: Target
     original: Tensor
     online: nn.Module | None = None
-    undo: Tensor | None = None
+    undo: Callable[[Tensor], Tensor] | None = None
 
     def effective(self, weight: Tensor) -> Tensor:
         """The weight that acts on the original input: W' with x' = T x becomes W' T."""
-        if self.undo is None:
-            return weight
-        return weight * self.undo if self.undo.ndim == 1 else weight @ self.undo
+        return weight if self.undo is None else self.undo(weight)
 
 
 class Simulated(Quantizer):
@@ -54,57 +53,100 @@ class Simulated(Quantizer):
         """Transform inputs and weights without changing what the tower computes; by default nothing."""
         return {name: Prepared(target, target.layer.weight.detach()) for name, target in job.targets.items()}
 
-    def observers(self, job: TowerJob, prepared: Mapping[str, Prepared]) -> dict[str, Observer]:
-        """What to learn about the layers' inputs before quantizing: ranges, where they are static."""
-        return {name: Range() for name in prepared} if job.spec.activation_granularity == "tensor" else {}
+    def stage(self, spec: QuantSpec) -> str:
+        """Names what `prepare` did, as part of the key of kept statistics."""
+        return "plain"
+
+    def weight_observer(self, item: Prepared) -> Observer | None:
+        """What to learn about a layer's input before its weight is quantized."""
+        return None
+
+    def range_observer(self) -> Observer:
+        """What to learn for a static activation range."""
+        return Range()
 
     def quantize_weight(
-        self, job: TowerJob, prepared: Prepared, scheme: Scheme, seen: Observer | None
+        self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Mapping[str, Observer]
     ) -> QuantizedWeight:
         """Codes of one weight: rounding to nearest over the full range."""
-        return affine.quantize_weight(prepared.target.layer.weight, scheme)
+        return affine.quantize_weight(item.target.layer.weight, scheme)
 
-    def activation_range(self, job: TowerJob, prepared: Prepared, seen: Observer) -> tuple[float, float]:
+    def activation_range(self, spec: QuantSpec, seen: Observer) -> tuple[float, float]:
         """The static range of one layer's input."""
         assert isinstance(seen, Range)
         return seen.low, seen.high
 
+    def static_activation(self, spec: QuantSpec, low: float, high: float) -> TokenQuantizer:
+        """Quantizer of inputs with one calibrated range."""
+        assert spec.activation_bits is not None
+        return TensorQuantizer(spec.activation_bits, spec.activation_symmetric, low, high)
+
+    def dynamic_activation(self, spec: QuantSpec, dims: tuple[int, ...]) -> TokenQuantizer:
+        """Quantizer of inputs with a range per token, taken over the dimensions `dims`."""
+        assert spec.activation_bits is not None
+        return TokenQuantizer(spec.activation_bits, spec.activation_symmetric, dims)
+
     def quantize_tower(self, job: TowerJob) -> list[LayerRecord]:
-        """All steps, layer after layer."""
+        """All steps. Layers are replaced at the end, so that all statistics are those of the exact model."""
         prepared = self.prepare(job)
-        observers = self.observers(job, prepared)
-        if observers:
-            assert job.calibration is not None
-            observe(job.model, job.tower, observers, job.calibration, job.progress, f"{self.name}: statistics")
-        records = []
+        done: dict[str, tuple[QuantizedWeight | None, TokenQuantizer | None]] = {}
+        wanted = self._observers(job, prepared)
         with job.progress.phase(f"{self.name}: weights ({job.tower})", len(prepared)) as advance:
-            for name, item in prepared.items():
-                records.append(self._replace(job, item, observers.pop(name, None)))
-                advance(1)
-        return records
+            for found in self._seen(job, prepared, wanted):
+                for name, seen in found.items():
+                    done[name] = self._quantize(job, prepared[name], seen)
+                    advance(1)
+        return [self._replace(job, item, *done[name]) for name, item in prepared.items()]
+
+    def _observers(self, job: TowerJob, prepared: Mapping[str, Prepared]) -> dict[str, Sequence[Observer]]:
+        wanted: dict[str, Sequence[Observer]] = {}
+        for name, item in prepared.items():
+            weight = self.weight_observer(item) if item.target.bits is not None else None
+            static = self.range_observer() if job.spec.activation_granularity == "tensor" else None
+            if observers := [observer for observer in (weight, static) if observer is not None]:
+                wanted[name] = observers
+        return wanted
+
+    def _seen(
+        self, job: TowerJob, prepared: Mapping[str, Prepared], wanted: dict[str, Sequence[Observer]]
+    ) -> Iterator[dict[str, dict[str, Observer]]]:
+        yield {name: {} for name in prepared if name not in wanted}
+        if wanted:
+            online = {name: item.online for name, item in prepared.items() if item.online is not None}
+            source = job.source(self.stage(job.spec), online)
+            yield from in_parts(source, wanted, job.progress, f"{self.name}: statistics")
 
     @torch.no_grad()
-    def _replace(self, job: TowerJob, item: Prepared, seen: Observer | None) -> LayerRecord:
+    def _quantize(
+        self, job: TowerJob, item: Prepared, seen: Mapping[str, Observer]
+    ) -> tuple[QuantizedWeight | None, TokenQuantizer | None]:
         target, spec = item.target, job.spec
-        weight: QuantizedWeight | None = None
+        weight = None
         if target.bits is not None:
             scheme = Scheme(target.bits, target.granularity, target.group_size, spec.symmetric)
             weight = self.quantize_weight(job, item, scheme, seen)
-        activation = self._activation(job, item, seen)
-        module, engine = replacement(target.layer, weight, activation, item.online, job.exact_float)
+        if spec.activation_bits is None:
+            return weight, None
+        if spec.activation_granularity == "tensor":
+            span = self.activation_range(spec, seen[self.range_observer().kind])
+            return weight, self.static_activation(spec, *span)
+        dims = (-3, -2, -1) if isinstance(target.layer, nn.Conv2d) else (-1,)
+        return weight, self.dynamic_activation(spec, dims)
+
+    @torch.no_grad()
+    def _replace(
+        self, job: TowerJob, item: Prepared, weight: QuantizedWeight | None, activation: TokenQuantizer | None
+    ) -> LayerRecord:
+        """Without activation quantization, an online transformation is undone within the dequantized weight."""
+        target = item.target
+        if activation is None and weight is not None and item.online is not None:
+            dense = item.effective(weight.dequantize())
+            module: nn.Module = simulated_layer(target.layer, dense)
+            engine = FLOAT_ENGINE
+        else:
+            module, engine = replacement(target.layer, weight, activation, item.online, job.exact_float)
         job.replace(target.name, module)
         return _record(item, weight, engine)
-
-    def _activation(self, job: TowerJob, item: Prepared, seen: Observer | None) -> TokenQuantizer | None:
-        spec = job.spec
-        if spec.activation_bits is None:
-            return None
-        if spec.activation_granularity == "tensor":
-            assert seen is not None
-            low, high = self.activation_range(job, item, seen)
-            return TensorQuantizer(spec.activation_bits, spec.activation_symmetric, low, high)
-        dims = (-3, -2, -1) if isinstance(item.target.layer, nn.Conv2d) else (-1,)
-        return TokenQuantizer(spec.activation_bits, spec.activation_symmetric, dims)
 
 
 def _record(item: Prepared, weight: QuantizedWeight | None, engine: str) -> LayerRecord:
@@ -129,6 +171,3 @@ def _record(item: Prepared, weight: QuantizedWeight | None, engine: str) -> Laye
         relative_error=relative,
         sqnr_db=sqnr,
     )
-
-
-__all__ = ["FLOAT_ENGINE", "Prepared", "Simulated"]

@@ -1,0 +1,110 @@
+r"""FP8 E4M3: weights, and activations if asked for, as 8-bit floats with a scale.
+
+.. math:: \hat x = s \cdot \mathrm{e4m3}(x / s), \qquad s = \max|x| / 448
+
+with one sign, four exponent and three mantissa bits, no infinity, rounding half to even, through
+`torch.float8_e4m3fn`. Scales per tensor, channel or group of a weight; per tensor (calibrated, saturating) or token of
+an input. Simulated: products run in float32. Paper: Micikevicius et al., "FP8 Formats for Deep Learning", 2022
+(arXiv 2209.05433).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import SpecError
+from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
+from benchmark.quantization.affine import QuantizedWeight, Scheme
+from benchmark.quantization.base import COMMON_FIELDS, TowerJob
+from benchmark.quantization.calibrate import Observer
+from benchmark.quantization.simulated import Prepared, Simulated
+from benchmark.spec import QuantSpec
+
+LARGEST = 448.0
+
+
+def cast(values: Tensor, scale: Tensor) -> Tensor:
+    """values / scale as float8_e4m3fn, saturating."""
+    return (values / scale).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+
+
+def float8_scale(largest: Tensor) -> Tensor:
+    """Scale for a largest magnitude; 1 where that is zero."""
+    tiny = torch.finfo(torch.float32).tiny
+    return torch.where(largest > 0, (largest / LARGEST).clamp(min=tiny), torch.ones_like(largest))
+
+
+@dataclass(frozen=True)
+class Float8Weight(QuantizedWeight):
+    """Codes are float8_e4m3fn."""
+
+    def dequantize(self) -> Tensor:
+        """codes * scale in float32."""
+        return (self.codes.float() * self.scale).reshape(self.shape)
+
+    @property
+    def integer_zero(self) -> bool:
+        """Not integer codes at all."""
+        return False
+
+
+class Float8Token(TokenQuantizer):
+    """Inputs as E4M3 with a scale per token."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, quantized and dequantized."""
+        scale = float8_scale(torch.linalg.vector_norm(x, torch.inf, dim=self.dims, keepdim=True))
+        return cast(x, scale).float().mul_(scale)
+
+
+class Float8Tensor(TensorQuantizer):
+    """Inputs as E4M3 with one calibrated scale."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, quantized and dequantized."""
+        return cast(x, self.scale).float().mul_(self.scale)
+
+
+class Float8(Simulated):
+    """E4M3 codes."""
+
+    def check(self, spec: QuantSpec) -> None:
+        """The format has 8 bits."""
+        super().check(spec)
+        for field in ("weight_bits", "activation_bits"):
+            if getattr(spec, field) not in (8, None):
+                raise SpecError(f"quantization '{spec.name}': fp8 has 8 bits, so {field} must be 8")
+
+    def quantize_weight(
+        self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Mapping[str, Observer]
+    ) -> QuantizedWeight:
+        """Cast each tensor, channel or group by its largest magnitude."""
+        weight = item.target.layer.weight.detach().float()
+        grouped = scheme.grouped(weight)
+        scale = float8_scale(grouped.abs().amax(-1, keepdim=True))
+        return Float8Weight(cast(grouped, scale), scale, torch.zeros_like(scale), scheme, tuple(weight.shape))
+
+    def static_activation(self, spec: QuantSpec, low: float, high: float) -> TokenQuantizer:
+        """One scale for the largest magnitude of the calibration data."""
+        quantizer = Float8Tensor(8, True, low, high)
+        quantizer.scale = float8_scale(torch.tensor(max(-low, high)))
+        return quantizer
+
+    def dynamic_activation(self, spec: QuantSpec, dims: tuple[int, ...]) -> TokenQuantizer:
+        """A scale per token."""
+        return Float8Token(8, True, dims)
+
+
+quantizer = Float8(
+    name="fp8",
+    version=1,
+    title="8-bit floats E4M3 (simulated)",
+    paper="Micikevicius et al. 2022, arXiv 2209.05433",
+    fields=COMMON_FIELDS
+    | {"weight_bits", "weight_granularity", "group_size", "activation_bits", "activation_granularity"},
+    required=frozenset({"weight_bits"}),
+)

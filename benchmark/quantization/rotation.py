@@ -1,0 +1,63 @@
+r"""Rotation: quantize in a rotated basis, in which no feature stands out (QuaRot, SpinQuant without training).
+
+.. math:: Y = (X R)\,(W R)^T, \qquad R R^T = I
+
+`R` is a randomised Hadamard matrix (Kronecker product of two small ones, signs by `seed`), or a random orthogonal one
+in the part of a width that has no Hadamard matrix. It is applied per Linear: the input is rotated when the model runs,
+at a cost of about sqrt(K) multiplications a feature; nothing is folded into the residual stream, since LayerNorms with
+their means and gains stand in between. With weight-only quantization the rotation is undone within the dequantized
+weight and costs nothing. Conv2d layers are rounded to nearest. Papers: Ashkboos et al., "QuaRot", NeurIPS 2024
+(arXiv 2404.00456); Liu et al., "SpinQuant", 2024 (arXiv 2405.16406).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, Options, TowerJob
+from benchmark.quantization.diagonal import with_weight
+from benchmark.quantization.hadamard import Rotation
+from benchmark.quantization.simulated import Prepared, Simulated
+from benchmark.spec import QuantSpec
+
+
+class RotationOptions(Options):
+    """`seed`: of the random signs."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+class Rotated(Simulated):
+    """Rotation of every Linear's input before rounding."""
+
+    options = RotationOptions
+
+    def stage(self, spec: QuantSpec) -> str:
+        """The rotation depends on its seed."""
+        return f"{self.name} {self.read_options(spec, RotationOptions).seed}"
+
+    @torch.no_grad()
+    def prepare(self, job: TowerJob) -> dict[str, Prepared]:
+        """Rotate the weights of all Linears; their inputs follow when the model runs."""
+        seed = self.read_options(job.spec, RotationOptions).seed
+        prepared = super().prepare(job)
+        for name, item in prepared.items():
+            layer = item.target.layer
+            if isinstance(layer, nn.Linear):
+                rotation = Rotation(layer.in_features, seed).to(layer.weight.device)
+                target = replace(item.target, layer=with_weight(layer, rotation.rotate(item.original).float()))
+                prepared[name] = replace(item, target=target, online=rotation, undo=rotation.unrotate)
+        return prepared
+
+
+quantizer = Rotated(
+    name="rotation",
+    version=1,
+    title="rotation by randomised Hadamard matrices (QuaRot style)",
+    paper="Ashkboos et al. 2024, arXiv 2404.00456",
+    fields=WEIGHT_FIELDS | ACTIVATION_FIELDS | COMMON_FIELDS | {"options"},
+)

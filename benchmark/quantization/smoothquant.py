@@ -1,0 +1,80 @@
+r"""SmoothQuant: move the outliers of activations into the weights, exactly, then round to nearest.
+
+.. math:: Y = (X \,\mathrm{diag}(s)^{-1}) (\mathrm{diag}(s) W^T), \qquad
+          s_j = \frac{\max_t |X_{tj}|^{\alpha}}{\max_i |W_{ij}|^{1 - \alpha}}
+
+over the calibration data. `s` is folded into the LayerNorm that feeds the Linear; where none does (attention output,
+second MLP layer) the input is divided when the model runs, which the paper leaves out. Conv2d layers are rounded to
+nearest. An input or weight column that is zero throughout gets s = 1. Paper: Xiao et al., "SmoothQuant", ICML 2023
+(arXiv 2211.10438).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, Options, TowerJob
+from benchmark.quantization.calibrate import ChannelMagnitude, observe
+from benchmark.quantization.diagonal import apply_scales, input_groups
+from benchmark.quantization.simulated import Prepared, Simulated
+from benchmark.spec import QuantSpec
+
+
+class SmoothOptions(Options):
+    """`alpha`: how much of the difficulty moves from activations (1: all) to weights (0: none)."""
+
+    alpha: float = Field(default=0.5, ge=0, le=1)
+
+
+def smoothing_scale(largest: Tensor, weights: Sequence[Tensor], alpha: float) -> Tensor:
+    """`s` (K,) for Linears that share an input.
+
+    Args:
+        largest: (K,) largest |x| per input feature.
+        weights: of these Linears, each (O, K).
+        alpha: in [0, 1].
+    """
+    columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0)
+    live = (largest > 0) & (columns > 0)
+    scale = largest.pow(alpha) / columns.pow(1 - alpha)
+    return torch.where(live, scale.clamp(min=1e-5), torch.ones_like(scale))
+
+
+class SmoothQuant(Simulated):
+    """Smoothing before rounding."""
+
+    options = SmoothOptions
+
+    def stage(self, spec: QuantSpec) -> str:
+        """The smoothing depends on alpha and on which layers are left out."""
+        return f"{self.name} {self.read_options(spec, SmoothOptions).alpha} {spec.skip}"
+
+    def prepare(self, job: TowerJob) -> dict[str, Prepared]:
+        """Collect magnitudes and smooth every Linear."""
+        alpha = self.read_options(job.spec, SmoothOptions).alpha
+        groups = input_groups(job)
+        wanted = {group.layers[0]: [ChannelMagnitude()] for group in groups}
+        seen: Mapping[str, Mapping[str, object]] = observe(
+            job.source(), wanted, job.progress, "smoothquant: magnitudes"
+        )
+        scales = {}
+        for group in groups:
+            magnitude = seen[group.layers[0]][ChannelMagnitude.kind]
+            assert isinstance(magnitude, ChannelMagnitude)
+            weights = [job.targets[name].layer.weight.detach() for name in group.layers]
+            scales[group] = smoothing_scale(magnitude.largest, weights, alpha)
+        return apply_scales(job, scales)
+
+
+quantizer = SmoothQuant(
+    name="smoothquant",
+    version=1,
+    title="SmoothQuant: outliers moved from activations to weights",
+    paper="Xiao et al. 2023, arXiv 2211.10438",
+    fields=WEIGHT_FIELDS | ACTIVATION_FIELDS | COMMON_FIELDS | {"options"},
+    needs_calibration=True,
+)

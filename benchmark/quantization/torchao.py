@@ -1,0 +1,101 @@
+"""torchao's int8 tensors on their own kernels: weight-only, and with dynamic int8 activations; Linear layers only.
+
+- `torchao-int8wo`: weights int8 symmetric per output channel, dequantized within the product.
+- `torchao-int8da`: the same weights, inputs int8 symmetric per token, an int8 matrix product. On CPUs without AVX-512
+  that product is a scalar loop, many times slower than float32; the report's notes say so.
+
+Conv2d layers have no kernel there and stay in full precision. Needs the extra `reliquant[torchao]`.
+Source: torchao's `Int8WeightOnlyConfig` and `Int8DynamicActivationInt8WeightConfig`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor, nn
+
+from benchmark.errors import QuantizationError
+from benchmark.quantization import affine
+from benchmark.quantization.base import COMMON_FIELDS, LayerRecord, Quantizer, TowerJob
+from benchmark.quantization.int8 import int8_available
+from benchmark.quantization.linear import Flattened
+
+ENGINE = "torchao"
+
+
+@dataclass(frozen=True)
+class TorchAo(Quantizer):
+    """One of torchao's int8 configurations, by the name of its class."""
+
+    config: str = "Int8WeightOnlyConfig"
+    layer_types = (nn.Linear,)
+
+    def check_available(self, device: str) -> None:
+        """The library must be installed."""
+        super().check_available(device)
+        if find_spec("torchao") is None:
+            raise QuantizationError(f"{self.name} needs the package torchao: pip install 'reliquant[torchao]'")
+
+    def quantize_tower(self, job: TowerJob) -> list[LayerRecord]:
+        """Replace the weight of every Linear by torchao's tensor."""
+        library = _torchao()
+        if self.config != "Int8WeightOnlyConfig" and not int8_available(job.model.device):
+            job.notes.append(f"{self.name}: no fast int8 matrix product on this device; expect it to be slow")
+        records = []
+        with job.progress.phase(f"{self.name}: weights ({job.tower})", len(job.targets)) as advance:
+            for name, target in job.targets.items():
+                assert isinstance(target.layer, nn.Linear)
+                original = target.layer.weight.detach()
+                inner = _plain_copy(target.layer)
+                library.quantize_(inner, getattr(library, self.config)())
+                dense = inner.weight.detach().dequantize()
+                job.replace(name, Flattened(inner, original))
+                packed, shape = 8 * original.numel() + 32 * len(original), tuple(original.shape)
+                errors = affine.error(original, dense)
+                records.append(LayerRecord(name, "Linear", shape, 8, "channel", packed, *errors, ENGINE))
+                advance(1)
+        return records
+
+
+def _torchao() -> Any:
+    logger = logging.getLogger("torch.utils._pytree")  # complains about torchao's enums at import
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        import torchao.quantization
+    finally:
+        logger.setLevel(level)
+    return torchao.quantization
+
+
+def _plain_copy(layer: nn.Linear) -> nn.Linear:
+    """A Linear of torch's own class with the same numbers; torchao replaces its weight."""
+    new = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    weight: Tensor = layer.weight.detach().clone()
+    new.weight = nn.Parameter(weight, requires_grad=False)
+    new.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+    return new.eval()
+
+
+_PAPER = "github.com/pytorch/ao"
+weight_only = TorchAo(
+    name="torchao-int8wo",
+    version=1,
+    title="torchao int8 weights",
+    paper=_PAPER,
+    fields=COMMON_FIELDS,
+    kernel="real",
+    config="Int8WeightOnlyConfig",
+)
+dynamic = TorchAo(
+    name="torchao-int8da",
+    version=1,
+    title="torchao int8 weights and dynamic int8 activations",
+    paper=_PAPER,
+    fields=COMMON_FIELDS,
+    kernel="real",
+    config="Int8DynamicActivationInt8WeightConfig",
+)
