@@ -51,8 +51,8 @@ def relative_change(reference: float, value: float) -> float:
 
     The study's delta(D), for accuracy and AUROC.
 
-    >>> relative_change(0.8, 0.6)
-    0.25
+    >>> relative_change(0.5, 0.25)
+    0.5
     """
     return _ratio(reference - value, reference, "relative change against full precision")
 

@@ -1,0 +1,151 @@
+# ruff: noqa: E501 (a table of cases reads best with one case a line)
+"""Empty data, single classes, zero denominators, NaN and wrong shapes: a defined result or one clear line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmark.errors import InputError, NonFiniteError, UndefinedMetric
+from benchmark.metrics import (
+    calibration,
+    classification,
+    controls,
+    detection,
+    ood,
+    robustness,
+    scores,
+    selective,
+    spectrum,
+)
+from benchmark.metrics import significance as sig
+
+NAN = float("nan")
+GRID = np.array([[0.2, 0.8], [0.7, 0.3]])
+ONES = np.ones((5, 2), bool)
+BASIS = spectrum.eigen_basis(np.eye(3))
+
+CASES = {
+    "cosines of different dimensions": (InputError, "3 dimensions", lambda: scores.cosines(np.eye(3), np.eye(2))),
+    "a zero feature": (InputError, "row 1 is all zeros", lambda: scores.cosines([[1.0, 0], [0, 0]], np.eye(2))),
+    "NaN in features": (NonFiniteError, r"image features: 1 of 4.*\(1, 0\)", lambda: scores.cosines([[1, 0], [NAN, 1]], np.eye(2))),
+    "infinite text feature": (NonFiniteError, "text features", lambda: scores.cosines(np.eye(2), [[np.inf, 0], [0, 1]])),
+    "negative scale": (InputError, "logit scale", lambda: scores.logits(GRID, -1.0)),
+    "logarithm of infinity as scale": (InputError, "logit scale", lambda: scores.logits(GRID, float("inf"))),
+    "NaN bias": (InputError, "logit bias", lambda: scores.logits(GRID, 1.0, NAN)),
+    "logits as probabilities": (InputError, "softmax", lambda: scores.top_label(GRID * 9, [0, 1])),
+    "no samples": (UndefinedMetric, "empty", lambda: classification.accuracy(np.zeros((0, 3)), np.zeros(0, int))),
+    "label outside": (InputError, "2 at index 1 is outside the 2 classes", lambda: classification.accuracy(GRID, [0, 2])),
+    "OOD label": (InputError, "-1 at index 0", lambda: classification.accuracy(GRID, [-1, 1])),
+    "float labels": (InputError, "integers", lambda: classification.accuracy(GRID, [0.0, 1.0])),
+    "labels of another length": (InputError, r"\(2,\)", lambda: classification.accuracy(GRID, [0])),
+    "scores in one dimension": (InputError, "two dimensions", lambda: classification.accuracy([0.1, 0.2], [0, 1])),
+    "top 5 of 2 classes": (UndefinedMetric, "top-5", lambda: classification.topk_accuracy(GRID, [0, 1])),
+    "top 0": (InputError, "k:", lambda: classification.topk_accuracy(GRID, [0, 1], 0)),
+    "NaN confidence": (NonFiniteError, "confidence", lambda: calibration.ece([NAN], [True])),
+    "confidence above 1": (InputError, "probabilities, not logits", lambda: calibration.ece([1.5], [True])),
+    "correct that is a class": (InputError, "true/false", lambda: calibration.ece([0.5, 0.5], [1, 2])),
+    "correct with NaN": (InputError, "true/false", lambda: calibration.ece([0.5, 0.5], [1.0, NAN])),
+    "unpaired": (InputError, "confidence 2, correct 1", lambda: calibration.ece([0.5, 0.5], [True])),
+    "empty calibration": (UndefinedMetric, "empty", lambda: calibration.ece([], [])),
+    "no bins": (InputError, "bins", lambda: calibration.ece([0.5], [True], 0)),
+    "logits in brier": (InputError, "softmax", lambda: calibration.brier(GRID * 9, [0, 1])),
+    "probabilities in nll": (InputError, "log-softmax", lambda: calibration.nll(GRID, [0, 1])),
+    "minus infinity in nll": (NonFiniteError, "log prob", lambda: calibration.nll([[0.0, -np.inf]], [0])),
+    "flat cosines": (UndefinedMetric, "same cosine", lambda: calibration.tune_logit_scale(np.ones((3, 2)), [0, 1, 0])),
+    "bounds": (InputError, "0 < low < high", lambda: calibration.tune_logit_scale(GRID, [0, 1], bounds=(0.0, 1.0))),
+    "initial scale": (InputError, "outside", lambda: calibration.tune_logit_scale(GRID, [0, 1], initial=1e6)),
+    "no OOD samples": (UndefinedMetric, "OOD scores: empty", lambda: detection.auroc([1.0], [])),
+    "no ID samples": (UndefinedMetric, "in-distribution scores: empty", lambda: detection.fpr95_id_positive([], [1.0])),
+    "NaN scores": (NonFiniteError, "OOD scores", lambda: detection.aupr_in([1.0], [NAN])),
+    "level": (InputError, "level", lambda: detection.fpr95_ood_positive([1.0], [1.0], level=95)),
+    "tau": (InputError, "tau", lambda: ood.mcm(GRID, tau=0.0)),
+    "local features of another size": (InputError, r"\(N, P, 2\)", lambda: ood.local_mcm(np.ones((2, 3, 4)), np.eye(2))),
+    "no local features": (UndefinedMetric, "local", lambda: ood.local_mcm(np.ones((2, 0, 2)), np.eye(2))),
+    "unpaired local features": (InputError, "2 pooled but 3", lambda: ood.gl_mcm(GRID, np.ones((3, 1, 2)), np.eye(2))),
+    "few negatives": (InputError, "100 groups", lambda: ood.neg_label(GRID, GRID, GRID, 10.0)),
+    "negative dimension": (InputError, "2, 2 and 3", lambda: ood.neg_label(GRID, GRID, np.eye(3), 10.0, groups=1)),
+    "zero reference": (UndefinedMetric, "zero", lambda: robustness.relative_change(0.0, 0.5)),
+    "zero reference, signed": (UndefinedMetric, "zero", lambda: robustness.signed_relative_change(0.0, 0.5, "higher")),
+    "direction": (InputError, "better", lambda: robustness.signed_relative_change(1.0, 1.0, "up")),
+    "NaN accuracy": (NonFiniteError, "relative change", lambda: robustness.relative_change(0.5, NAN)),
+    "nothing right on common": (UndefinedMetric, "common", lambda: robustness.rsg(0.0, 0.0)),
+    "zero clean accuracy": (UndefinedMetric, "clean", lambda: robustness.relative_robustness(0.0, 0.0)),
+    "faultless reference": (UndefinedMetric, "fog", lambda: robustness.mean_corruption_error({"fog": [0.1]}, {"fog": [0.0]})),
+    "no corruptions": (UndefinedMetric, "no corruption types", lambda: robustness.mean_corruption_error({}, {})),
+    "other corruptions": (InputError, "fog, snow", lambda: robustness.mean_corruption_error({"fog": [0.1]}, {"snow": [0.1]})),
+    "other severities": (InputError, "errors 1, reference 2", lambda: robustness.mean_corruption_error({"fog": [0.1]}, {"fog": [0.1, 0.2]})),
+    "few types for AlexNet": (InputError, "15 ImageNet-C types", lambda: robustness.mean_corruption_error_alexnet({"fog": [0.1] * 5})),
+    "float groups": (InputError, "group", lambda: robustness.worst_group_accuracy([True], [0.5])),
+    "empty groups": (UndefinedMetric, "empty", lambda: robustness.worst_group_accuracy([], np.zeros(0, int))),
+    "coverage": (InputError, "coverage", lambda: selective.accuracy_at_coverage([0.5], [True], 0.0)),
+    "empty selection": (UndefinedMetric, "empty", lambda: selective.aurc([], [])),
+    "unpaired models": (InputError, "a 2, b 1", lambda: sig.mcnemar_exact([True, True], [True])),
+    "reference all wrong": (UndefinedMetric, "zero denominator", lambda: sig.relative_change_interval([0, 0], [1, 0])),
+    "resamples all wrong": (UndefinedMetric, "resamples", lambda: sig.relative_change_interval([1, 0, 0], [1, 0, 0])),
+    "level of an interval": (InputError, "level", lambda: sig.accuracy_difference_interval([1], [1], level=1.0)),
+    "no draws": (InputError, "draws", lambda: sig.accuracy_difference_interval([1], [1], draws=0)),
+    "DeLong with one sample": (UndefinedMetric, "1 ID", lambda: sig.delong([1.0], [0.0, 1.0], [1.0], [0.0, 1.0])),
+    "DeLong without variance": (UndefinedMetric, "bootstrap", lambda: sig.delong([2.0, 3], [0.0, 1], [0.0, 1], [2.0, 3])),
+    "DeLong unpaired": (InputError, "id_a 2, id_b 3", lambda: sig.delong([2.0, 3], [0.0, 1], [0.0, 1, 2], [2.0, 3])),
+    "DeLong without sets": (InputError, "OOD data sets", lambda: sig.delong_mean([1.0], [], [1.0], [])),
+    "convention": (InputError, "convention", lambda: sig.fpr95_difference_interval(([1.0], [0.0]), ([1.0], [0.0]), "both")),
+    "variants": (InputError, "shapes", lambda: sig.clustered_difference_interval(ONES, ONES[:, :1])),
+    "flat variants": (InputError, "variants", lambda: sig.clustered_difference_interval([True], [True])),
+    "no variants": (UndefinedMetric, "empty", lambda: sig.clustered_difference_interval(ONES[:0], ONES[:0])),
+    "nothing to resample": (UndefinedMetric, "no samples", lambda: sig.paired_bootstrap(lambda x: 0.0, [np.zeros(0)])),
+    "p above 1": (InputError, "p values", lambda: sig.benjamini_hochberg([0.5, 1.5])),
+    "NaN p": (NonFiniteError, "p values", lambda: sig.benjamini_hochberg([NAN])),
+    "NaN q": (InputError, "q value", lambda: sig.stars(NAN)),
+    "no features": (UndefinedMetric, "no features", lambda: spectrum.GramAccumulator(3).eigen()),
+    "features of another size": (InputError, "3 dimensions, got 2", lambda: spectrum.GramAccumulator(3).update(GRID)),
+    "NaN features": (NonFiniteError, "features", lambda: spectrum.eigen_basis([[NAN, 1.0]])),
+    "merging other sizes": (InputError, "merge", lambda: spectrum.GramAccumulator(3).merge(spectrum.GramAccumulator(2))),
+    "moments that do not fit": (InputError, "column sums", lambda: spectrum.GramAccumulator.from_moments(np.eye(3), [1.0], 1)),
+    "unpaired features": (InputError, "different length: 2, 3", lambda: spectrum.sqnr_db(GRID, np.eye(3), BASIS)),
+    "no signal": (UndefinedMetric, "no energy", lambda: spectrum.sqnr_db(np.zeros((2, 3)), np.ones((2, 3)), BASIS)),
+    "zero spectrum": (UndefinedMetric, "zero", lambda: spectrum.effective_rank([0.0, 0.0])),
+    "negative singular value": (InputError, "negative", lambda: spectrum.energy_spectrum([1.0, -1.0])),
+    "empty band": (InputError, "rank band", lambda: spectrum.project_band(np.eye(3), BASIS, 2, 2)),
+    "band beyond": (InputError, "rank band", lambda: controls.truncate_rank(np.eye(3), BASIS, 4)),
+    "bases of other sizes": (InputError, "dimensions", lambda: spectrum.subspace_angles(np.eye(3), np.eye(2))),
+    "unpaired controls": (InputError, "not paired", lambda: controls.isotropic_noise_like(np.eye(3), np.eye(2))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_named(name: str) -> None:
+    error, message, call = CASES[name]
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_fewer_samples_than_bins_is_defined() -> None:
+    assert calibration.ece([0.7], [True], bins=15) == pytest.approx(0.3)
+    assert calibration.adaptive_ece([0.7, 0.2], [True, False], bins=15) == pytest.approx(0.25)
+    assert calibration.ece_floor([0.5], bins=15) == 0.5
+
+
+def test_single_class_data_is_defined() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6]])
+    assert classification.mean_per_class_recall(probabilities, [0, 0]) == 0.5
+    confidence, correct, _ = scores.top_label(probabilities, [0, 0])
+    assert calibration.ece(confidence, correct) == pytest.approx((0.1 + 0.6) / 2)
+    assert calibration.nll(np.log(probabilities), [0, 0]) > 0
+
+
+def test_all_right_and_all_wrong_are_defined() -> None:
+    right, wrong = np.ones(30, bool), np.zeros(30, bool)
+    assert sig.accuracy_difference_interval(right, wrong) == sig.Comparison(-1.0, -1.0, -1.0, 2 * 0.5**30)
+    assert sig.relative_change_interval(right, right) == sig.Comparison(0.0, 0.0, 0.0, 1.0)
+    assert selective.aurc(np.linspace(0, 1, 30), right) == 0.0
+    assert selective.aurc(np.linspace(0, 1, 30), wrong) == 1.0
+
+
+def test_an_unchanged_model_has_infinite_sqnr() -> None:
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    assert np.isposinf(spectrum.sqnr_db(x, x, spectrum.eigen_basis(x))).all()
+    flat = x * [1.0, 1.0, 0.0]
+    axes = spectrum.EigenBasis(np.eye(3), np.ones(3), np.zeros(3), count=20)
+    assert np.isneginf(spectrum.sqnr_db(flat, flat + np.array([0.0, 0.0, 0.1]), axes)[2])

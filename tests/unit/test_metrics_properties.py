@@ -1,0 +1,207 @@
+"""Properties that hold for any data: order does not matter, bounds, perfect and worst classifiers, identical models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark.metrics import calibration, classification, detection, ood, robustness, scores, selective
+from benchmark.metrics import significance as sig
+
+# A coarse grid makes ties common.
+LEVELS = st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5, 0.6, 2 / 3, 0.9, 0.999, 1.0]) | st.floats(0.0, 1.0)
+ANSWERS = st.lists(st.tuples(LEVELS, st.booleans()), min_size=1, max_size=60)
+GROUP = st.lists(st.integers(-4, 4).map(float) | st.floats(-4, 4), min_size=1, max_size=50)
+relaxed = settings(deadline=None)  # the machine that runs them may be busy
+SAME = sig.Comparison(0.0, 0.0, 0.0, 1.0)
+
+
+def split(answers: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([c for c, _ in answers]), np.array([h for _, h in answers])
+
+
+@relaxed
+@given(ANSWERS, st.integers(1, 30), st.randoms(use_true_random=False))
+def test_calibration_does_not_depend_on_order_and_is_bounded(answers, bins, random) -> None:
+    conf, hit = split(answers)
+    order = np.array(random.sample(range(len(conf)), len(conf)))
+    for metric in (calibration.ece, calibration.mce, calibration.adaptive_ece):
+        value = metric(conf, hit, bins)
+        assert 0.0 <= value <= 1.0
+        assert metric(conf[order], hit[order], bins) == pytest.approx(value, abs=1e-12)
+    ece = calibration.ece(conf, hit, bins)
+    signed = calibration.signed_calibration_error(conf, hit)
+    over, under = calibration.overconfidence(conf, hit, bins), calibration.underconfidence(conf, hit, bins)
+    assert over + under == pytest.approx(ece, abs=1e-12)
+    assert over - under == pytest.approx(signed, abs=1e-12)
+    assert abs(signed) <= ece + 1e-12 <= calibration.mce(conf, hit, bins) + 2e-12
+    bin_table = calibration.reliability_bins(conf, hit, bins)
+    assert bin_table.count.sum() == len(conf)
+    inside = bin_table.confidence[bin_table.occupied]
+    assert (inside >= bin_table.edges[:-1][bin_table.occupied] - 1e-12).all()
+    assert (inside <= bin_table.edges[1:][bin_table.occupied] + 1e-12).all()
+
+
+@relaxed
+@given(ANSWERS, st.floats(0.01, 1.0), st.randoms(use_true_random=False))
+def test_selective_prediction_does_not_depend_on_order_and_is_bounded(answers, coverage, random) -> None:
+    conf, hit = split(answers)
+    order = np.array(random.sample(range(len(conf)), len(conf)))
+    area, kept = selective.aurc(conf, hit), selective.accuracy_at_coverage(conf, hit, coverage)
+    assert 0.0 <= area <= 1.0
+    assert -1e-12 <= kept <= 1.0
+    assert selective.aurc(conf[order], hit[order]) == pytest.approx(area, abs=1e-12)
+    assert selective.accuracy_at_coverage(conf[order], hit[order], coverage) == pytest.approx(kept, abs=1e-12)
+    assert selective.accuracy_at_coverage(conf, hit, 1.0) == pytest.approx(hit.mean())
+    constant = selective.risk_coverage(np.full(len(hit), 0.3), hit).risk
+    np.testing.assert_allclose(constant, 1 - hit.mean(), atol=1e-12)
+
+
+@relaxed
+@given(GROUP, GROUP, st.randoms(use_true_random=False))
+def test_detection_bounds_order_and_symmetry(inside, outside, random) -> None:
+    metrics = (
+        detection.auroc,
+        detection.aupr_in,
+        detection.aupr_out,
+        detection.aupr_in_trapezoid,
+        detection.aupr_out_trapezoid,
+        detection.fpr95_id_positive,
+        detection.fpr95_ood_positive,
+    )
+    mixed = random.sample(inside, len(inside)), random.sample(outside, len(outside))
+    for metric in metrics:
+        value = metric(inside, outside)
+        assert 0.0 <= value <= 1.0 + 1e-12
+        assert metric(*mixed) == pytest.approx(value, abs=1e-12)
+        monotone = [2.0 * np.array(x) + 1.0 for x in (inside, outside)]
+        if len(set(monotone[0]) | set(monotone[1])) == len(set(inside) | set(outside)):
+            assert metric(*monotone) == pytest.approx(value, abs=1e-12)
+    assert detection.auroc(outside, inside) == pytest.approx(1 - detection.auroc(inside, outside), abs=1e-12)
+
+
+@relaxed
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_perfect_worst_and_constant_detectors(m: int, n: int) -> None:
+    high, low, same = np.linspace(2, 3, m), np.linspace(0, 1, n), np.zeros
+    assert detection.auroc(high, low) == 1.0
+    assert detection.fpr95_id_positive(high, low) == detection.fpr95_ood_positive(high, low) == 0.0
+    for perfect in (detection.aupr_in, detection.aupr_out, detection.aupr_in_trapezoid, detection.aupr_out_trapezoid):
+        assert perfect(high, low) == pytest.approx(1.0)
+    assert detection.auroc(low, high) == 0.0
+    assert detection.fpr95_id_positive(low, high) == detection.fpr95_ood_positive(low, high) == 1.0
+    assert detection.auroc(same(m), same(n)) == 0.5
+    assert detection.fpr95_id_positive(same(m), same(n)) == detection.fpr95_ood_positive(same(m), same(n)) == 1.0
+    assert detection.aupr_in(same(m), same(n)) == pytest.approx(m / (m + n))
+
+
+@relaxed
+@given(st.integers(1, 30), st.integers(2, 8), st.integers(0, 9999))
+def test_perfect_and_worst_classifiers(n: int, classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=n)
+    perfect = np.eye(classes)[labels]
+    assert classification.accuracy(perfect, labels) == classification.mean_per_class_recall(perfect, labels) == 1.0
+    assert classification.accuracy(-perfect, labels) == 0.0
+    assert calibration.brier(perfect, labels) == 0.0
+    assert calibration.brier(np.eye(classes)[(labels + 1) % classes], labels) == 2.0
+    assert calibration.ece(np.ones(n), np.ones(n, bool)) == calibration.adaptive_ece(np.ones(n), np.ones(n, bool)) == 0
+    assert calibration.ece(np.ones(n), np.zeros(n, bool)) == calibration.mce(np.ones(n), np.zeros(n, bool)) == 1.0
+    scale = rng.uniform(1, 100)
+    values = rng.normal(size=(n, classes))
+    previous = 0.0
+    for k in range(1, classes):
+        value = classification.topk_accuracy(values, labels, k)
+        assert value >= previous
+        assert classification.topk_accuracy(scores.logits(values, scale, -7.0), labels, k) == value
+        previous = value
+
+
+@relaxed
+@given(st.integers(1, 20), st.integers(2, 6), st.integers(0, 9999))
+def test_ood_scores_are_in_their_ranges_whatever_the_bias(n: int, classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cos = rng.uniform(-1, 1, size=(n, classes))
+    for name in ("msp", "mcm"):
+        value = ood.SCORES[name](cos, 30.0, 0.0)
+        assert (value >= 1 / classes - 1e-12).all()
+        assert (value <= 1.0).all()
+    negative_entropy = ood.negative_entropy(cos, 30.0)
+    assert (negative_entropy >= -np.log(classes) - 1e-12).all()
+    assert (negative_entropy <= 0.0).all()
+    for name in ("msp", "mcm", "max_logit", "negative_entropy"):
+        np.testing.assert_allclose(ood.SCORES[name](cos, 30.0, -16.0), ood.SCORES[name](cos, 30.0, 0.0), atol=1e-10)
+    np.testing.assert_allclose(ood.energy(cos, 30.0, -16.0), ood.energy(cos, 30.0) - 16.0, atol=1e-10)
+
+
+@relaxed
+@given(*[st.floats(0.01, 1.0)] * 4)
+def test_identity_of_delta_rsg_and_vuln_add(f_common, f_counter, q_common, q_counter) -> None:
+    """dRSG = (1 - RSG_f) * Vuln_add / (1 - delta_common)."""
+    values = f_common, f_counter, q_common, q_counter
+    kept = 1 - robustness.relative_change(f_common, q_common)
+    expected = (1 - robustness.rsg(f_common, f_counter)) * robustness.vuln_add(*values) / kept
+    assert robustness.delta_rsg(*values) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert robustness.delta_rsg(f_common, f_counter, f_common, f_counter) == 0.0
+    assert robustness.vuln_add(f_common, f_counter, f_common, f_counter) == 0.0
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(2, 60), st.integers(0, 9999))
+def test_identical_models_give_no_difference_and_p_one(n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    hit, other = rng.random(n) < 0.6, rng.random(n) < 0.6
+    hit[0] = other[0] = True
+    conf, inside, outside = rng.random(n), rng.normal(1, 1, n).round(1), rng.normal(0, 1, n + 1).round(1)
+    variants = rng.random((n, 7)) < 0.5
+    assert sig.accuracy_difference_interval(hit, hit, draws=50) == SAME
+    assert sig.ece_difference_interval(conf, hit, conf, hit, draws=50) == SAME
+    assert sig.clustered_difference_interval(variants, variants, draws=50) == SAME
+    assert sig.delong(inside, outside, inside, outside) == SAME
+    for convention in ("ood_positive", "id_positive"):
+        model = inside, outside
+        assert sig.fpr95_difference_interval(model, model, convention, draws=20) == SAME
+    assert sig.paired_bootstrap(lambda x, y: float(y.mean() - x.mean()), (conf, conf), draws=20) == SAME
+
+
+@relaxed
+@given(st.integers(20, 200), st.integers(0, 9999))
+def test_identical_models_in_ratios(n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    hit, other = rng.random(n) < 0.8, rng.random(n) < 0.8
+    hit[: n // 2] = other[: n // 2] = True
+    assert sig.relative_change_interval(hit, hit, draws=50) == SAME
+    assert sig.rsg_difference_interval((hit, hit), (other, other), draws=50) == SAME
+    assert sig.vuln_add_interval((hit, hit), (other, other), draws=50) == SAME
+
+
+@relaxed
+@given(st.integers(1, 80), st.integers(0, 9999))
+def test_p_values_are_symmetric_in_the_models_and_cells_add_up(n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.random(n) < 0.7, rng.random(n) < 0.5
+    assert sig.mcnemar_exact(a, b) == sig.mcnemar_exact(b, a)
+    assert 0.0 < sig.mcnemar_exact(a, b) <= 1.0
+    cells = sig.paired_cells(a, b)
+    assert cells.total == n
+    assert cells.both + cells.only_a == a.sum()
+    assert cells.both + cells.only_b == b.sum()
+    assert (cells.draw(rng, 20).sum(axis=1) == n).all()
+
+
+@relaxed
+@given(st.lists(st.floats(0.0, 1.0), max_size=40))
+def test_benjamini_hochberg_raises_p_and_keeps_the_order(p: list[float]) -> None:
+    q = sig.benjamini_hochberg(p)
+    assert (q >= np.array(p) - 1e-15).all()
+    assert (q <= 1.0).all()
+    assert (np.diff(q[np.argsort(p, kind="stable")]) >= 0).all()
+
+
+@relaxed
+@given(st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=50), st.floats(-1.0, 1.0))
+def test_bootstrap_p_is_never_zero(draws: list[float], observed: float) -> None:
+    assert 1 / (1 + len(draws)) <= sig.bootstrap_p(draws, observed) <= 1.0
+    assert sig.bootstrap_p(draws, 0.0) == 1.0
