@@ -79,6 +79,8 @@ class Data:
 
 _fingerprints: dict[str, str] = {}
 _opened: dict[str, Data] = {}
+KEPT_OPEN = 8
+"""Opened data sets that stay in memory: the corrupted versions of one data set share it."""
 
 
 def forget() -> None:
@@ -139,9 +141,11 @@ def open_data(spec: DataSpec, name: str) -> Data:
     with _named(name):
         full_digest = data_digest(spec)
         key = f"{base.digest()} {_fingerprints[base.digest()]}"
-        if key not in _opened:
-            _opened[key] = _open(base, source)
-    return replace(_opened[key], name=name, spec=spec, digest=full_digest)
+        opened = _opened.pop(key, None) or _open(base, source)
+        _opened[key] = opened
+        if len(_opened) > KEPT_OPEN:
+            del _opened[next(iter(_opened))]
+    return replace(opened, name=name, spec=spec, digest=full_digest)
 
 
 def expand(name: str, spec: DataSpec) -> dict[str, DataSpec]:

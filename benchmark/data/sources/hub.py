@@ -38,8 +38,8 @@ class HubOptions(ColumnOptions):
 class Hub(Source[HubOptions]):
     """`path` is the id (`clip-benchmark/wds_imagenet1k`), `split` is `test` by default.
 
-    Class names and templates: `classnames.txt` and `zeroshot_classification_templates.txt` of the repository where
-    they exist, else the names of a ClassLabel column. Code in a repository is never run.
+    Class names are those of a ClassLabel column; a webdataset's (recognised by its column `__key__`) are the files
+    `classnames.txt` and `zeroshot_classification_templates.txt` of the repository. Code in a repository is never run.
     """
 
     name = "hub"
@@ -67,16 +67,13 @@ class Hub(Source[HubOptions]):
 
     def load(self, spec: DataSpec) -> LoadedData:
         """Download, or take from the cache."""
-        options = self.parse(spec)
-        if "__key__" in self.table(spec).column_names and options.id is None:
-            options = options.model_copy(update={"id": "__key__"})
-        loaded = from_columns(self.table(spec), options, spec)
-        return LoadedData(
-            loaded.dataset,
-            _lines(str(spec.path), CLASS_FILE, options.revision) or loaded.class_names,
-            _lines(str(spec.path), TEMPLATE_FILE, options.revision),
-            loaded.group_names,
-        )
+        options, table, path = self.parse(spec), self.table(spec), str(spec.path)
+        if "__key__" not in table.column_names:
+            return from_columns(table, options, spec)
+        loaded = from_columns(table, options.model_copy(update={"id": options.id or "__key__"}), spec)
+        names = loaded.class_names if spec.classes else _lines(path, CLASS_FILE, options.revision)
+        templates = None if spec.templates else _lines(path, TEMPLATE_FILE, options.revision)
+        return LoadedData(loaded.dataset, names, templates, loaded.group_names)
 
 
 @functools.lru_cache(maxsize=4)

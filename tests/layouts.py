@@ -1,0 +1,240 @@
+"""Small data sets written in exactly the layouts that the field publishes, with images of all modes and sizes."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIZES = ((48, 40), (40, 56), (64, 64), (33, 80), (90, 70))
+"""(width, height) that the samples go through in turn."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One encoded image with its label."""
+
+    key: str
+    suffix: str
+    encoded: bytes
+    label: int
+
+    @property
+    def file(self) -> str:
+        """File name."""
+        return f"{self.key}.{self.suffix}"
+
+
+def picture(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
+    """A smooth RGB picture with a little noise; other seeds give other pictures."""
+    rng = np.random.default_rng(seed)
+    width, height = size
+    y, x = np.mgrid[:height, :width] / max(width, height)
+    waves = [np.sin(x * rng.uniform(3, 12) + y * rng.uniform(3, 12) + rng.uniform(0, 6)) for _ in range(3)]
+    values = np.stack(waves, axis=2) * 90 + 128 + rng.normal(0, 6, (height, width, 3))
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, suffix: str, orientation: int | None = None) -> bytes:
+    """The image as a file's bytes; `orientation` is written as EXIF."""
+    buffer = io.BytesIO()
+    kind = {"jpg": "JPEG", "jpeg": "JPEG", "JPEG": "JPEG", "png": "PNG", "webp": "WEBP", "tiff": "TIFF"}[suffix]
+    extra: dict[str, object] = {"quality": 92} if kind == "JPEG" else {}
+    if orientation is not None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        extra["exif"] = exif
+    image.save(buffer, kind, **extra)
+    return buffer.getvalue()
+
+
+def _rgb(seed: int, size: tuple[int, int]) -> tuple[str, bytes]:
+    return "jpg", encoded(picture(seed, size), "jpg")
+
+
+def _grey(seed: int, size: tuple[int, int]) -> tuple[str, bytes]:
+    return "jpg", encoded(picture(seed, size).convert("L"), "jpg")
+
+
+def _rgba(seed: int, size: tuple[int, int]) -> tuple[str, bytes]:
+    image = picture(seed, size).convert("RGBA")
+    image.putalpha(picture(seed + 1000, size).convert("L"))
+    return "png", encoded(image, "png")
+
+
+def _palette(seed: int, size: tuple[int, int]) -> tuple[str, bytes]:
+    image = picture(seed, size).quantize(32)
+    image.info["transparency"] = bytes(range(0, 256, 8))
+    return "png", encoded(image, "png")
+
+
+def _cmyk(seed: int, size: tuple[int, int]) -> tuple[str, bytes]:
+    return "jpg", encoded(picture(seed, size).convert("CMYK"), "jpg")
+
+
+def _deep(seed: int, size: tuple[int, int]) -> tuple[str, bytes]:
+    grey = np.asarray(picture(seed, size).convert("L")).astype(np.uint16)
+    return "png", encoded(Image.fromarray(grey * 256 + 17), "png")
+
+
+def _turned(seed: int, size: tuple[int, int]) -> tuple[str, bytes]:
+    return "jpg", encoded(picture(seed, size), "jpg", orientation=6)
+
+
+def _webp(seed: int, size: tuple[int, int]) -> tuple[str, bytes]:
+    return "webp", encoded(picture(seed, size), "webp")
+
+
+def _bilevel(seed: int, size: tuple[int, int]) -> tuple[str, bytes]:
+    return "png", encoded(picture(seed, size).convert("1"), "png")
+
+
+def _grey_alpha(seed: int, size: tuple[int, int]) -> tuple[str, bytes]:
+    return "png", encoded(picture(seed, size).convert("LA"), "png")
+
+
+MODES = {
+    "rgb": _rgb,
+    "L": _grey,
+    "RGBA": _rgba,
+    "P": _palette,
+    "CMYK": _cmyk,
+    "I;16": _deep,
+    "exif": _turned,
+    "webp": _webp,
+    "1": _bilevel,
+    "LA": _grey_alpha,
+}
+
+
+def samples(count: int, classes: int, only: str | None = None) -> list[Sample]:
+    """`count` images whose modes, sizes and labels go round; `only` keeps the files of one suffix."""
+    made = []
+    for index in range(count):
+        kinds = list(MODES.values())
+        suffix, data = kinds[index % len(kinds)](index, SIZES[index % len(SIZES)])
+        if only is not None and suffix != only:
+            suffix, data = "jpg", encoded(picture(index, SIZES[index % len(SIZES)]), "jpg")
+        made.append(Sample(f"s{index:07d}", suffix, data, index % classes))
+    return made
+
+
+def write_image_folder(root: Path, classes: Sequence[str], count: int = 20, split: str | None = None) -> list[Sample]:
+    """`[<split>/]<class>/<key>.<suffix>`; labels are positions in `classes`."""
+    made = samples(count, len(classes))
+    for sample in made:
+        place = root / (split or "") / classes[sample.label] / sample.file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(sample.encoded)
+    return made
+
+
+def write_webdataset(
+    root: Path,
+    classes: Sequence[str] | None,
+    count: int = 20,
+    shards: int = 2,
+    templates: Sequence[str] | None = ("a photo of a {c}.", "a drawing of the {c}."),
+    captions: bool = False,
+) -> list[Sample]:
+    """CLIP_benchmark's layout; without classes, image-caption pairs `KEY.txt` in plain shards."""
+    made = samples(count, len(classes) if classes else 1)
+    folder = root / "test" if classes else root
+    folder.mkdir(parents=True, exist_ok=True)
+    per_shard = -(-count // shards)
+    for shard in range(shards):
+        name = f"{shard}.tar" if classes else f"{shard:05d}.tar"
+        with tarfile.open(folder / name, "w") as archive:
+            for sample in made[shard * per_shard : (shard + 1) * per_shard]:
+                _member(archive, sample.file, sample.encoded)
+                if classes:
+                    _member(archive, f"{sample.key}.cls", str(sample.label).encode())
+                if captions:
+                    _member(archive, f"{sample.key}.txt", f"a caption of {sample.key} \N{HONEYBEE}".encode())
+    if classes:
+        (folder / "nshards.txt").write_text(f"{shards}\n")
+        (root / "classnames.txt").write_text("\n".join(classes) + "\n")
+    if classes and templates:
+        (root / "zeroshot_classification_templates.txt").write_text("\n".join(templates) + "\n")
+    return made
+
+
+def _member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    archive.addfile(info, io.BytesIO(data))
+
+
+def write_waterbirds(root: Path, count: int = 20) -> list[Sample]:
+    """`test-00000-of-00001.parquet` with image {bytes, path}, label, place and group, as on the hub."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    made = samples(count, 2)
+    rows = {
+        "image": [{"bytes": sample.encoded, "path": sample.file} for sample in made],
+        "label": [sample.label for sample in made],
+        "place": [index // 2 % 2 for index in range(count)],
+        "group": [2 * sample.label + index // 2 % 2 for index, sample in enumerate(made)],
+    }
+    root.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(rows), root / "test-00000-of-00001.parquet")
+    pq.write_table(pa.table({k: v[:2] for k, v in rows.items()}), root / "train-00000-of-00001.parquet")
+    return made
+
+
+def write_cifar_c(root: Path, corruptions: Sequence[str], count: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """`<corruption>.npy` (5 count, 32, 32, 3) and `labels.npy`; returns the last images and the labels."""
+    root.mkdir(parents=True, exist_ok=True)
+    labels = np.arange(count) % 10
+    images = np.empty((0,))
+    for number, corruption in enumerate(corruptions):
+        rng = np.random.default_rng(number)
+        images = rng.integers(0, 256, (5 * count, 32, 32, 3), dtype=np.uint8)
+        np.save(root / f"{corruption}.npy", images)
+    np.save(root / "labels.npy", np.tile(labels, 5).astype(np.uint8))
+    return images, labels
+
+
+def write_imagenet_c(
+    root: Path, wnids: Sequence[str], corruptions: Sequence[str], severities: Sequence[int] = (1, 2, 3, 4, 5)
+) -> None:
+    """`<corruption>/<severity>/<wnid>/ILSVRC2012_val_*.JPEG`, 224 x 224, two images a class."""
+    for number, corruption in enumerate(corruptions):
+        for severity in severities:
+            for label, wnid in enumerate(wnids):
+                for copy in range(2):
+                    folder = root / corruption / str(severity) / wnid
+                    folder.mkdir(parents=True, exist_ok=True)
+                    image = picture(1000 * number + 100 * severity + 10 * label + copy, (224, 224))
+                    (folder / f"ILSVRC2012_val_{label:04d}{copy:04d}.JPEG").write_bytes(encoded(image, "JPEG"))
+
+
+def write_image_list(root: Path, count: int = 12, labels: Sequence[int] | None = None) -> Path:
+    """OpenOOD: `benchmark_imglist/imagenet/test_ninco.txt` and `images_largescale/ninco/...`; returns the list."""
+    lines = []
+    for index, sample in enumerate(samples(count, 1)):
+        name = f"ninco/class {index % 3}/{sample.file}"
+        place = root / "images_largescale" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(sample.encoded)
+        lines.append(f"{name} {labels[index] if labels else -1}")
+    path = root / "benchmark_imglist" / "imagenet" / "test_ninco.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_counteranimal(root: Path, classes: Sequence[str] = ("80 black grouse", "9 ostrich", "292 tiger")) -> None:
+    """`<label name>/<common-place|counter-place>/*.jpg`, three common and two counter images a class."""
+    for number, folder in enumerate(classes):
+        for group, count in (("common-grass", 3), ("counter-snow", 2)):
+            (root / folder / group).mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                data = encoded(picture(100 * number + index), "jpg")
+                (root / folder / group / f"{index}.jpg").write_bytes(data)
