@@ -17,7 +17,7 @@ from torch import nn
 
 TEXT: dict[str, Any] = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 SIGLIP_TEXT = TEXT | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
-COCA_TEXT = TEXT | {"embed_cls": True, "output_tokens": True}
+COCA_TEXT = TEXT | {"width": 24, "embed_cls": True, "output_tokens": True}
 COCA_POOL = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 7}
 VIT: dict[str, Any] = {"image_size": 32, "layers": 3, "width": 48, "head_width": 16, "patch_size": 8}
 
@@ -125,6 +125,11 @@ def build(family: str, seed: int = 0) -> nn.Module:
                 value.add_(0.1 * torch.randn_like(value))
             elif name == "text_decoder.text_projection" or not value.any():  # open_clip leaves the first unset
                 value.normal_(std=0.02)
+        for layer in module.modules():  # timm starts so small that some layers would hardly show in the features
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                spread = layer.weight[0].numel() ** -0.5
+                if layer.weight.std() < spread / 2:
+                    layer.weight.normal_(std=spread)
         for name, buffer in module.named_buffers():
             if name.endswith("running_mean"):
                 buffer.normal_(std=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmark.models.catalogue import ModelInfo, groups, list_models
 from benchmark.models.references import ResolvedModel, display_name, resolve
 
-__all__ = ["ResolvedModel", "display_name", "resolve"]
+__all__ = ["ModelInfo", "ResolvedModel", "display_name", "groups", "list_models", "resolve"]

@@ -21,7 +21,8 @@ class Preprocess:
     """How an image becomes pixels of the size that the model takes; the same meaning as open_clip's PreprocessCfg.
 
     Decoding, resizing and cropping give uint8 pixels, which are stored; `mean` and `std` (of values in [0, 1]) are
-    applied when the model runs. `size` is (height, width).
+    applied when the model runs. `size` is (height, width). `scaled` is the size before the centre crop where that
+    differs from `size`: ALIGN resizes to 346 x 346 and crops 289 x 289.
     """
 
     size: tuple[int, int]
@@ -30,10 +31,12 @@ class Preprocess:
     interpolation: Interpolation = "bicubic"
     resize: Resize = "shortest"
     fill: int = 0
+    scaled: tuple[int, int] | None = None
 
     def pixel_digest(self) -> str:
         """Content hash of what determines the stored uint8 pixels (mean and std do not)."""
-        return digest([list(self.size), self.interpolation, self.resize, self.fill])
+        scaled = list(self.scaled) if self.scaled else None
+        return digest([list(self.size), self.interpolation, self.resize, self.fill, scaled])
 
 
 def from_open_clip(image_size: Any, config: Mapping[str, Any], where: str) -> Preprocess:
@@ -55,6 +58,51 @@ def from_open_clip(image_size: Any, config: Mapping[str, Any], where: str) -> Pr
         raise ModelError(f"{where}: preprocess_cfg.std must be positive (got {list(std)})")
     fill = config.get("fill_color") or 0
     return Preprocess(size, mean, std, cast(Interpolation, interpolation), cast(Resize, resize), int(fill))
+
+
+def from_transformers(config: Mapping[str, Any], where: str) -> Preprocess:
+    """transformers' image processor configuration -> Preprocess.
+
+    Rescaling (x * rescale_factor, minus 1 with `rescale_offset`) and normalising become one mean and one std.
+
+    Raises:
+        ModelError: a step that the suite cannot reproduce; the message names `where` and the field.
+    """
+    filters: dict[Any, Interpolation] = {2: "bilinear", 3: "bicubic", None: "bicubic"}
+    if config.get("resample") not in filters:
+        raise ModelError(f"{where}: resample must be 2 (bilinear) or 3 (bicubic) (got {config.get('resample')!r})")
+    if config.get("do_resize", True) is False or config.get("include_top") is True:
+        raise ModelError(f"{where}: do_resize: false and include_top: true are not supported")
+    size = config.get("size")
+    size = {"shortest_edge": size} if isinstance(size, int) else size if isinstance(size, dict) else {}
+    resize: Resize = "shortest" if "shortest_edge" in size else "squash"
+    edges = size.get("shortest_edge") if resize == "shortest" else (size.get("height"), size.get("width"))
+    scaled = _pair(edges, f"{where}: size")
+    crop = config.get("crop_size") if config.get("do_center_crop") else None
+    if isinstance(crop, dict):
+        crop = (crop.get("height"), crop.get("width"))
+    if crop is None and resize == "shortest":
+        raise ModelError(f"{where}: size.shortest_edge needs do_center_crop and crop_size")
+    final = scaled if crop is None else _pair(crop, f"{where}: crop_size")
+    mean, std = _normalisation(config, where)
+    return Preprocess(final, mean, std, filters[config.get("resample")], resize, 0, scaled if scaled != final else None)
+
+
+def _normalisation(
+    config: Mapping[str, Any], where: str
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and std of values in [0, 1] that equal the processor's rescaling, offset and normalising together."""
+    factor = 255 * float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 255.0
+    offset = 1.0 if config.get("rescale_offset") else 0.0
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if config.get("do_normalize", True):
+        mean = _triple(config.get("image_mean"), f"{where}: image_mean")
+        std = _triple(config.get("image_std"), f"{where}: image_std")
+    if min(std) <= 0 or factor <= 0:
+        raise ModelError(f"{where}: image_std and rescale_factor must be positive")
+    means = tuple((offset + value) / factor for value in mean)
+    spreads = tuple(value / factor for value in std)
+    return (means[0], means[1], means[2]), (spreads[0], spreads[1], spreads[2])
 
 
 def _pair(value: Any, where: str) -> tuple[int, int]:

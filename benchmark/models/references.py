@@ -94,6 +94,10 @@ def resolve(spec: ModelSpec | str, *, download: bool = True) -> ResolvedModel:
         UnknownNameError: no such architecture or pretrained tag.
     """
     spec = ModelSpec(ref=spec) if isinstance(spec, str) else spec
+    if spec.ref.startswith("transformers:"):
+        from benchmark.models import transformers
+
+        return transformers.resolve(spec, download=download)
     return _resolve_open_clip(spec, _parts(spec.ref, download))
 
 
@@ -152,7 +156,7 @@ def _from_architecture(ref: str, download: bool) -> _Parts:
         if name in ("", ".", "..", "~") or Path(ref).suffix in (".safetensors", *TORCH_SUFFIXES):
             raise ModelError(f"{ref}: no such file")
         raise UnknownNameError("model architecture", name, known)
-    config = _read_json(known[name])
+    config = read_json(known[name])
     from open_clip import pretrained as tags
 
     catalogue = tags.list_pretrained_tags_by_model(name)
@@ -162,6 +166,8 @@ def _from_architecture(ref: str, download: bool) -> _Parts:
         )
     entry = tags.get_pretrained_cfg(name, pretrained)
     if entry:
+        if entry.get("quick_gelu"):  # the weights were trained with it; `NAME-quickgelu` says the same
+            config["quick_gelu"] = True
         return _Parts(config, entry, fetch_pretrained(entry, ref, download), None, ref)
     file = Path(pretrained).expanduser()
     if file.is_file():
@@ -198,7 +204,8 @@ def architectures() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.json"))}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -210,7 +217,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """An open_clip_config.json, with its `model_cfg` and the parts of it that every model has."""
-    config = _read_json(path)
+    config = read_json(path)
     model = config.get("model_cfg")
     if not isinstance(model, dict):
         raise ModelError(f"{path}: 'model_cfg' is missing")

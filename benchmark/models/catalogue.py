@@ -1,0 +1,96 @@
+"""What `reliquant list models` shows: open_clip's pretrained models, the demo, and named groups of models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from benchmark.errors import SpecError
+from benchmark.models import hub
+from benchmark.models.families import family_of
+from benchmark.models.references import architectures, demo_folder, is_cached, read_json, resolve
+from benchmark.spec import ModelSpec, parse_spec
+from benchmark.yamlfile import load_yaml
+
+GROUPS = Path(__file__).parent / "groups.yaml"
+PARAMETERS = Path(__file__).parent / "parameters.yaml"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One model that can be asked for.
+
+    Attributes:
+        ref: what `--model` takes.
+        parameters: number of weights, None where the architecture does not tell (a text tower from the hub).
+        cached: whether the weights are on this machine, looked up without a network.
+        group: the named groups that hold it, separated by commas.
+    """
+
+    ref: str
+    family: str
+    parameters: int | None
+    cached: bool
+    group: str | None = None
+
+
+@cache
+def groups() -> dict[str, tuple[ModelSpec, ...]]:
+    """Named groups of models, read from groups.yaml; `paper` holds the ten models of the study.
+
+    Raises:
+        SpecError: the file is damaged.
+    """
+    data = load_yaml(GROUPS)
+    if not isinstance(data, dict):
+        raise SpecError(f"{GROUPS}: expected groups of models by name")
+    return {
+        str(name): tuple(parse_spec(ModelSpec, entry, f"{GROUPS}: {name}") for entry in group["models"])
+        for name, group in data.items()
+    }
+
+
+def list_models() -> list[ModelInfo]:
+    """The demo, every pretrained model of open_clip, and the other members of groups; no network is used.
+
+    Raises:
+        ModelError: open_clip is not installed.
+    """
+    members: dict[str, str] = {}
+    for group, specs in groups().items():
+        for spec in specs:
+            members[spec.ref] = f"{members[spec.ref]}, {group}" if spec.ref in members else group
+    found = [*_demo(), *_open_clip()]
+    listed = {info.ref for info in found}
+    found += [_other(ref) for ref in members if ref not in listed]
+    return [replace(info, group=members.get(info.ref)) for info in found]
+
+
+def _demo() -> list[ModelInfo]:
+    if not demo_folder().is_dir():
+        return []
+    demo = resolve("demo")
+    return [ModelInfo("demo", demo.family, demo.parameters, cached=True)]
+
+
+def _open_clip() -> list[ModelInfo]:
+    known = architectures()
+    from open_clip import pretrained
+
+    sizes = load_yaml(PARAMETERS)
+    infos = []
+    for name, tag in pretrained.list_pretrained():
+        family = family_of(read_json(known[name]))
+        cached = is_cached(pretrained.get_pretrained_cfg(name, tag))
+        infos.append(ModelInfo(f"{name}/{tag}", family, sizes.get(name), cached))
+    return infos
+
+
+def _other(ref: str) -> ModelInfo:
+    """A member of a group that open_clip does not list: `transformers:` or `hf-hub:`."""
+    scheme, _, repository = ref.partition(":")
+    weights = ["model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    entry = load_yaml(PARAMETERS).get(ref, {})
+    cached = hub.cached(repository, weights) is not None
+    return ModelInfo(ref, entry.get("family", scheme), entry.get("parameters"), cached)

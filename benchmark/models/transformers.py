@@ -1,0 +1,330 @@
+"""CLIP-like models of the package transformers (the extra `transformers`): ALIGN, CLIP, SigLIP, AltCLIP, ...
+
+A model takes part if it has `get_image_features`, `get_text_features` and a `logit_scale` (or ALIGN's temperature),
+and if it encodes a plain pixel tensor. Weights are read from safetensors only; no remote code is run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.errors import ModelError
+from benchmark.models import hub
+from benchmark.models.checkpoint import check_finite, read_header
+from benchmark.models.preprocess import Preprocess, from_transformers
+from benchmark.models.references import TOKENIZER_FILES, ResolvedModel, display_name, model_digest, tokenizer_files
+from benchmark.spec import ModelSpec, Tower
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from benchmark.models.base import ClipModel, Tap
+
+PREFIX = "transformers:"
+FAMILIES = {
+    "clip": "ViT",
+    "align": "ALIGN",
+    "siglip": "SigLIP",
+    "altclip": "AltCLIP",
+    "chinese_clip": "ChineseCLIP",
+    "metaclip_2": "MetaCLIP2",
+}
+"""transformers' `model_type` -> family; any other type is its own family."""
+
+TOWERS: dict[Tower, tuple[str, ...]] = {
+    "vision": ("vision_model", "visual_projection"),
+    "text": ("text_model", "text_projection"),
+}
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+INDEX = "model.safetensors.index.json"
+
+
+def resolve(spec: ModelSpec, *, download: bool = True) -> ResolvedModel:
+    """As `benchmark.models.resolve`, for `transformers:PATH` and `transformers:ORG/NAME`."""
+    place = spec.ref.removeprefix(PREFIX)
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", place) or place.startswith("."):
+            raise ModelError(f"{place}: no such folder (from --model {spec.ref})")
+        folder = _fetch(place, download)
+    config = _read_json(folder / "config.json")
+    processor, where = _read_processor(folder)
+    preprocess = from_transformers(processor, where)
+    weights = _weights(folder)
+    files = (*weights, *tokenizer_files(folder))
+    content = model_digest(config, preprocess, files)
+    name = spec.name or display_name(spec.ref)
+    kind = str(config.get("model_type"))
+    family = FAMILIES.get(kind, kind)
+    parameters = sum(_size(shape) for path in weights for shape in read_header(path).values())
+
+    def loader(device: str) -> ClipModel:
+        return load(name, family, content, folder, preprocess, device)
+
+    return ResolvedModel(spec, name, family, content, files, parameters, preprocess, loader)
+
+
+def _fetch(repository: str, download: bool) -> Path:
+    """The cached snapshot of a hub repository with everything that loading needs."""
+    folder = hub.fetch(repository, ["config.json"], download=download).parent
+    hub.fetch(repository, PROCESSOR_FILES, download=download)
+    hub.fetch(repository, [name for name in TOKENIZER_FILES if name != "special_tokens_map.json"], download=download)
+    weights = hub.fetch(repository, ["model.safetensors", INDEX], download=download)
+    if weights.name == INDEX:
+        for shard in sorted(set(_read_json(weights).get("weight_map", {}).values())):
+            hub.fetch(repository, [shard], download=download)
+    return folder
+
+
+def _weights(folder: Path) -> tuple[Path, ...]:
+    if (folder / "model.safetensors").is_file():
+        return (folder / "model.safetensors",)
+    if not (folder / INDEX).is_file():
+        raise ModelError(f"{folder}: model.safetensors is missing (other formats are not read)")
+    shards = tuple(
+        folder / str(name) for name in sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
+    )
+    for shard in shards:
+        if not shard.is_file():
+            raise ModelError(f"{shard}: no such file, though {INDEX} names it")
+    return shards
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise ModelError(f"{path}: expected a JSON object")
+    return data
+
+
+def _read_processor(folder: Path) -> tuple[Mapping[str, Any], str]:
+    """The image processor's configuration and the file that it stands in."""
+    for name in PROCESSOR_FILES:
+        if (folder / name).is_file():
+            data = _read_json(folder / name)
+            return data.get("image_processor", data), str(folder / name)
+    raise ModelError(f"{folder}: {PROCESSOR_FILES[0]} is missing; save the model's image processor there")
+
+
+def _size(shape: Sequence[int]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count
+
+
+def load(name: str, family: str, content: str, folder: Path, preprocess: Preprocess, device: str) -> ClipModel:
+    """Build the model from its folder.
+
+    Raises:
+        ModelError: the extra is missing, the weights do not match, or it is no dual encoder of images and texts.
+        NonFiniteError: a weight is NaN or infinite.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise ModelError(f"{name}: needs the extra 'transformers': pip install 'reliquant[transformers]'")
+    from benchmark.models.attention import unroll
+    from benchmark.models.base import ClipModel
+    from benchmark.models.structure import block_names
+
+    with _quiet():
+        module = _build(folder)
+        tokenizer, padding = _tokenizer(folder, module.config)
+    check_finite(dict(module.named_parameters()), folder)
+    if family == "ALIGN":
+        module.text_model.pooler = None  # BERT's pooler runs, but ALIGN projects the class token's own output
+    module.eval().requires_grad_(False)
+    unroll(module)
+    scale, bias = _logit_parameters(module, folder)
+    blocks = {tower: block_names(module, prefixes) for tower, prefixes in TOWERS.items()}
+    model = ClipModel(
+        name=name,
+        family=family,
+        digest=content,
+        module=module.to(device),
+        preprocess=preprocess,
+        tokenizer=tokenizer,
+        image_encoder=_encode_image,
+        text_encoder=TextEncoder(padding),
+        towers=TOWERS,
+        blocks=blocks,
+        logit_scale=scale,
+        logit_bias=bias,
+        token_mask=_token_mask(module, padding),
+        taps=_taps(module, blocks["vision"]),
+    )
+    _probe(model, folder)
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars, load reports and the warnings of its optional imports."""
+    tree = logging.getLogger("torch.utils._pytree")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # importing it byte-compiles optional packages that warn about themselves
+        tree.addFilter(_nothing)  # and torchao, if installed, registers its enums in a way that torch deprecates
+        from transformers.utils import logging as library_logging
+
+        level = library_logging.get_verbosity()
+        library_logging.set_verbosity(logging.CRITICAL)
+        library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            tree.removeFilter(_nothing)
+            library_logging.set_verbosity(level)
+            library_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
+def _build(folder: Path) -> Any:
+    """The module with its weights; every tensor must find its place."""
+    import torch
+    from transformers import AutoModel
+
+    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    try:
+        module, report = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{folder}: transformers cannot load it ({reason})") from error
+    problems = [
+        f"{kind} {', '.join(map(str, sorted(found)[:2]))}" + (f" and {len(found) - 2:,} more" if len(found) > 2 else "")
+        for kind, found in (
+            ("missing", list(report["missing_keys"])),
+            ("unexpected", [key for key in report["unexpected_keys"] if not key.endswith("position_ids")]),
+            ("wrong shape", [key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]]),
+        )
+        if found
+    ]
+    if problems:
+        raise ModelError(f"{folder}: the weights do not match the architecture: {'; '.join(problems)}")
+    for part in ("get_image_features", "get_text_features", "vision_model", "text_model"):
+        if not hasattr(module, part):
+            raise ModelError(f"{folder}: {type(module).__name__} is no dual encoder of images and texts (no {part})")
+    return module
+
+
+def _logit_parameters(module: Any, folder: Path) -> tuple[float, float]:
+    """Scale and bias of the logits; ALIGN divides by its temperature instead."""
+    if hasattr(module, "logit_scale"):
+        scale = float(module.logit_scale.double().exp())
+    elif hasattr(module, "temperature"):
+        scale = 1 / float(module.temperature)
+    else:
+        raise ModelError(f"{folder}: {type(module).__name__} has neither logit_scale nor temperature")
+    return scale, float(module.logit_bias) if hasattr(module, "logit_bias") else 0.0
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Texts -> tokens (B, L) int64, padded and cut to the model's context length."""
+
+    inner: Any
+    length: int
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        options = {"padding": "max_length", "truncation": True, "max_length": self.length, "return_tensors": "pt"}
+        tokens: Tensor = self.inner(list(texts), **options)["input_ids"]
+        return tokens
+
+
+def _tokenizer(folder: Path, config: Any) -> tuple[Tokenizer, int | None]:
+    """The tokenizer, and the padding token's id where the text tower must be told not to attend to padding.
+
+    SigLIP was trained attending to its padding. Where padding and end of text share an id (CLIP) the tower is causal:
+    what follows the end of the text cannot change the features.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        inner = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{folder}: no usable tokenizer ({reason}); save the model's tokenizer there") from None
+    length = min(int(inner.model_max_length), int(config.text_config.max_position_embeddings))
+    attends_all = str(config.model_type).startswith("siglip") or inner.pad_token_id in (None, inner.eos_token_id)
+    return Tokenizer(inner, length), None if attends_all else int(inner.pad_token_id)
+
+
+def _encode_image(module: Any, pixels: Tensor) -> Tensor:
+    return _pooled(module.get_image_features(pixel_values=pixels))
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Tokens -> features, with the attention mask that `padding` (a token id) implies."""
+
+    padding: int | None
+
+    def __call__(self, module: Any, tokens: Tensor) -> Tensor:
+        mask = None if self.padding is None else (tokens != self.padding).long()
+        return _pooled(module.get_text_features(input_ids=tokens, attention_mask=mask))
+
+
+def _pooled(output: Any) -> Tensor:
+    """Features from what get_*_features gives: an output object since transformers 5, a tensor before."""
+    features: Tensor = output.pooler_output if hasattr(output, "pooler_output") else output
+    return features
+
+
+def _token_mask(module: Any, padding: int | None) -> Callable[[Tensor], Tensor] | None:
+    from benchmark.models.open_clip import NotPadding, UpToEnd
+
+    if padding is not None:
+        return NotPadding(padding)
+    end = getattr(module.config.text_config, "eos_token_id", None)
+    if str(module.config.model_type).startswith("siglip") or end is None:
+        return None
+    return UpToEnd(None if end == 2 else int(end))  # 2: old CLIP configurations, which pool at the largest id
+
+
+def _taps(module: Any, blocks: Sequence[str]) -> dict[str, Tap]:
+    from benchmark.models import taps
+    from benchmark.models.base import Tap
+
+    classed = any(name.endswith("class_embedding") for name, _ in module.vision_model.named_parameters())
+    pooling = taps.first_token if classed else taps.mean_map
+    found = {f"block:{name}": Tap(name, "output", pooling) for name in blocks}
+    if hasattr(module, "visual_projection"):
+        found["penultimate"] = Tap("visual_projection", "input", taps.identity)
+    else:
+        found["penultimate"] = Tap("vision_model", "output", _pooler_output)
+    return found
+
+
+def _pooler_output(_: nn.Module, output: Any) -> Tensor:
+    features: Tensor = output.pooler_output
+    return features
+
+
+def _probe(model: ClipModel, folder: Path) -> None:
+    """Encode one black image and one word: the two towers must meet in one space."""
+    import torch
+
+    pixels = torch.zeros((1, 3, *model.preprocess.size), dtype=torch.uint8)
+    try:
+        image, text = model.encode_image(pixels), model.encode_text(["a"])
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{folder}: does not encode a plain image and a text ({reason})") from error
+    if image.dim() != 2 or image.shape != text.shape:
+        shapes = f"{tuple(image.shape)} and {tuple(text.shape)}"
+        raise ModelError(f"{folder}: image and text features differ in shape: {shapes}")
