@@ -64,14 +64,14 @@ def home_background(label: int) -> int:
 class Style:
     """How scenes are drawn. Ranges are uniform; lengths in pixels, angles in degrees, grey levels in [0, 255]."""
 
-    radius: tuple[float, float] = (10.0, 21.0)
-    offset: float = 13.0
-    tilt: float = 30.0
+    radius: tuple[float, float] = (11.0, 22.0)
+    offset: float = 11.0
+    tilt: float = 25.0
     stretch: float = 0.15
-    colour_jitter: float = 16.0
-    contrast: tuple[float, float] = (0.45, 1.0)
-    noise: tuple[float, float] = (4.0, 24.0)
-    pattern_strength: tuple[float, float] = (20.0, 75.0)
+    colour_jitter: float = 14.0
+    contrast: tuple[float, float] = (0.5, 1.0)
+    noise: tuple[float, float] = (3.0, 18.0)
+    pattern_strength: tuple[float, float] = (15.0, 65.0)
     fill: Literal["plain", "outline", "pattern"] = "plain"
     paper: bool = False
 
@@ -89,7 +89,7 @@ class Split:
     about: str = ""
 
 
-_V2 = Style(radius=(8.0, 24.0), offset=18.0, tilt=40.0)
+_V2 = Style(radius=(9.0, 24.0), offset=15.0, tilt=35.0)
 
 SPLITS: Mapping[str, Split] = MappingProxyType(
     {
