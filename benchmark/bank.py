@@ -60,6 +60,8 @@ class FeatureBank:
             raise DataError(
                 f"data set '{self.dataset}': {len(self.class_names)} class names for {len(self.text)} class weights"
             )
+        if int(self.label.min()) < -1:
+            raise DataError(f"data set '{self.dataset}': label {int(self.label.min())}; -1 marks out of distribution")
         if len(self.label) and int(self.label.max()) >= max(len(self.text), 1) and len(self.text):
             raise DataError(
                 f"data set '{self.dataset}': label {int(self.label.max())} is outside its {len(self.text)} classes"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from numbers import Real
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from benchmark.errors import PluginError, SpecError
 from benchmark.spec import Frozen, parse_spec
 
 Better = Literal["higher", "lower", "neither"]
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,12 @@ class Metric:
     better: Better
     unit: str = "fraction"
     headline: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
+            raise PluginError(f"metric name '{self.name}': letters, digits, _ . - only")
+        if self.better not in get_args(Better):
+            raise PluginError(f"metric '{self.name}': better is higher, lower or neither, not '{self.better}'")
 
 
 class NoOptions(Frozen):
@@ -119,9 +128,12 @@ class Task:
         names = [m.name for m in self.metrics]
         if len(set(names)) != len(names):
             raise PluginError(f"task '{self.name}' declares a metric twice")
-        for name in names:
-            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-                raise PluginError(f"task '{self.name}': metric name '{name}': letters, digits, _ . - only")
+        roles = (*self.needs, *self.optional)
+        for role in roles:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", role) or role in ("roles", "options"):
+                raise PluginError(f"task '{self.name}': '{role}' cannot be the name of a role")
+        if len(set(roles)) != len(roles):
+            raise PluginError(f"task '{self.name}' names a role twice")
 
     @property
     def summary(self) -> str:
@@ -158,9 +170,16 @@ class Task:
         if not isinstance(outcome, Outcome):
             raise PluginError(f"task '{self.name}' returned a {type(outcome).__name__}, expected an Outcome")
         for key, value in outcome.metrics.items():
+            if not isinstance(key, str) or not _KEY.fullmatch(key):
+                raise PluginError(
+                    f"task '{self.name}': metric key '{key}': names with letters, digits, _ . - and / only"
+                )
             self.metric(key)
-            if not np.isfinite(value):
-                raise PluginError(f"task '{self.name}': metric '{key}' is {value}; raise or note it instead")
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise PluginError(f"task '{self.name}': metric '{key}' is {value!r}; raise or note it instead")
+        for name, column in outcome.samples.items():
+            if np.ndim(column) == 0:
+                raise PluginError(f"task '{self.name}': column '{name}' is one value, expected one row per sample")
         if outcome.samples and "sample_id" not in outcome.samples:
             raise PluginError(f"task '{self.name}' returns samples without a column 'sample_id'")
         for name, column in outcome.samples.items():
@@ -204,6 +223,10 @@ def task(
         taps: arrays besides pooled features, e.g. `local`.
         options: pydantic model of its options.
     """
+
+    for field_name, roles in (("needs", needs), ("optional", optional), ("taps", taps)):
+        if isinstance(roles, str):
+            raise PluginError(f"task '{name}': {field_name}='{roles}' is text; write {field_name}=('{roles}',)")
 
     def declare(evaluate: Evaluate) -> Task:
         return Task(name, version, tuple(needs), tuple(metrics), evaluate, tuple(optional), tuple(taps), options)

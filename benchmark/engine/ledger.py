@@ -117,10 +117,13 @@ class Ledger:
         arrays: dict[str, dict[str, NDArray[Any]]] = {"samples": {}, "tables": {}}
         path = self.samples_path(record.key)
         if path.is_file():
-            with np.load(path, allow_pickle=False) as stored:
-                for name in stored.files:
-                    kind, _, column = name.partition("|")
-                    arrays[kind][column] = stored[name]
+            try:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                    for name in stored.files:
+                        kind, _, column = name.partition("|")
+                        arrays[kind][column] = stored[name]
+            except Exception as error:  # a damaged archive may raise anything
+                raise StorageError(f"{path} is damaged ({error}); delete it, the metrics are kept") from error
         return Outcome(
             metrics={key.removeprefix(prefix): value for key, value in record.metrics.items()},
             notes={key.removeprefix(prefix): note for key, note in record.notes.items()},
@@ -165,13 +168,13 @@ class Ledger:
 
     def _take(self, line: bytes) -> None:
         try:
-            row = json.loads(line)
+            row = dict(json.loads(line))
             kind = row.pop("kind")
             if kind == "record":
                 self.records[row["key"]] = Record(**row)
             elif kind == "report":
                 self.reports[row["configuration"]] = ReportRow(**row)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             self.broken_lines += 1
 
 

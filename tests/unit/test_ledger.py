@@ -1,0 +1,272 @@
+"""The ledger: what resuming reads survives kills, neighbours and hostile lines."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmark.engine.ledger import Ledger, Record, ReportRow, by_configuration
+from benchmark.errors import StorageError
+from benchmark.plugins import Outcome
+
+
+def record(key: str = "k1", **fields: Any) -> Record:
+    """A finished record, with changes."""
+    defaults: dict[str, Any] = {
+        "configuration": "c1",
+        "suite": "small",
+        "model": "demo",
+        "quantization": "rtn-w4a8-channel-token-vision",
+        "task": "ood",
+        "dataset": "scenes.far",
+        "status": "done",
+        "seconds": 0.5,
+        "metrics": {"ood/scenes.far/mcm/auroc": 0.75},
+        "notes": {"ood/scenes.far/msp/auroc": "undefined here"},
+        "provenance": {"device": "cpu", "versions": {"torch": "2"}},
+    }
+    return Record(key=key, **{**defaults, **fields})
+
+
+OUTCOME = Outcome(
+    metrics={"mcm/auroc": 0.75},
+    samples={
+        "sample_id": np.array(["a", "b/ü", ""]),
+        "id": np.arange(6.0).reshape(3, 2),
+        "ood:near/x": np.array([True, False]),
+        "ood:near/x.sample_id": np.array(["c", "d"]),
+    },
+    tables={"scores": np.array(["msp", "mcm"]), "bins": np.array([np.nan, 1.0])},
+    notes={"msp/auroc": "undefined here"},
+)
+
+
+def test_a_record_is_there_after_restarting(tmp_path: Path) -> None:
+    first = record()
+    Ledger(tmp_path).append(first)
+    again = Ledger(tmp_path)
+    assert again.records == {"k1": first}
+    assert again.done("k1") == first
+    assert again.done("k2") is None
+    assert again.broken_lines == 0
+
+
+def test_an_outcome_comes_back_as_it_was(tmp_path: Path) -> None:
+    Ledger(tmp_path).append(record(), OUTCOME)
+    again = Ledger(tmp_path)
+    found = again.outcome(again.records["k1"])
+    assert dict(found.metrics) == dict(OUTCOME.metrics)
+    assert dict(found.notes) == dict(OUTCOME.notes)
+    for kind in ("samples", "tables"):
+        expected, got = getattr(OUTCOME, kind), getattr(found, kind)
+        assert got.keys() == expected.keys()
+        for name, column in expected.items():
+            np.testing.assert_array_equal(got[name], column)
+            assert got[name].dtype == column.dtype
+
+
+def test_an_outcome_without_samples_has_no_file(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(record(), Outcome({"mcm/auroc": 0.75}))
+    assert not ledger.samples_path("k1").exists()
+    assert dict(ledger.outcome(ledger.records["k1"]).metrics) == {"mcm/auroc": 0.75}
+    assert not list((tmp_path / "samples").iterdir())
+
+
+def test_samples_are_never_pickled(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="allow_pickle"):
+        Ledger(tmp_path).append(record(), Outcome({}, {"sample_id": np.array([{}], dtype=object)}))
+    assert Ledger(tmp_path).done("k1") is None
+
+
+def test_a_failure_does_not_count_as_done_and_is_overtaken(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(record(status="failed", metrics={}, error="NaN in layer 'visual.conv1'"))
+    assert ledger.done("k1") is None
+    assert Ledger(tmp_path).records["k1"].error == "NaN in layer 'visual.conv1'"
+    ledger.append(record())
+    assert Ledger(tmp_path).done("k1") == record()
+
+
+def test_reports_are_kept_apart(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append_report(ReportRow("c1", {"effective_bits": 4.25, "layers": ["a"]}))
+    ledger.append(record())
+    again = Ledger(tmp_path)
+    assert again.reports["c1"].report["effective_bits"] == 4.25
+    assert list(again.records) == ["k1"]
+
+
+@given(data=st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_killed_in_the_middle_of_a_row(tmp_path: Path, data: st.DataObject) -> None:
+    """Whatever is left of the last row, the rows before it stay and the next one is whole."""
+    (tmp_path / "ledger.jsonl").unlink(missing_ok=True)
+    ledger = Ledger(tmp_path)
+    ledger.append(record("k1"))
+    before = ledger.file.stat().st_size
+    ledger.append(record("k2"))
+    whole = ledger.file.read_bytes()
+    cut = data.draw(st.integers(before, len(whole) - 1))
+    ledger.file.write_bytes(whole[:cut])
+    again = Ledger(tmp_path)
+    assert list(again.records) == ["k1"]
+    again.append(record("k3"))
+    last = Ledger(tmp_path)
+    assert {"k1", "k3"} <= set(last.records) <= {"k1", "k2", "k3"}
+    assert last.records["k3"] == record("k3")
+    assert last.broken_lines <= 1
+
+
+json_lines = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["kind", "key", "configuration", "report", "status", "metrics"]), inner, max_size=5
+        ),
+    ),
+    max_leaves=8,
+).map(json.dumps)
+
+
+@given(
+    lines=st.lists(
+        st.one_of(
+            json_lines,
+            st.sampled_from(["record", "report"]).flatmap(lambda kind: json_lines.map(lambda x: f'{{"kind":"{kind}",')),
+            st.text(max_size=10),
+        ),
+        max_size=5,
+    )
+)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_hostile_lines_are_skipped_and_counted(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "ledger.jsonl").unlink(missing_ok=True)
+    ledger = Ledger(tmp_path)
+    ledger.append(record("k1"))
+    with ledger.file.open("ab") as file:
+        file.writelines(line.replace("\n", " ").encode("utf-8", "surrogatepass") + b"\n" for line in lines)
+    ledger.append(record("k3"))
+    again = Ledger(tmp_path)
+    assert again.records["k1"] == record("k1")
+    assert again.records["k3"] == record("k3")
+    assert again.broken_lines <= len(lines)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "5",
+        "null",
+        "[]",
+        '"text"',
+        "{}",
+        '{"kind": "record"}',
+        '{"kind": "record", "key": "x"}',
+        '{"kind": "record", "key": []}',
+        '{"kind": "report", "configuration": "c"}',
+        '{"kind": "report", "configuration": {}, "report": {}}',
+        "[" * 100_000,
+        "\x00",
+        "{",
+    ],
+    ids=lambda line: line[:30],
+)
+def test_each_broken_line_is_counted(tmp_path: Path, line: str) -> None:
+    ledger = Ledger(tmp_path)
+    with ledger.file.open("a") as file:
+        file.write(line + "\n")
+    ledger.append(record())
+    again = Ledger(tmp_path)
+    assert list(again.records) == ["k1"]
+    assert again.reports == {}
+    assert again.broken_lines == 1
+
+
+def test_a_row_that_is_being_written_is_read_later(tmp_path: Path) -> None:
+    writer, reader = Ledger(tmp_path), Ledger(tmp_path)
+    writer.append(record("k1"))
+    content = writer.file.read_bytes()
+    writer.file.write_bytes(content[:-5])
+    reader.refresh()
+    assert reader.records == {}
+    writer.file.write_bytes(content)
+    reader.refresh()
+    assert list(reader.records) == ["k1"]
+    assert reader.broken_lines == 0
+
+
+def test_a_neighbours_rows_are_seen(tmp_path: Path) -> None:
+    one, two = Ledger(tmp_path), Ledger(tmp_path)
+    one.append(record("k1"))
+    two.append(record("k2"))
+    one.refresh()
+    two.refresh()
+    assert set(one.records) == set(two.records) == {"k1", "k2"}
+
+
+def _append_many(home: Path, name: str, gate: Any) -> None:
+    ledger = Ledger(home)
+    gate.wait()
+    for i in range(40):
+        ledger.append(record(f"{name}{i}", notes={"ood/scenes.far/x": "y" * (i * 200)}))
+
+
+def test_two_processes_append_without_mixing_rows(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    gate = context.Barrier(2)
+    workers = [context.Process(target=_append_many, args=(tmp_path, name, gate)) for name in "ab"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    ledger = Ledger(tmp_path)
+    assert len(ledger.records) == 80
+    assert ledger.broken_lines == 0
+
+
+def test_nothing_that_is_not_a_number_gets_in(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        Ledger(tmp_path).append(record(metrics={"x": float("nan")}))
+    assert Ledger(tmp_path).records == {}
+
+
+def test_an_unwritable_folder_is_said_at_once_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for home in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StorageError, match=r"cannot be written .*--home"):
+            Ledger(home)
+
+
+def test_a_ledger_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").mkdir()
+    with pytest.raises(StorageError, match="cannot be written"):
+        Ledger(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 not a zip", b"\x93NUMPY", None])
+def test_damaged_samples_are_said(tmp_path: Path, damage: bytes | None) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(record(), OUTCOME)
+    path = ledger.samples_path("k1")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200] + b"\x00" * 50 + whole[250:] if damage is None else damage)
+    with pytest.raises(StorageError, match="k1"):
+        ledger.outcome(ledger.records["k1"])
+
+
+def test_records_are_grouped_by_configuration() -> None:
+    records = [record("1"), record("2", configuration="c2"), record("3")]
+    assert {key: [r.key for r in found] for key, found in by_configuration(records).items()} == {
+        "c1": ["1", "3"],
+        "c2": ["2"],
+    }
