@@ -18,15 +18,19 @@ Index = NDArray[np.int64]
 
 @functools.cache
 def disk(radius: float, alias: float) -> Field:
-    """Normalised disk of `radius` pixels smoothed by a Gaussian of `alias` pixels (3 taps; 5 beyond radius 8)."""
+    """Normalised disk of `radius` pixels, then smoothed by a Gaussian of `alias` pixels (3 taps; 5 beyond radius 8).
+
+    As in the original the smoothing mirrors at the kernel's edge, so the sum is not exactly 1 where the disk fills it.
+    """
     reach = 8 if radius <= 8 else math.ceil(radius)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     kernel = (x**2 + y**2 <= radius**2).astype(np.float64)
+    kernel /= kernel.sum()
     taps = np.arange(-1, 2) if radius <= 8 else np.arange(-2, 3)
     weights = np.exp(-(taps**2) / (2 * alias**2))
     weights /= weights.sum()
     for axis in (0, 1):
-        kernel = ndimage.correlate1d(kernel / kernel.sum(), weights, axis=axis, mode="mirror")
+        kernel = ndimage.correlate1d(kernel, weights, axis=axis, mode="mirror")
     margin = int(np.argmax(kernel.any(axis=1)))
     return np.asarray(kernel[margin : len(kernel) - margin, margin : len(kernel) - margin])
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from benchmark.data import decode
 from benchmark.data.corruption_names import GENERATOR_VERSION
-from benchmark.data.corruptions import corrupt_pixels
 from benchmark.data.opening import Data, open_data
 from benchmark.data.store import Store, Stored
 from benchmark.errors import DataError
@@ -205,6 +204,8 @@ class PixelCache:
         yield from self._corrupt(base, str(data.spec.corruption), int(data.spec.severity or 0), workers)
 
     def _corrupt(self, base: Pixels, corruption: str, severity: int, workers: int) -> Iterator[Chunk]:
+        from benchmark.data.corruptions import corrupt_pixels
+
         jobs = (
             (pixels, ids, corruption, severity)
             for pixels, ids in zip(base.batches(chunk_rows(base.size)), _slices(base.ids, base.size), strict=True)

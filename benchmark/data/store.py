@@ -40,7 +40,9 @@ class Writer:
 
     def __init__(self, folder: Path, row_shape: tuple[int, ...]) -> None:
         self.folder, self.row_shape = folder, row_shape
-        self.rows, self.sizes, self.digests = 0, [0][:0], [""][:0]
+        self.rows = 0
+        self.sizes: list[int] = []
+        self.digests: list[str] = []
         self.info: dict[str, Any] = {}
         self._file = (folder / ARRAY).open("wb")
 
@@ -89,9 +91,9 @@ class Store:
         return size <= self.budget
 
     def get(self, key: str, threads: int = 1) -> Stored | None:
-        """An entry, or None when it is missing or broken; broken ones are named by `problem`.
+        """An entry, or None when it is missing or damaged.
 
-        The digest of the bytes is checked once per process.
+        The digest of the bytes is checked once per process, in `threads` threads.
         """
         place = self.folder / key
         try:
@@ -110,7 +112,7 @@ class Store:
                     return None
                 self._checked[key] = stamp
             os.utime(place / META)
-        except (FileNotFoundError, PermissionError):  # evicted by another process in the meantime
+        except OSError:  # not there, or evicted by another process in the meantime; what else is wrong shows in `lock`
             return None
         return Stored(array, meta["info"])
 
