@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.analysis.tables import comparison_rows, headline_keys
-from benchmark.engine.ledger import Ledger
+from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.plan import Plan, Settings, make_plan
-from benchmark.engine.run import Sweep, replay
+from benchmark.engine.run import PIXEL_BUDGET, Sweep, replay
 from benchmark.engine.run import run as run_plan
 from benchmark.errors import InputError
 from benchmark.include import include_files
@@ -36,7 +37,10 @@ class RunRequest:
     quantizations: Sequence[str] = ()
     tasks: Sequence[str] = ()
     data: Sequence[str] = ()
+    catalogues: Sequence[Path] = ()
     limit: int | None = None
+    skip_broken: bool = False
+    pixel_cache: str | None = None
     device: str = "cpu"
     batch_size: int = 64
     exact_float: bool = False
@@ -51,11 +55,19 @@ class RunRequest:
 def run_suite(request: RunRequest) -> int:
     """Run and report; returns the exit status (0, or 3 when some evaluations failed)."""
     plan = _plan(request)
+    budget = PIXEL_BUDGET if request.pixel_cache is None else parse_size(request.pixel_cache, "--pixel-cache")
     Ledger(request.home)
     with open_progress(request.quiet) as progress:
         opened = _open_trackers(request)
         try:
-            sweep = run_plan(plan, request.home, trackers=opened, progress=progress)
+            sweep = run_plan(
+                plan,
+                request.home,
+                trackers=opened,
+                progress=progress,
+                pixel_budget=budget,
+                skip_broken=request.skip_broken,
+            )
         except KeyboardInterrupt:
             progress.message("stopped; what is finished is kept. Run the same command again to go on.")
             return 130
@@ -89,7 +101,7 @@ def sync_suite(name: str, home: Path, tracking_uri: str | None, include: Sequenc
 def _plan(request: RunRequest) -> Plan:
     include_files(request.include)
     suite: SuiteSpec = narrow(
-        load_suite(request.suite, request.data),
+        load_suite(request.suite, request.data, request.catalogues),
         models=request.models,
         quantizations=request.quantizations,
         tasks=request.tasks,
@@ -97,6 +109,31 @@ def _plan(request: RunRequest) -> Plan:
     )
     _check_device(request.device)
     return make_plan(suite, Settings(request.device, request.batch_size, exact_float=request.exact_float))
+
+
+def failure_lines(failed: Sequence[Record]) -> list[str]:
+    """One line for each reason: what failed under which quantization."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for record in failed:
+        reason = (record.model, record.quantization, record.error or "")
+        reasons.setdefault(reason, []).append(f"{record.task}/{record.dataset}")
+    return [
+        f"failed: {model}, {quantization}: {', '.join(names)}: {error}"
+        for (model, quantization, error), names in reasons.items()
+    ]
+
+
+def parse_size(text: str, option: str) -> int:
+    """`20GB`, `500MB`, `0` -> bytes (decimal units).
+
+    Raises:
+        InputError: names the option and the form.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise InputError(f"{option} '{text}': expected a size such as 20GB, 500MB or 0")
+    powers = {"B": 0, "KB": 1, "MB": 2, "GB": 3, "TB": 4}
+    return int(float(match[1]) * 1000 ** powers[(match[2] or "B").upper()])
 
 
 def _check_device(device: str) -> None:
@@ -126,8 +163,8 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
     keys = headline_keys(plan, sweep.records)
     if not request.json:
         print_table(comparison_rows(plan, sweep.records), keys, sweep.reports, plan)
-    for record in sweep.failed:
-        print(f"failed: {record.quantization} {record.task}/{record.dataset}: {record.error}", file=sys.stderr)
+    for line in failure_lines(sweep.failed):
+        print(line, file=sys.stderr)
     for name, reason in sweep.untracked.items():
         print(
             f"warning: tracker '{name}' could not be written ({reason}); the ledger {request.home / 'ledger.jsonl'} "

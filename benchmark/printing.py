@@ -53,10 +53,8 @@ def fold(name: str, width: int) -> str:
 
 def _header(key: str, plan: Plan) -> str:
     task_name, label, rest = key.split("/", 2)
-    arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[declared(plan)[task_name].metric(rest).better]
-    lines = [*task_name.split("_"), *label.split("/"), *rest.split("/")]
-    lines[-1] += arrow
-    return "\n".join(lines)
+    arrow = {"higher": "↑", "lower": "↓", "neither": ""}[declared(plan)[task_name].metric(rest).better]
+    return "\n".join([*task_name.split("_"), *label.split("/"), *rest.split("/"), arrow])
 
 
 def _text(cell: Cell | None) -> Text:

@@ -11,6 +11,7 @@ from benchmark.spec import ModelSpec, SuiteSpec, parse_spec
 from benchmark.yamlfile import load_yaml
 
 FOLDER = Path(__file__).parent / "suites"
+PLAIN_SOURCES = ("demo", "hub", "image_folder", "parquet", "webdataset")
 
 
 def suite_names() -> list[str]:
@@ -18,11 +19,15 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_suite(name: str, data: Sequence[str] = ()) -> SuiteSpec:
+def load_suite(name: str, data: Sequence[str] = (), catalogues: Sequence[Path] = ()) -> SuiteSpec:
     """A suite by its name or by the path of a YAML file.
+
+    A data set `{catalogue: NAME, ...}` takes its fields from the catalogue; a model `group:NAME` stands for a named
+    group of models; braces in quantizations stand for alternatives, as in a shell.
 
     Args:
         data: `NAME=PATH` points a data set of the suite, and all that are based on it, at another folder or file.
+        catalogues: the user's own catalogue files.
 
     Raises:
         UnknownNameError: neither a name nor a file. SpecError: the file's first problem, with the field.
@@ -35,22 +40,78 @@ def load_suite(name: str, data: Sequence[str] = ()) -> SuiteSpec:
     content = load_yaml(path)
     if not isinstance(content, dict):
         raise SpecError(f"{path}: a suite is a mapping of fields, this is a {type(content).__name__}")
+    sets = content.get("data")
+    if isinstance(sets, dict):
+        content["data"] = {name: _catalogued(spec, name, catalogues) for name, spec in sets.items()}
     for item in data:
         _point(content, item, str(path))
+    for field, expand in (("models", _models), ("quantizations", _quantizations)):
+        if isinstance(content.get(field), list):
+            content[field] = [single for entry in content[field] for single in expand(entry)]
     return parse_spec(SuiteSpec, content, str(path))
 
 
+def _catalogued(spec: Any, name: str, catalogues: Sequence[Path]) -> Any:
+    """A data set with the catalogue's fields under its own."""
+    if not isinstance(spec, dict) or "catalogue" not in spec:
+        return spec
+    from benchmark.data.catalogue import load_catalogue
+
+    known = load_catalogue(catalogues)
+    own = {key: value for key, value in spec.items() if key != "catalogue"}
+    if spec["catalogue"] not in known:
+        raise SpecError(f"data.{name}.catalogue: {UnknownNameError('data set', str(spec['catalogue']), known)}")
+    return known[spec["catalogue"]].model_dump(mode="json", exclude_unset=True) | own
+
+
+def _models(entry: Any) -> list[Any]:
+    """A model, or the members of `group:NAME`."""
+    if not isinstance(entry, str) or not entry.startswith("group:"):
+        return [entry]
+    from benchmark.models import groups
+
+    name = entry.removeprefix("group:")
+    if name not in groups():
+        raise UnknownNameError("group of models", name, groups())
+    return [spec.model_dump() for spec in groups()[name]]
+
+
+def _quantizations(entry: Any) -> list[Any]:
+    return expand_braces(entry) if isinstance(entry, str) else [entry]
+
+
+def expand_braces(text: str) -> list[str]:
+    """Alternatives in braces, the first brace varying slowest: `rtn-{w8,w4}-vision` -> two short names.
+
+    >>> expand_braces("rtn-{w8,w4}a8-{vision,vision+text}")
+    ['rtn-w8a8-vision', 'rtn-w8a8-vision+text', 'rtn-w4a8-vision', 'rtn-w4a8-vision+text']
+    """
+    head, opening, rest = text.partition("{")
+    if not opening:
+        return [text]
+    body, closing, tail = rest.partition("}")
+    if not closing or "{" in body:
+        raise SpecError(f"quantization '{text}': braces do not match (they cannot be nested)")
+    return [head + choice + end for choice in body.split(",") for end in expand_braces(tail)]
+
+
 def _point(content: dict[str, Any], item: str, where: str) -> None:
-    """Change the path of a data set in a suite's YAML; one that is rendered becomes an image folder."""
+    """Change the path of a data set in a suite's YAML.
+
+    A source with a layout of its own (image lists, CIFAR-10-C, ...) stays; otherwise the path tells the source.
+    """
     name, separator, path = item.partition("=")
     sets = content.get("data")
     if not separator or not path:
         raise SpecError(f"--data '{item}': the form is NAME=PATH")
     if not isinstance(sets, dict) or name not in sets:
         raise UnknownNameError(f"data set of {where}", name, sets if isinstance(sets, dict) else ())
+    from benchmark.data.catalogue import detect
+
     spec = dict(sets[name]) if isinstance(sets[name], dict) else {}
-    if spec.get("source") == "demo":
-        spec = {**spec, "source": "image_folder", "split": None}
+    if spec.get("source") in PLAIN_SOURCES:
+        spec = {key: value for key, value in spec.items() if key not in ("source", "split", "options")}
+        spec["source"] = detect(path).source
     sets[name] = {**spec, "path": path}
 
 
@@ -72,7 +133,7 @@ def narrow(
     if models:
         update["models"] = tuple(parse_spec(ModelSpec, ref, "--model") for ref in models)
     if quantizations:
-        update["quantizations"] = tuple(quantizations)
+        update["quantizations"] = tuple(single for name in quantizations for single in expand_braces(name))
     if tasks:
         for name in tasks:
             if name not in suite.tasks:

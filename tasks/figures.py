@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+OTHERS = (ORANGE, GREEN, GREY, "#CC79A7", "#F0E442")
 
 
 def _axes(title: str, x: str, y: str, size: tuple[float, float] = (5.0, 4.0)) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="tight")
     axes = figure.add_subplot()
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(alpha=0.25)
@@ -55,20 +56,22 @@ def reliability(outcome: Outcome, reference: Outcome | None) -> Mapping[str, Any
 
 
 def score_histograms(outcome: Outcome, reference: Outcome | None) -> Mapping[str, Any]:
-    """Histograms of each OOD score, in and out of distribution."""
+    """Histograms of each OOD score, in and out of distribution, side by side."""
+    from matplotlib.figure import Figure
+
     names = [str(name) for name in outcome.tables["scores"]]
-    figures = {}
-    for column, name in enumerate(names):
-        figure, axes = _axes(f"{name}: AUROC {outcome.metrics[f'{name}/auroc']:.3f}", f"{name} score", "density")
+    figure = Figure(figsize=(3.6 * len(names), 3.4), layout="tight")
+    for column, (name, axes) in enumerate(zip(names, np.atleast_1d(figure.subplots(1, len(names))), strict=True)):
+        axes.set(title=f"{name}: AUROC {outcome.metrics[f'{name}/auroc']:.3f}", xlabel="score", yticks=[])
         inside = outcome.samples["id"][:, column]
         others = {k.removeprefix("ood:"): v[:, column] for k, v in outcome.samples.items() if _is_ood(k)}
-        edges = np.histogram_bin_edges(np.concatenate([inside, *others.values()]), bins=50).tolist()
+        edges = np.histogram_bin_edges(np.concatenate([inside, *others.values()]), bins=40).tolist()
         axes.hist(inside, edges, density=True, color=BLUE, alpha=0.6, label="in distribution")
-        for colour, (label, values) in zip((ORANGE, GREEN, GREY, "#CC79A7", "#F0E442"), others.items(), strict=False):
+        for colour, (label, values) in zip(OTHERS, others.items(), strict=False):
             axes.hist(values, edges, density=True, color=colour, alpha=0.5, label=label)
-        axes.legend(fontsize=8)
-        figures[f"scores_{name}"] = figure
-    return figures
+        if column == 0:
+            axes.legend(fontsize=8)
+    return {"score_histograms": figure}
 
 
 def _is_ood(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -71,6 +71,16 @@ class BankMaker:
     def _pixels(self, data: Data) -> Pixels:
         preprocess = self.configuration.model.preprocess
         return self.pixels.open(data.spec, data.name, preprocess, self.progress, self.plan.settings.workers)
+
+    def check_inputs(self, names: Iterable[str]) -> None:
+        """Decode every data set and load the model, so that what is wrong with them is said before any long work.
+
+        Raises:
+            InputError: names the image, or what does not fit about the checkpoint.
+        """
+        for name in sorted(names):
+            self._pixels(self.plan.data[name])
+        self.holder.model  # noqa: B018 (loads on first use)
 
     def prepare(self, wanted: Mapping[str, Sequence[str]]) -> None:
         """Embed, in one phase, what is not cached yet.

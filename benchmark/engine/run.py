@@ -75,6 +75,7 @@ def run(
         All records of the plan. A configuration that fails is recorded as failed, the others go on.
 
     Raises:
+        InputError: the first model cannot be loaded, or an image cannot be decoded: said before any forward pass.
         StorageError: `home` cannot be written.
     """
     progress = progress or Silent()
@@ -89,6 +90,8 @@ def run(
                 holder = ModelHolder(configuration.model, plan.settings.device)
             maker = BankMaker(plan, configuration, holder, store, pixels, progress)
             job = _Job(plan, configuration, maker, ledger, _provenance(plan, configuration))
+            if not sweep.records and _to_do(job):
+                maker.check_inputs({name for e in configuration.evaluations for r in e.roles.values() for name in r})
             finished = _evaluate(job, sweep)
             for tracker in trackers:
                 _track(tracker, finished, sweep)
@@ -135,11 +138,15 @@ class _Job:
         return record
 
 
+def _to_do(job: _Job) -> list[Evaluation]:
+    return [evaluation for evaluation in job.configuration.evaluations if job.ledger.done(evaluation.key) is None]
+
+
 def _evaluate(job: _Job, sweep: Sweep) -> FinishedConfiguration:
     """Do the pending evaluations of a configuration and gather all its records."""
     ledger, configuration = job.ledger, job.configuration
     ledger.refresh()
-    pending = [evaluation for evaluation in configuration.evaluations if ledger.done(evaluation.key) is None]
+    pending = _to_do(job)
     new = _pending(job, pending) if pending else {}
     records = [new.get(e.key) or ledger.records[e.key] for e in configuration.evaluations]
     sweep.records += records
