@@ -111,11 +111,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     import pickle
+    import warnings
 
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # it is refused or read anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError(
             f"{path}: a pickle that holds more than tensors is not loaded, since it could run any code; "

@@ -50,6 +50,24 @@ def fetch(repository: str, names: Sequence[str], *, download: bool = True) -> Pa
     raise ModelError(f"{repository}: the hub has no file {' or '.join(names)} there")
 
 
+def fetch_folder(repository: str, names: Sequence[str], *, download: bool = True) -> Path:
+    """The cached snapshot of a repository with those of these files that it has.
+
+    Raises:
+        ModelError: as `fetch`; also if the repository has none of the files.
+    """
+    found = cached(repository, names)
+    if found is not None:
+        return found.parent
+    if not download:
+        raise ModelError(f"{repository}: {names[0]} is not in the local cache")
+    _check_reachable(repository)
+    paths = [path for path in (_download(repository, name) for name in names) if path is not None]
+    if not paths:
+        raise ModelError(f"{repository}: the hub has no file {' or '.join(names)} there")
+    return paths[0].parent
+
+
 def _download(repository: str, name: str) -> Path | None:
     """Download one file; None if the repository lacks it."""
     from huggingface_hub import errors, hf_hub_download

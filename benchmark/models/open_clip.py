@@ -29,7 +29,11 @@ CLIP_TEXT = ("token_embedding", "positional_embedding", "transformer", "ln_final
 
 @dataclass(frozen=True)
 class Source:
-    """Where an open_clip model comes from: `folder` holds its tokenizer files and is None for open_clip's own names."""
+    """Where an open_clip model comes from.
+
+    `tokenizer` is the folder of a transformers tokenizer, None for open_clip's own; `text_model` the folder with the
+    configuration of a transformers text tower, None for open_clip's own.
+    """
 
     name: str
     family: str
@@ -37,7 +41,8 @@ class Source:
     architecture: Mapping[str, Any]
     preprocess: Preprocess
     weights: Path
-    folder: Path | None
+    tokenizer: Path | None
+    text_model: Path | None
 
 
 def load(source: Source, device: str = "cpu") -> ClipModel:
@@ -93,8 +98,7 @@ def _build(source: Source, config: dict[str, Any]) -> Any:
         vision["timm_model_pretrained"] = False
     if text.get("hf_model_name"):
         text["hf_model_pretrained"] = False
-        local = source.folder / text["hf_model_name"] if source.folder else None
-        text["hf_model_name"] = str(local) if local and local.is_dir() else text["hf_model_name"]
+        text["hf_model_name"] = str(source.text_model)
     custom = config.pop("custom_text", False) or bool(text.get("hf_model_name"))
     kind = (CoCa if "multimodal_cfg" in config else CustomTextCLIP) if custom else CLIP
     try:
@@ -130,7 +134,7 @@ def _tokenizer(source: Source, text: Mapping[str, Any]) -> Callable[[Sequence[st
     from open_clip import SimpleTokenizer
 
     length, options = int(text.get("context_length", 77)), dict(text.get("tokenizer_kwargs") or {})
-    if not text.get("hf_tokenizer_name"):
+    if source.tokenizer is None:
         tokenizer = SimpleTokenizer(context_length=length, **options)
         vocabulary = int(text.get("vocab_size", 49408))
         if not text.get("hf_model_name") and tokenizer.vocab_size > vocabulary:
@@ -143,24 +147,17 @@ def _tokenizer(source: Source, text: Mapping[str, Any]) -> Callable[[Sequence[st
 
 
 def _hub_tokenizer(source: Source, text: Mapping[str, Any], length: int, options: dict[str, Any]) -> Any:
-    """A transformers tokenizer: from the model's folder if it has one, else by its hub name."""
-    try:
-        import transformers  # noqa: F401
-    except ImportError:
-        raise ModelError(
-            f"{source.name}: its tokenizer needs the extra 'transformers': pip install 'reliquant[transformers]'"
-        ) from None
+    """A transformers tokenizer from its folder."""
     from open_clip.tokenizer import HFTokenizer
 
-    where = str(source.folder) if source.folder else str(text["hf_tokenizer_name"])
+    mode = text.get("tokenizer_mode")
     try:
-        return HFTokenizer(where, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"{source.name}: no tokenizer at '{where}' ({reason}); for --model local-dir: put the tokenizer's files "
-            "(tokenizer.json, tokenizer_config.json) into the folder"
-        ) from None
+        return HFTokenizer(
+            str(source.tokenizer), context_length=length, tokenizer_mode=mode, local_files_only=True, **options
+        )
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{source.tokenizer}: no usable tokenizer ({reason})") from None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from benchmark.spec import ModelSpec, digest
 
 if TYPE_CHECKING:
     from benchmark.models.base import ClipModel
-    from benchmark.models.open_clip import Source
 
 CONFIG_NAME = "open_clip_config.json"
 ADAPTER_VERSION = 1
@@ -98,7 +97,7 @@ def resolve(spec: ModelSpec | str, *, download: bool = True) -> ResolvedModel:
         from benchmark.models import transformers
 
         return transformers.resolve(spec, download=download)
-    return _resolve_open_clip(spec, _parts(spec.ref, download))
+    return _resolve_open_clip(spec, _parts(spec.ref, download), download)
 
 
 def _parts(ref: str, download: bool) -> _Parts:
@@ -227,21 +226,48 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _resolve_open_clip(spec: ModelSpec, parts: _Parts) -> ResolvedModel:
+def _resolve_open_clip(spec: ModelSpec, parts: _Parts, download: bool) -> ResolvedModel:
     preprocess = from_open_clip(parts.config["vision_cfg"].get("image_size", 224), parts.preprocess, parts.where)
-    texts = tokenizer_files(parts.folder) if parts.folder and parts.config["text_cfg"].get("hf_tokenizer_name") else ()
-    files = (parts.weights, *texts)
-    content = model_digest(parts.config, preprocess, files)
     name = spec.name or display_name(spec.ref)
+    tokenizer, text_model = _companions(parts, download)
+    files = [parts.weights, *(tokenizer_files(tokenizer) if tokenizer else ())]
+    if text_model:
+        files.append(text_model / "config.json")
+    content = model_digest(parts.config, preprocess, files)
     family = family_of(parts.config)
 
     def loader(device: str) -> ClipModel:
         from benchmark.models.open_clip import Source, load
 
-        source: Source = Source(name, family, content, parts.config, preprocess, parts.weights, parts.folder)
+        source = Source(name, family, content, parts.config, preprocess, parts.weights, tokenizer, text_model)
         return load(source, device)
 
-    return ResolvedModel(spec, name, family, content, files, count_parameters(parts.weights), preprocess, loader)
+    return ResolvedModel(spec, name, family, content, tuple(files), count_parameters(parts.weights), preprocess, loader)
+
+
+def _companions(parts: _Parts, download: bool) -> tuple[Path | None, Path | None]:
+    """Folders of the transformers tokenizer and of the transformers text tower's configuration, where there are any.
+
+    A model folder holds its tokenizer's files itself, and may hold the text tower's `config.json` in a subfolder.
+    """
+    text = parts.config["text_cfg"]
+    wanted, tower = text.get("hf_tokenizer_name"), text.get("hf_model_name")
+    if not wanted and not tower:
+        return None, None
+    if importlib.util.find_spec("transformers") is None:
+        raise ModelError(f"{parts.where}: needs the extra 'transformers': pip install 'reliquant[transformers]'")
+    tokenizer = text_model = None
+    if wanted and parts.folder:
+        tokenizer = parts.folder
+        if not tokenizer_files(tokenizer):
+            raise ModelError(f"{tokenizer}: the tokenizer is missing; put {', '.join(TOKENIZER_FILES[:2])} there")
+    elif wanted:
+        tokenizer = hub.fetch_folder(wanted, TOKENIZER_FILES, download=download)
+    if tower:
+        local = parts.folder / tower if parts.folder else Path(tower)
+        inside = (local / "config.json").is_file()
+        text_model = local if inside else hub.fetch(tower, ["config.json"], download=download).parent
+    return tokenizer, text_model
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:

@@ -77,7 +77,7 @@ def _fetch(repository: str, download: bool) -> Path:
     """The cached snapshot of a hub repository with everything that loading needs."""
     folder = hub.fetch(repository, ["config.json"], download=download).parent
     hub.fetch(repository, PROCESSOR_FILES, download=download)
-    hub.fetch(repository, [name for name in TOKENIZER_FILES if name != "special_tokens_map.json"], download=download)
+    hub.fetch_folder(repository, TOKENIZER_FILES, download=download)
     weights = hub.fetch(repository, ["model.safetensors", INDEX], download=download)
     if weights.name == INDEX:
         for shard in sorted(set(_read_json(weights).get("weight_map", {}).values())):
