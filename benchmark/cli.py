@@ -111,7 +111,7 @@ def ui(
     """Open MLflow on the results (127.0.0.1; stop with Ctrl-C)."""
     from benchmark.ui import serve
 
-    raise typer.Exit(serve(home, host, port, tracking_uri))
+    serve(home, host, port, tracking_uri)
 
 
 @app.command()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote
 
 from benchmark.errors import InputError
@@ -14,8 +14,8 @@ from benchmark.errors import InputError
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(home: Path, host: str, port: int, tracking_uri: str | None) -> int:
-    """Run the server until it is stopped; returns its exit status.
+def serve(home: Path, host: str, port: int, tracking_uri: str | None) -> NoReturn:
+    """Become the server; it runs until it is stopped.
 
     One worker and no job executor: 2 processes instead of 14.
 
@@ -41,12 +41,7 @@ def serve(home: Path, host: str, port: int, tracking_uri: str | None) -> int:
     command += ["--port", str(port), "--workers", "1"]
     if uri.startswith("sqlite:///"):
         command += ["--default-artifact-root", (home / "artifacts").resolve().as_uri()]
-    with subprocess.Popen(command, env=environment) as server:
-        try:
-            return server.wait()
-        except KeyboardInterrupt:
-            server.terminate()
-            return 0
+    os.execve(command[0], command, environment)  # the server takes this process's place: signals reach it directly
 
 
 def addresses(uri: str, host: str, port: int) -> list[str]:
