@@ -15,6 +15,7 @@ import pytest
 
 from benchmark.data import PixelCache, corruptions, expand, forget, open_data
 from benchmark.data import pixels as pixels_module
+from benchmark.data.chunks import Chunk
 from benchmark.data.store import ARRAY, META, Store
 from benchmark.errors import DataError, StorageError
 from benchmark.models.base import Preprocess
@@ -149,8 +150,8 @@ def test_a_killed_writer_leaves_nothing_that_is_read(
     assert pixels.array.shape == (20, 3, 32, 32)
     assert not part.exists()
 
-    def interrupted(*_: object) -> Iterator[pixels_module.Chunk]:
-        yield pixels_module.Chunk(np.zeros((4, 3, 32, 32), np.uint8))
+    def interrupted(*_: object) -> Iterator[Chunk]:
+        yield Chunk(np.zeros((4, 3, 32, 32), np.uint8))
         raise KeyboardInterrupt
 
     cache.store.drop(key)

@@ -1,0 +1,41 @@
+"""Coverage on every model family: at least 99 % of the weights of Linear and Conv2d layers, all towers."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from benchmark.models import resolve
+from benchmark.models.base import ClipModel
+from benchmark.quantization import parse, quantize
+from tests.models_zoo import FAMILIES, write_checkpoint
+from tests.quant_models import calibration
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("quantized-families")
+
+
+@cache
+def load(family: str, folder: Path) -> ClipModel:
+    return resolve(write_checkpoint(family, folder / family)).load()
+
+
+@pytest.mark.parametrize(
+    "name", ["rtn-w8a8", "smoothquant-w8a8-channel-tensor", "gptq-w4", "rotation-w6a8", "awq-w4a8"]
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_linear_and_convolution_weights_are_quantized(family: str, name: str, folder: Path) -> None:
+    model = load(family, folder)
+    spec = parse(f"{name}-vision+text")
+    _, report = quantize(model, spec, calibration(8, model.preprocess.size[0]))
+    assert set(report.towers) == {"vision", "text"}
+    for tower in report.towers.values():
+        assert tower.weight_share >= 0.99
+        assert tower.mac_share >= 0.99
+        assert tower.skipped == {}
+        assert tower.cosine > 0.9
+        assert 4 < tower.bits_per_weight < 10  # these widths are small, so scales weigh

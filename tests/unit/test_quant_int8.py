@@ -1,0 +1,104 @@
+"""The integer path gives what the float reference gives, layer by layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from benchmark.quantization import int8
+from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
+from benchmark.quantization.affine import Scheme, quantize_weight
+from benchmark.quantization.int8 import Int8Layer, fits_int8, is_patchwise, replacement
+from benchmark.quantization.linear import simulated_layer
+
+
+def activation(kind: str, bits: int, symmetric: bool, x: torch.Tensor) -> TokenQuantizer:
+    if kind == "tensor":
+        return TensorQuantizer(bits, symmetric, float(x.min()), float(x.max()))
+    return TokenQuantizer(bits, symmetric, (-3, -2, -1) if x.ndim == 4 else (-1,))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("grain", ["tensor", "channel"])
+@pytest.mark.parametrize("kind", ["tensor", "token"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("activation_symmetric", [True, False])
+@pytest.mark.parametrize(("bits", "activation_bits"), [(8, 8), (4, 6), (2, 4)])
+def test_linear_equals_the_float_reference(
+    bias: bool, grain: str, kind: str, symmetric: bool, activation_symmetric: bool, bits: int, activation_bits: int
+) -> None:
+    torch.manual_seed(bits)
+    layer = nn.Linear(96, 40, bias=bias)
+    x = torch.nn.functional.gelu(torch.randn(3, 11, 96) * 2)
+    weight = quantize_weight(layer.weight, Scheme(bits, grain, None, symmetric))
+    quantizer = activation(kind, activation_bits, activation_symmetric, x)
+    with torch.inference_mode():
+        exact = Int8Layer(layer, weight, quantizer)(x)
+        simulated = simulated_layer(layer, weight.dequantize(), quantizer)(x).double()
+        reference = quantizer(x).double() @ weight.dequantize().double().T
+        reference += layer.bias.double() if bias else 0
+    scale = reference.norm()
+    assert (exact.double() - reference).norm() / scale < 1e-6
+    assert (simulated - reference).norm() / scale < 1e-6
+    assert exact.shape == simulated.shape
+
+
+@pytest.mark.parametrize("kind", ["tensor", "token"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("size", [32, 37])
+def test_patch_embedding_equals_the_float_reference(kind: str, symmetric: bool, size: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 16, 8, 8)
+    x = torch.randn(5, 3, size, size)
+    weight = quantize_weight(layer.weight, Scheme(8, "channel", None, symmetric))
+    quantizer = activation(kind, 8, symmetric, x)
+    with torch.inference_mode():
+        exact = Int8Layer(layer, weight, quantizer)(x)
+        simulated = simulated_layer(layer, weight.dequantize(), quantizer)(x)
+    assert exact.shape == simulated.shape
+    assert (exact - simulated).norm() / simulated.norm() < 1e-6
+
+
+def test_weight_of_the_integer_layer_is_the_dequantized_one() -> None:
+    layer = nn.Conv2d(3, 16, 8, 8)
+    weight = quantize_weight(layer.weight, Scheme(5, "channel", None, False))
+    module = Int8Layer(layer, weight, TokenQuantizer(8, True, (-3, -2, -1)))
+    torch.testing.assert_close(module.weight, weight.dequantize())
+    assert module.weight.shape == layer.weight.shape
+
+
+def test_what_fits_integers() -> None:
+    cpu = torch.device("cpu")
+
+    def fits(layer: nn.Linear | nn.Conv2d, grain: str = "channel") -> bool:
+        scheme = Scheme(8, grain, 4 if grain == "group" else None)
+        return fits_int8(layer, quantize_weight(layer.weight, scheme), cpu)
+
+    assert fits(nn.Linear(8, 4))
+    assert fits(nn.Conv2d(3, 4, 4, 4))
+    assert fits(nn.Conv2d(8, 4, 1), "tensor")
+    assert not fits(nn.Linear(8, 4), "group")
+    assert not fits(nn.Conv2d(8, 8, 7, padding=3, groups=8))
+    assert not fits(nn.Conv2d(8, 8, 3, padding=1))
+    assert not is_patchwise(nn.Conv2d(4, 4, 2, 2, padding=1))
+    assert not is_patchwise(nn.Conv2d(4, 4, 2, 2, dilation=2))
+
+
+def test_engine_is_chosen_by_the_device_and_by_exact_float(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.Linear(16, 8)
+    weight = quantize_weight(layer.weight, Scheme(8))
+    quantizer = TokenQuantizer(8, True)
+    for available in (True, False):
+        monkeypatch.setattr(int8, "int8_available", lambda device, answer=available: answer)
+        expected = "int8-gemm" if available else "float-simulated"
+        assert replacement(layer, weight, quantizer, None, exact_float=False)[1] == expected
+        assert replacement(layer, weight, quantizer, None, exact_float=True)[1] == "float-simulated"
+        assert replacement(layer, weight, None, None, exact_float=False)[1] == "float-simulated"
+
+
+def test_token_ranges_do_not_depend_on_the_batch() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 5, 32) * torch.rand(6, 5, 1) * 10
+    quantizer = TokenQuantizer(8, False)
+    assert torch.equal(quantizer(x)[2:3], quantizer(x[2:3]))
