@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,9 +69,8 @@ def _source_on(source: FeatureBank, shifted: FeatureBank) -> FeatureBank:
     Raises:
         DataError: the two share no class name.
     """
-    position = {name: i for i, name in enumerate(shifted.class_names)}
-    translate = np.array([position.get(name, -1) for name in source.class_names], dtype=np.int64)
-    label = translate[source.label]
+    translate = _translation(source.class_names, shifted.class_names)
+    label = np.where(source.label < 0, -1, translate[source.label])
     present = set(shifted.label.tolist())
     keep = np.array([new in present for new in label.tolist()])
     if not keep.any():
@@ -88,3 +89,21 @@ def _source_on(source: FeatureBank, shifted: FeatureBank) -> FeatureBank:
 
 
 covariate_shift.draw(shift_bars)
+
+
+def _translation(source: Sequence[str], shifted: Sequence[str]) -> NDArray[np.int64]:
+    """(C,) for each class of the source its index among the shifted classes, -1 where it is not among them.
+
+    Two classes may share a name (the usual ImageNet list has "missile" and "sunglasses" twice): they are matched in
+    their order where both lists have as many of them, and all with the first otherwise.
+    """
+    places: dict[str, list[int]] = {}
+    for index, name in enumerate(shifted):
+        places.setdefault(name, []).append(index)
+    counts, seen = Counter(source), Counter[str]()
+    found = []
+    for name in source:
+        same = places.get(name, [-1])
+        found.append(same[seen[name]] if len(same) == counts[name] else same[0])
+        seen[name] += 1
+    return np.array(found, dtype=np.int64)

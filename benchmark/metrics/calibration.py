@@ -198,7 +198,7 @@ def ece_floor(
     than the number of confidences, these are resampled with replacement. An ECE near this floor shows no
     miscalibration.
     """
-    conf = as_vector(confidence, "confidence")
+    conf = np.sort(as_vector(confidence, "confidence"))  # so that the value does not depend on the samples' order
     _checked(conf, np.zeros(len(conf), dtype=np.bool_))
     samples = len(conf) if n is None else require_positive(n, "n")
     rng = np.random.default_rng(seed)
