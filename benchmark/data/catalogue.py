@@ -35,12 +35,14 @@ class Entry:
         spec: how it is read.
         about: one line.
         hub: id on the Hugging Face hub, or None.
+        images: number of images as published (of each corrupted version), or None.
         origin: the file that gave its fields last, or `reliquant`.
     """
 
     spec: DataSpec
     about: str = ""
     hub: str | None = None
+    images: int | None = None
     origin: str = "reliquant"
 
     @property
@@ -93,9 +95,11 @@ def _entries(path: Path) -> dict[str, dict[str, Any]]:
 
 def _entry(name: str, fields: dict[str, Any], origin: str) -> Entry:
     fields = dict(fields)
-    about, hub = fields.pop("about", ""), fields.pop("hub", None)
+    about, hub, images = fields.pop("about", ""), fields.pop("hub", None), fields.pop("images", None)
     where = f"{'catalogue' if origin == 'reliquant' else origin}: {name}"
-    return Entry(parse_spec(DataSpec, fields, where), str(about), None if hub is None else str(hub), origin)
+    if images is not None and (not isinstance(images, int) or images < 1):
+        raise SpecError(f"{where}: images: expected a positive number, got {images!r}")
+    return Entry(parse_spec(DataSpec, fields, where), str(about), None if hub is None else str(hub), images, origin)
 
 
 def detect(path: str) -> DataSpec:

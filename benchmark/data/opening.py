@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 
 from benchmark.data import prompts
 from benchmark.data.corruption_names import COMMON, EXTRA, GENERATOR_VERSION
-from benchmark.data.sources.base import LoadedData, Source, SourceOptions
-from benchmark.errors import DataError, UnknownNameError
+from benchmark.data.rows import check_ids, check_labels, take_classes, take_limit
+from benchmark.data.sources.base import LoadedData, Source
+from benchmark.errors import DataError, InputError, UnknownNameError
 from benchmark.registry import Registry
 from benchmark.spec import DataSpec, digest
 
@@ -177,10 +177,10 @@ def _named(name: str) -> Iterator[None]:
     """Puts the data set's name before the message of an input error."""
     try:
         yield
-    except DataError as error:
-        if str(error).startswith("data set '"):
-            raise
-        raise DataError(f"data set '{name}': {error}") from error.__cause__
+    except InputError as error:
+        if not str(error).startswith("data set '"):
+            error.args = (f"data set '{name}': {error}",)
+        raise
 
 
 def _base(spec: DataSpec, source: Source[Any]) -> DataSpec:
@@ -191,20 +191,21 @@ def _base(spec: DataSpec, source: Source[Any]) -> DataSpec:
 
 
 def _open(spec: DataSpec, source: Source[Any]) -> Data:
-    loaded = source.load(spec)
+    subset = source.parse(spec).subset
+    prefix = source.limits_itself and subset is None
+    loaded = source.load(spec if prefix else spec.model_copy(update={"limit": None}))
     columns = loaded.dataset.column_names
     labels = np.asarray(loaded.dataset.with_format("numpy")["label"][:], np.int64)
     ids = np.asarray(loaded.dataset["sample_id"][:], dtype=np.str_)
     if not len(labels):
         raise DataError("has no images")
-    _unique(ids)
+    check_ids(ids)
     names, origin = _classes(spec, loaded)
     if names:
-        _check_labels(labels, ids, names)
-    options = source.parse(spec)
-    rows, labels, names = _subset(options, labels, names)
-    if spec.limit is not None and not source.limits_itself:
-        rows, labels = _limit(rows, labels, ids, spec.limit)
+        check_labels(labels, ids, names)
+    rows, labels, names = take_classes(subset, labels, names)
+    if spec.limit is not None and not prefix:
+        rows, labels = take_limit(rows, labels, ids, spec.limit)
     dataset = loaded.dataset if len(rows) == len(ids) else loaded.dataset.select(rows)
     if "caption" not in columns and spec.text == "captions":
         raise DataError(f"has no captions; its columns are {', '.join(columns)}")
@@ -220,12 +221,6 @@ def _open(spec: DataSpec, source: Source[Any]) -> Data:
         templates=templates, templates_origin=templates_origin, classes_origin=origin, digest="", groups=groups,
         group_names=loaded.group_names, captions=captions,
     )  # fmt: skip
-
-
-def _unique(ids: NDArray[np.str_]) -> None:
-    values, counts = np.unique(ids, return_counts=True)
-    if len(values) != len(ids):
-        raise DataError(f"sample id '{values[counts.argmax()]}' occurs {counts.max()} times; ids must be unique")
 
 
 def _classes(spec: DataSpec, loaded: LoadedData) -> tuple[tuple[str, ...], str]:
@@ -251,52 +246,3 @@ def _templates(spec: DataSpec, loaded: LoadedData) -> tuple[tuple[str, ...], str
     if loaded.templates is not None:
         return tuple(prompts.normalise(template) for template in loaded.templates), "data"
     return prompts.SIMPLE, "simple"
-
-
-def _check_labels(labels: NDArray[np.int64], ids: NDArray[np.str_], names: Sequence[str]) -> None:
-    wrong = np.flatnonzero((labels < -1) | (labels >= len(names)))
-    if len(wrong):
-        row = int(wrong[0])
-        raise DataError(
-            f"label {labels[row]} of image {row} ({ids[row]}) is outside its {len(names)} classes (0 to "
-            f"{len(names) - 1}; -1 marks out of distribution)"
-        )
-
-
-def _subset(
-    options: SourceOptions, labels: NDArray[np.int64], names: tuple[str, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
-    """Rows (in order), labels and names of the classes that the option `subset` keeps."""
-    if options.subset is None:
-        return np.arange(len(labels)), labels, names
-    kept = prompts.class_names(options.subset)
-    for name in kept:
-        if name not in names:
-            raise UnknownNameError("class (option subset)", name, names)
-    if len(set(kept)) != len(kept):
-        raise DataError("option subset names a class twice")
-    renumber = np.full(len(names), -1, np.int64)
-    renumber[[names.index(name) for name in kept]] = np.arange(len(kept))
-    rows = np.flatnonzero((labels >= 0) & (renumber[labels] >= 0))
-    if not len(rows):
-        raise DataError("has no image of the classes in option subset")
-    return rows, renumber[labels[rows]], kept
-
-
-def _limit(
-    rows: NDArray[np.int64], labels: NDArray[np.int64], ids: NDArray[np.str_], limit: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A subset that depends on ids and labels only: classes in turn, within a class by the hash of the sample id.
-
-    A smaller limit chooses a part of what a larger one chooses; the order of the rows stays.
-    """
-    if limit >= len(rows):
-        return rows, labels
-    hashes = np.array([hashlib.sha256(ids[row].encode()).digest()[:8] for row in rows], dtype="S8").view(">u8")
-    order = np.lexsort((hashes, labels))
-    starts = np.flatnonzero(np.r_[True, np.diff(labels[order]) != 0])
-    sizes = np.diff(np.r_[starts, len(order)])
-    turn = np.empty(len(rows), np.int64)
-    turn[order] = np.arange(len(order)) - np.repeat(starts, sizes)
-    chosen = np.sort(np.lexsort((hashes, turn))[:limit])
-    return rows[chosen], labels[chosen]

@@ -6,18 +6,17 @@ model's input size, as ImageNet-C's files are released at 224 x 224.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data import decode
+from benchmark.data.chunks import Chunk, Images, chunk_rows, decode_chunks, id_chunks
 from benchmark.data.corruption_names import GENERATOR_VERSION
 from benchmark.data.opening import Data, open_data
 from benchmark.data.store import Store, Stored
@@ -28,17 +27,8 @@ from benchmark.spec import DataSpec, digest
 if TYPE_CHECKING:
     from benchmark.models.base import Preprocess
 
-Images = NDArray[np.uint8]
 POOL_AFTER = 2.0
 """Seconds of corrupting in one process after which worker processes are started: below, they do not pay."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Pixels of some rows; `broken` names the rows that could not be decoded, with the reason."""
-
-    pixels: Images
-    broken: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,7 +198,7 @@ class PixelCache:
 
         jobs = (
             (pixels, ids, corruption, severity)
-            for pixels, ids in zip(base.batches(chunk_rows(base.size)), _slices(base.ids, base.size), strict=True)
+            for pixels, ids in zip(base.batches(chunk_rows(base.size)), id_chunks(base.ids, base.size), strict=True)
         )
         if workers > 1 and self._serial_seconds > POOL_AFTER:
             import joblib  # type: ignore[import-untyped]
@@ -253,50 +243,3 @@ def _lines(data: Data, broken: list[tuple[int, str]]) -> tuple[str, ...]:
 
 def _clean(spec: DataSpec) -> DataSpec:
     return spec.model_copy(update={"corruption": None, "severity": None})
-
-
-def chunk_rows(size: tuple[int, int]) -> int:
-    """Images that are decoded or corrupted in one piece: about 4 MB, between 16 and 64."""
-    return max(16, min(64, 4_000_000 // (3 * size[0] * size[1])))
-
-
-def _slices(ids: NDArray[np.str_], size: tuple[int, int]) -> Iterator[NDArray[np.str_]]:
-    step = chunk_rows(size)
-    for start in range(0, len(ids), step):
-        yield ids[start : start + step]
-
-
-def decode_chunks(data: Data, preprocess: Preprocess, workers: int) -> Iterator[Chunk]:
-    """Decode all images in order, in threads (Pillow releases the interpreter lock)."""
-    table = data.dataset.select_columns([c for c in ("image", "offset", "size") if c in data.dataset.column_names])
-    table = table.with_format("arrow")
-    step = chunk_rows(preprocess.size)
-    starts = range(0, len(data), step)
-
-    def job(start: int) -> Chunk:
-        return _decode_rows(table[start : start + step].to_pylist(), start, preprocess)
-
-    if workers < 1:
-        yield from map(job, starts)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Chunk]] = deque()
-        for start in starts:
-            waiting.append(pool.submit(job, start))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _decode_rows(rows: list[dict[str, Any]], start: int, preprocess: Preprocess) -> Chunk:
-    made, broken = [], []
-    for offset, row in enumerate(rows):
-        try:
-            made.append(decode.pixels(decode.read_bytes(row), preprocess))
-        except DataError as error:
-            broken.append((start + offset, str(error)))
-        except OSError as error:
-            broken.append((start + offset, f"cannot be read ({error.strerror or error})"))
-    empty = np.empty((0, 3, *preprocess.size), np.uint8)
-    return Chunk(np.stack(made) if made else empty, tuple(broken))

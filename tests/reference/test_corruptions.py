@@ -22,7 +22,6 @@ from benchmark.data.corruptions import TRANSFORMS, corrupt, corrupt_pixels, gene
 from benchmark.errors import InputError, UnknownNameError
 from tests import layouts
 
-
 SAME = (
     "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "gaussian_blur", "defocus_blur", "motion_blur",
     "zoom_blur", "fog", "brightness", "contrast", "saturate", "jpeg_compression", "pixelate",

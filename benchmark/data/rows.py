@@ -1,0 +1,69 @@
+"""Rows, labels and ids: checked, cut down to some classes, limited. Nothing here knows where the data came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data import prompts
+from benchmark.errors import DataError, UnknownNameError
+
+Ints = NDArray[np.int64]
+
+
+def check_ids(ids: NDArray[np.str_]) -> None:
+    """Sample ids pair images between quantizations: a DataError names one that occurs twice."""
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) != len(ids):
+        raise DataError(f"sample id '{values[counts.argmax()]}' occurs {counts.max()} times; ids must be unique")
+
+
+def check_labels(labels: Ints, ids: NDArray[np.str_], names: Sequence[str]) -> None:
+    """A DataError names file, row and label of the first label outside -1 to C - 1."""
+    wrong = np.flatnonzero((labels < -1) | (labels >= len(names)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"label {labels[row]} of image {row} ({ids[row]}) is outside its {len(names)} classes (0 to "
+            f"{len(names) - 1}; -1 marks out of distribution)"
+        )
+
+
+def take_classes(
+    subset: str | Sequence[str] | None, labels: Ints, names: tuple[str, ...]
+) -> tuple[Ints, Ints, tuple[str, ...]]:
+    """Rows (in order), labels and names of the classes that the option `subset` keeps."""
+    if subset is None:
+        return np.arange(len(labels)), labels, names
+    kept = prompts.class_names(subset)
+    for name in kept:
+        if name not in names:
+            raise UnknownNameError("class (option subset)", name, names)
+    if len(set(kept)) != len(kept):
+        raise DataError("option subset names a class twice")
+    renumber = np.full(len(names), -1, np.int64)
+    renumber[[names.index(name) for name in kept]] = np.arange(len(kept))
+    rows = np.flatnonzero((labels >= 0) & (renumber[labels] >= 0))
+    if not len(rows):
+        raise DataError("has no image of the classes in option subset")
+    return rows, renumber[labels[rows]], kept
+
+
+def take_limit(rows: Ints, labels: Ints, ids: NDArray[np.str_], limit: int) -> tuple[Ints, Ints]:
+    """A subset that depends on ids and labels only: classes in turn, within a class by the hash of the sample id.
+
+    A smaller limit chooses a part of what a larger one chooses; the order of the rows stays.
+    """
+    if limit >= len(rows):
+        return rows, labels
+    hashes = np.array([hashlib.sha256(ids[row].encode()).digest()[:8] for row in rows], dtype="S8").view(">u8")
+    order = np.lexsort((hashes, labels))
+    starts = np.flatnonzero(np.r_[True, np.diff(labels[order]) != 0])
+    sizes = np.diff(np.r_[starts, len(order)])
+    turn = np.empty(len(rows), np.int64)
+    turn[order] = np.arange(len(order)) - np.repeat(starts, sizes)
+    chosen = np.sort(np.lexsort((hashes, turn))[:limit])
+    return rows[chosen], labels[chosen]
