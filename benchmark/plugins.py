@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from pydantic import BaseModel
 from benchmark.bank import FeatureBank
 from benchmark.errors import PluginError, SpecError
 from benchmark.spec import Frozen, parse_spec
+
+if TYPE_CHECKING:
+    from benchmark.metrics.bootstrap import Comparison
 
 Better = Literal["higher", "lower", "neither"]
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
@@ -30,12 +33,15 @@ class Metric:
         better: which direction is an improvement ("neither": descriptive, e.g. a count).
         unit: "fraction", "nats", "count", "scale", ...
         headline: shown in the summary table.
+        neutral: for metrics that only a comparison with full precision gives: the value when nothing changed (0 for
+            a difference, 1 for a ratio). None for all others.
     """
 
     name: str
     better: Better
     unit: str = "fraction"
     headline: bool = False
+    neutral: float | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
@@ -99,6 +105,7 @@ class Outcome:
 
 Evaluate = Callable[[Banks], Outcome]
 Compare = Callable[[Outcome, Outcome], Outcome]
+Significance = Callable[[Outcome, Outcome], Mapping[str, Union["Comparison", str]]]
 Draw = Callable[[Outcome, "Outcome | None"], Mapping[str, Any]]
 
 
@@ -118,6 +125,7 @@ class Task:
     taps: tuple[str, ...] = ()
     options: type[BaseModel] = NoOptions
     comparison: Compare | None = None
+    inference: Significance | None = None
     drawing: Draw | None = None
 
     def __post_init__(self) -> None:
@@ -195,6 +203,15 @@ class Task:
     def compare(self, function: Compare) -> Compare:
         """Decorator: metrics that need the quantized outcome and the full-precision one, `f(quantized, reference)`."""
         self.comparison = function
+        return function
+
+    def significance(self, function: Significance) -> Significance:
+        """Decorator: `f(quantized, reference)` -> for each metric key its `Comparison`, or why there is none.
+
+        Both outcomes have the same samples in the same order. See docs/comparisons.md; a task without one gets what
+        `benchmark.analysis.compare.plain_significance` can tell from its columns.
+        """
+        self.inference = function
         return function
 
     def draw(self, function: Draw) -> Draw:

@@ -8,7 +8,7 @@ models give delta 0, the interval [0, 0] and p = 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -44,12 +44,18 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference between two models, its confidence interval and its two-sided p value."""
+    """A difference between two models, its confidence interval and its two-sided p value.
+
+    `method` says in words where interval and p value come from; `draws` is the number of resamples behind them, None
+    for a closed form.
+    """
 
     delta: float
     low: float
     high: float
     p: float
+    method: str = field(default="bootstrap", compare=False)
+    draws: int | None = field(default=None, compare=False)
 
     @property
     def interval(self) -> Interval:
@@ -92,7 +98,9 @@ def summarise_draws(
         shift = norm.ppf(np.clip(below, 0.5 / len(defined), 1.0 - 0.5 / len(defined)))
         ends = norm.cdf(2.0 * shift + norm.ppf(ends))
     low, high = (float(q) for q in np.quantile(defined, ends))
-    return Comparison(float(observed), low, high, bootstrap_p(defined, observed) if p is None else p)
+    method = ("bootstrap" if kind == "percentile" else "bias-corrected bootstrap") + (", McNemar's p" if p else "")
+    value = bootstrap_p(defined, observed) if p is None else p
+    return Comparison(float(observed), low, high, value, method, len(values))
 
 
 def resample_counts(rng: np.random.Generator, samples: int, draws: int) -> Iterator[Floats]:

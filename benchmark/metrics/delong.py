@@ -81,7 +81,7 @@ def _normal_comparison(delta: float, variance: float, level: float) -> Compariso
     if error <= 1e-12:  # rounding of shares in [0, 1]; a true standard error is at least 1 / (M N)
         if abs(delta) > 1e-12:
             raise UndefinedMetric(f"DeLong: AUROCs differ by {delta:.6g} with zero variance; use the bootstrap.")
-        return Comparison(0.0, 0.0, 0.0, 1.0)
+        return Comparison(0.0, 0.0, 0.0, 1.0, "DeLong")
     half = float(norm.ppf(1.0 - tail)) * error
     p = min(1.0, 2.0 * float(norm.sf(abs(delta) / error)))
-    return Comparison(delta, max(-1.0, delta - half), min(1.0, delta + half), p)
+    return Comparison(delta, max(-1.0, delta - half), min(1.0, delta + half), p, "DeLong")

@@ -1,0 +1,105 @@
+"""Resampling of many statistics at once, against the functions that take one at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmark.errors import InputError, NonFiniteError, UndefinedMetric
+from benchmark.metrics import detection
+from benchmark.metrics.arrays import Floats
+from benchmark.metrics.calibration import ece
+from benchmark.metrics.detection_draws import MEASURES, WeightedScores, detection_differences
+from benchmark.metrics.differences import fpr95_difference_interval
+from benchmark.metrics.resample import difference, draws_for, group_draws, mean_difference, sum_draws
+
+scores = st.lists(st.integers(0, 6), min_size=2, max_size=12).map(lambda values: np.array(values, dtype=np.float64))
+
+
+@settings(max_examples=150, deadline=None)
+@given(inside=scores, outside=scores, seed=st.integers(0, 1000))
+def test_weighted_measures_equal_those_of_repeated_samples(inside: Floats, outside: Floats, seed: int) -> None:
+    """Also with ties, and with samples that a resample lacks."""
+    rng = np.random.default_rng(seed)
+    id_weights, ood_weights = rng.integers(0, 3, (2, len(inside))), rng.integers(0, 3, (2, len(outside)))
+    id_weights[:, 0] += 1
+    ood_weights[:, -1] += 1
+    found = WeightedScores(inside, outside).measures(id_weights.astype(float), ood_weights.astype(float))
+    for row in (0, 1):
+        first, second = np.repeat(inside, id_weights[row]), np.repeat(outside, ood_weights[row])
+        for name in MEASURES:
+            assert found[name][row] == pytest.approx(getattr(detection, name)(first, second), abs=1e-12), name
+
+
+def test_detection_differences_agree_with_the_single_ones() -> None:
+    rng = np.random.default_rng(0)
+    inside, outside = rng.normal(1, 1, 400), rng.normal(0, 1, 300)
+    inside_b, outside_b = inside + rng.normal(0, 0.6, 400), outside + rng.normal(0, 0.6, 300)
+    means, (single,) = detection_differences(inside, [outside], inside_b, [outside_b], draws=2_000)
+    assert means == single
+    one = fpr95_difference_interval((inside, outside), (inside_b, outside_b), "id_positive", draws=2_000)
+    many = single["fpr95_id_positive"]
+    assert many.delta == one.delta
+    assert (many.low, many.high) == pytest.approx((one.low, one.high), abs=0.02)
+    for name in MEASURES:
+        function = getattr(detection, name)
+        assert single[name].delta == pytest.approx(function(inside_b, outside_b) - function(inside, outside))
+    assert single["aupr_in"].draws == 2_000
+
+
+def test_identical_models_do_not_differ() -> None:
+    rng = np.random.default_rng(1)
+    inside, outsides = rng.normal(1, 1, 50), [rng.normal(0, 1, 40), rng.normal(0, 1, 30)]
+    means, singles = detection_differences(inside, outsides, inside, outsides)
+    for comparison in (*means.values(), *(c for single in singles for c in single.values())):
+        assert (comparison.delta, comparison.low, comparison.high, comparison.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_sums_share_their_resamples() -> None:
+    """ECE from resampled sums is the ECE of the resample."""
+    rng = np.random.default_rng(2)
+    confidence, correct = rng.random(60), rng.random(60) < 0.5
+    table = np.zeros((60, 15))
+    table[np.arange(60), np.minimum((confidence * 15).astype(int), 14)] = confidence - correct
+    ones, sums = sum_draws(np.eye(60), table, draws=20)
+    for weights, row in zip(ones.astype(int), sums, strict=True):
+        expected = ece(np.repeat(confidence, weights), np.repeat(correct, weights))
+        assert np.abs(row).sum() / 60 == pytest.approx(expected)
+    assert (ones.sum(axis=1) == 60).all()
+
+
+def test_group_draws_start_with_what_was_observed_and_keep_the_sizes() -> None:
+    a, b = np.array([1, 1, 0, 1, 0], dtype=bool), np.array([1, 0, 0, 0, 1], dtype=bool)
+    first, second = group_draws(a, b, np.array([7, 7, 7, 9, 9]), draws=300)
+    assert first[0].tolist() == pytest.approx([2 / 3, 1 / 2])
+    assert second[0].tolist() == pytest.approx([1 / 3, 1 / 2])
+    assert set(np.round(first[1:, 1] * 2).tolist()) == {0.0, 1.0, 2.0}
+    assert first[1:, 0].mean() == pytest.approx(2 / 3, abs=0.06)
+
+
+def test_mean_difference_matches_theory() -> None:
+    rng = np.random.default_rng(3)
+    a = rng.normal(size=500)
+    b = a + rng.normal(0.05, 0.5, 500)
+    found = mean_difference(a, b)
+    error = (b - a).std() / np.sqrt(500)
+    assert found.delta == pytest.approx((b - a).mean())
+    assert (found.high - found.low) == pytest.approx(2 * 1.96 * error, rel=0.1)
+    assert mean_difference(a, a) == mean_difference(b, b)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(UndefinedMetric, match="no samples"):
+        mean_difference([], [])
+    with pytest.raises(NonFiniteError, match="index 0"):
+        mean_difference([np.nan, 1.0], [1.0, 2.0])
+    with pytest.raises(InputError, match="shapes"):
+        sum_draws(np.zeros(3), draws=5)
+    with pytest.raises(InputError, match="paired"):
+        detection_differences([1.0, 2.0], [[1.0]], [1.0, 2.0], [])
+    with pytest.raises(UndefinedMetric, match="zero denominator"):
+        difference(np.array([np.nan, 1.0]), np.array([1.0, 1.0]))
+    assert draws_for(10) == 1_000
+    assert draws_for(10**9) == 200
