@@ -16,15 +16,13 @@ def hadamard(order: int) -> Tensor | None:
     Sylvester doubling of order 1 or of Paley's matrices of order q + 1 (prime q = 3 mod 4) and 2 (q + 1) (prime
     q = 1 mod 4). Source: Paley, "On orthogonal matrices", 1933.
     """
-    doublings, core = 0, order
-    while True:
-        base = _paley(core)
-        if base is not None:
-            break
-        if core % 2:
-            return None
-        core //= 2
-        doublings += 1
+    power = order & -order
+    cores = [1] if power == order else [order // 2**k for k in range(power.bit_length())]
+    core = next((size for size in cores if _paley(size) is not None), None)
+    if core is None:
+        return None
+    base, doublings = _paley(core), (order // core).bit_length() - 1
+    assert base is not None
     pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
     for _ in range(doublings):
         base = torch.kron(pair, base)
