@@ -89,11 +89,16 @@ class Plan:
         return {"model": model.digest, **self.quant_key(quant.for_tower(tower)), **self.settings.hashed()}
 
     def quant_key(self, quant: QuantSpec) -> dict[str, Any]:
-        """Content of a quantization: its fields, its method's version, the calibration pairs if it looks at them."""
+        """Content of a quantization: its fields, its method's version, the calibration pairs if it looks at them.
+
+        A control that imitates another quantization depends on that one's content too.
+        """
         quantizer = quantizers.get(quant.method)
         content: dict[str, Any] = {"quant": quant.model_dump(mode="json"), "version": quantizer.version}
         if quantizer.requires_calibration(quant):
             content["calibration"] = self.calibration_data(quant).digest
+        if inner := quantizer.depends_on(quant):
+            content["depends_on"] = [self.quant_key(other) for other in inner]
         return content
 
     def calibration_data(self, quant: QuantSpec) -> Data:
@@ -128,7 +133,7 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
     ]
     for task, label, binding in bindings:
         _check_roles(task, binding.roles, f"suite '{suite.name}': tasks.{task.name}.{label}")
-    groups = _expand(suite, {name for _, _, b in bindings for role in b.roles for name in b.data(role)})
+    groups = expand_sets(suite, {name for _, _, b in bindings for role in b.roles for name in b.data(role)})
     data = {name: open_data(spec, name) for group in groups.values() for name, spec in group.items()}
     calibration = _calibration(suite, data)
     plan = Plan(suite, settings, data, calibration, ())
@@ -166,8 +171,8 @@ def _check_roles(task: Task, roles: Mapping[str, Any], where: str) -> None:
             raise SpecError(f"{where}: role '{role}' is not bound to a data set")
 
 
-def _expand(suite: SuiteSpec, used: set[str]) -> dict[str, dict[str, DataSpec]]:
-    """Each used data set of the suite -> the single data sets it stands for."""
+def expand_sets(suite: SuiteSpec, used: set[str]) -> dict[str, dict[str, DataSpec]]:
+    """Each used data set of the suite, and its calibration data -> the single data sets it stands for."""
     names = used | ({suite.calibration} if suite.calibration else set())
     return {name: expand(name, _limited(spec, suite.limit)) for name, spec in suite.data.items() if name in names}
 
