@@ -93,24 +93,26 @@ def report_figures(report: Mapping[str, Any]) -> dict[str, float]:
     """Numbers of a QuantizationReport (as JSON) worth comparing, over the towers in its scope.
 
     `effective_bits`: packed bits, scales and zero points included, over weights, in the replaced layers (32 for full
-    precision); `weight_share`: share of the Linear and Conv2d weights that was replaced; `packed_mb` and `float_mb`:
-    size of the towers after and before; `<tower>_cosine`, `<tower>_sqnr_db`: embeddings against full precision.
+    precision and for controls); `weight_share`: share of the Linear and Conv2d weights that was replaced; `packed_mb`
+    and `float_mb`: size of the towers after and before; `<tower>_cosine`, `<tower>_sqnr_db`: embeddings against full
+    precision; and a control's own figures (`noise_to_signal`, `energy_kept`, ...).
     """
     towers = report["towers"]
     if not towers:
         return {"effective_bits": 32.0}
     covered = {t: sum(math.prod(layer["shape"]) for layer in towers[t]["layers"]) for t in towers}
     packed = sum(layer["packed_bits"] for t in towers for layer in towers[t]["layers"])
-    total = sum(covered[t] / towers[t]["weight_share"] for t in towers)
+    replaced = [t for t in towers if covered[t]]  # none by a control, which changes features
+    total = sum(covered[t] / towers[t]["weight_share"] for t in replaced)
     figures = {
-        "effective_bits": packed / sum(covered.values()),
-        "weight_share": sum(covered.values()) / total,
+        "effective_bits": packed / sum(covered.values()) if replaced else 32.0,
+        "weight_share": sum(covered.values()) / total if replaced else 0.0,
         "packed_mb": sum(towers[t]["packed_bytes"] for t in towers) / 1e6,
         "float_mb": sum(towers[t]["float_bytes"] for t in towers) / 1e6,
     }
     for tower, found in towers.items():
         figures |= {f"{tower}_cosine": found["cosine"], f"{tower}_sqnr_db": found["embedding_sqnr_db"]}
-    return figures
+    return figures | dict(report.get("figures", {}))
 
 
 def sample_frames(outcome: Outcome) -> dict[str, pd.DataFrame]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,39 +20,70 @@ VERSION = 1
 TEXT_BATCH = 256
 
 
+def stream_features(
+    model: ClipModel,
+    batches: Iterable[NDArray[np.uint8]],
+    advance: Advance,
+    taps: Sequence[str] = (),
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """Run the vision tower over batches of pixels, one batch at a time: memory does not grow with their number.
+
+    Args:
+        model: in eval mode, quantized or not.
+        batches: (B, 3, H, W) uint8 each; results do not depend on B beyond float rounding.
+        advance: told the number of images done.
+        taps: further outputs of the same forward pass, e.g. `local`, `penultimate`, `block:NAME`.
+
+    Yields:
+        For each batch `image` (B, D) float32, L2-normalised, and one array for each tap.
+
+    Raises:
+        NonFiniteError: names the first layer whose output is not finite.
+    """
+    start = 0
+    for pixels in batches:
+        batch = torch.from_numpy(pixels)
+        outputs = model.encode_image_with(batch, taps) if taps else {"image": model.encode_image(batch)}
+        if not torch.isfinite(outputs["image"]).all():
+            layer = first_nonfinite_layer(model.module, partial(model.encode_image, batch))
+            raise NonFiniteError(f"features are not finite from image {start} on; first in layer '{layer}'")
+        yield {name: value.float().cpu().numpy() for name, value in outputs.items()}
+        advance(len(batch))
+        start += len(batch)
+
+
 def embed_images(
     model: ClipModel,
     batches: Iterable[NDArray[np.uint8]],
     advance: Advance,
     taps: Sequence[str] = (),
 ) -> dict[str, NDArray[np.float32]]:
-    """Run the vision tower over batches of pixels.
-
-    Args:
-        model: in eval mode, quantized or not.
-        batches: (B, 3, H, W) uint8 each; results do not depend on B beyond float rounding.
-        advance: told the number of images done.
-        taps: further outputs of the same forward pass, e.g. `local`.
-
-    Returns:
-        `image` (N, D) float32, L2-normalised, and one array for each tap.
-
-    Raises:
-        NonFiniteError: names the first layer whose output is not finite.
-    """
+    """`stream_features` of all batches together: `image` (N, D) float32 and one array for each tap."""
     chunks: dict[str, list[NDArray[np.float32]]] = {}
-    start = 0
-    for pixels in batches:
-        batch = torch.from_numpy(pixels)
-        outputs = model.encode_image_with(batch, taps) if taps else {"image": model.encode_image(batch)}
-        if not torch.isfinite(outputs["image"]).all():
-            layer = first_nonfinite_layer(model.module, lambda batch=batch: model.encode_image(batch))
-            raise NonFiniteError(f"features are not finite from image {start} on; first in layer '{layer}'")
+    for outputs in stream_features(model, batches, advance, taps):
         for name, value in outputs.items():
-            chunks.setdefault(name, []).append(value.float().cpu().numpy())
-        advance(len(batch))
-        start += len(batch)
+            chunks.setdefault(name, []).append(value)
     return {name: np.concatenate(parts) for name, parts in chunks.items()}
+
+
+@torch.inference_mode()
+def projection_matrix(model: ClipModel, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """The affine map from the tap `penultimate` (width P) to the joint space: matrix (P, D) and offset (D,).
+
+    Read off by running the module behind the tap on the rows of an identity matrix. Whether it really is affine is
+    for the caller to check on features. None where there is no such tap, or its module does not take plain rows.
+    """
+    tap = model.taps.get("penultimate")
+    if tap is None:
+        return None
+    if tap.side == "output":  # the tower ends here
+        return np.eye(width), np.zeros(width)
+    rows = torch.cat([torch.eye(width), torch.zeros(1, width)]).to(model.device)
+    try:
+        output = model.module.get_submodule(tap.module)(rows).double().cpu().numpy()
+    except (RuntimeError, IndexError, ValueError):  # a head that wants maps or token sequences
+        return None
+    return output[:-1] - output[-1], output[-1]
 
 
 def embed_texts(model: ClipModel, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -65,7 +97,7 @@ def embed_texts(model: ClipModel, texts: Sequence[str]) -> NDArray[np.float32]:
         batch = list(texts[start : start + TEXT_BATCH])
         features = model.encode_text(batch)
         if not torch.isfinite(features).all():
-            layer = first_nonfinite_layer(model.module, lambda batch=batch: model.encode_text(batch))
+            layer = first_nonfinite_layer(model.module, partial(model.encode_text, batch))
             raise NonFiniteError(f"text features are not finite ('{batch[0]}' ...); first in layer '{layer}'")
         parts.append(features.float().cpu().numpy())
     return np.concatenate(parts)

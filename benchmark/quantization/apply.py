@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor, nn
 
 from benchmark.errors import QuantizationError, SpecError
 from benchmark.models.base import ClipModel
 from benchmark.progress import Progress, Silent
-from benchmark.quantization.base import Quantizer, TowerJob
+from benchmark.quantization.base import FeatureControl, Quantizer, TowerJob
 from benchmark.quantization.calibration import Calibration
-from benchmark.quantization.report import QuantizationReport, TowerReport, describe_device, tower_report
+from benchmark.quantization.report import (
+    QuantizationReport,
+    TowerReport,
+    control_report,
+    describe_device,
+    tower_report,
+)
 from benchmark.quantization.targets import check_finite, check_patterns, resolve
 from benchmark.registry import Registry
 from benchmark.shortname import parse_short_name
@@ -64,6 +74,8 @@ def quantize(
     plans = {tower: resolve(method, model, tower, spec) for tower in spec.towers}
     for tower in spec.towers:
         check_finite(model.layers(tower))
+    if isinstance(method, FeatureControl) and calibration is not None:
+        return _controlled(model, spec, method, calibration, progress, exact_float)
     clone = model.clone()
     notes: list[str] = []
     towers: dict[Tower, TowerReport] = {}
@@ -74,6 +86,38 @@ def quantize(
         records = method.quantize_tower(job)
         towers[tower] = tower_report(model, clone, tower, records, job.skipped, calibration, spec)
     return clone, _report(clone, spec, method, towers, notes)
+
+
+@dataclass(frozen=True)
+class ControlledEncoder:
+    """An image encoder whose features are changed before they are normalised."""
+
+    encoder: Callable[[nn.Module, Tensor], Tensor]
+    change: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, module: nn.Module, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, H, W) -> changed features (B, D)."""
+        return self.change(pixels, self.encoder(module, pixels))
+
+
+def _controlled(
+    model: ClipModel,
+    spec: QuantSpec,
+    method: FeatureControl,
+    calibration: Calibration,
+    progress: Progress | None,
+    exact_float: bool,
+) -> tuple[ClipModel, QuantizationReport]:
+    """The model with its features changed as a control says; it shares the weights."""
+
+    def quantized(inner: QuantSpec) -> ClipModel:
+        return quantize(model, inner, calibration, progress, exact_float)[0]
+
+    control = method.control(model, spec, calibration, quantized)
+    changed = replace(model, image_encoder=ControlledEncoder(model.image_encoder, control.change))
+    towers: dict[Tower, TowerReport] = {"vision": control_report(model, changed, spec, calibration)}
+    report = _report(model, spec, method, towers, list(control.notes))
+    return changed, replace(report, figures=dict(control.figures))
 
 
 def _check_calibration(method: Quantizer, spec: QuantSpec, calibration: Calibration | None) -> None:
@@ -95,4 +139,4 @@ def _report(
     cpu, device = describe_device(model)
     common: dict[str, Any] = {"cpu": cpu, "device": device, "notes": tuple(dict.fromkeys(notes))}
     kernel = method.kernel if towers else None
-    return QuantizationReport(spec.name, model.name, method.version, kernel, towers, **common)
+    return QuantizationReport(spec.name, model.name, method.version, kernel, towers, kind=method.kind, **common)

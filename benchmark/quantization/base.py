@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from benchmark.spec import QuantSpec, Tower
 
 Granularity = Literal["tensor", "channel", "group"]
 Kernel = Literal["simulated", "real"]
+Kind = Literal["quantization", "control"]
 O = TypeVar("O", bound="Options")  # noqa: E741 - the usual name of a type variable for options
 
 WEIGHT_FIELDS = frozenset({"weight_bits", "weight_granularity", "group_size", "symmetric", "overrides"})
@@ -147,6 +148,7 @@ class Quantizer(ABC):
     required: frozenset[str] = frozenset()
     options: ClassVar[type[Options]] = Options
     layer_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv2d)
+    kind: ClassVar[Kind] = "quantization"
 
     def check(self, spec: QuantSpec) -> None:
         """Refuse what this method cannot do, before any work.
@@ -177,6 +179,10 @@ class Quantizer(ABC):
     def requires_calibration(self, spec: QuantSpec) -> bool:
         """Whether this quantization looks at calibration data."""
         return self.needs_calibration or spec.activation_granularity == "tensor"
+
+    def depends_on(self, spec: QuantSpec) -> tuple[QuantSpec, ...]:
+        """Other quantizations whose result this one looks at; their content is part of this one's hash."""
+        return ()
 
     def read_options(self, spec: QuantSpec, kind: type[O]) -> O:
         """The method's own options, validated.
@@ -213,12 +219,58 @@ class Quantizer(ABC):
             "title": self.title,
             "paper": self.paper,
             "fields": sorted(self.fields),
-            "options": {key: info.default for key, info in self.options.model_fields.items()},
+            "options": {
+                key: None if info.is_required() else info.default for key, info in self.options.model_fields.items()
+            },
             "runs_on": list(self.runs_on),
             "kernel": self.kernel,
+            "kind": self.kind,
             "needs_calibration": self.needs_calibration,
             "version": self.version,
         }
+
+
+@dataclass(frozen=True)
+class Control:
+    """A change of image features that is run in the place of a quantization.
+
+    Attributes:
+        change: (normalised pixels (B, 3, H, W), features before L2 normalisation (B, D)) -> features (B, D); what it
+            does to one image must not depend on the others of its batch.
+        figures: numbers for the report, e.g. `noise_to_signal`.
+        notes: what a reader of the report should know.
+    """
+
+    change: Callable[[Tensor, Tensor], Tensor]
+    figures: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+class FeatureControl(Quantizer):
+    """A control: weights stay as they are, the vision tower's pooled features are changed before normalisation.
+
+    It is evaluated by the same tasks as a quantization, so that both can be compared.
+    """
+
+    kind: ClassVar[Kind] = "control"
+
+    @abstractmethod
+    def control(
+        self,
+        model: ClipModel,
+        spec: QuantSpec,
+        calibration: Calibration,
+        quantized: Callable[[QuantSpec], ClipModel],
+    ) -> Control:
+        """The change of features, measured on calibration images; `quantized` gives the model to imitate."""
+
+    def quantize_tower(self, job: TowerJob) -> list[LayerRecord]:
+        """A control has no layers to replace.
+
+        Raises:
+            QuantizationError: always; `benchmark.quantization.quantize` calls `control` instead.
+        """
+        raise QuantizationError(f"{self.name} changes features, not layers")
 
 
 def named_tensors(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import NonFiniteError, QuantizationError
 from benchmark.models.base import ClipModel
-from benchmark.quantization.base import Kernel, LayerRecord
+from benchmark.quantization.base import Kernel, Kind, LayerRecord
 from benchmark.quantization.calibration import Calibration
 from benchmark.quantization.int8 import cpu_capability
 from benchmark.spec import QuantSpec, Tower
@@ -69,7 +69,10 @@ class TowerReport:
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """One quantization of one model; `towers` is empty for full precision."""
+    """One quantization of one model; `towers` is empty for full precision.
+
+    A control (`kind`) replaces no layer; its tower report says what it did to the features, `figures` by how much.
+    """
 
     quantization: str
     model: str
@@ -80,6 +83,8 @@ class QuantizationReport:
     device: str
     kept: str = KEPT
     notes: tuple[str, ...] = ()
+    kind: Kind = "quantization"
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def engine(self) -> str:
@@ -182,6 +187,34 @@ def tower_report(
         cosine=float((quantized.features * reference.features).sum(1).mean()),
         embedding_sqnr_db=float(10 * np.log10(float(reference.features.square().sum()) / noise)),
         engines={e: sum(r.engine == e for r in records) for e in sorted({r.engine for r in records})},
+    )
+
+
+def control_report(before: ClipModel, after: ClipModel, spec: QuantSpec, calibration: Calibration) -> TowerReport:
+    """Measure what a control did to the vision tower's features; no layer is replaced, the size stays.
+
+    Raises:
+        QuantizationError: the embeddings did not change. NonFiniteError: they are not finite.
+    """
+    reference, changed = (probe(model, "vision", (), calibration) for model in (before, after))
+    _check_run(spec, "vision", reference, changed)
+    noise = float((changed.features - reference.features).square().sum())
+    size = 4 * _parameters(before, "vision")[0]
+    return TowerReport(
+        layers=(),
+        skipped={},
+        weight_share=0.0,
+        mac_share=0.0,
+        bits_per_weight=32.0,
+        bits_per_parameter=32.0,
+        bits_per_parameter_without_embedding=32.0,
+        packed_bytes=size,
+        float_bytes=size,
+        weight_relative_error=0.0,
+        weight_sqnr_db=None,
+        cosine=float((changed.features * reference.features).sum(1).mean()),
+        embedding_sqnr_db=float(10 * np.log10(float(reference.features.square().sum()) / noise)),
+        engines={},
     )
 
 

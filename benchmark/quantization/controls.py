@@ -1,0 +1,294 @@
+r"""Controls for the claim that quantization works as a spectral filter: matched noise, and truncation of the rank.
+
+They change x, the vision tower's pooled features in the joint space **before** L2 normalisation, and leave every weight
+alone. X (N, D) are these features on the calibration images, X_q those of the quantization `like`, e_i = x_q,i - x_i,
+and v_k the right singular vectors of X (uncentred, `benchmark.metrics.spectrum`):
+
+.. math::
+    \text{control-noise:}   &\quad x + L\, g / \lVert g \rVert, \qquad L^2 = \tfrac1N \sum_i \lVert e_i \rVert^2 \\
+    \text{control-shaped:}  &\quad x + \sum_k s_k g_k v_k, \qquad s_k^2 = \tfrac1N \sum_i (e_i \cdot v_k)^2 \\
+    \text{control-lowrank:} &\quad \sum_{k < r} (x \cdot v_k)\, v_k
+
+g is standard normal, drawn anew for each image from a generator seeded with the SHA-256 of `seed` and of the image's
+8-bit pixels. So an image gets the same noise in every batch, order and process, two different images get independent
+noise, and a corrupted version counts as another image. (Features would not do as a seed: they differ in the last bit
+between batch sizes.) The controls follow "does noise of the same magnitude reproduce the gain?" of the study's group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.errors import QuantizationError, ReliquantError, SpecError
+from benchmark.metrics.spectrum import EigenBasis, GramAccumulator, energy_spectrum
+from benchmark.models.base import ClipModel, Preprocess
+from benchmark.quantization.apply import parse, quantizers
+from benchmark.quantization.base import Control, FeatureControl, Options
+from benchmark.quantization.calibration import Calibration
+from benchmark.spec import FP32, QuantSpec
+
+BATCH = 32
+_NOTE = "image features are changed before L2 normalisation; taps (local and block features) are full precision's"
+Float64 = NDArray[np.float64]
+
+
+class NoiseOptions(Options):
+    """`like`: the quantization to imitate, in short-name form with `.` for `-` (`..` for `.`); `seed`: of the noise."""
+
+    like: str
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+class LowRankOptions(Options):
+    """`rank`: number of directions that are kept."""
+
+    rank: int = Field(ge=1)
+
+
+def dotted(name: str) -> str:
+    """A quantization's short name as the value of `like`: `rtn-w4a8-vision` -> `rtn.w4a8.vision`, `.` -> `..`."""
+    return name.replace(".", "..").replace("-", ".")
+
+
+def undotted(value: str) -> str:
+    """The short name that a value of `like` means; one written with its own hyphens is taken as it is.
+
+    >>> undotted("percentile.w4.percentile_99..9"), undotted("rtn-w4")
+    ('percentile-w4-percentile_99.9', 'rtn-w4')
+    """
+    if "-" in value:
+        return value
+    return re.sub(r"\.\.?", lambda match: "." if match[0] == ".." else "-", value)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What the calibration images say: full precision's Gram matrix, and the noise's where there is a second model."""
+
+    signal: GramAccumulator
+    noise: GramAccumulator
+
+    @property
+    def basis(self) -> EigenBasis:
+        """Full precision's directions, strongest first, uncentred."""
+        return self.signal.eigen()
+
+    @property
+    def noise_norm(self) -> float:
+        """Root mean square length of x_q - x."""
+        return float(np.sqrt(np.trace(self.noise.gram) / self.noise.count))
+
+    @property
+    def noise_to_signal(self) -> float:
+        """The same, relative to the root mean square length of x."""
+        return float(np.sqrt(np.trace(self.noise.gram) / np.trace(self.signal.gram)))
+
+    def noise_deviation(self, basis: EigenBasis) -> Float64:
+        """(D,) root mean square of the noise along each direction."""
+        energy = np.einsum("dk,dk->k", basis.vectors, self.noise.gram @ basis.vectors)
+        return np.asarray(np.sqrt(energy.clip(min=0.0) / self.noise.count), dtype=np.float64)
+
+
+@torch.inference_mode()
+def measure(model: ClipModel, calibration: Calibration, quantized: ClipModel | None = None) -> Moments:
+    """Second moments of features before L2 normalisation over the calibration images, float64, memory D x D."""
+
+    def features(of: ClipModel, pixels: Tensor) -> Float64:
+        found: Float64 = of.image_encoder(of.module, of.normalise(pixels)).double().cpu().numpy()
+        return found
+
+    signal = noise = None
+    for start in range(0, len(calibration.pixels), BATCH):
+        pixels = torch.from_numpy(np.array(calibration.pixels[start : start + BATCH]))
+        x = features(model, pixels)
+        if signal is None or noise is None:
+            signal, noise = GramAccumulator(x.shape[1]), GramAccumulator(x.shape[1])
+        signal.update(x)
+        noise.update(features(quantized, pixels) - x if quantized else np.zeros_like(x))
+    if signal is None or noise is None:
+        raise QuantizationError("a control needs calibration images, the calibration set has none")
+    return Moments(signal, noise)
+
+
+def image_noise(pixels: Tensor, dimension: int, preprocess: Preprocess, seed: int) -> Float64:
+    """Standard normal noise (B, D), one row for each image, determined by its 8-bit pixels and the seed alone.
+
+    Args:
+        pixels: normalised (B, 3, H, W), as the image encoder sees them.
+        preprocess: whose mean and std lead back to 8 bits, exactly and on every device.
+    """
+    mean, std = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
+    images = ((pixels.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    rows = []
+    for image in images:
+        state = hashlib.sha256(seed.to_bytes(8, "big") + image.tobytes()).digest()
+        rows.append(np.random.default_rng(int.from_bytes(state)).standard_normal(dimension))
+    return np.stack(rows)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Adds `directions @ (deviation * g)`, or noise in a random direction of length `length` where that is given."""
+
+    preprocess: Preprocess
+    seed: int
+    length: float | None = None
+    deviation: Float64 | None = None
+    directions: Float64 | None = None
+
+    def __call__(self, pixels: Tensor, features: Tensor) -> Tensor:
+        """(B, D) -> (B, D) float32."""
+        noise = image_noise(pixels, features.shape[1], self.preprocess, self.seed)
+        if self.length is not None:
+            noise *= self.length / np.linalg.norm(noise, axis=1, keepdims=True)
+        if self.deviation is not None and self.directions is not None:
+            noise = (noise * self.deviation) @ self.directions.T
+        return (features.double() + torch.from_numpy(noise).to(features.device)).float()
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """Projection on the columns of `directions` (D, r), orthonormal, in float64."""
+
+    directions: Float64
+
+    def __call__(self, pixels: Tensor, features: Tensor) -> Tensor:
+        """(B, D) -> (B, D) float32."""
+        basis = torch.from_numpy(self.directions).to(features.device)
+        return ((features.double() @ basis) @ basis.T).float()
+
+
+class VisionControl(FeatureControl):
+    """What the three have in common: options only, vision only, calibration always."""
+
+    def check(self, spec: QuantSpec) -> None:
+        """As every method; and the vision tower is the only scope.
+
+        Raises:
+            SpecError: names what does not fit.
+        """
+        if spec.scope != "vision":
+            raise SpecError(f"quantization '{spec.name}': {self.name} changes image features; its scope is vision only")
+        for name, info in self.options.model_fields.items():
+            if info.is_required() and spec.option(name) is None:
+                example = "rank_16" if name == "rank" else "like_rtn.w4a8"
+                raise SpecError(
+                    f"quantization '{spec.name}': {self.name} needs the option {name}, as in {self.name}-{example}"
+                )
+        super().check(spec)
+
+
+class NoiseControl(VisionControl):
+    """Noise like that of another quantization."""
+
+    options = NoiseOptions
+
+    def imitated(self, spec: QuantSpec) -> QuantSpec:
+        """The quantization that `like` names.
+
+        Raises:
+            SpecError: it cannot be read, is itself a control, or does not change image features.
+        """
+        name = undotted(self.read_options(spec, NoiseOptions).like)
+        try:
+            other = parse(name)
+        except ReliquantError as error:
+            raise SpecError(f"quantization '{spec.name}': option like: {error}") from None
+        if quantizers.get(other.method).kind == "control" or other.for_tower("vision") == FP32:
+            raise SpecError(
+                f"quantization '{spec.name}': option like: '{name}' is no quantization of the vision tower "
+                "that noise could imitate"
+            )
+        return other.for_tower("vision")
+
+    def check(self, spec: QuantSpec) -> None:
+        """Also checks the quantization to imitate."""
+        super().check(spec)
+        self.imitated(spec)
+
+    def depends_on(self, spec: QuantSpec) -> tuple[QuantSpec, ...]:
+        """The quantization that it imitates."""
+        return (self.imitated(spec),)
+
+    def control(
+        self, model: ClipModel, spec: QuantSpec, calibration: Calibration, quantized: Callable[[QuantSpec], ClipModel]
+    ) -> Control:
+        """Measure X and X_q on the calibration images."""
+        moments = measure(model, calibration, quantized(self.imitated(spec)))
+        figures = {"noise_norm": moments.noise_norm, "noise_to_signal": moments.noise_to_signal}
+        seed = self.read_options(spec, NoiseOptions).seed
+        return Control(self.noise(moments, model.preprocess, seed), figures, (_NOTE,))
+
+    def noise(self, moments: Moments, preprocess: Preprocess, seed: int) -> Noise:
+        """Isotropic noise of the same root mean square length."""
+        return Noise(preprocess, seed, length=moments.noise_norm)
+
+
+class ShapedControl(NoiseControl):
+    """The same with the energy of the quantization's noise along each direction of full precision."""
+
+    def noise(self, moments: Moments, preprocess: Preprocess, seed: int) -> Noise:
+        """Independent noise along each direction."""
+        basis = moments.basis
+        return Noise(preprocess, seed, deviation=moments.noise_deviation(basis), directions=basis.vectors)
+
+
+class LowRankControl(VisionControl):
+    """Truncation to the strongest directions."""
+
+    options = LowRankOptions
+
+    def control(
+        self, model: ClipModel, spec: QuantSpec, calibration: Calibration, quantized: Callable[[QuantSpec], ClipModel]
+    ) -> Control:
+        """Measure X on the calibration images.
+
+        Raises:
+            QuantizationError: the rank is not below D, or above the number of calibration images.
+        """
+        rank = self.read_options(spec, LowRankOptions).rank
+        basis = measure(model, calibration).basis
+        dimension = len(basis.vectors)
+        for limit, what in ((dimension - 1, f"the features have {dimension} dimensions"),
+                            (basis.count, f"there are {basis.count} calibration images")):  # fmt: skip
+            if rank > limit:
+                raise QuantizationError(f"quantization '{spec.name}': {what}; the rank can be at most {limit}")
+        kept = float(energy_spectrum(basis.singular_values)[:rank].sum())
+        figures = {"rank": float(rank), "energy_kept": kept, "noise_to_signal": float(np.sqrt(max(1.0 - kept, 0.0)))}
+        return Control(Truncation(basis.band(0, rank)), figures, (_NOTE,))
+
+
+_PAPER = "control of Bouguerra et al. 2026, arXiv 2509.21173"
+noise = NoiseControl(
+    name="control-noise",
+    version=1,
+    title="control: isotropic feature noise as large as a quantization's",
+    paper=_PAPER,
+    fields=frozenset({"options"}),
+    needs_calibration=True,
+)
+shaped = ShapedControl(
+    name="control-shaped",
+    version=1,
+    title="control: feature noise with a quantization's energy in each direction",
+    paper=_PAPER,
+    fields=frozenset({"options"}),
+    needs_calibration=True,
+)
+lowrank = LowRankControl(
+    name="control-lowrank",
+    version=1,
+    title="control: features truncated to the strongest directions",
+    paper=_PAPER,
+    fields=frozenset({"options"}),
+    needs_calibration=True,
+)
