@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmark.models.catalogue import ModelInfo, groups, list_models
-from benchmark.models.references import ResolvedModel, display_name, resolve
+from benchmark.models.identity import display_name
+from benchmark.models.references import ResolvedModel, resolve
 
 __all__ = ["ModelInfo", "ResolvedModel", "display_name", "groups", "list_models", "resolve"]

@@ -9,7 +9,8 @@ from pathlib import Path
 from benchmark.errors import SpecError
 from benchmark.models import hub
 from benchmark.models.families import family_of
-from benchmark.models.references import architectures, demo_folder, is_cached, read_json, resolve
+from benchmark.models.identity import read_json
+from benchmark.models.references import architectures, demo_folder, is_cached, resolve
 from benchmark.spec import ModelSpec, parse_spec
 from benchmark.yamlfile import load_yaml
 

@@ -6,33 +6,25 @@ a weight file that lies beside its `open_clip_config.json`.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import ModelError, ReliquantError, UnknownNameError
 from benchmark.models import hub
-from benchmark.models.checkpoint import TORCH_SUFFIXES, count_parameters, file_digest, find_weights
+from benchmark.models.checkpoint import TORCH_SUFFIXES, count_parameters, find_weights
 from benchmark.models.families import family_of
+from benchmark.models.identity import TOKENIZER_FILES, display_name, model_digest, read_json, tokenizer_files
 from benchmark.models.preprocess import Preprocess, from_open_clip
-from benchmark.spec import ModelSpec, digest
+from benchmark.spec import ModelSpec
 
 if TYPE_CHECKING:
     from benchmark.models.base import ClipModel
 
 CONFIG_NAME = "open_clip_config.json"
-ADAPTER_VERSION = 1
-"""Part of every model's digest; rises when the adapters change what a model computes."""
-
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
-    *("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
-)
 
 
 @dataclass(frozen=True)
@@ -94,9 +86,9 @@ def resolve(spec: ModelSpec | str, *, download: bool = True) -> ResolvedModel:
     """
     spec = ModelSpec(ref=spec) if isinstance(spec, str) else spec
     if spec.ref.startswith("transformers:"):
-        from benchmark.models import transformers
+        from benchmark.models import hf_folder
 
-        return transformers.resolve(spec, download=download)
+        return hf_folder.resolve(spec, download=download)
     return _resolve_open_clip(spec, _parts(spec.ref, download), download)
 
 
@@ -203,17 +195,6 @@ def architectures() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.json"))}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise ModelError(f"{path}: expected a JSON object")
-    return data
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     """An open_clip_config.json, with its `model_cfg` and the parts of it that every model has."""
     config = read_json(path)
@@ -268,37 +249,6 @@ def _companions(parts: _Parts, download: bool) -> tuple[Path | None, Path | None
         inside = (local / "config.json").is_file()
         text_model = local if inside else hub.fetch(tower, ["config.json"], download=download).parent
     return tokenizer, text_model
-
-
-def tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """The tokenizer's files in a model folder."""
-    return tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
-
-
-def model_digest(config: Mapping[str, Any], preprocess: Preprocess, files: Iterable[Path]) -> str:
-    """SHA-256 over architecture, preprocessing and the bytes of the files; their names and places do not count."""
-    try:
-        contents = [file_digest(path) for path in files]
-    except OSError as error:
-        raise ModelError(f"{error.filename}: cannot be read ({error.strerror})") from None
-    return digest([ADAPTER_VERSION, dict(config), asdict(preprocess), contents])
-
-
-def display_name(ref: str) -> str:
-    """A name for file names and metric keys: at most 64 characters, letters, digits, `_`, `.` and `-`."""
-    scheme, colon, rest = ref.partition(":")
-    path = Path(rest if colon else ref).expanduser()
-    if scheme == "local-dir" or path.exists():
-        text = path.resolve().name
-    elif colon:
-        text = rest.replace("/", ".")
-    else:
-        architecture, _, tag = ref.partition("/")
-        text = f"{architecture}.{Path(tag).stem if Path(tag).is_file() else tag}" if tag else architecture
-    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).lstrip("-._") or "model"
-    if len(safe) <= 64:
-        return safe
-    return f"{safe[:55]}-{hashlib.sha256(ref.encode()).hexdigest()[:8]}"
 
 
 def is_cached(entry: Mapping[str, Any]) -> bool:

@@ -7,124 +7,28 @@ and if it encodes a plain pixel tensor. Weights are read from safetensors only; 
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
-import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import ModelError
-from benchmark.models import hub
-from benchmark.models.checkpoint import check_finite, read_header
-from benchmark.models.preprocess import Preprocess, from_transformers
-from benchmark.models.references import TOKENIZER_FILES, ResolvedModel, display_name, model_digest, tokenizer_files
-from benchmark.spec import ModelSpec, Tower
+from benchmark.models.checkpoint import check_finite
+from benchmark.models.preprocess import Preprocess
+from benchmark.spec import Tower
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from benchmark.models.base import ClipModel, Tap
 
-PREFIX = "transformers:"
-FAMILIES = {
-    "clip": "ViT",
-    "align": "ALIGN",
-    "siglip": "SigLIP",
-    "altclip": "AltCLIP",
-    "chinese_clip": "ChineseCLIP",
-    "metaclip_2": "MetaCLIP2",
-}
-"""transformers' `model_type` -> family; any other type is its own family."""
-
 TOWERS: dict[Tower, tuple[str, ...]] = {
     "vision": ("vision_model", "visual_projection"),
     "text": ("text_model", "text_projection"),
 }
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-INDEX = "model.safetensors.index.json"
-
-
-def resolve(spec: ModelSpec, *, download: bool = True) -> ResolvedModel:
-    """As `benchmark.models.resolve`, for `transformers:PATH` and `transformers:ORG/NAME`."""
-    place = spec.ref.removeprefix(PREFIX)
-    folder = Path(place).expanduser()
-    if not folder.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", place) or place.startswith("."):
-            raise ModelError(f"{place}: no such folder (from --model {spec.ref})")
-        folder = _fetch(place, download)
-    config = _read_json(folder / "config.json")
-    processor, where = _read_processor(folder)
-    preprocess = from_transformers(processor, where)
-    weights = _weights(folder)
-    files = (*weights, *tokenizer_files(folder))
-    content = model_digest(config, preprocess, files)
-    name = spec.name or display_name(spec.ref)
-    kind = str(config.get("model_type"))
-    family = FAMILIES.get(kind, kind)
-    parameters = sum(_size(shape) for path in weights for shape in read_header(path).values())
-
-    def loader(device: str) -> ClipModel:
-        return load(name, family, content, folder, preprocess, device)
-
-    return ResolvedModel(spec, name, family, content, files, parameters, preprocess, loader)
-
-
-def _fetch(repository: str, download: bool) -> Path:
-    """The cached snapshot of a hub repository with everything that loading needs."""
-    folder = hub.fetch(repository, ["config.json"], download=download).parent
-    hub.fetch(repository, PROCESSOR_FILES, download=download)
-    hub.fetch_folder(repository, TOKENIZER_FILES, download=download)
-    weights = hub.fetch(repository, ["model.safetensors", INDEX], download=download)
-    if weights.name == INDEX:
-        for shard in sorted(set(_read_json(weights).get("weight_map", {}).values())):
-            hub.fetch(repository, [shard], download=download)
-    return folder
-
-
-def _weights(folder: Path) -> tuple[Path, ...]:
-    if (folder / "model.safetensors").is_file():
-        return (folder / "model.safetensors",)
-    if not (folder / INDEX).is_file():
-        raise ModelError(f"{folder}: model.safetensors is missing (other formats are not read)")
-    shards = tuple(
-        folder / str(name) for name in sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
-    )
-    for shard in shards:
-        if not shard.is_file():
-            raise ModelError(f"{shard}: no such file, though {INDEX} names it")
-    return shards
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise ModelError(f"{path}: expected a JSON object")
-    return data
-
-
-def _read_processor(folder: Path) -> tuple[Mapping[str, Any], str]:
-    """The image processor's configuration and the file that it stands in."""
-    for name in PROCESSOR_FILES:
-        if (folder / name).is_file():
-            data = _read_json(folder / name)
-            return data.get("image_processor", data), str(folder / name)
-    raise ModelError(f"{folder}: {PROCESSOR_FILES[0]} is missing; save the model's image processor there")
-
-
-def _size(shape: Sequence[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
 
 
 def load(name: str, family: str, content: str, folder: Path, preprocess: Preprocess, device: str) -> ClipModel:
@@ -200,6 +104,7 @@ def _build(folder: Path) -> Any:
     from transformers import AutoModel
 
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    options["ignore_mismatched_sizes"] = True  # they come back in the report, by name
     try:
         module, report = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
