@@ -115,15 +115,20 @@ def data_digest(spec: DataSpec) -> str:
     """
     source = sources.get(spec.source)
     base = _base(spec, source)
-    key = base.digest()
-    if key not in _fingerprints:
+    if base.digest() not in _fingerprints:
         source.check(base)
-        _fingerprints[key] = source.fingerprint(base)
+        _fingerprints[base.digest()] = source.fingerprint(base)
+    fingerprint = _fingerprints[base.digest()]
     generated = [spec.corruption, spec.severity, GENERATOR_VERSION] if source.corruptions is None else None
     if spec.corruption is None:
         generated = None
     fields = base.model_dump(mode="json", exclude={"path", "templates", "corruptions", "severities"})
-    return digest([source.version, _fingerprints[key], fields, generated, LIMIT_VERSION])
+    fields["options"] = {k: v for k, v in base.options if k not in source.places}
+    for holder, key in ((fields, "classes"), (fields["options"], "subset")):  # what is in a file counts, not its name
+        value = holder.get(key)
+        if isinstance(value, str) and value not in prompts.BUILT_IN_CLASSES:
+            holder[key] = list(prompts.class_names(value))
+    return digest([source.version, fingerprint, fields, generated, LIMIT_VERSION])
 
 
 def open_data(spec: DataSpec, name: str) -> Data:

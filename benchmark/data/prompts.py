@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -13,7 +14,8 @@ from benchmark.errors import DataError, UnknownNameError
 SIMPLE: tuple[str, ...] = ("a photo of a {}.",)
 """The templates of data that bring none: the record then says `templates_origin: simple`."""
 
-BUILT_IN_CLASSES = ("imagenet",)
+BUILT_IN_CLASSES = ("imagenet", "vocabulary")
+VOCABULARY_SIZE = 1_000
 BUILT_IN_TEMPLATES = ("imagenet", "simple")
 
 
@@ -32,6 +34,19 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 @functools.cache
+def vocabulary() -> tuple[str, ...]:
+    """1,000 whole words of four letters or more from CLIP's own vocabulary, a seeded choice: negative labels.
+
+    Crude beside a list of nouns from WordNet (names and verbs are among them), but it comes with open_clip.
+    """
+    from open_clip.tokenizer import SimpleTokenizer
+
+    whole = (token.removesuffix("</w>") for token in SimpleTokenizer().encoder if token.endswith("</w>"))
+    words = sorted(word for word in whole if len(word) >= 4 and word.isascii() and word.isalpha())
+    return tuple(random.Random(0).sample(words, VOCABULARY_SIZE))
+
+
+@functools.cache
 def imagenet_templates() -> tuple[str, ...]:
     """open_clip's 80 templates for ImageNet."""
     from open_clip import OPENAI_IMAGENET_TEMPLATES
@@ -40,7 +55,7 @@ def imagenet_templates() -> tuple[str, ...]:
 
 
 def class_names(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Class names from a list, the built-in `imagenet`, or a text file with one name a line.
+    """Class names from a list, a built-in (`imagenet`, `vocabulary`), or a text file with one name a line.
 
     Raises:
         UnknownNameError: a single word that is neither a built-in nor an existing file.
@@ -50,6 +65,8 @@ def class_names(value: str | Sequence[str]) -> tuple[str, ...]:
         names = tuple(value)
     elif value == "imagenet":
         names = imagenet_classes()
+    elif value == "vocabulary":
+        names = vocabulary()
     else:
         names = _file(value, "class list", BUILT_IN_CLASSES)
     if not all(name.strip() for name in names):

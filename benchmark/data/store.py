@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from benchmark.spec import digest
 
 ARRAY, META = "pixels.bin", "meta.json"
 FORMAT = 1
+STALE_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,10 @@ class Store:
                     break
                 if name != key:
                     self.drop(name)
-                    (self.folder / f"{name}.lock").unlink(missing_ok=True)
                     used -= bytes_
+            for left in (*self.folder.glob("*.part"), *self.folder.glob("*.gone")):  # of processes that were killed
+                if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
 
     def _meta(self, place: Path) -> dict[str, Any] | None:
         try:

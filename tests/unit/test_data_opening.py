@@ -254,6 +254,16 @@ def test_what_the_digest_covers(folder: Path) -> None:
     assert data_digest(of(folder)) != base  # ... until told to look again
 
 
+def test_the_digest_covers_what_is_in_a_list_file(folder: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "kept.txt"
+    digests = []
+    for text in ("ant\ncat\n", "cat\nant\n"):
+        listed.write_text(text)
+        digests.append(data_digest(of(folder, options={"subset": str(listed)})))
+    assert digests[0] != digests[1]
+    assert data_digest(of(folder, options={"subset": ["cat", "ant"]})) == digests[1]
+
+
 def test_the_text_digest_follows_names_and_templates(folder: Path) -> None:
     digests = {
         open_data(of(folder, **fields), "a").text_digest  # type: ignore[arg-type]

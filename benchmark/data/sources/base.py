@@ -66,6 +66,7 @@ class Source(ABC, Generic[Options]):
             generates them.
         limits_itself: `load` applies `spec.limit` (the prefix of a longer data set must be the same images).
         needs_path: `spec.path` must be given and exist.
+        places: options that only say where files lie; like the path they do not count in the data digest.
     """
 
     name: ClassVar[str]
@@ -75,6 +76,7 @@ class Source(ABC, Generic[Options]):
     corruptions: ClassVar[tuple[str, ...] | None] = None
     limits_itself: ClassVar[bool] = False
     needs_path: ClassVar[bool] = True
+    places: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def load(self, spec: DataSpec) -> LoadedData:

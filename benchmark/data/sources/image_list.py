@@ -27,6 +27,7 @@ class ImageList(Source[ListOptions]):
     version = 1
     title = "OpenOOD image lists: a file with 'path label' a line, option root: the folder of the images"
     options = ListOptions
+    places = ("root",)
 
     def fingerprint(self, spec: DataSpec) -> str:
         """Paths, labels, sizes and times of change of all listed images."""
