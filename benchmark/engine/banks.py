@@ -64,11 +64,12 @@ class BankMaker:
 
     def _calibration(self) -> Calibration:
         data = self.plan.calibration_data(self.configuration.quant)
-        pixels = self._pixels(data)
+        pixels = self.pixels_of(data)
         captions = [(data.captions or ())[row] for row in pixels.rows]
         return Calibration(pixels.array, captions, pixels.digest)
 
-    def _pixels(self, data: Data) -> Pixels:
+    def pixels_of(self, data: Data) -> Pixels:
+        """The decoded images of a data set at this model's input size."""
         preprocess = self.configuration.model.preprocess
         return self.pixels.open(data.spec, data.name, preprocess, self.progress, self.plan.settings.workers)
 
@@ -79,7 +80,7 @@ class BankMaker:
             InputError: names the image, or what does not fit about the checkpoint.
         """
         for name in sorted(names):
-            self._pixels(self.plan.data[name])
+            self.pixels_of(self.plan.data[name])
         self.holder.model  # noqa: B018 (loads on first use)
 
     def prepare(self, wanted: Mapping[str, Sequence[str]]) -> None:
@@ -93,7 +94,7 @@ class BankMaker:
         if not missing:
             return
         model = self.quantized[0]
-        opened = {name: self._pixels(self.plan.data[name]) for name in missing}
+        opened = {name: self.pixels_of(self.plan.data[name]) for name in missing}
         total = sum(len(pixels) for pixels in opened.values())
         with self.progress.phase(f"embed {self.configuration.quant.name}", total) as advance:
             for name, arrays in missing.items():
@@ -124,7 +125,7 @@ class BankMaker:
         data = self.plan.data[name]
         stored = self._stored(name, "image")
         image, rows, (scale, bias) = stored["image"], stored["rows"], stored["logit"].tolist()
-        text, class_names, label = self._text(data, image.shape[1])
+        text, class_names, label = self.classes(data, image.shape[1])
         return FeatureBank(
             dataset=name,
             image=image,
@@ -150,7 +151,7 @@ class BankMaker:
         tower = self.plan.tower_key(self.configuration.model, self.configuration.quant, "text")
         return digest(["text", tower, data.text_digest])
 
-    def _text(self, data: Data, dimension: int) -> tuple[NDArray[np.float32], tuple[str, ...], NDArray[np.int64]]:
+    def classes(self, data: Data, dimension: int) -> tuple[NDArray[np.float32], tuple[str, ...], NDArray[np.int64]]:
         """Class weights, class names and labels; with `text: captions` each distinct caption is a class."""
         if data.spec.text == "captions":
             captions = tuple(data.captions or ())
