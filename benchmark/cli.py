@@ -25,6 +25,8 @@ Home = Annotated[Path, typer.Option("--home", help="Results folder.", envvar="RE
 Include = Annotated[list[Path] | None, typer.Option("--include", help="Python file with plugins; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Many = list[str] | None
+Pointed = Annotated[Many, typer.Option("--data", help="NAME=PATH: point a data set elsewhere; repeatable.")]
+Catalogue = Annotated[list[Path] | None, typer.Option("--catalogue", help="Own data catalogue; repeatable.")]
 HOME = Path("mlruns")
 
 
@@ -44,9 +46,9 @@ def run(
     model: Annotated[Many, typer.Option("--model", help="Model instead of the suite's; repeatable.")] = None,
     quant: Annotated[Many, typer.Option("--quant", help="Short name instead of the suite's; repeatable.")] = None,
     task: Annotated[Many, typer.Option("--task", help="Only this task of the suite; repeatable.")] = None,
-    data: Annotated[Many, typer.Option("--data", help="NAME=PATH: point a data set elsewhere; repeatable.")] = None,
+    data: Pointed = None,
     limit: Annotated[int | None, typer.Option("--limit", help="At most N images of each data set.")] = None,
-    catalogue: Annotated[list[Path] | None, typer.Option("--catalogue", help="Own data catalogue; repeatable.")] = None,
+    catalogue: Catalogue = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
     pixel_cache: Annotated[str | None, typer.Option("--pixel-cache", help="Size on disk: 20GB, 0 for none.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
@@ -86,11 +88,11 @@ def run(
 
 
 @app.command()
-def validate(suite: Suite, include: Include = None) -> None:
-    """Check a suite without running it: names, fields, data on disk, models; say what it would do."""
+def validate(suite: Suite, data: Pointed = None, catalogue: Catalogue = None, include: Include = None) -> None:
+    """Check a suite without running it: names, fields, data on disk, models; say what it would do and cost."""
     from benchmark.commands import validate_suite
 
-    validate_suite(suite, include or [])
+    validate_suite(suite, data or [], catalogue or [], include or [])
 
 
 @app.command("list")

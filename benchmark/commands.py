@@ -75,16 +75,14 @@ def run_suite(request: RunRequest) -> int:
     return PARTIAL if sweep.failed else 0
 
 
-def validate_suite(name: str, include: Sequence[Path]) -> None:
-    """Check a suite and say what it would do."""
+def validate_suite(
+    name: str, data: Sequence[str] = (), catalogues: Sequence[Path] = (), include: Sequence[Path] = ()
+) -> None:
+    """Check a suite, say what it would do and what of it is missing here."""
+    from benchmark.survey import report, survey
+
     include_files(include)
-    plan = make_plan(load_suite(name))
-    evaluations = sum(len(c.evaluations) for c in plan.configurations)
-    images = sum(len(data.labels) for data in plan.data.values())
-    print(
-        f"suite '{plan.suite.name}' is valid: {len(plan.configurations)} configurations, {evaluations} evaluations, "
-        f"{images:,} images in {len(plan.data)} data sets for each configuration"
-    )
+    print(report(survey(load_suite(name, data, catalogues))))
 
 
 def sync_suite(name: str, home: Path, tracking_uri: str | None, include: Sequence[Path]) -> int:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel
 
-from benchmark.data import Data, expand, open_data
+from benchmark.data import Data, expand, open_data, prompts
 from benchmark.engine import embed
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.models import ResolvedModel, resolve
-from benchmark.plugins import Task
+from benchmark.plugins import Task, TextList
 from benchmark.quantization import parse, quantizers
 from benchmark.registry import Registry
-from benchmark.spec import FP32, DataSpec, QuantSpec, SuiteSpec, Tower, digest
+from benchmark.spec import FP32, BindingSpec, DataSpec, QuantSpec, SuiteSpec, Tower, digest
 
 Roles = Mapping[str, tuple[str, ...]]
+Binding = tuple[Task, str, BindingSpec]
 tasks: Registry[Task] = Registry("task", "reliquant.tasks", Task)
 
 
@@ -45,18 +47,36 @@ class Settings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One task on one binding under one configuration."""
+    """One task on one binding under one configuration.
+
+    `pair` is equal for evaluations that differ in their quantization only: those can be compared.
+    """
 
     key: str
     task: Task
     label: str
     roles: Mapping[str, tuple[str, ...]]
     options: BaseModel
+    pair: str = ""
 
     @property
     def taps(self) -> tuple[str, ...]:
         """Arrays wanted besides pooled features: the task's own, and those that its options ask for."""
         return (*self.task.taps, *getattr(self.options, "taps", ()))
+
+    @cached_property
+    def texts(self) -> dict[str, tuple[str, ...]]:
+        """Prompts whose text features the options ask for, by name.
+
+        Raises:
+            DataError, UnknownNameError: a file that is missing or empty, an unknown built-in list.
+        """
+        lists: Mapping[str, TextList] = getattr(self.options, "texts", {})
+        return {
+            name: tuple(prompts.fill(prompts.normalise(texts.template), label) for label in labels)
+            for name, texts in lists.items()
+            for labels in [prompts.class_names(texts.labels)]
+        }
 
     @property
     def name(self) -> str:
@@ -124,16 +144,7 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
         ReliquantError: the first problem found, in one line that names the field or file.
     """
     settings = settings or Settings()
-    quants = _quantizations(suite)
-    bindings = [
-        (task, label, binding)
-        for name, labels in suite.tasks.items()
-        for task in [tasks.get(name)]
-        for label, binding in labels.items()
-    ]
-    for task, label, binding in bindings:
-        _check_roles(task, binding.roles, f"suite '{suite.name}': tasks.{task.name}.{label}")
-    groups = expand_sets(suite, {name for _, _, b in bindings for role in b.roles for name in b.data(role)})
+    quants, bindings, groups = check_suite(suite)
     data = {name: open_data(spec, name) for group in groups.values() for name, spec in group.items()}
     calibration = _calibration(suite, data)
     plan = Plan(suite, settings, data, calibration, ())
@@ -151,6 +162,30 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
             key = digest({"suite": suite.name, **content})
             configurations.append(Configuration(key, model, quant, evaluations))
     return replace(plan, configurations=tuple(configurations))
+
+
+def check_suite(suite: SuiteSpec) -> tuple[list[QuantSpec], list[Binding], dict[str, dict[str, DataSpec]]]:
+    """What can be checked of a suite on any machine: names, roles, options and quantizations; no file is looked at.
+
+    Returns:
+        The quantizations, full precision first; (task, label, binding) for each evaluation; and for each used data
+        set the single data sets that it stands for.
+
+    Raises:
+        ReliquantError: the first problem, with its field.
+    """
+    bindings = [
+        (task, label, binding)
+        for name, labels in suite.tasks.items()
+        for task in [tasks.get(name)]
+        for label, binding in labels.items()
+    ]
+    for task, label, binding in bindings:
+        where = f"suite '{suite.name}': tasks.{task.name}.{label}"
+        _check_roles(task, binding.roles, where)
+        task.parse_options(binding.options, f"{where}.options")
+    used = {name for _, _, binding in bindings for role in binding.roles for name in binding.data(role)}
+    return _quantizations(suite), bindings, expand_sets(suite, used)
 
 
 def _quantizations(suite: SuiteSpec) -> list[QuantSpec]:
@@ -203,12 +238,15 @@ def _evaluation(
     plan: Plan, configuration: Mapping[str, Any], task: Task, label: str, roles: Roles, options: Mapping[str, Any]
 ) -> Evaluation:
     parsed = task.parse_options(options, f"suite '{plan.suite.name}': tasks.{task.name}.{label}.options")
-    content = {
-        **configuration,
+    evaluation = Evaluation("", task, label, roles, parsed)
+    content: dict[str, Any] = {
         "task": [task.name, task.version, label, parsed.model_dump(mode="json")],
         "roles": {role: [_data_content(plan.data[name]) for name in names] for role, names in roles.items()},
     }
-    return Evaluation(digest(content), task, label, roles, parsed)
+    if evaluation.texts:
+        content["texts"] = {name: digest(prompts) for name, prompts in evaluation.texts.items()}
+    shared = {"model": configuration["model"], **plan.settings.hashed(), **content}
+    return replace(evaluation, key=digest({**configuration, **content}), pair=digest(shared))
 
 
 def _data_content(data: Data) -> list[str]:
