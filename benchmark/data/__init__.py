@@ -1,5 +1,6 @@
 """Data sets: where images come from (`sources`), their prompts, their pixels, their corruptions."""
 
+from benchmark.data.catalogue import detect, load_catalogue
 from benchmark.data.opening import Data, check_data, data_digest, expand, forget, open_data, sources
 from benchmark.data.pixels import PixelCache, Pixels
 
@@ -9,8 +10,10 @@ __all__ = [
     "Pixels",
     "check_data",
     "data_digest",
+    "detect",
     "expand",
     "forget",
+    "load_catalogue",
     "open_data",
     "sources",
 ]

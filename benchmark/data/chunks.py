@@ -43,7 +43,8 @@ def id_chunks(ids: NDArray[np.str_], size: tuple[int, int]) -> Iterator[NDArray[
 
 def decode_chunks(data: Data, preprocess: Preprocess, workers: int) -> Iterator[Chunk]:
     """Decode all images in order, in threads (Pillow releases the interpreter lock)."""
-    table = data.dataset.select_columns([c for c in ("image", "offset", "size") if c in data.dataset.column_names])
+    table = data.dataset
+    table = table.select_columns([c for c in ("image", "offset", "size") if c in table.column_names])
     table = table.with_format("arrow")
     step = chunk_rows(preprocess.size)
     starts = range(0, len(data), step)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +31,10 @@ sources: Registry[Source[Any]] = Registry("data source", "reliquant.sources", So
 
 @dataclass(frozen=True)
 class Data:
-    """One data set, undecoded.
+    """One data set, undecoded. It is light: the table of images is opened again when it is needed.
 
     Attributes:
         name: its name in the suite.
-        dataset: rows in the order of `labels`; columns as in `benchmark.data.sources.base.LoadedData`.
         labels: (N,) int64, indices into `class_names`, -1 out of distribution.
         groups: (N,) int64 or None; `group_names` in the order of the groups, where the source knows them.
         sample_ids: (N,) str, unique; the pairing key.
@@ -47,7 +48,6 @@ class Data:
 
     name: str
     spec: DataSpec
-    dataset: datasets.Dataset = field(repr=False)
     labels: NDArray[np.int64] = field(repr=False)
     sample_ids: NDArray[np.str_] = field(repr=False)
     class_names: tuple[str, ...] = field(repr=False)
@@ -58,9 +58,20 @@ class Data:
     groups: NDArray[np.int64] | None = field(default=None, repr=False)
     group_names: tuple[str, ...] | None = None
     captions: tuple[str, ...] | None = field(default=None, repr=False)
+    _rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+    _of: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def dataset(self) -> datasets.Dataset:
+        """Rows in the order of `labels`; columns as in `benchmark.data.sources.base.LoadedData`."""
+        source = sources.get(self.spec.source)
+        table = _load(_base(self.spec, source), source).dataset
+        if len(table) != self._of:
+            raise DataError(f"data set '{self.name}': had {self._of} images, has {len(table)} now")
+        return table if len(self._rows) == self._of else table.select(self._rows)
 
     @property
     def generated(self) -> bool:
@@ -77,16 +88,20 @@ class Data:
         return digest([list(self.class_names), list(self.templates)])
 
 
+KEPT_TABLES = 8
+"""Tables of images that stay in memory: some sources keep encoded images in them."""
+
 _fingerprints: dict[str, str] = {}
 _opened: dict[str, Data] = {}
-KEPT_OPEN = 8
-"""Opened data sets that stay in memory: the corrupted versions of one data set share it."""
+_tables: dict[str, LoadedData] = {}
+_columns: WeakValueDictionary[bytes, NDArray[Any]] = WeakValueDictionary()
 
 
 def forget() -> None:
     """Look at all files again: fingerprints and opened data sets are kept for the life of the process otherwise."""
     _fingerprints.clear()
     _opened.clear()
+    _tables.clear()
 
 
 def check_data(spec: DataSpec, name: str) -> None:
@@ -146,11 +161,9 @@ def open_data(spec: DataSpec, name: str) -> Data:
     with _named(name):
         full_digest = data_digest(spec)
         key = f"{base.digest()} {_fingerprints[base.digest()]}"
-        opened = _opened.pop(key, None) or _open(base, source)
-        _opened[key] = opened
-        if len(_opened) > KEPT_OPEN:
-            del _opened[next(iter(_opened))]
-    return replace(opened, name=name, spec=spec, digest=full_digest)
+        if key not in _opened:
+            _opened[key] = _open(base, source)
+    return replace(_opened[key], name=name, spec=spec, digest=full_digest)
 
 
 def expand(name: str, spec: DataSpec) -> dict[str, DataSpec]:
@@ -195,10 +208,29 @@ def _base(spec: DataSpec, source: Source[Any]) -> DataSpec:
     return spec.model_copy(update={"corruption": None, "severity": None})
 
 
+def _limits_itself(spec: DataSpec, source: Source[Any]) -> bool:
+    return source.limits_itself and source.parse(spec).subset is None
+
+
+def _load(spec: DataSpec, source: Source[Any]) -> LoadedData:
+    """The source's table, from memory where it was among the last ones."""
+    if not _limits_itself(spec, source):
+        spec = spec.model_copy(update={"limit": None})
+    key = spec.digest()
+    _tables[key] = loaded = _tables.pop(key, None) or source.load(spec)
+    if len(_tables) > KEPT_TABLES:
+        del _tables[next(iter(_tables))]
+    return loaded
+
+
+def _shared(column: NDArray[Any]) -> NDArray[Any]:
+    """The same array for equal columns: the 75 versions of a data set have the same ids and labels."""
+    key = hashlib.sha256(f"{column.dtype}{column.shape}".encode() + column.tobytes()).digest()
+    return _columns.setdefault(key, column)
+
+
 def _open(spec: DataSpec, source: Source[Any]) -> Data:
-    subset = source.parse(spec).subset
-    prefix = source.limits_itself and subset is None
-    loaded = source.load(spec if prefix else spec.model_copy(update={"limit": None}))
+    loaded = _load(spec, source)
     columns = loaded.dataset.column_names
     labels = np.asarray(loaded.dataset.with_format("numpy")["label"][:], np.int64)
     ids = np.asarray(loaded.dataset["sample_id"][:], dtype=np.str_)
@@ -208,8 +240,8 @@ def _open(spec: DataSpec, source: Source[Any]) -> Data:
     names, origin = _classes(spec, loaded)
     if names:
         check_labels(labels, ids, names)
-    rows, labels, names = take_classes(subset, labels, names)
-    if spec.limit is not None and not prefix:
+    rows, labels, names = take_classes(source.parse(spec).subset, labels, names)
+    if spec.limit is not None and not _limits_itself(spec, source):
         rows, labels = take_limit(rows, labels, ids, spec.limit)
     dataset = loaded.dataset if len(rows) == len(ids) else loaded.dataset.select(rows)
     if "caption" not in columns and spec.text == "captions":
@@ -222,9 +254,9 @@ def _open(spec: DataSpec, source: Source[Any]) -> Data:
     elif spec.text == "none":
         labels = np.full(len(rows), -1, np.int64)
     return Data(
-        name="", spec=spec, dataset=dataset, labels=labels, sample_ids=ids[rows], class_names=names,
+        name="", spec=spec, labels=_shared(labels), sample_ids=_shared(ids[rows]), class_names=names,
         templates=templates, templates_origin=templates_origin, classes_origin=origin, digest="", groups=groups,
-        group_names=loaded.group_names, captions=captions,
+        group_names=loaded.group_names, captions=captions, _rows=_shared(rows), _of=len(ids),
     )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from benchmark.data import check_data, data_digest, expand, forget, open_data, prompts
-from benchmark.data.corruption_names import COMMON, EXTRA
+from benchmark.data import check_data, data_digest, expand, forget, open_data, opening, prompts
+from benchmark.data.corruption_names import COMMON
 from benchmark.data.rows import take_limit
 from benchmark.errors import DataError, InputError, SpecError, UnknownNameError
 from benchmark.spec import DataSpec
@@ -282,18 +282,21 @@ def test_the_path_may_hold_variables(folder: Path, monkeypatch: pytest.MonkeyPat
     assert len(open_data(spec, "animals")) == 30
 
 
-def test_the_memory_of_opened_data_is_bounded(tmp_path: Path) -> None:
-    from benchmark.data import opening
-
+def test_opened_data_is_light(tmp_path: Path) -> None:
+    """A plan holds the 75 versions of CIFAR-10-C at once, but not their images."""
     layouts.write_cifar_c(tmp_path, COMMON)
     spec = DataSpec(source="cifar_c", path=str(tmp_path), classes=tuple("abcdefghij"), corruptions="all")
-    for name, version in expand("c", spec).items():
-        open_data(version, name)
-    assert len(opening._opened) == opening.KEPT_OPEN
-    assert set(sources_of(spec)) == {*COMMON, *EXTRA}
+    opened = [open_data(version, name) for name, version in expand("c", spec).items()]
+    assert len(opened) == 75
+    assert len(opening._tables) == opening.KEPT_TABLES
+    assert len({id(data.labels) for data in opened}) == len({id(data.sample_ids) for data in opened}) == 1
+    images = {bytes(data.dataset.with_format("arrow")[0].to_pylist()[0]["image"]["bytes"]) for data in opened}
+    assert len(images) == 75
 
 
-def sources_of(spec: DataSpec) -> tuple[str, ...]:
-    from benchmark.data import sources
-
-    return sources.get(spec.source).corruptions or ()
+def test_files_that_vanish_while_running_are_noticed(folder: Path) -> None:
+    data = open_data(of(folder), "animals")
+    next((folder / "ant").iterdir()).unlink()
+    opening._tables.clear()  # as when eight other data sets were opened in the meantime
+    with pytest.raises(DataError, match="data set 'animals': had 30 images, has 29 now"):
+        len(data.dataset)

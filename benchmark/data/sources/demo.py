@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from importlib.resources import files
+
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions
 from benchmark.errors import DataError, UnknownNameError
 from benchmark.spec import DataSpec, digest
@@ -31,10 +35,10 @@ class DemoSource(Source[SourceOptions]):
             raise UnknownNameError("demo split", spec.split or "", SPLITS)
 
     def fingerprint(self, spec: DataSpec) -> str:
-        """The declaration of the split: its seed and style determine every pixel."""
+        """The renderer's code and the declaration of the split determine every pixel."""
         from benchmark.demo.scenes import SPLITS
 
-        return digest([spec.split, repr(SPLITS[spec.split or ""])])
+        return digest([spec.split, repr(SPLITS[spec.split or ""]), _renderer()])
 
     def load(self, spec: DataSpec) -> LoadedData:
         """Draw the first `limit` images."""
@@ -48,6 +52,14 @@ class DemoSource(Source[SourceOptions]):
             templates=tuple(scenes.DIGIT_TEMPLATES if digits else scenes.TEMPLATES),
             group_names=None if digits else tuple(scenes.BACKGROUNDS),
         )
+
+
+@functools.cache
+def _renderer() -> list[str]:
+    """Content hashes of the files that draw."""
+    folder = files("benchmark.demo")
+    names = ("catalogue.py", "scenes.py", "shapes.py", "textures.py")
+    return [hashlib.sha256(folder.joinpath(name).read_bytes()).hexdigest() for name in names]
 
 
 source = DemoSource()
