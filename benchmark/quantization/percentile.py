@@ -25,7 +25,7 @@ from benchmark.spec import QuantSpec
 class PercentileOptions(Options):
     """`percentile`: in (50, 100]; 100 is min-max."""
 
-    percentile: float = Field(default=99.9, gt=50, le=100)
+    percentile: float = Field(default=99.9, gt=50, le=100, json_schema_extra={"search": [99.0, 99.9, 99.99]})
 
 
 def percentile_range(values: Tensor, percentile: float, symmetric: bool) -> tuple[Tensor, Tensor]:

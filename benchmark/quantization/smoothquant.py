@@ -27,7 +27,7 @@ from benchmark.spec import QuantSpec
 class SmoothOptions(Options):
     """`alpha`: how much of the difficulty moves from activations (1: all) to weights (0: none)."""
 
-    alpha: float = Field(default=0.5, ge=0, le=1)
+    alpha: float = Field(default=0.5, ge=0, le=1, json_schema_extra={"search": [0.25, 0.5, 0.75]})
 
 
 def smoothing_scale(largest: Tensor, weights: Sequence[Tensor], alpha: float) -> Tensor:

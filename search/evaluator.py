@@ -1,0 +1,135 @@
+"""The engine as a problem: one quantization is one plan, run with the shared caches and the shared ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from benchmark.analysis.tables import declared, headline_keys
+from benchmark.engine.plan import Plan, Settings, make_plan
+from benchmark.engine.run import PIXEL_BUDGET, Sweep, run
+from benchmark.errors import QuantizationError, SpecError
+from benchmark.models.base import ClipModel
+from benchmark.plugins import Better
+from benchmark.progress import Progress, Silent
+from benchmark.quantization import quantizers
+from benchmark.quantization.targets import resolve
+from benchmark.spec import FP32, QuantSpec, SuiteSpec, Tower
+from search.objective import EFFECTIVE_BITS, OWN, SIZE, Problem, effective_bits
+
+
+@dataclass
+class Engine:
+    """Evaluates quantizations of a suite's one model; what the ledger has is not done again.
+
+    Attributes:
+        quiet: for the trials, which follow each other quickly; full precision reports to `progress`.
+    """
+
+    suite: SuiteSpec
+    settings: Settings
+    home: Path
+    progress: Progress = field(default_factory=Silent)
+    quiet: Progress = field(default_factory=Silent)
+    pixel_budget: int = PIXEL_BUDGET
+    skip_broken: bool = False
+    forward_images: int = 0
+    computed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.suite.models) != 1:
+            raise SpecError(
+                f"suite '{self.suite.name}' names {len(self.suite.models)} models, a search is about one; "
+                "choose with --model REF"
+            )
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Full precision alone: checks the suite before any work."""
+        return self._plan(FP32)
+
+    @cached_property
+    def reference(self) -> Sweep:
+        """Full precision, evaluated."""
+        return self._run(self.plan, self.progress)
+
+    @cached_property
+    def model(self) -> ClipModel:
+        """The model without its numbers: names and shapes of its layers."""
+        model = self.plan.configurations[0].model.load("cpu")
+        model.module.to("meta")
+        return model
+
+    @property
+    def problem(self) -> Problem:
+        """What the search sees. Evaluates full precision."""
+        headline = headline_keys(self.plan, self.reference.records)
+        return Problem(self.evaluate, self.better, tuple(headline), self.known)
+
+    def evaluate(self, quant: QuantSpec) -> dict[str, float]:
+        """All metrics of a quantization.
+
+        Raises:
+            QuantizationError: it cannot be done, or a task failed: with the first reason.
+        """
+        sweep = self.reference if quant == FP32 else self._run(self._plan(quant), self.quiet)
+        own = [r for r in sweep.records if r.quantization == quant.name]
+        if failed := [record for record in own if record.status == "failed"]:
+            raise QuantizationError(f"{failed[0].task}/{failed[0].dataset}: {failed[0].error}")
+        metrics = {key: value for record in own for key, value in record.metrics.items()}
+        return metrics | self.sizes(sweep.reports.get(own[0].configuration, {"towers": {}}))
+
+    def better(self, key: str) -> Better:
+        """A metric's better direction, as its task declares it."""
+        return declared(self.plan)[key.split("/", 1)[0]].metric(key).better
+
+    def known(self, key: str) -> bool:
+        """Whether a task of the suite may report this metric, by its first two parts and its last one."""
+        parts = key.split("/")
+        names = {e.name: e.task for e in self.plan.configurations[0].evaluations}
+        task = names.get("/".join(parts[:2]))
+        return key in OWN or (task is not None and any(m.name == parts[-1] for m in task.metrics))
+
+    def check(self, quant: QuantSpec) -> None:
+        """Refuse what this model, suite and machine cannot do, so that it never becomes a trial.
+
+        Raises:
+            ReliquantError: the reason.
+        """
+        method = quantizers.get(quant.method)
+        method.check(quant)
+        method.check_available(self.settings.device.split(":")[0])
+        self.plan.quant_key(quant)  # calibration data
+        for tower in quant.towers:
+            if not resolve(method, self.model, tower, quant)[0]:
+                raise QuantizationError(f"quantization '{quant.name}': no layer of the {tower} tower")
+
+    def sizes(self, report: Mapping[str, Any]) -> dict[str, float]:
+        """`effective_bits` and `size_mb` (both towers' parameters, packed where quantized, float32 elsewhere)."""
+        towers = report["towers"]
+        packed = sum(layer["packed_bits"] for tower in towers.values() for layer in tower["layers"])
+        kept: dict[Tower, dict[str, nn.Module]] = {tower: self.model.layers(tower) for tower in self.model.towers}
+        weights = {name: layer.weight.numel() for layers in kept.values() for name, layer in layers.items()}  # type: ignore[operator]
+        done = {layer["name"] for tower in towers.values() for layer in tower["layers"]}
+        size = sum(t["packed_bytes"] for t in towers.values())
+        size += sum(4 * _parameters(self.model, tower) for tower in self.model.towers if tower not in towers)
+        bits = effective_bits(packed, sum(weights[name] for name in done), sum(weights.values()))
+        return {EFFECTIVE_BITS: bits, SIZE: size / 1e6}
+
+    def _plan(self, quant: QuantSpec) -> Plan:
+        return make_plan(self.suite.model_copy(update={"quantizations": (quant.name,)}), self.settings)
+
+    def _run(self, plan: Plan, progress: Progress) -> Sweep:
+        sweep = run(plan, self.home, progress=progress, pixel_budget=self.pixel_budget, skip_broken=self.skip_broken)
+        self.forward_images += sweep.forward_images
+        self.computed += sweep.computed
+        return sweep
+
+
+def _parameters(model: ClipModel, tower: Tower) -> int:
+    return sum(p.numel() for name, p in model.module.named_parameters() if model.in_tower(name, tower))

@@ -1,0 +1,238 @@
+"""What a search looks for: objectives, constraints, and the two numbers that it adds to an evaluation's metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from benchmark.errors import SpecError, UndefinedMetric, UnknownNameError
+from benchmark.metrics.robustness import signed_relative_change
+from benchmark.plugins import Better
+from benchmark.spec import QuantSpec
+
+RELIABILITY = "reliability"
+EFFECTIVE_BITS = "effective_bits"
+SIZE = "size_mb"
+DEFAULT = (RELIABILITY, EFFECTIVE_BITS)
+OWN: Mapping[str, Better] = {RELIABILITY: "higher", EFFECTIVE_BITS: "lower", SIZE: "lower"}
+"""Objectives that are no task's metric, with their better direction."""
+
+Metrics = Mapping[str, float]
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_CONSTRAINT = re.compile(rf"\s*(\S+?)\s*(>=|<=)\s*({_NUMBER})\s*(\*\s*fp32)?\s*")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched over, without knowing how a model is run.
+
+    Attributes:
+        evaluate: quantization -> metrics by full key (`zero_shot/scenes/accuracy`), with `effective_bits` and
+            `size_mb`; raises a ReliquantError where the quantization cannot be evaluated.
+        better: metric key -> its better direction.
+        headline: the metric keys that `reliability` is the mean of; the first part of a key is its task.
+        known: metric key -> whether the suite may report it, as far as can be told before anything is evaluated.
+    """
+
+    evaluate: Callable[[QuantSpec], Metrics]
+    better: Callable[[str], Better]
+    headline: tuple[str, ...]
+    known: Callable[[str], bool] = lambda key: True
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A key to be maximised or minimised."""
+
+    key: str
+    direction: Literal["maximize", "minimize"]
+
+    def loss(self, value: float) -> float:
+        """The value, turned so that lower is better."""
+        return -value if self.direction == "maximize" else value
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """`KEY >= NUMBER`, `KEY <= NUMBER`, or the same with `NUMBER * fp32`: relative to full precision."""
+
+    text: str
+    key: str
+    at_least: bool
+    number: float
+    relative: bool
+
+    def violation(self, value: float, reference: float) -> float:
+        """By how much it is missed; zero or less where it holds."""
+        bound = self.number * reference if self.relative else self.number
+        return bound - value if self.at_least else value - bound
+
+
+def parse_constraint(text: str) -> Constraint:
+    """Read `zero_shot/scenes/accuracy >= 0.99 * fp32`.
+
+    Raises:
+        SpecError: the form is another.
+    """
+    match = _CONSTRAINT.fullmatch(text)
+    if match is None:
+        raise SpecError(f"--constraint '{text}': the form is 'KEY >= NUMBER', 'KEY <= NUMBER' or '... NUMBER * fp32'")
+    key, operator, number, relative = match.groups()
+    return Constraint(" ".join(text.split()), key, operator == ">=", float(number), relative is not None)
+
+
+def make_objective(key: str, problem: Problem) -> Objective:
+    """An objective with the direction that its metric declares.
+
+    Raises:
+        SpecError: no task of the suite reports it, or it has no better direction.
+    """
+    if key not in OWN and not problem.known(key):
+        raise SpecError(
+            f"--objective {key}: no task of this suite reports it; the form is task/dataset/metric, or one of "
+            + ", ".join(OWN)
+        )
+    better = OWN[key] if key in OWN else problem.better(key)
+    if better == "neither":
+        raise SpecError(f"--objective {key}: neither direction is better; use it in a --constraint")
+    return Objective(key, "maximize" if better == "higher" else "minimize")
+
+
+@dataclass(frozen=True)
+class Goals:
+    """Objectives and constraints of a study, and what their values are relative to.
+
+    Attributes:
+        reference: metrics of full precision.
+        reliability_keys: task -> its headline metrics that have a relative change.
+        left_out: headline metric -> why it has none.
+    """
+
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    reference: Metrics
+    better: Callable[[str], Better]
+    reliability_keys: Mapping[str, tuple[str, ...]]
+    left_out: Mapping[str, str]
+
+    def complete(self, metrics: Metrics) -> dict[str, float]:
+        """The metrics with `reliability`.
+
+        Raises:
+            UndefinedMetric: a headline metric that full precision has is undefined here.
+        """
+        value = reliability(metrics, self.reference, self.better, self.reliability_keys)
+        return {**metrics, RELIABILITY: value}
+
+    def values(self, metrics: Metrics) -> list[float]:
+        """The objectives' values, from completed metrics.
+
+        Raises:
+            UndefinedMetric: one of them is undefined here.
+        """
+        return [_defined(metrics, objective.key) for objective in self.objectives]
+
+    def violations(self, metrics: Metrics) -> dict[str, float]:
+        """Constraint text -> by how much it is missed (zero or less: it holds)."""
+        return {
+            c.text: c.violation(
+                _defined(metrics, c.key), self.reference.get(c.key, float("nan")) if c.relative else 0.0
+            )
+            for c in self.constraints
+        }
+
+
+def make_goals(problem: Problem, objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> Goals:
+    """Evaluate full precision, the reference, and check every key against what it reports.
+
+    Raises:
+        UnknownNameError: an objective or constraint that full precision does not report.
+        SpecError: no headline metric has a relative change.
+    """
+    from benchmark.spec import FP32
+
+    reference = dict(problem.evaluate(FP32))
+    keys, left_out = reliability_keys(reference, problem.headline, problem.better)
+    if not keys and any(o.key == RELIABILITY for o in objectives):
+        reasons = "; ".join(f"{key}: {why}" for key, why in left_out.items()) or "the suite has no headline metric"
+        raise SpecError(f"--objective {RELIABILITY}: it has no value on this suite ({reasons})")
+    reference[RELIABILITY] = 0.0
+    for key in (*(o.key for o in objectives), *(c.key for c in constraints)):
+        if key not in reference:
+            raise UnknownNameError("metric (of an objective or constraint)", key, reference)
+    return Goals(tuple(objectives), tuple(constraints), reference, problem.better, keys, left_out)
+
+
+def reliability(
+    metrics: Metrics, reference: Metrics, better: Callable[[str], Better], keys: Mapping[str, Sequence[str]]
+) -> float:
+    r"""How much more (positive) or less reliable than full precision a quantized model is, over all tasks.
+
+    .. math:: R(q) = \frac{1}{T} \sum_{t=1}^{T} \frac{1}{|K_t|} \sum_{k \in K_t} \sigma_k \frac{q_k - f_k}{|f_k|}
+
+    over the T tasks of the suite; `K_t` are the headline metrics of task t (one in the demo), `q` the quantized and
+    `f` the full-precision value, :math:`\sigma = +1` where higher is better and -1 where lower is. 0 for full
+    precision, 0.01 where the tasks improve by 1 % on average. Unbounded below: an ECE that doubles counts -1.
+
+    A headline metric that full precision does not have (UndefinedMetric) or whose full-precision value is zero has no
+    relative change: it is left out for the whole study, which says so at its start (`reliability_keys`).
+
+    Args:
+        keys: task -> headline metrics, from `reliability_keys`.
+
+    Raises:
+        UndefinedMetric: a metric of `keys` is undefined under this quantization. The trial fails with that reason: a
+            mean over fewer tasks would not be comparable.
+    """
+    tasks = []
+    for task_keys in keys.values():
+        changes = []
+        for key in task_keys:
+            direction = better(key)
+            if direction == "neither":
+                raise SpecError(f"headline metric {key} has no better direction")
+            changes.append(signed_relative_change(reference[key], _defined(metrics, key), direction))
+        tasks.append(float(np.mean(changes)))
+    return float(np.mean(tasks))
+
+
+def reliability_keys(
+    reference: Metrics, headline: Iterable[str], better: Callable[[str], Better]
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Task -> headline metrics with a relative change, and for the others the reason why they have none."""
+    keys: dict[str, tuple[str, ...]] = {}
+    left_out: dict[str, str] = {}
+    for key in headline:
+        if key not in reference:
+            left_out[key] = "full precision does not have it"
+        elif reference[key] == 0:
+            left_out[key] = "it is zero in full precision, so there is no relative change"
+        elif better(key) == "neither":
+            left_out[key] = "neither direction is better"
+        else:
+            task = key.split("/")[0]
+            keys[task] = (*keys.get(task, ()), key)
+    return keys, left_out
+
+
+def effective_bits(packed_bits: int, replaced: int, total: int) -> float:
+    r"""Measured bits per weight over both towers' Linear and Conv2d weights, scales and zero points included.
+
+    .. math:: b = \frac{B + 32\,(W - W_q)}{W}
+
+    `B` packed bits of the replaced layers, `W_q` weights replaced, `W` all weights: what a scope leaves out counts 32
+    bits, so quantizations of one tower and of both are comparable. 32 for full precision.
+    """
+    if not 0 <= replaced <= total or total == 0:
+        raise UndefinedMetric(f"effective_bits: {replaced} of {total} weights replaced")
+    return (packed_bits + 32 * (total - replaced)) / total
+
+
+def _defined(metrics: Metrics, key: str) -> float:
+    if key not in metrics:
+        raise UndefinedMetric(f"{key} is undefined under this quantization")
+    return metrics[key]

@@ -1,0 +1,58 @@
+"""Optuna's samplers by name, made anew for each trial from the study's seed and the trial's number.
+
+So a trial depends on the seed and the finished trials before it only: a study that was stopped and resumed samples
+what an uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from optuna import samplers
+from optuna.exceptions import ExperimentalWarning
+
+from benchmark.errors import UnknownNameError
+
+GRID = "grid"
+_POPULATION = 20
+_RANDOM_START = 10
+
+Make = Callable[[int, int], samplers.BaseSampler]
+_SAMPLERS: dict[str, Make] = {
+    "tpe": lambda _, trial: samplers.TPESampler(seed=trial, n_startup_trials=_RANDOM_START),
+    "nsga2": lambda _, trial: samplers.NSGAIISampler(seed=trial, population_size=_POPULATION),
+    "nsga3": lambda _, trial: samplers.NSGAIIISampler(seed=trial, population_size=_POPULATION),
+    "gp": lambda _, trial: samplers.GPSampler(
+        seed=trial, deterministic_objective=True, n_startup_trials=_RANDOM_START, warn_independent_sampling=False
+    ),
+    "qmc": lambda study, trial: samplers.QMCSampler(
+        seed=study,
+        scramble=True,
+        independent_sampler=samplers.RandomSampler(seed=trial),
+        warn_independent_sampling=False,
+    ),
+    "random": lambda _, trial: samplers.RandomSampler(seed=trial),
+}
+NAMES = (*_SAMPLERS, GRID)
+
+
+def check_sampler(name: str) -> None:
+    """Refuse a name that is not in `NAMES`."""
+    if name not in NAMES:
+        raise UnknownNameError("sampler", name, NAMES)
+
+
+def make_sampler(name: str, seed: int, number: int) -> samplers.BaseSampler:
+    """The sampler of one trial.
+
+    Args:
+        name: one of `NAMES`; `grid` is an enumeration, what it cannot answer is drawn at random.
+        seed: of the study. number: of the trial.
+    """
+    check_sampler(name)
+    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return _SAMPLERS.get(name, _SAMPLERS["random"])(seed, own)

@@ -1,0 +1,249 @@
+"""The space of quantizations: a tree of choices built from what the quantizers declare and accept.
+
+A choice is only offered where some quantization below it passes the check, so no sampled point is invalid and none
+costs a trial. A choice with one value left is taken, not offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+from benchmark.errors import ReliquantError, SpecError, UnknownNameError
+from benchmark.quantization import Quantizer, quantizers
+from benchmark.scalars import Scalar
+from benchmark.spec import QuantSpec, Tower, digest
+
+Params = Mapping[str, Scalar]
+Choose = Callable[["Dimension"], Scalar]
+_COMPLETIONS = 2000
+"""Completions that are tried before a prefix counts as invalid, where the plainest completion is."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What may be chosen from; each method takes of it what it declares and accepts.
+
+    Attributes:
+        methods: quantizers by name. scopes: towers.
+        blocks: for each tower the names of its repeated blocks; given, every block in scope gets its own bits.
+    """
+
+    methods: tuple[str, ...]
+    scopes: tuple[str, ...] = ("vision", "text", "vision+text")
+    weight_bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+    weight_granularity: tuple[str, ...] = ("tensor", "channel", "group")
+    group_size: tuple[int, ...] = (32, 64, 128)
+    symmetric: tuple[bool, ...] = (True, False)
+    activations: tuple[str, ...] = ("none", "token", "tensor")
+    activation_bits: tuple[int, ...] = (4, 5, 6, 7, 8)
+    blocks: Mapping[Tower, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One choice.
+
+    Attributes:
+        name: of the choice (`weight_bits`, `option percentile`, `bits visual.transformer.resblocks.0`).
+        values: that lead to a valid quantization. declared: all that there are.
+    """
+
+    name: str
+    values: tuple[Scalar, ...]
+    declared: tuple[Scalar, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Optuna's parameter name: values that are cut down are another parameter (a distribution is fixed)."""
+        if self.values == self.declared:
+            return self.name
+        return f"{self.name} of {'|'.join(map(str, self.values))}"
+
+
+def check_method(spec: QuantSpec) -> None:
+    """A quantization passes where its method takes it."""
+    quantizers.get(spec.method).check(spec)
+
+
+class Space:
+    """The tree of choices.
+
+    Raises:
+        UnknownNameError: a method or scope that nobody knows. SpecError: no point is valid; the first reason is told.
+    """
+
+    def __init__(self, choices: Choices, check: Callable[[QuantSpec], None] = check_method) -> None:
+        for scope in choices.scopes:
+            if scope not in Choices(()).scopes:
+                raise UnknownNameError("scope", scope, Choices(()).scopes)
+        self._methods = {name: quantizers.get(name) for name in choices.methods}
+        self.choices, self._check = choices, check
+        self._known: dict[tuple[tuple[str, Scalar], ...], bool] = {}
+        self._reason = "no method is given"
+        first = self.next({})
+        if first is None or not first.values:
+            raise SpecError(f"the search space has no valid point: {self._reason}")
+
+    def next(self, params: Params) -> Dimension | None:
+        """The first choice that is not made yet, with the values that lead somewhere; None when all are made."""
+        for dimension in self._dimensions(params):
+            if dimension.name not in params:
+                values = tuple(v for v in dimension.values if self._leads_somewhere({**params, dimension.name: v}))
+                return Dimension(dimension.name, values, dimension.values)
+        return None
+
+    def sample(self, choose: Choose) -> QuantSpec:
+        """Walk down the tree; `choose` is asked wherever there are two values or more."""
+        params: dict[str, Scalar] = {}
+        while (dimension := self.next(params)) is not None:
+            params[dimension.name] = dimension.values[0] if len(dimension.values) == 1 else choose(dimension)
+        return self.spec(params)
+
+    def accepts(self, spec: QuantSpec) -> bool:
+        """Whether a quantization, in this space or beside it, can be done."""
+        try:
+            self._check(spec)
+        except ReliquantError:
+            return False
+        return True
+
+    def points(self) -> Iterator[QuantSpec]:
+        """Every point, the first choice varying slowest."""
+        yield from (self.spec(params) for params in self._leaves({}))
+
+    def size(self, at_most: int) -> int:
+        """Number of points, counted up to `at_most + 1`."""
+        count = 0
+        for _ in self._leaves({}):
+            count += 1
+            if count > at_most:
+                break
+        return count
+
+    def labelled(self, spec: QuantSpec) -> dict[str, Scalar] | None:
+        """Optuna's parameters of a quantization; None where it is not a point of this space."""
+        labels: dict[str, Scalar] = {}
+        params: dict[str, Scalar] = {}
+        while (dimension := self.next(params)) is not None:
+            value = _read(spec, dimension.name, self._methods)
+            if value is None or value not in dimension.values:
+                return None
+            params[dimension.name] = value
+            if len(dimension.values) > 1:
+                labels[dimension.label] = value
+        return labels if self.spec(params) == spec else None
+
+    def spec(self, params: Params) -> QuantSpec:
+        """The quantization of a complete set of choices.
+
+        Raises:
+            ValueError: pydantic's, for fields that do not go together.
+        """
+        fields: dict[str, Any] = {}
+        for name, value in params.items():
+            if name == "activations":
+                fields |= {"activation_granularity": value} if value != "none" else {}
+            elif name.startswith("option "):
+                key = name.removeprefix("option ")
+                if value != _default(self._methods[str(params["method"])], key):
+                    fields.setdefault("options", {})[key] = value
+            elif name.startswith("bits "):
+                if value != params["weight_bits"]:
+                    pattern = f"{name.removeprefix('bits ')}.*"
+                    fields["overrides"] = (*fields.get("overrides", ()), {"pattern": pattern, "bits": value})
+            else:
+                fields[name] = value
+        return QuantSpec.model_validate(fields)
+
+    def digest(self) -> str:
+        """Content hash of the choices and the methods' versions: a study is bound to it."""
+        versions = {name: method.version for name, method in self._methods.items()}
+        return digest([asdict(self.choices), versions])
+
+    def _leaves(self, params: dict[str, Scalar]) -> Iterator[dict[str, Scalar]]:
+        dimension = self.next(params)
+        if dimension is None:
+            yield params
+            return
+        for value in dimension.values:
+            yield from self._leaves({**params, dimension.name: value})
+
+    def _dimensions(self, params: Params) -> Iterator[Dimension]:
+        """The choices in order; it is asked for the next one only when those before are made."""
+        given = self.choices
+        yield Dimension("method", given.methods)
+        method = self._methods[str(params["method"])]
+        if "scope" in method.fields:
+            yield Dimension("scope", given.scopes)
+        if "weight_bits" in method.fields:
+            yield Dimension("weight_bits", given.weight_bits)
+            yield Dimension("weight_granularity", given.weight_granularity)
+            if params["weight_granularity"] == "group":
+                yield Dimension("group_size", given.group_size)
+            if "symmetric" in method.fields:
+                yield Dimension("symmetric", given.symmetric)
+        if "activation_bits" in method.fields:
+            yield Dimension("activations", given.activations)
+            if params["activations"] != "none":
+                yield Dimension("activation_bits", given.activation_bits)
+                if "activation_symmetric" in method.fields:
+                    yield Dimension("activation_symmetric", given.symmetric)
+        yield from _options(method)
+        if "overrides" in method.fields:
+            for tower, names in given.blocks.items():
+                if tower in str(params.get("scope", "vision")).split("+"):
+                    yield from (Dimension(f"bits {name}", given.weight_bits) for name in names)
+
+    def _leads_somewhere(self, params: dict[str, Scalar]) -> bool:
+        """Whether some quantization with these choices passes the check."""
+        key = tuple(params.items())
+        if key not in self._known:
+            self._known[key] = any(map(self._valid, islice(self._completions(params), _COMPLETIONS)))
+        return self._known[key]
+
+    def _completions(self, params: dict[str, Scalar]) -> Iterator[dict[str, Scalar]]:
+        """Completions, the plainest first; the bits of blocks do not decide and stay at the common ones."""
+        dimension = next((d for d in self._dimensions(params) if d.name not in params), None)
+        if dimension is None or dimension.name.startswith("bits "):
+            yield params
+            return
+        for value in dimension.values:
+            yield from self._completions({**params, dimension.name: value})
+
+    def _valid(self, params: dict[str, Scalar]) -> bool:
+        try:
+            self._check(self.spec(params))
+        except (ReliquantError, ValueError) as error:
+            self._reason = str(error)
+            return False
+        return True
+
+
+def _options(method: Quantizer) -> Iterator[Dimension]:
+    """A method's own options: switches, and those whose declaration names values to search (`search`)."""
+    for key, info in method.options.model_fields.items():
+        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        values = extra.get("search", [False, True] if info.annotation is bool else None)
+        if isinstance(values, list):
+            yield Dimension(f"option {key}", tuple(v for v in values if isinstance(v, Scalar)))
+
+
+def _default(method: Quantizer, key: str) -> Any:
+    return method.options.model_fields[key].default
+
+
+def _read(spec: QuantSpec, name: str, methods: Mapping[str, Quantizer]) -> Scalar | None:
+    """The value that a quantization has for a choice."""
+    if name == "activations":
+        return spec.activation_granularity or "none"
+    if name.startswith("option "):
+        key = name.removeprefix("option ")
+        return spec.option(key, _default(methods[spec.method], key))
+    if name.startswith("bits "):
+        pattern = f"{name.removeprefix('bits ')}.*"
+        return next((item.bits for item in spec.overrides if item.pattern == pattern), spec.weight_bits)
+    value: Scalar | None = getattr(spec, name)
+    return value
