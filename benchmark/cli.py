@@ -40,6 +40,13 @@ class Listing(StrEnum):
     suites = "suites"
 
 
+class Form(StrEnum):
+    """How `reliquant spectrum` prints."""
+
+    table = "table"
+    json = "json"
+
+
 @app.command()
 def run(
     suite: Suite = "demo",
@@ -101,6 +108,43 @@ def list_(what: Listing, include: Include = None, json: Json = False) -> None:
     from benchmark.listing import print_listing
 
     print_listing(what.value, include or [], json)
+
+
+@app.command()
+def spectrum(
+    suite: Suite = "demo",
+    data: Annotated[str, typer.Option("--data", help="NAME of the suite's data, or NAME=PATH.")] = "scenes",
+    model: Annotated[Many, typer.Option("--model", help="Model instead of the suite's; repeatable.")] = None,
+    quant: Annotated[Many, typer.Option("--quant", help="Short name instead of the suite's; repeatable.")] = None,
+    corruption: Annotated[Many, typer.Option("--corruption", help="TYPE/SEVERITY or none; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="At most N images.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a forward pass.")] = 64,
+    home: Home = HOME,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for figures and numbers.")] = None,
+    format_: Annotated[Form, typer.Option("--format", help="What to print.")] = Form.table,
+    include: Include = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Show into which directions of the features quantization noise falls, layer by layer; corruptions beside it."""
+    from benchmark.spectrum import SpectrumRequest, run_spectrum
+
+    request = SpectrumRequest(
+        suite=suite,
+        data=data,
+        models=model or [],
+        quantizations=quant or [],
+        corruptions=corruption or ["defocus_blur/3"],
+        limit=limit,
+        device=device,
+        batch_size=batch_size,
+        home=home,
+        output=output,
+        json=format_ is Form.json,
+        include=include or [],
+        quiet=quiet,
+    )
+    raise typer.Exit(run_spectrum(request))
 
 
 @app.command()

@@ -105,7 +105,7 @@ def _plan(request: RunRequest) -> Plan:
         tasks=request.tasks,
         limit=request.limit,
     )
-    _check_device(request.device)
+    check_device(request.device)
     return make_plan(suite, Settings(request.device, request.batch_size, exact_float=request.exact_float))
 
 
@@ -134,7 +134,12 @@ def parse_size(text: str, option: str) -> int:
     return int(float(match[1]) * 1000 ** powers[(match[2] or "B").upper()])
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Refuse a device that is misspelt or not there.
+
+    Raises:
+        InputError: says what there is.
+    """
     import torch
 
     try:

@@ -1,0 +1,161 @@
+"""What `reliquant spectrum` does: plan, measure, write figures and numbers, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.analysis.spectrum import CLEAN, LayerSpectrum, Study, study_json
+from benchmark.analysis.spectrum_figures import draw, final_layers
+from benchmark.commands import PARTIAL, check_device
+from benchmark.engine.plan import Settings
+from benchmark.engine.run import PIXEL_BUDGET
+from benchmark.engine.spectra import measure_spectra, plan_spectrum
+from benchmark.errors import StorageError
+from benchmark.include import include_files
+from benchmark.printing import fold
+from benchmark.progress import open_progress
+from benchmark.spec import FP32
+from benchmark.suite import load_suite, narrow
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BANDS = ("0-8", "8-64", "64+")
+NO_CORRUPTION = "none"
+
+
+@dataclass(frozen=True)
+class SpectrumRequest:
+    """The command line of `reliquant spectrum`."""
+
+    suite: str = "demo"
+    data: str = "scenes"
+    models: Sequence[str] = ()
+    quantizations: Sequence[str] = ()
+    corruptions: Sequence[str] = ("defocus_blur/3",)
+    limit: int | None = None
+    device: str = "cpu"
+    batch_size: int = 64
+    home: Path = Path("mlruns")
+    output: Path | None = None
+    json: bool = False
+    include: Sequence[Path] = ()
+    quiet: bool = False
+
+
+def run_spectrum(request: SpectrumRequest) -> int:
+    """Measure, write and print; returns the exit status (0, or 3 when some quantizations failed)."""
+    include_files(request.include)
+    check_device(request.device)
+    name, pointed, _ = request.data.partition("=")
+    suite = narrow(
+        load_suite(request.suite, [request.data] if pointed else []),
+        models=request.models,
+        quantizations=request.quantizations,
+        limit=request.limit,
+    )
+    corruptions = [c for c in dict.fromkeys(request.corruptions) if c != NO_CORRUPTION]
+    asked = plan_spectrum(suite, name, corruptions, Settings(request.device, request.batch_size))
+    with open_progress(request.quiet) as progress:
+        studies = measure_spectra(asked, request.home, progress, PIXEL_BUDGET)
+    base = request.output or request.home / "spectrum"
+    for study in studies:
+        folder = base if request.output and len(studies) == 1 else base / f"{study.model}.{study.data}"
+        write(study, folder)
+        print_study(study, folder, request.json)
+    return PARTIAL if any(study.failed for study in studies) else 0
+
+
+def write(study: Study, folder: Path) -> None:
+    """`spectrum.json` and one PNG for each figure.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "spectrum.json").write_text(json.dumps(study_json(study), allow_nan=False) + "\n", encoding="utf-8")
+        for name, figure in draw(study).items():
+            figure.savefig(folder / f"{name}.png", dpi=130)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written ({error.strerror}); choose another with -o DIR") from error
+
+
+def print_study(study: Study, folder: Path, as_json: bool) -> None:
+    """The tables on stdout, or the JSON there on one line; notes and failures on stderr."""
+    if as_json:
+        print(json.dumps(study_json(study), allow_nan=False))
+    else:
+        from rich.console import Console
+
+        console = Console()
+        for layer in final_layers(study):
+            console.print(layer_table(study, layer))
+        if study.corruptions:
+            console.print(correlation_table(study))
+    for note in study.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for quantization, reason in study.failed.items():
+        print(f"failed: {quantization}: {reason}", file=sys.stderr)
+    print(f"figures and numbers: {folder}", file=sys.stderr if as_json else sys.stdout)
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("quantization", "images") else "right", overflow="fold")
+    return table
+
+
+def layer_table(study: Study, layer: str) -> Table:
+    """One row for each model and version of the images."""
+    spectrum = study.entries[0].layers[layer]
+    title = f"{study.model}, {study.data}, layer '{layer}' ({len(spectrum.energy)} dimensions, {study.count} images)"
+    columns = ["quantization", "images", *(f"SQNR\n{b}" for b in BANDS), "eff.\nrank", "angle\ntop 8"]
+    columns += [f"acc.\n{band}" for band in spectrum.accuracy]
+    table = _table(title, columns)
+    for entry in study.entries:
+        found = entry.layers[layer]
+        bands = found.band_sqnr_db()
+        table.add_row(
+            fold(entry.quantization, 20),
+            entry.images.replace("/", "\n"),
+            *(f"{bands[b]:.1f}" if b in bands else "-" for b in BANDS),
+            f"{found.effective_rank:.1f}",
+            _angle(found, entry.quantization == FP32.name and entry.images == CLEAN),
+            *(f"{value:.3f}" for value in found.accuracy.values()),
+        )
+    return table
+
+
+def _angle(found: LayerSpectrum, itself: bool) -> str:
+    return "-" if itself or 8 not in found.angles else f"{found.angles[8][-1]:.1f}°"
+
+
+def correlation_table(study: Study) -> Table:
+    """Does quantization noise fall where a corruption's effect falls: at the last layers, and over the blocks."""
+    title = "rank correlation over directions of quantization noise with the corruption's effect (partial)"
+    layers = final_layers(study)
+    blocks = [name for name in study.layers if name not in layers]
+    table = _table(title, ["quantization", "images", *layers, *(["blocks:\nmedian partial"] if blocks else [])])
+    for name in study.quantizations:
+        for corruption in study.corruptions:
+            found = study.correlations(name, corruption)
+            inner = sorted(found[b]["partial"] for b in blocks if "partial" in found[b])
+            cells = [_pair(found[layer]) for layer in layers]
+            middle = [f"{inner[len(inner) // 2]:.2f}" if inner else "-"] if blocks else []
+            table.add_row(fold(name, 24), corruption, *cells, *middle)
+    return table
+
+
+def _pair(rhos: dict[str, float]) -> str:
+    if "noise" not in rhos:
+        return "-"
+    return f"{rhos['noise']:.2f} ({rhos['partial']:.2f})" if "partial" in rhos else f"{rhos['noise']:.2f}"
