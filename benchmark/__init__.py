@@ -13,7 +13,7 @@ from benchmark._siblings import check_siblings
 if TYPE_CHECKING:
     from benchmark.bank import FeatureBank
     from benchmark.errors import ReliquantError, UndefinedMetric
-    from benchmark.plugins import Banks, Metric, Outcome, Task, task
+    from benchmark.plugins import Banks, Metric, Outcome, Task, TextList, task
     from benchmark.spec import DataSpec, ModelSpec, QuantSpec, SuiteSpec
 
 check_siblings()
@@ -29,6 +29,7 @@ __all__ = [
     "ReliquantError",
     "SuiteSpec",
     "Task",
+    "TextList",
     "UndefinedMetric",
     "task",
 ]
@@ -36,7 +37,7 @@ __all__ = [
 _HOMES = {
     "benchmark.bank": ("FeatureBank",),
     "benchmark.errors": ("ReliquantError", "UndefinedMetric"),
-    "benchmark.plugins": ("Banks", "Metric", "Outcome", "Task", "task"),
+    "benchmark.plugins": ("Banks", "Metric", "Outcome", "Task", "TextList", "task"),
     "benchmark.spec": ("DataSpec", "ModelSpec", "QuantSpec", "SuiteSpec"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

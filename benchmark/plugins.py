@@ -55,11 +55,27 @@ class NoOptions(Frozen):
 
 
 @dataclass(frozen=True)
+class TextList:
+    """Texts besides the class names whose features a task wants: its options' property `texts` names them.
+
+    `labels`: a list, a built-in (`imagenet`, `vocabulary`), or a text file with one label a line; `template` has one
+    `{}` for the label.
+    """
+
+    labels: str | tuple[str, ...]
+    template: str = "a photo of a {}."
+
+
+@dataclass(frozen=True)
 class Banks:
-    """The feature banks of one evaluation, by role. A role may hold one bank or several."""
+    """The feature banks of one evaluation, by role. A role may hold one bank or several.
+
+    `texts`: features (K, D) float32, L2-normalised, of each `TextList` that the options ask for.
+    """
 
     by_role: Mapping[str, Sequence[FeatureBank]]
     options: Any = field(default_factory=NoOptions)
+    texts: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
 
     def __getitem__(self, role: str) -> FeatureBank:
         """The single bank of a role.
@@ -169,10 +185,16 @@ class Task:
         return self._checked(self.evaluate(banks))
 
     def run_comparison(self, quantized: Outcome, reference: Outcome) -> Outcome:
-        """Metrics against full precision, checked likewise; empty for a task without a comparison."""
+        """Metrics against full precision, checked likewise; empty for a task without a comparison.
+
+        Raises:
+            DataError: the two were not evaluated on the same samples.
+        """
+        from benchmark.pairing import paired
+
         if self.comparison is None:
             return Outcome({})
-        return self._checked(self.comparison(quantized, reference))
+        return self._checked(self.comparison(*paired(quantized, reference)))
 
     def _checked(self, outcome: Outcome) -> Outcome:
         if not isinstance(outcome, Outcome):

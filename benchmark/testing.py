@@ -5,6 +5,7 @@ Subclass `TaskContract`, set `task` and `banks`, and pytest collects the checks.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -86,7 +87,8 @@ class TaskContract:
         outcome = self.task.run(self.banks)
         compared: Outcome = self.task.run_comparison(outcome, outcome)
         for key, value in compared.metrics.items():
-            neutral = 1.0 if self.task.metric(key).unit == "ratio" else 0.0
+            metric = self.task.metric(key)
+            neutral = metric.neutral if metric.neutral is not None else 1.0 if metric.unit == "ratio" else 0.0
             assert np.isclose(value, neutral, atol=1e-12), key
 
     def test_has_a_docstring(self) -> None:
@@ -100,4 +102,4 @@ def shuffle(banks: Banks, seed: int) -> Banks:
     def shuffled(bank: FeatureBank) -> FeatureBank:
         return bank.take(np.random.default_rng(seed + len(bank)).permutation(len(bank)))
 
-    return Banks({role: [shuffled(b) for b in banks.all(role)] for role in banks}, banks.options)
+    return replace(banks, by_role={role: [shuffled(b) for b in banks.all(role)] for role in banks})

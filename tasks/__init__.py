@@ -1,1 +1,1 @@
-"""The six reliability tasks, one a file."""
+"""The six reliability tasks and selective prediction, one a file."""

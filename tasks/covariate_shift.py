@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,21 @@ from benchmark import Banks, FeatureBank, Metric, Outcome, UndefinedMetric, task
 from benchmark.errors import DataError
 from benchmark.metrics.classification import correct
 from benchmark.metrics.robustness import relative_change
+from benchmark.metrics.significance import (
+    Comparison,
+    accuracy_difference_interval,
+    attempt,
+    difference,
+    draws_for,
+    group_draws,
+    sum_draws,
+)
 from tasks.figures import shift_bars
 
 
 @task(
     "covariate_shift",
-    version=1,
+    version=2,
     needs=("source", "shifted"),
     metrics=[
         Metric("accuracy", "higher", headline=True),
@@ -86,6 +95,63 @@ def _source_on(source: FeatureBank, shifted: FeatureBank) -> FeatureBank:
         logit_scale=source.logit_scale,
         logit_bias=source.logit_bias,
     )
+
+
+@covariate_shift.significance
+def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
+    """One accuracy: the outcome cells with McNemar's test. Gaps and means over data sets: bootstrap.
+
+    The shifted data sets are independent of each other and of the source, each is resampled on its own; the source's
+    images are resampled together, because the shifted data sets share them.
+    """
+    q, f = quantized.samples, reference.samples
+    names = [name.removeprefix("correct:") for name in f if name.startswith("correct:") and ".sample_id" not in name]
+    n = len(f["sample_id"])
+    draws = draws_for(n + sum(len(f[f"correct:{name}"]) for name in names))
+    source = [_source_draws(samples, names, draws) for samples in (f, q)]
+    found: dict[str, Comparison | str] = {}
+    parts: list[dict[str, list[NDArray[np.float64]]]] = [{m: [] for m in _MEASURES} for _ in (f, q)]
+    for seed, name in enumerate(names):
+        pair = f[f"correct:{name}"], q[f"correct:{name}"]
+        shifted = group_draws(*pair, np.zeros(len(pair[0]), np.int64), draws=draws, seed=seed + 1)
+        for part, s, accuracy in zip(parts, source, shifted, strict=True):
+            for measure, function in _MEASURES.items():
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    part[measure].append(function(s[name], accuracy[:, 0]))
+        for measure in _MEASURES:
+            before, now = (part[measure][-1] for part in parts)
+            found[f"{name}/{measure}"] = attempt(difference, before, now)
+        found[f"{name}/accuracy"] = accuracy_difference_interval(*pair)
+        sources = f[f"source_correct:{name}"], q[f"source_correct:{name}"]
+        found[f"{name}/source_accuracy"] = accuracy_difference_interval(*sources)
+    for measure in _MEASURES:
+        before, now = (np.mean(part[measure], axis=0) for part in parts)
+        found[measure] = attempt(difference, before, now)
+    return found
+
+
+_MEASURES: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]] = {
+    "accuracy": lambda source, shifted: shifted,
+    "source_accuracy": lambda source, shifted: source,
+    "gap": lambda source, shifted: source - shifted,
+    "relative_gap": lambda source, shifted: (source - shifted) / source,
+}
+"""Measures by (accuracy on the source, accuracy on the shifted data)."""
+
+
+def _source_draws(
+    samples: Mapping[str, NDArray[Any]], names: Sequence[str], draws: int
+) -> dict[str, NDArray[np.float64]]:
+    """(1 + B,) accuracies on the source's images of each shifted data set's classes, on the same resamples."""
+    ids = samples["sample_id"]
+    columns = np.zeros((len(ids), 2 * len(names)))
+    for i, name in enumerate(names):
+        rows = np.searchsorted(ids, samples[f"source_correct:{name}.sample_id"])
+        columns[rows, 2 * i] = samples[f"source_correct:{name}"]
+        columns[rows, 2 * i + 1] = 1.0
+    sums = np.concatenate([columns.sum(axis=0)[None], sum_draws(columns, draws=draws)[0]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {name: sums[:, 2 * i] / sums[:, 2 * i + 1] for i, name in enumerate(names)}
 
 
 covariate_shift.draw(shift_bars)

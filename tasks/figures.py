@@ -143,3 +143,17 @@ def spurious_bars(outcome: Outcome, reference: Outcome | None) -> Mapping[str, A
         if stage is not None
     }
     return {"spurious": grouped_bars(groups, "Accuracy on common and counter backgrounds")}
+
+
+def risk_coverage_curve(outcome: Outcome, reference: Outcome | None) -> Mapping[str, Any]:
+    """Error rate among the most confident answers, over the share of images that are answered."""
+    figure, axes = _axes("Risk and coverage", "coverage (share answered)", "error rate among the answered")
+    for stage, colour, label in ((reference, GREY, "full precision"), (outcome, ORANGE, "this")):
+        if stage is not None:
+            text = f"{label} (AURC {stage.metrics['aurc']:.3f})"
+            coverage, risk = (stage.tables[f"risk_coverage.{name}"] for name in ("coverage", "risk"))
+            axes.plot(coverage, risk, color=colour, label=text)
+    axes.axvline(0.9, color="black", linewidth=0.8, linestyle=":")
+    axes.set(xlim=(0, 1), ylim=(0, None))
+    axes.legend(fontsize=8)
+    return {"risk_coverage": figure}

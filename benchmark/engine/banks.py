@@ -94,6 +94,10 @@ class BankMaker:
         if not missing:
             return
         model = self.quantized[0]
+        has = ("image", *model.taps)
+        missing = {name: kept for name, arrays in missing.items() if (kept := [a for a in arrays if a in has])}
+        if not missing:
+            return
         opened = {name: self.pixels_of(self.plan.data[name]) for name in missing}
         total = sum(len(pixels) for pixels in opened.values())
         with self.progress.phase(f"embed {self.configuration.quant.name}", total) as advance:
@@ -109,13 +113,22 @@ class BankMaker:
     def _missing(self, name: str, taps: Sequence[str]) -> list[str]:
         return [array for array in ("image", *taps) if self._image_key(name, array) not in self.store]
 
+    def texts(self, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, NDArray[np.float32]]:
+        """Features (K, D) of further texts that a task's options ask for, by name."""
+        return {name: self._stored_text(self._prompt_key(prompts), prompts, None) for name, prompts in wanted.items()}
+
     def _stored(self, name: str, array: str) -> dict[str, NDArray[Any]]:
-        """One array of a data set, with `logit` and `rows`; recomputed when the cache's copy is missing or damaged."""
+        """One array of a data set, with `logit` and `rows`; recomputed when the cache's copy is missing or damaged.
+
+        A tap that the model does not have gives no array at all.
+        """
         key = self._image_key(name, array)
         stored = self.store.get(key)
         if stored is None:
             self.prepare({name: () if array == "image" else (array,)})
             stored = self.store.get(key)
+        if stored is None and array != "image" and array not in self.quantized[0].taps:
+            return {}
         if stored is None:
             raise StorageError(f"the cache {self.store.folder} does not keep what is written to it")
         return stored
@@ -139,7 +152,7 @@ class BankMaker:
             corruption=data.spec.corruption,
             severity=data.spec.severity,
             digest=digest([self._image_key(name, "image"), self._text_key(data)]),
-            taps={tap: self._stored(name, tap)[tap] for tap in taps},
+            taps={tap: found[tap] for tap in taps if (found := self._stored(name, tap))},
         )
 
     def _image_key(self, name: str, array: str) -> str:
@@ -151,19 +164,23 @@ class BankMaker:
         tower = self.plan.tower_key(self.configuration.model, self.configuration.quant, "text")
         return digest(["text", tower, data.text_digest])
 
+    def _prompt_key(self, prompts: tuple[str, ...]) -> str:
+        tower = self.plan.tower_key(self.configuration.model, self.configuration.quant, "text")
+        return digest(["text", tower, list(prompts)])
+
     def classes(self, data: Data, dimension: int) -> tuple[NDArray[np.float32], tuple[str, ...], NDArray[np.int64]]:
         """Class weights, class names and labels; with `text: captions` each distinct caption is a class."""
         if data.spec.text == "captions":
             captions = tuple(data.captions or ())
             names, inverse = np.unique(np.array(captions), return_inverse=True)
             prompts: tuple[str, ...] = tuple(str(name) for name in names)
-            return self._stored_text(data, prompts, None), prompts, inverse.astype(np.int64)
+            return self._stored_text(self._text_key(data), prompts, None), prompts, inverse.astype(np.int64)
         if data.spec.text == "none" or not data.class_names:
             return np.zeros((0, dimension), np.float32), (), data.labels
-        return self._stored_text(data, data.class_names, data.templates), data.class_names, data.labels
+        weights = self._stored_text(self._text_key(data), data.class_names, data.templates)
+        return weights, data.class_names, data.labels
 
-    def _stored_text(self, data: Data, names: tuple[str, ...], templates: Sequence[str] | None) -> Any:
-        key = self._text_key(data)
+    def _stored_text(self, key: str, names: tuple[str, ...], templates: Sequence[str] | None) -> Any:
         stored = self.store.get(key)
         if stored is None:
             model = self.quantized[0]

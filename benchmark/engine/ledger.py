@@ -34,6 +34,7 @@ class Record:
         notes: metric key -> why it is undefined here.
         error: the reason, where `status` is "failed".
         provenance: versions, device, digests, calibration, time.
+        pair: equal for records that differ in their quantization only, so that they can be compared.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Record:
     notes: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    pair: str = ""
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ class _Job:
             quantization=self.configuration.quant.name,
             task=evaluation.task.name,
             dataset=evaluation.label,
+            pair=evaluation.pair,
             **{"provenance": self.provenance, **fields},
         )
 
@@ -215,7 +216,7 @@ def _one(job: _Job, evaluation: Evaluation, reference: Outcome | None) -> Record
         banks = {
             role: [job.maker.bank(name, evaluation.taps) for name in names] for role, names in evaluation.roles.items()
         }
-        outcome = task.run(Banks(banks, evaluation.options))
+        outcome = task.run(Banks(banks, evaluation.options, job.maker.texts(evaluation.texts)))
         compared = task.run_comparison(outcome, reference) if reference else Outcome({})
     except StorageError:
         raise

@@ -30,8 +30,8 @@ def accuracy(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     return float(correct(scores, labels).mean())
 
 
-def topk_accuracy(scores: npt.ArrayLike, labels: npt.ArrayLike, k: int = 5) -> float:
-    """Share of samples whose label is among the k highest scores, in [0, 1].
+def topk_correct(scores: npt.ArrayLike, labels: npt.ArrayLike, k: int = 5) -> Bools:
+    """Whether the label is among the k highest scores, (N,) bool.
 
     The rank of the label is the number of classes with a higher score plus those with the same score and a lower
     index. Raises UndefinedMetric when k >= C: the answer would be 1 for any model.
@@ -44,7 +44,12 @@ def topk_accuracy(scores: npt.ArrayLike, labels: npt.ArrayLike, k: int = 5) -> f
     own = matrix[np.arange(len(matrix)), truth][:, None]
     earlier_tie = (matrix == own) & (np.arange(classes)[None, :] < truth[:, None])
     rank = (matrix > own).sum(axis=1) + earlier_tie.sum(axis=1)
-    return float((rank < k).mean())
+    return np.asarray(rank < k, dtype=np.bool_)
+
+
+def topk_accuracy(scores: npt.ArrayLike, labels: npt.ArrayLike, k: int = 5) -> float:
+    """Share of samples whose label is among the k highest scores, in [0, 1]; see `topk_correct`."""
+    return float(topk_correct(scores, labels, k).mean())
 
 
 def per_class_recall(scores: npt.ArrayLike, labels: npt.ArrayLike) -> dict[int, float]:

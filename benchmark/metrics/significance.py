@@ -8,10 +8,13 @@ that are shown together are then adjusted by `benjamini_hochberg`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ParamSpec
+
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.errors import InputError
+from benchmark.errors import InputError, UndefinedMetric
 from benchmark.metrics.arrays import Floats, require_finite
 from benchmark.metrics.bootstrap import (
     Comparison,
@@ -23,6 +26,7 @@ from benchmark.metrics.bootstrap import (
     summarise_draws,
 )
 from benchmark.metrics.delong import delong, delong_mean
+from benchmark.metrics.detection_draws import detection_differences
 from benchmark.metrics.differences import (
     clustered_difference_interval,
     ece_difference_interval,
@@ -38,12 +42,14 @@ from benchmark.metrics.outcomes import (
     rsg_difference_interval,
     vuln_add_interval,
 )
+from benchmark.metrics.resample import difference, draws_for, group_draws, mean_difference, sum_draws
 
 __all__ = [
     "Comparison",
     "Interval",
     "PairedCells",
     "accuracy_difference_interval",
+    "attempt",
     "benjamini_hochberg",
     "bootstrap",
     "bootstrap_p",
@@ -52,17 +58,38 @@ __all__ = [
     "clustered_difference_interval",
     "delong",
     "delong_mean",
+    "detection_differences",
+    "difference",
+    "draws_for",
     "ece_difference_interval",
     "fpr95_difference_interval",
+    "group_draws",
     "mcnemar_exact",
+    "mean_difference",
     "paired_bootstrap",
     "paired_cells",
     "relative_change_interval",
     "rsg_difference_interval",
     "stars",
+    "sum_draws",
     "summarise_draws",
     "vuln_add_interval",
 ]
+
+
+P = ParamSpec("P")
+
+
+def attempt(function: Callable[P, Comparison], *args: P.args, **kwargs: P.kwargs) -> Comparison | str:
+    """A comparison, or the reason why it has no value on this data: what `@task.significance` returns for a metric.
+
+    >>> attempt(delong, [1.0], [0.0], [1.0], [0.0])
+    'DeLong: needs at least two samples of each kind, got 1 ID and 1 OOD.'
+    """
+    try:
+        return function(*args, **kwargs)
+    except UndefinedMetric as reason:
+        return str(reason)
 
 
 def benjamini_hochberg(p: npt.ArrayLike) -> Floats:

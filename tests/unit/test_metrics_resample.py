@@ -14,6 +14,7 @@ from benchmark.metrics.calibration import ece
 from benchmark.metrics.detection_draws import MEASURES, WeightedScores, detection_differences
 from benchmark.metrics.differences import fpr95_difference_interval
 from benchmark.metrics.resample import difference, draws_for, group_draws, mean_difference, sum_draws
+from benchmark.metrics.selective import accuracy_at_coverage, aurc, excess_aurc, selective_draws
 
 scores = st.lists(st.integers(0, 6), min_size=2, max_size=12).map(lambda values: np.array(values, dtype=np.float64))
 
@@ -88,6 +89,27 @@ def test_mean_difference_matches_theory() -> None:
     assert found.delta == pytest.approx((b - a).mean())
     assert (found.high - found.low) == pytest.approx(2 * 1.96 * error, rel=0.1)
     assert mean_difference(a, a) == mean_difference(b, b)
+
+
+@pytest.mark.parametrize("levels", [3, 10**9], ids=["ties", "no ties"])
+def test_selective_draws_equal_the_metrics_of_the_resample(levels: int) -> None:
+    rng = np.random.default_rng(4)
+    confidence, correct = rng.integers(0, levels, 40) / levels, rng.random(40) < 0.7
+    found = selective_draws(confidence, correct, draws=30, seed=5)
+    again = np.random.default_rng(5)
+    for row in range(31):
+        index = again.integers(40, size=40) if row else np.arange(40)
+        conf, hit = confidence[index], correct[index]
+        assert found["aurc"][row] == pytest.approx(aurc(conf, hit))
+        assert found["excess_aurc"][row] == pytest.approx(excess_aurc(conf, hit), abs=1e-12)
+        assert found["accuracy_at_coverage"][row] == pytest.approx(accuracy_at_coverage(conf, hit))
+
+
+@pytest.mark.parametrize(("right", "excess"), [(True, 0.0), (False, 0.0)])
+def test_selective_draws_when_all_is_right_or_wrong(right: bool, excess: float) -> None:
+    found = selective_draws(np.linspace(0, 1, 10), np.full(10, right), draws=3)
+    assert found["excess_aurc"].tolist() == pytest.approx([excess] * 4)
+    assert found["aurc"].tolist() == pytest.approx([0.0 if right else 1.0] * 4)
 
 
 def test_bad_input() -> None:
