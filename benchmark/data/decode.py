@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from benchmark.errors import DataError
 if TYPE_CHECKING:
     from benchmark.models.base import Preprocess
 
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 """Raise it when a stored pixel can change."""
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -84,7 +85,13 @@ def decode(encoded: bytes) -> Image.Image:
 
 
 def resize(image: Image.Image, preprocess: Preprocess) -> Image.Image:
-    """Resize and crop or pad to `preprocess.size`, the pixels of open_clip's inference transform bit for bit."""
+    """Resize and crop or pad to `preprocess.size`, the pixels of open_clip's inference transform bit for bit.
+
+    With `preprocess.scaled` (ALIGN) the image is resized to that size first and its centre is cropped.
+    """
+    if preprocess.scaled is not None:
+        larger = resize(image, replace(preprocess, size=preprocess.scaled, scaled=None))
+        return _crop_or_pad(larger, preprocess.size, 0)
     height, width = preprocess.size
     method = _FILTERS[preprocess.interpolation]
     if preprocess.resize == "squash":
