@@ -202,7 +202,10 @@ class BindingSpec(Frozen):
 
 
 class SuiteSpec(Frozen):
-    """A benchmark suite: models x quantizations x tasks on named data sets."""
+    """A benchmark suite: models x quantizations x tasks on named data sets.
+
+    `validation` names for a data set the one that a search chooses on in its stead (`search.selection`).
+    """
 
     name: Name
     version: int = Field(ge=1, le=10**9)
@@ -210,6 +213,7 @@ class SuiteSpec(Frozen):
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     quantizations: tuple[str, ...] = Field(min_length=1)
     calibration: Name | None = None
+    validation: dict[Name, Name] = {}
     data: dict[Name, DataSpec]
     tasks: dict[str, Annotated[dict[Name, BindingSpec], Field(min_length=1)]] = Field(min_length=1)
     headline: tuple[str, ...] = ()
@@ -239,6 +243,7 @@ class SuiteSpec(Frozen):
         for task, bindings in self.tasks.items():
             for label, binding in bindings.items():
                 used |= {f"tasks.{task}.{label}.{role}": binding.data(role) for role in binding.roles}
+        used |= {f"validation.{name}": (name, other) for name, other in self.validation.items()}
         for where, names in used.items():
             for name in names:
                 if name not in self.data:

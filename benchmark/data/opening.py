@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmark.data import prompts
 from benchmark.data.corruption_names import COMMON, EXTRA, GENERATOR_VERSION
-from benchmark.data.rows import check_ids, check_labels, take_classes, take_limit
+from benchmark.data.rows import check_ids, check_labels, take_classes, take_half, take_limit
 from benchmark.data.sources.base import LoadedData, Source
 from benchmark.errors import DataError, InputError, UnknownNameError
 from benchmark.registry import Registry
@@ -209,7 +209,8 @@ def _base(spec: DataSpec, source: Source[Any]) -> DataSpec:
 
 
 def _limits_itself(spec: DataSpec, source: Source[Any]) -> bool:
-    return source.limits_itself and source.parse(spec).subset is None
+    options = source.parse(spec)
+    return source.limits_itself and options.subset is None and options.half is None
 
 
 def _load(spec: DataSpec, source: Source[Any]) -> LoadedData:
@@ -240,7 +241,9 @@ def _open(spec: DataSpec, source: Source[Any]) -> Data:
     names, origin = _classes(spec, loaded)
     if names:
         check_labels(labels, ids, names)
-    rows, labels, names = take_classes(source.parse(spec).subset, labels, names)
+    options = source.parse(spec)
+    rows, labels, names = take_classes(options.subset, labels, names)
+    rows, labels = take_half(options.half, rows, labels, ids)
     if spec.limit is not None and not _limits_itself(spec, source):
         rows, labels = take_limit(rows, labels, ids, spec.limit)
     dataset = loaded.dataset if len(rows) == len(ids) else loaded.dataset.select(rows)

@@ -52,6 +52,20 @@ def take_classes(
     return rows, renumber[labels[rows]], kept
 
 
+def take_half(half: str | None, rows: Ints, labels: Ints, ids: NDArray[np.str_]) -> tuple[Ints, Ints]:
+    """Rows and labels of half `a` or `b` (None: all): a hash of the sample id decides, whatever else is in the data.
+
+    So the corrupted versions of an image fall into the same half as the image itself.
+    """
+    if half is None:
+        return rows, labels
+    first = np.array([hashlib.sha256(f"half {ids[row]}".encode()).digest()[0] < 128 for row in rows], dtype=bool)
+    kept = first if half == "a" else ~first
+    if not kept.any():
+        raise DataError(f"has no image in half {half}: {len(rows)} images are too few to split")
+    return rows[kept], labels[kept]
+
+
 def take_limit(rows: Ints, labels: Ints, ids: NDArray[np.str_], limit: int) -> tuple[Ints, Ints]:
     """A subset that depends on ids and labels only: classes in turn, within a class by the hash of the sample id.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from benchmark.data.files import resolve
 from benchmark.errors import DataError, UnknownNameError
@@ -27,9 +27,11 @@ class SourceOptions(Frozen):
     Attributes:
         subset: keep only the images of these classes, by name, and renumber the labels in this order; a list of
             names or a text file with one name a line.
+        half: keep one of two halves, told apart by the sample id alone: what is chosen on one is told on the other.
     """
 
     subset: str | tuple[str, ...] | None = None
+    half: Literal["a", "b"] | None = None
 
 
 @dataclass(frozen=True)
