@@ -1,0 +1,172 @@
+"""Size and speed of a configuration: packed bytes always, times only of kernels that really compute on its codes.
+
+A simulated quantization has no speed of its own: its float arithmetic says nothing about a deployment. It is timed
+through a real kernel of the same scheme where one is installed (`timed` says which), and marked "simulated" elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.models.base import ClipModel
+from benchmark.quantization.apply import quantize, quantizers
+from benchmark.quantization.int8 import INT8_ENGINE, cpu_capability, int8_available
+from benchmark.quantization.report import QuantizationReport
+from benchmark.spec import QuantSpec
+
+_LEAST_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Times of the image tower on one machine.
+
+    Attributes:
+        timed: short name of the configuration whose kernel was timed.
+        engine: what computed it.
+        batch: images a batch for `images_per_second`.
+        latency_ms_p50, latency_ms_p95: of one image alone.
+        runs: timed batches, and timed single images.
+        threads, device, cpu: where.
+    """
+
+    timed: str
+    engine: str
+    batch: int
+    images_per_second: float
+    latency_ms_p50: float
+    latency_ms_p95: float
+    runs: tuple[int, int]
+    threads: int
+    device: str
+    cpu: str
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Size of the quantized towers, and the speed of the image tower where a real kernel exists.
+
+    Attributes:
+        quantization: short name.
+        packed_bytes, float_bytes: parameters of the towers in scope, after and before.
+        kernel: "real", or "simulated" where no real kernel of this scheme can be timed here.
+        speed: None exactly where `kernel` is "simulated".
+    """
+
+    quantization: str
+    packed_bytes: int
+    float_bytes: int
+    kernel: str
+    speed: Speed | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def efficiency(
+    model: ClipModel,
+    spec: QuantSpec,
+    quantized: ClipModel,
+    report: QuantizationReport,
+    batch: int = 32,
+    budget_s: float = 2.0,
+) -> Efficiency:
+    """Size and speed of a quantization.
+
+    Args:
+        model: full precision, from which a real kernel's model is made where `quantized` is a simulation.
+        spec, quantized, report: the quantization, its model and its report.
+        batch: images a batch.
+        budget_s: seconds to spend on each of the two timings, at least 5 runs each.
+    """
+    sizes = [(tower.packed_bytes, tower.float_bytes) for tower in report.towers.values()]
+    if not sizes:
+        whole = 4 * sum(p.numel() for p in model.module.parameters())
+        sizes = [(whole, whole)]
+    packed, full = (sum(column) for column in zip(*sizes, strict=True))
+    timed = _timed(model, spec, quantized, report)
+    if timed is None:
+        return Efficiency(spec.name, packed, full, "simulated", None)
+    return Efficiency(spec.name, packed, full, "real", _speed(*timed, batch, budget_s))
+
+
+def real_kernel(spec: QuantSpec) -> QuantSpec | None:
+    """A configuration with its own kernel that has the same codes as a simulated one, or None.
+
+    torchao's int8 weights (per channel, symmetric), alone or with int8 inputs (per token, symmetric).
+    """
+    if spec.method != "rtn" or spec.weight_bits != 8 or spec.weight_granularity != "channel" or not spec.symmetric:
+        return None
+    if spec.overrides or find_spec("torchao") is None:
+        return None
+    if spec.activation_bits is None:
+        return QuantSpec(method="torchao-int8wo", scope=spec.scope, skip=spec.skip)
+    if spec.activation_bits == 8 and spec.activation_granularity == "token" and spec.activation_symmetric:
+        return QuantSpec(method="torchao-int8da", scope=spec.scope, skip=spec.skip)
+    return None
+
+
+def _timed(
+    model: ClipModel, spec: QuantSpec, quantized: ClipModel, report: QuantizationReport
+) -> tuple[ClipModel, str, str] | None:
+    """The model to time, the name of its configuration, its engine."""
+    if "vision" not in spec.towers:
+        return quantized, "fp32", "float"
+    if report.engine == INT8_ENGINE or report.kernel == "real":
+        return quantized, spec.name, report.engine
+    other = real_kernel(spec)
+    if other is None or (other.method == "torchao-int8da" and not int8_available(model.device)):
+        return None
+    quantizers.get(other.method).check_available(model.device.type)
+    kernel, its_report = quantize(model, other)
+    return kernel, other.name, its_report.engine
+
+
+def _speed(model: ClipModel, name: str, engine: str, batch: int, budget_s: float) -> Speed:
+    height, width = model.preprocess.size
+    noise = np.random.default_rng(0).integers(0, 256, (batch, 3, height, width), dtype=np.uint8)
+    pixels = torch.from_numpy(noise).to(model.device)
+    many, single = _times(model, pixels, budget_s), _times(model, pixels[:1], budget_s)
+    p50, p95 = np.percentile(single, [50, 95]) * 1000
+    device = model.device
+    return Speed(
+        timed=name,
+        engine=engine,
+        batch=batch,
+        images_per_second=batch / float(np.median(many)),
+        latency_ms_p50=float(p50),
+        latency_ms_p95=float(p95),
+        runs=(len(many), len(single)),
+        threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        cpu=cpu_capability(),
+    )
+
+
+def _times(model: ClipModel, pixels: Tensor, budget_s: float) -> Sequence[float]:
+    """Seconds of repeated forward passes after one that warms up."""
+    times: list[float] = []
+    _run(model, pixels)
+    while len(times) < _LEAST_RUNS or sum(times) < budget_s:
+        times.append(_run(model, pixels))
+    return times
+
+
+def _run(model: ClipModel, pixels: Tensor) -> float:
+    cuda = pixels.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(pixels.device)
+    start = time.perf_counter()
+    model.encode_image(pixels)
+    if cuda:
+        torch.cuda.synchronize(pixels.device)
+    return time.perf_counter() - start

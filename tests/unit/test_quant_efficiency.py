@@ -1,0 +1,56 @@
+"""Size always; speed only of real kernels."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmark.quantization import parse, quantize
+from benchmark.quantization.efficiency import Efficiency, efficiency, real_kernel
+from benchmark.spec import FP32
+from tests.quant_models import calibration, toy
+
+
+def measured(name: str) -> Efficiency:
+    model, spec = toy(), FP32 if name == "fp32" else parse(name)
+    changed, report = quantize(model, spec, calibration(8), exact_float=True)
+    return efficiency(model, spec, changed, report, batch=4, budget_s=0.0)
+
+
+@pytest.mark.parametrize("name", ["fp32", "bnb-nf4-vision", "rtn-w4-text"])
+def test_real_kernels_are_timed(name: str) -> None:
+    result = measured(name)
+    assert result.kernel == "real"
+    assert result.speed is not None
+    assert result.speed.images_per_second > 0
+    assert 0 < result.speed.latency_ms_p50 <= result.speed.latency_ms_p95
+    assert result.speed.runs >= (5, 5)
+    assert result.packed_bytes <= result.float_bytes
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["rtn-w4-vision", "gptq-w3-g16-vision", "fp8-w8a8-vision", "rtn-w8-asym-vision"])
+def test_a_simulation_has_a_size_and_no_speed(name: str) -> None:
+    result = measured(name)
+    assert result.kernel == "simulated"
+    assert result.speed is None
+    assert result.packed_bytes < result.float_bytes / 2
+
+
+def test_int8_weights_are_timed_through_torchao() -> None:
+    pytest.importorskip("torchao")
+    result = measured("rtn-w8-vision")
+    assert result.kernel == "real"
+    assert result.speed is not None
+    assert result.speed.timed == "torchao-int8wo-vision"
+    assert result.speed.engine == "torchao"
+
+
+def test_only_the_same_scheme_counts_as_the_same_kernel() -> None:
+    pytest.importorskip("torchao")
+    kept = real_kernel(parse("rtn-w8a8-skip_%2Aproj-vision+text"))
+    assert kept is not None
+    assert kept.name == "torchao-int8da-skip_%2Aproj-vision+text"
+    for name in ("rtn-w8-tensor-vision", "rtn-w8a8-channel-tensor-vision", "mse-w8-vision", "rtn-w8-bits_a_4-vision"):
+        assert real_kernel(parse(name)) is None
