@@ -51,8 +51,11 @@ class JsonlTracker(Tracker):
         """A tracker on `<home>/records.jsonl` or on the file `uri`."""
         opened = JsonlTracker(Path(uri) if uri else home / "records.jsonl")
         if opened.path and opened.path.is_file():
-            with opened.path.open(encoding="utf-8") as file:
-                opened._written = {json.loads(line)["key"] for line in file if line.endswith("\n")}
+            text = opened.path.read_text(encoding="utf-8", errors="replace")
+            opened._written = {key for key in map(_key, text.splitlines()) if key}
+            if text and not text.endswith("\n"):  # a killed writer left half a row: close it
+                with opened.path.open("a", encoding="utf-8") as file:
+                    file.write("\n")
         return opened
 
     def log(self, finished: FinishedConfiguration) -> None:
@@ -64,6 +67,15 @@ class JsonlTracker(Tracker):
                 if row["key"] not in self._written and row["status"] == "done":
                     file.write(json.dumps(row, allow_nan=False) + "\n")
                     self._written.add(row["key"])
+
+
+def _key(line: str) -> str | None:
+    """Key of the record on a line; None for a line that is damaged or not ours."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row.get("key") if isinstance(row, dict) else None
 
 
 class StreamTracker(Tracker):

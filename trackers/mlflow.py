@@ -73,11 +73,16 @@ class MLflowTracker(Tracker):
         if logged == content:
             return
         failed = [record for record in finished.records if record.status == "failed"]
-        parent = self._write_parent(experiment, finished, parent)
-        for record in finished.records:
-            if record.status == "done" and record.key not in self._runs:
-                self._write_child(experiment, finished, record, parent)
-        self._client.set_tag(parent, CONTENT, content)
+        parent = parent or self._create_parent(experiment, finished)
+        try:
+            self._write_parent(finished, parent)
+            for record in finished.records:
+                if record.status == "done" and record.key not in self._runs:
+                    self._write_child(experiment, finished, record, parent)
+            self._client.set_tag(parent, CONTENT, content)
+        except BaseException:
+            self._client.set_terminated(parent, "FAILED")
+            raise
         self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
         self._runs[finished.configuration.key] = (parent, content)
 
@@ -100,7 +105,10 @@ class MLflowTracker(Tracker):
         return self._experiments[name]
 
     def _read_runs(self, experiment: str) -> None:
-        """All logged keys in one pass; runs that a killed process left RUNNING are ended as FAILED."""
+        """All logged keys in one pass; runs that a killed process left RUNNING are ended as FAILED.
+
+        A parent that was not completed is taken up again: its finished children name it.
+        """
         token: str | None = None
         while True:
             page = self._client.search_runs([experiment], max_results=5000, page_token=token)
@@ -109,38 +117,42 @@ class MLflowTracker(Tracker):
                 if run.info.status == "RUNNING" and _owner_is_gone(tags.get(OWNER, "")):
                     self._client.set_tag(run.info.run_id, "error", "the process that wrote this run was killed")
                     self._client.set_terminated(run.info.run_id, "FAILED")
-                elif KEY in tags and (run.info.status == "FINISHED" or CONTENT in tags):
+                    mine = True
+                else:
+                    mine = run.info.status != "RUNNING"
+                parent = tags.get("kind") == "configuration" and mine
+                if KEY in tags and (run.info.status == "FINISHED" or parent):
                     self._runs[tags[KEY]] = (run.info.run_id, tags.get(CONTENT, ""))
             token = page.token
             if not token:
                 return
 
-    def _write_parent(self, experiment: str, finished: FinishedConfiguration, parent: str) -> str:
+    def _create_parent(self, experiment: str, finished: FinishedConfiguration) -> str:
         quant, model = finished.configuration.quant, finished.configuration.model
-        new = not parent
-        if new:
-            tags = {
-                KEY: finished.configuration.key,
-                "kind": "configuration",
-                "model": model.name,
-                "model.family": model.family,
-                "method": quant.method,
-                "scope": quant.scope if quant.method != "fp32" else "none",
-                "suite": finished.plan.suite.name,
-                "suite.version": str(finished.plan.suite.version),
-                OWNER: _owner(),
-                **finished.tags,
-            }
-            parent = self._client.create_run(experiment, tags=tags, run_name=quant.name).info.run_id
+        tags = {
+            KEY: finished.configuration.key,
+            "kind": "configuration",
+            "model": model.name,
+            "model.family": model.family,
+            "method": quant.method,
+            "scope": quant.scope if quant.method != "fp32" else "none",
+            "suite": finished.plan.suite.name,
+            "suite.version": str(finished.plan.suite.version),
+            OWNER: _owner(),
+            **finished.tags,
+        }
+        parent = str(self._client.create_run(experiment, tags=tags, run_name=quant.name).info.run_id)
+        self._runs[finished.configuration.key] = (parent, "")
+        return parent
+
+    def _write_parent(self, finished: FinishedConfiguration, parent: str) -> None:
         failed = {r.task: r.error or "" for r in finished.records if r.status == "failed"}
         tags = {f"error.{task}": reason[:5000] for task, reason in failed.items()}
-        params = {"model": model.name, **_params(quant)} if new else {}
+        params = {"model": finished.configuration.model.name, **_params(finished.configuration.quant)}
         self._batch(parent, _parent_metrics(finished), params, tags)
-        if new and finished.report is not None:
+        if finished.report is not None:
             self._client.log_dict(parent, dict(finished.report), "quantization_report.json")
-        if new:
-            self._log_inputs(parent, finished)
-        return parent
+        self._log_inputs(parent, finished)
 
     def _write_child(self, experiment: str, finished: FinishedConfiguration, record: Record, parent: str) -> None:
         tags = {
@@ -172,10 +184,14 @@ class MLflowTracker(Tracker):
         with tempfile.TemporaryDirectory() as folder:
             for title, frame in sample_frames(outcome).items():
                 frame.to_csv(Path(folder) / f"{_safe(title)}.csv", index=False)
-            if evaluation.task.drawing is not None:
-                figures = evaluation.task.drawing(outcome, finished.references.get(name))
+            try:
+                figures = (
+                    evaluation.task.drawing(outcome, finished.references.get(name)) if evaluation.task.drawing else {}
+                )
                 for title, figure in figures.items():
                     figure.savefig(Path(folder) / f"{_safe(title)}.png", dpi=120)
+            except Exception as error:  # a stranger's drawing may raise anything; the numbers are worth more
+                self._client.set_tag(run, "error.figures", f"{type(error).__name__}: {error}"[:5000])
             self._client.log_artifacts(run, folder)
 
     def _log_inputs(self, run: str, finished: FinishedConfiguration) -> None:

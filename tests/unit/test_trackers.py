@@ -1,0 +1,369 @@
+"""Trackers: what is written of a finished configuration, once, and only below the results folder."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmark.data import Data
+from benchmark.engine.ledger import Record
+from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings
+from benchmark.errors import StorageError
+from benchmark.models import ResolvedModel
+from benchmark.plugins import Metric, NoOptions, Outcome, Task
+from benchmark.spec import FP32, DataSpec, ModelSpec, QuantSpec, SuiteSpec
+from benchmark.tracking import FinishedConfiguration
+from trackers.jsonl import JsonlTracker, StreamTracker
+from trackers.mlflow import MLflowTracker
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own deprecations
+QUANT = QuantSpec(method="rtn", weight_bits=4, activation_bits=8, skip=("head*",), options=(("alpha", 0.5),))
+LAYER = {"name": "visual.a", "shape": [4, 8], "packed_bits": 136, "bits": 4.0}
+TOWER = {
+    "layers": [LAYER],
+    "skipped": {},
+    "weight_share": 1.0,
+    "packed_bytes": 17,
+    "float_bytes": 128,
+    "effective_bits": 4.25,
+    "embedding_sqnr_db": 20.0,
+    "cosine": 0.99,
+}
+REPORT = {"effective_bits": 4.25, "towers": {"vision": TOWER}}
+"""A QuantizationReport as JSON, as far as the trackers read it: 32 weights in 136 bits."""
+
+
+def draw(outcome: Outcome, reference: Outcome | None) -> dict[str, Any]:
+    """A figure, as a task draws it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1, 1))
+    figure.add_subplot().plot([0, 1])
+    return {"curve": figure}
+
+
+def task(name: str, drawing: Any = None) -> Task:
+    metrics = (Metric("accuracy", "higher", headline=True), Metric("ece_15", "lower"))
+    return Task(name, 1, ("test",), metrics, lambda banks: Outcome({}), drawing=drawing)
+
+
+def data(name: str) -> Data:
+    return Data(
+        name=name,
+        spec=DataSpec(source="demo", split="test"),
+        labels=np.zeros(2, np.int64),
+        sample_ids=np.array(["a", "b"]),
+        class_names=("x",),
+        templates=("{}",),
+        templates_origin="data",
+        classes_origin="data",
+        digest="d" * 64,
+    )
+
+
+def finished(
+    suite: str,
+    quant: QuantSpec = QUANT,
+    tasks: tuple[str, ...] = ("zero_shot",),
+    failing: tuple[str, ...] = (),
+    drawing: Any = draw,
+    **fields: Any,
+) -> FinishedConfiguration:
+    """A finished configuration made by hand of the real dataclasses."""
+    evaluations = tuple(
+        Evaluation(
+            f"{suite}-{quant.name}-{name}".ljust(64, "0"),
+            task(name, drawing),
+            "scenes",
+            {"test": ("scenes",)},
+            NoOptions(),
+        )
+        for name in tasks
+    )
+    model = ResolvedModel(ModelSpec(ref="demo"), "demo", "ViT", "m" * 64, (), 5, None, lambda device: None)  # type: ignore[arg-type, return-value]
+    configuration = Configuration(f"{suite}-{quant.name}".ljust(64, "0"), model, quant, evaluations)
+    spec = SuiteSpec.model_validate(
+        {
+            "name": suite,
+            "version": 3,
+            "models": ["demo"],
+            "quantizations": [quant.name],
+            "data": {"scenes": {"source": "demo", "split": "test"}},
+            "tasks": {name: {"scenes": {"test": "scenes"}} for name in tasks},
+        }
+    )
+    plan = Plan(spec, Settings(), {"scenes": data("scenes")}, None, (configuration,))
+    records, outcomes = [], {}
+    for evaluation in evaluations:
+        name = evaluation.task.name
+        metrics = {f"{name}/scenes/accuracy": 0.75, f"{name}/scenes/deep/ece_15": 0.125}
+        record = Record(
+            key=evaluation.key,
+            configuration=configuration.key,
+            suite=suite,
+            model="demo",
+            quantization=quant.name,
+            task=name,
+            dataset="scenes",
+            status="failed" if name in failing else "done",
+            seconds=0.1,
+            metrics={} if name in failing else metrics,
+            notes={f"{name}/scenes/x": "undefined"},
+            error="NaN in layer 'visual.a'" if name in failing else None,
+        )
+        records.append(record)
+        if name not in failing:
+            outcomes[record.key] = Outcome(
+                {"accuracy": 0.75, "deep/ece_15": 0.125},
+                {"sample_id": np.array(["a", "b"]), "correct": np.array([True, False])},
+            )
+    references = {f"{name}/scenes": Outcome({"accuracy": 0.875}) for name in tasks} if quant != FP32 else {}
+    return FinishedConfiguration(plan, configuration, REPORT, tuple(records), outcomes, references, **fields)
+
+
+# --- MLflow ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder whose database is made once; each test has its own suite, that is experiment."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    MLflowTracker().open(folder)
+    return folder
+
+
+@pytest.fixture
+def opened(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], MLflowTracker]:
+    """Opens the tracker anew, as another process would."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return lambda: MLflowTracker().open(home)
+
+
+def runs(tracker: MLflowTracker, suite: str) -> dict[str, Any]:
+    """Runs of an experiment by name; names are unique here."""
+    experiment = tracker._client.get_experiment_by_name(suite)
+    found = tracker._client.search_runs([experiment.experiment_id], max_results=1000)
+    names = [run.info.run_name for run in found]
+    assert len(set(names)) == len(names), names
+    return {run.info.run_name: run for run in found}
+
+
+def test_a_parent_per_configuration_and_a_child_per_task(opened: Callable[[], MLflowTracker], home: Path) -> None:
+    tracker = opened()
+    tracker.log(finished("layout", tasks=("zero_shot", "ood"), tags={"optuna.trial": "7"}))
+    found = runs(tracker, "layout")
+    assert set(found) == {QUANT.name, "zero_shot/scenes", "ood/scenes"}
+    parent, child = found[QUANT.name], found["zero_shot/scenes"]
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.metrics == {"scenes/accuracy": 0.75, "scenes/deep/ece_15": 0.125}
+    assert child.data.tags["note.zero_shot_scenes_x"] == "undefined"
+    assert parent.data.metrics["zero_shot/scenes/accuracy"] == 0.75
+    assert parent.data.metrics["change/zero_shot/scenes/accuracy"] == -0.125
+    assert parent.data.metrics["quantization/effective_bits"] == 4.25
+    assert parent.data.tags["optuna.trial"] == "7"
+    assert parent.data.tags["suite.version"] == "3"
+    assert parent.data.tags["kind"] == "configuration"
+    assert parent.data.tags["eval.key"].startswith("layout-")
+
+
+def test_params_are_bare_numbers(opened: Callable[[], MLflowTracker]) -> None:
+    tracker = opened()
+    tracker.log(finished("params"))
+    params = runs(tracker, "params")[QUANT.name].data.params
+    assert params["quant.weight_bits"] == "4"
+    assert params["quant.activation_bits"] == "8"
+    assert params["quant.alpha"] == "0.5"
+    assert params["quant.skip"] == "head*"
+    assert "quant.group_size" not in params
+    assert params["model"] == "demo"
+
+
+def test_artifacts_lie_below_home(opened: Callable[[], MLflowTracker], home: Path) -> None:
+    tracker = opened()
+    tracker.log(finished("artifacts"))
+    found = runs(tracker, "artifacts")
+    for run, names in (
+        (found[QUANT.name], {"quantization_report.json"}),
+        (found["zero_shot/scenes"], {"samples.csv", "curve.png"}),
+    ):
+        assert run.info.artifact_uri.startswith((home / "artifacts").resolve().as_uri())
+        assert {item.path for item in tracker._client.list_artifacts(run.info.run_id)} == names
+    [report] = (home / "artifacts").rglob(f"{found[QUANT.name].info.run_id}/artifacts/quantization_report.json")
+    assert json.loads(report.read_text()) == REPORT
+    inputs = found[QUANT.name].inputs.dataset_inputs
+    assert [item.dataset.name for item in inputs] == ["scenes"]
+
+
+def test_logging_twice_writes_once(opened: Callable[[], MLflowTracker]) -> None:
+    for tracker in (opened(), opened()):
+        tracker.log(finished("twice"))
+        tracker.log(finished("twice"))
+    assert len(runs(tracker, "twice")) == 2
+
+
+def test_a_task_added_later_adds_one_child(opened: Callable[[], MLflowTracker]) -> None:
+    opened().log(finished("later"))
+    tracker = opened()
+    before = runs(tracker, "later")
+    tracker.log(finished("later", tasks=("zero_shot", "ood")))
+    found = runs(tracker, "later")
+    assert set(found) - set(before) == {"ood/scenes"}
+    assert found["ood/scenes"].data.tags["mlflow.parentRunId"] == before[QUANT.name].info.run_id
+    assert found[QUANT.name].data.metrics["ood/scenes/accuracy"] == 0.75
+
+
+def test_a_failure_shows_and_is_mended_by_the_next_run(opened: Callable[[], MLflowTracker]) -> None:
+    opened().log(finished("failing", tasks=("zero_shot", "ood"), failing=("ood",)))
+    tracker = opened()
+    parent = runs(tracker, "failing")[QUANT.name]
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["error.ood"] == "NaN in layer 'visual.a'"
+    assert set(runs(tracker, "failing")) == {QUANT.name, "zero_shot/scenes"}
+    tracker.log(finished("failing", tasks=("zero_shot", "ood")))
+    found = runs(tracker, "failing")
+    assert set(found) == {QUANT.name, "zero_shot/scenes", "ood/scenes"}
+    assert found[QUANT.name].info.status == "FINISHED"
+
+
+def dead_process() -> int:
+    """The id of a process that has just ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_runs_of_killed_processes_end_failed_and_are_completed(opened: Callable[[], MLflowTracker]) -> None:
+    """Killed between two children: the parent is taken up again, nothing stands twice."""
+    tracker = opened()
+    tracker.log(finished("killed"))
+    parent = runs(tracker, "killed")[QUANT.name].info.run_id
+    client = tracker._client
+    client.update_run(parent, status="RUNNING")
+    client.delete_tag(parent, "eval.content")
+    client.set_tag(parent, "reliquant.owner", f"{socket.gethostname()}:{dead_process()}")
+    child = client.create_run(
+        runs(tracker, "killed")[QUANT.name].info.experiment_id,
+        tags={"reliquant.owner": f"{socket.gethostname()}:{dead_process()}", "eval.key": "x"},
+        run_name="half a child",
+    )
+    again = opened()
+    again.log(finished("killed", tasks=("zero_shot", "ood")))
+    found = runs(again, "killed")
+    assert set(found) == {QUANT.name, "zero_shot/scenes", "ood/scenes", "half a child"}
+    assert found["half a child"].info.status == "FAILED"
+    assert "killed" in found["half a child"].data.tags["error"]
+    assert found[QUANT.name].info.run_id == parent
+    assert found[QUANT.name].info.status == "FINISHED"
+    assert child.info.run_id != parent
+
+
+def test_runs_of_living_and_of_distant_processes_are_left_alone(opened: Callable[[], MLflowTracker]) -> None:
+    import os
+
+    tracker = opened()
+    tracker.log(finished("alive"))
+    experiment = tracker._client.get_experiment_by_name("alive").experiment_id
+    for owner in (f"{socket.gethostname()}:{os.getppid()}", "another-machine:1", ""):
+        tracker._client.create_run(experiment, tags={"reliquant.owner": owner}, run_name=f"of {owner}")
+    again = opened()
+    again.log(finished("alive"))
+    assert sum(run.info.status == "RUNNING" for run in runs(again, "alive").values()) == 3
+
+
+def test_an_error_while_logging_leaves_nothing_running(
+    opened: Callable[[], MLflowTracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = opened()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker._client, "log_artifacts", fail)
+        with pytest.raises(OSError, match="disk full"):
+            tracker.log(finished("broken"))
+    assert {run.info.status for run in runs(tracker, "broken").values()} == {"FAILED"}
+
+
+def test_a_figure_that_cannot_be_drawn_costs_only_itself(opened: Callable[[], MLflowTracker]) -> None:
+    def fail(outcome: Outcome, reference: Outcome | None) -> dict[str, Any]:
+        raise RuntimeError("no such colour")
+
+    tracker = opened()
+    tracker.log(finished("undrawn", drawing=fail))
+    child = runs(tracker, "undrawn")["zero_shot/scenes"]
+    assert child.info.status == "FINISHED"
+    assert "no such colour" in child.data.tags["error.figures"]
+    assert child.data.metrics["scenes/accuracy"] == 0.75
+
+
+def test_the_database_is_in_wal_mode(home: Path) -> None:
+    with sqlite3.connect(home / "mlflow.db") as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database.close()
+
+
+def test_nothing_is_written_elsewhere(
+    home: Path, opened: Callable[[], MLflowTracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened().log(finished("elsewhere"))
+    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in home.iterdir()} <= {"mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "artifacts"}
+
+
+def test_a_store_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot be reached"):
+        MLflowTracker().open(tmp_path, f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")
+
+
+# --- JSONL -------------------------------------------------------------------------------------------------------
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_jsonl_writes_each_record_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        tracker = JsonlTracker().open(tmp_path)
+        tracker.log(finished("a", tasks=("zero_shot", "ood"), failing=("ood",)))
+        tracker.log(finished("a", tasks=("zero_shot", "ood"), failing=("ood",)))
+    assert [row["task"] for row in lines(tmp_path / "records.jsonl")] == ["zero_shot"]
+    tracker.log(finished("a", tasks=("zero_shot", "ood")))
+    rows = lines(tmp_path / "records.jsonl")
+    assert [row["task"] for row in rows] == ["zero_shot", "ood"]
+    assert rows[0]["metrics"]["zero_shot/scenes/accuracy"] == 0.75
+    assert rows[0]["change"] == {"zero_shot/scenes/accuracy": -0.125}
+
+
+@pytest.mark.parametrize("damage", ['{"kind": "rec', "not json\n", "5\n", "{}\n"])
+def test_jsonl_survives_a_damaged_file(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(damage)
+    JsonlTracker().open(tmp_path).log(finished("a"))
+    last = path.read_text().splitlines()[-1]
+    assert json.loads(last)["task"] == "zero_shot"
+
+
+def test_the_stream_prints_every_record() -> None:
+    printed: list[str] = []
+    tracker = StreamTracker(printed.append).open(Path())
+    tracker.log(finished("a", tasks=("zero_shot", "ood"), failing=("ood",)))
+    rows = [json.loads(line) for line in printed]
+    assert [(row["task"], row["status"], row["error"]) for row in rows] == [
+        ("zero_shot", "done", None),
+        ("ood", "failed", "NaN in layer 'visual.a'"),
+    ]
+    assert all(line.endswith("\n") and line.count("\n") == 1 for line in printed)
