@@ -54,11 +54,12 @@ class RunRequest:
 
 def run_suite(request: RunRequest) -> int:
     """Run and report; returns the exit status (0, or 3 when some evaluations failed)."""
+    chosen = _trackers(request)
     plan = _plan(request)
     budget = PIXEL_BUDGET if request.pixel_cache is None else parse_size(request.pixel_cache, "--pixel-cache")
     Ledger(request.home)
     with open_progress(request.quiet) as progress:
-        opened = _open_trackers(request)
+        opened = [t.open(request.home, request.tracking_uri if t.name == "mlflow" else None) for t in chosen]
         try:
             sweep = run_plan(
                 plan,
@@ -152,11 +153,9 @@ def check_device(device: str) -> None:
         raise InputError(f"--device '{device}': expected cpu, cuda or cuda:N")
 
 
-def _open_trackers(request: RunRequest) -> list[Tracker]:
-    """The asked trackers; `--json` adds one that prints. Unknown names stop, before any work."""
-    names = dict.fromkeys([*request.trackers, *["stream"] * request.json])
-    chosen = [trackers.get(name) for name in names]
-    return [t.open(request.home, request.tracking_uri if t.name == "mlflow" else None) for t in chosen]
+def _trackers(request: RunRequest) -> list[Tracker]:
+    """The asked trackers, not yet open; `--json` adds one that prints. Unknown names stop, before any work."""
+    return [trackers.get(name) for name in dict.fromkeys([*request.trackers, *["stream"] * request.json])]
 
 
 def _report(request: RunRequest, sweep: Sweep) -> None:

@@ -88,7 +88,8 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _data() -> list[dict[str, Any]]:
-    from benchmark.data import load_catalogue, sources
+    from benchmark.data import sources
+    from benchmark.data.catalogue import load_catalogue
 
     rows: list[dict[str, Any]] = [
         {"data": f"demo:{split}", "source": "demo", "where": "embedded"} for split in _demo_splits()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+import sys
 from pathlib import Path
 
 from benchmark.errors import InputError
@@ -45,15 +47,20 @@ def test_a_perfect_model_makes_no_error() -> None:
     assert np.isclose({name}.run(Banks({{"test": [bank]}})).metrics["error"], 0.0)
 '''
 
+_TAKEN = {"benchmark", "tasks", "trackers", "search", "task", "correct", "np", "numpy", "pytest"}
+"""Names that the written files, or the packages beside them, use themselves."""
+
 
 def write_task(name: str, folder: Path) -> list[Path]:
     """Write `<folder>/NAME.py` and `<folder>/test_NAME.py`.
 
     Raises:
-        InputError: the name is not an identifier, the folder is missing, or a file exists.
+        InputError: the name is no identifier or is taken, the folder is missing, or a file exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InputError(f"task name '{name}': lower-case letters, digits and _ only, starting with a letter")
+    if keyword.iskeyword(name) or name in sys.stdlib_module_names or name in _TAKEN:
+        raise InputError(f"task name '{name}' means something else in Python or in the file; choose another")
     if not folder.is_dir():
         raise InputError(f"--folder {folder}: no such folder")
     words = name.split("_")
