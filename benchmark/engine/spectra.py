@@ -24,6 +24,8 @@ from benchmark.models.base import ClipModel
 from benchmark.progress import Advance, Progress
 from benchmark.spec import FP32, SuiteSpec
 
+PROBE = 8
+"""Images on which the map from `penultimate` to the joint space is looked at."""
 AFFINE_TOLERANCE = 1e-3
 """Largest difference of a joint feature from its read-out of `penultimate` at which the head counts as affine."""
 
@@ -136,8 +138,7 @@ class _Measurement:
         name = maker.configuration.quant.name
         try:
             model = maker.quantized[0]
-            found = changed_scales(self.full, model)
-            scales = {layer: factors for layer, factors in found.items() if len(factors) == len(bases[layer].vectors)}
+            scales = self._folded(maker.configuration.quant.name, model)
             entries = []
             for images in self.pixels:
                 reference = None
@@ -164,6 +165,21 @@ class _Measurement:
         for batch in stream_features(model, batches, advance, self.taps):
             yield {layer: x * scales[layer] if scales and layer in scales else x for layer, x in batch.items()}
 
+    def _folded(self, name: str, model: ClipModel) -> dict[str, Floats]:
+        """Layer -> factors that undo a scaling which the quantization has folded in front of it."""
+        if name == FP32.name or "penultimate" not in self.taps:
+            return {}
+        x, y = (self._first(of)["penultimate"].astype(np.float64) for of in (self.full, model))
+        factors = folded_scale(self.full, model, x, y)
+        if factors is None:
+            return {}
+        self.notes.append(f"{name} scales the input of the projection; penultimate is shown with that undone")
+        return {"penultimate": factors}
+
+    def _first(self, model: ClipModel) -> Features:
+        """`image` and `penultimate` of a few clean images."""
+        return next(stream_features(model, self.pixels[CLEAN].batches(PROBE), lambda _: None, ["penultimate"]))
+
     def _readouts(self, bases: Mapping[str, EigenBasis]) -> dict[str, Readout]:
         """The zero-shot classifier behind `image`, and behind `penultimate` where the way there is affine."""
         text, names, _ = self.makers[0].classes(self.clean, len(bases["image"].vectors))
@@ -183,7 +199,7 @@ class _Measurement:
         head = projection_matrix(self.full, width)
         if head is None:
             return None
-        first = next(stream_features(self.full, self.pixels[CLEAN].batches(8), lambda _: None, ["penultimate"]))
+        first = self._first(self.full)
         if head[0].shape[1] != first["image"].shape[1]:
             return None
         joint = first["penultimate"] @ head[0] + head[1]
@@ -205,21 +221,25 @@ class _Measurement:
             )
 
 
-def changed_scales(full: ClipModel, quantized: ClipModel) -> dict[str, Floats]:
-    """Tap -> factors (P,) that undo an exact scaling which a quantizer folded into the LayerNorm that feeds the tap.
+def folded_scale(full: ClipModel, quantized: ClipModel, x: Floats, y: Floats) -> Floats | None:
+    """Factors (P,) that undo an exact scaling of `penultimate` which a quantizer folded into the LayerNorm before it.
 
-    SmoothQuant and AWQ divide a LayerNorm's gain and multiply the weights behind it. Inside a block nothing of it is
-    seen from outside; the last LayerNorm, though, is where `penultimate` comes from. Factor: gain before over after.
+    SmoothQuant and AWQ divide a LayerNorm's gain and multiply the weights behind it. Nothing of it is seen outside a
+    block; `penultimate`, though, may come straight from the last LayerNorm. The factors are its gain before over
+    after; which LayerNorm it is, if any, shows in the features: with the right factors they agree best.
+
+    Args:
+        x, y: (B, P) of the same images under full precision and quantized.
     """
-    tap = full.taps.get("penultimate")
-    if tap is None:
-        return {}
-    norms = {n: m for n, m in full.module.named_modules() if isinstance(m, nn.LayerNorm) and full.in_tower(n, "vision")}
     inside = tuple(f"{block}." for block in full.blocks["vision"])
-    outside = {n: m for n, m in norms.items() if not n.startswith(inside) and m.weight is not None}
-    for name, norm in reversed(outside.items()):
+    best, least = None, float(np.square(y - x).sum())
+    for name, norm in full.module.named_modules():
+        if not isinstance(norm, nn.LayerNorm) or not full.in_tower(name, "vision") or name.startswith(inside):
+            continue
         after = quantized.module.get_submodule(name)
-        if isinstance(after, nn.LayerNorm) and not (after.weight == norm.weight).all():
-            ratio = (norm.weight / after.weight).detach().double().cpu().numpy()
-            return {"penultimate": ratio}
-    return {}
+        if isinstance(after, nn.LayerNorm) and norm.weight is not None and len(norm.weight) == x.shape[1]:
+            factors = (norm.weight / after.weight).detach().double().cpu().numpy()
+            error = float(np.square(y * factors - x).sum())
+            if error < least:
+                best, least = factors, error
+    return best

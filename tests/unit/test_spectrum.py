@@ -183,9 +183,10 @@ def test_the_numbers_are_json_without_nan_and_figures_are_drawn() -> None:
     text = json.dumps(study_json(study), allow_nan=False)
     entry = json.loads(text)["entries"][2]["layers"]["image"]
     assert len(entry["sqnr_db"]) == entry["dimension"] == 20
-    assert json.loads(json.dumps(study_json(study_of(x, x)), allow_nan=False))["entries"][1]["layers"]["image"][
-        "sqnr_db"
-    ] == [None] * 20
+    assert (
+        json.loads(json.dumps(study_json(study_of(x, x)), allow_nan=False))["entries"][1]["layers"]["image"]["sqnr_db"]
+        == [None] * 20
+    )
     assert set(draw(study)) == {"sqnr_by_rank", "energy_spectra", "block_sqnr"}
     assert set(draw(study_of(x, x))) == {"sqnr_by_rank", "energy_spectra", "block_sqnr"}
 

@@ -1,0 +1,166 @@
+"""`reliquant spectrum` and the controls from outside, on a small random checkpoint."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.cli import main
+from benchmark.commands import RunRequest, run_suite
+from benchmark.engine.ledger import Ledger
+from tests.models_zoo import write_checkpoint
+
+NOISE = "control-noise-like_rtn.w4a8.channel.token.vision-vision"
+SUITE = """
+name: small
+version: 1
+models: ["{model}"]
+quantizations: [rtn-w4a8]
+calibration: pairs
+limit: 40
+data:
+  scenes: {{source: demo, split: test}}
+  pairs: {{source: demo, split: calibration}}
+  far: {{source: demo, split: far_ood, text: none}}
+  sketch: {{source: demo, split: sketch}}
+  common: {{source: demo, split: common}}
+  counter: {{source: demo, split: counter}}
+  scenes-c: {{base: scenes, corruptions: [gaussian_noise], severities: [3]}}
+tasks:
+  zero_shot: {{scenes: {{test: scenes}}}}
+  calibration: {{scenes: {{test: scenes, fit: pairs}}}}
+  ood: {{scenes.far: {{id: scenes, ood: far}}}}
+  corruption: {{scenes: {{clean: scenes, corrupted: scenes-c}}}}
+  covariate_shift: {{scenes: {{source: scenes, shifted: [sketch]}}}}
+  spurious: {{scenes: {{common: common, counter: counter}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint, a suite and results."""
+    folder = tmp_path_factory.mktemp("spectrum")
+    model = write_checkpoint("ViT", folder / "model")
+    (folder / "suite.yaml").write_text(SUITE.format(model=model))
+    return folder
+
+
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str, str]:
+    """Exit status, stdout and stderr of `reliquant spectrum`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["reliquant", "spectrum", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    output = capsys.readouterr()
+    return caught.value.code, output.out, output.err
+
+
+def study(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    home = ("--home", str(place / "home"), "--format", "json", "--quiet")
+    status, out, err = call(monkeypatch, capsys, str(place / "suite.yaml"), *home, *arguments)
+    assert status == 0, err
+    return json.loads(out)
+
+
+def layers_of(found: Any, quantization: str, images: str = "clean") -> Any:
+    return next(e for e in found["entries"] if (e["quantization"], e["images"]) == (quantization, images))["layers"]
+
+
+def test_a_study_of_two_quantizations(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = place / "figures"
+    asked = ["--quant", "rtn-w4a8", "--quant", "rtn-w8", "--corruption", "defocus_blur/3", "-o", str(out)]
+    found = study(place, monkeypatch, capsys, *asked)
+    assert found["images"] == 40
+    assert found["layers"] == [f"block:visual.transformer.resblocks.{i}" for i in range(3)] + ["penultimate", "image"]
+    assert [(e["quantization"], e["images"]) for e in found["entries"]] == [
+        (name, images)
+        for name in ("fp32", "rtn-w4a8-channel-token-vision", "rtn-w8-channel-vision")
+        for images in ("clean", "defocus_blur/3")
+    ]
+    for layer, coarse in layers_of(found, "rtn-w4a8-channel-token-vision").items():
+        fine = layers_of(found, "rtn-w8-channel-vision")[layer]
+        assert coarse["sqnr_db_by_band"]["0-8"] < fine["sqnr_db_by_band"]["0-8"], layer
+    assert {p.name for p in out.iterdir()} == {
+        "spectrum.json", "sqnr_by_rank.png", "energy_spectra.png", "band_accuracy.png", "block_sqnr.png",
+    }  # fmt: skip
+    assert json.loads((out / "spectrum.json").read_text()) == found
+    full = layers_of(found, "fp32")
+    assert full["penultimate"]["accuracy_by_band"]["all"] == full["image"]["accuracy_by_band"]["all"]
+    assert "sqnr_db" not in full["image"]
+    correlations = found["rank_correlation_with_corruption"]["rtn-w8-channel-vision"]["defocus_blur/3"]
+    assert -1 <= correlations["image"]["noise"] <= 1
+
+
+def test_batch_size_does_not_matter(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--corruption", "none", "--quant", NOISE, "--quant", "rtn-w4"]
+    found = [study(place, monkeypatch, capsys, *asked, "--batch-size", size) for size in ("3", "64")]
+    for name in (NOISE, "rtn-w4-channel-vision"):
+        first, second = (layers_of(f, name)["image"] for f in found)
+        assert first["noise"] == pytest.approx(second["noise"], rel=1e-3)
+        assert first["accuracy_by_band"] == second["accuracy_by_band"]
+    inner = layers_of(found[0], NOISE)["penultimate"]
+    assert inner["sqnr_db"] == [None] * 48  # a control changes nothing before the joint space
+
+
+def test_the_table_names_the_folder(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (str(place / "suite.yaml"), "--limit", "12", "--quant", "rtn-w4", "--home", str(place / "home"))
+    status, out, err = call(monkeypatch, capsys, *arguments, "--quiet")
+    assert status == 0
+    assert "layer 'penultimate' (48 dimensions, 12 images)" in out
+    assert str(place / "home" / "spectrum" / "model.scenes") in out.replace("\n", "")
+    assert "note: 12 images span at most 12 of 48 directions" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--data", "scense"], "Did you mean 'scenes'"),
+        (["--data", "scenes-c"], "corrupted already"),
+        (["--corruption", "defocus_blur"], "TYPE/SEVERITY"),
+        (["--corruption", "defocus_blr/3"], "Did you mean 'defocus_blur'"),
+        (["--corruption", "defocus_blur/6"], "TYPE/SEVERITY"),
+        (["--quant", "fp32"], "at least one --quant"),
+        (["--quant", "rtn-w4-text"], "leaves the vision tower alone"),
+        (["--quant", "rnt-w4"], "Did you mean 'rtn'"),
+        (["--device", "coda"], "--device 'coda'"),
+        (["--limit", "0"], "--limit"),
+        (["--quant", "control-lowrank-rank_12", "--limit", "10"], "at most 10"),
+    ],
+)
+def test_bad_input_is_one_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    home = ["--home", str(place / "home"), "--quiet", "--corruption", "none"]
+    status, _, err = call(monkeypatch, capsys, str(place / "suite.yaml"), *home, *arguments)
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    assert says in err
+
+
+def test_controls_run_through_the_six_tasks(place: Path) -> None:
+    names = (NOISE, NOISE.replace("noise", "shaped", 1), "control-lowrank-rank_8-vision")
+    home = place / "controls"
+    request = RunRequest(str(place / "suite.yaml"), quantizations=names, trackers=["jsonl"], home=home, quiet=True)
+    assert run_suite(request) == 0
+    ledger = Ledger(home)
+    by_name = {name: [r for r in ledger.records.values() if r.quantization == name] for name in ("fp32", *names)}
+    assert {len(records) for records in by_name.values()} == {6}
+    reports = {row.report["quantization"]: row.report for row in ledger.reports.values()}
+    assert {reports[name]["kind"] for name in names} == {"control"}
+    assert reports[NOISE]["figures"]["noise_norm"] > 0
+    changed = [
+        by_name[name][0].metrics != by_name["fp32"][0].metrics or by_name[name][1].metrics != by_name["fp32"][1].metrics
+        for name in names
+    ]
+    assert all(changed)
+    assert run_suite(request) == 0
+    assert len(Ledger(home).records) == len(ledger.records)
