@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.analysis.spectrum import CLEAN, LayerSpectrum, Study, study_json
-from benchmark.analysis.spectrum_figures import draw, final_layers
+from benchmark.analysis.spectrum import CLEAN, LayerSpectrum, Study, study_json, study_metrics
+from benchmark.analysis.spectrum_figures import draw
 from benchmark.commands import PARTIAL, check_device
 from benchmark.engine.plan import Settings
 from benchmark.engine.run import PIXEL_BUDGET
@@ -21,9 +21,12 @@ from benchmark.printing import fold
 from benchmark.progress import open_progress
 from benchmark.spec import FP32
 from benchmark.suite import load_suite, narrow
+from benchmark.tracking import FinishedStudy, Tracker, trackers
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from benchmark.spec import SuiteSpec
 
 BANDS = ("0-8", "8-64", "64+")
 NO_CORRUPTION = "none"
@@ -43,6 +46,8 @@ class SpectrumRequest:
     batch_size: int = 64
     home: Path = Path("mlruns")
     output: Path | None = None
+    trackers: Sequence[str] = ("mlflow",)
+    tracking_uri: str | None = None
     json: bool = False
     include: Sequence[Path] = ()
     quiet: bool = False
@@ -61,14 +66,29 @@ def run_spectrum(request: SpectrumRequest) -> int:
     )
     corruptions = [c for c in dict.fromkeys(request.corruptions) if c != NO_CORRUPTION]
     asked = plan_spectrum(suite, name, corruptions, Settings(request.device, request.batch_size))
+    chosen = [trackers.get(tracker) for tracker in dict.fromkeys(request.trackers)]
     with open_progress(request.quiet) as progress:
         studies = measure_spectra(asked, request.home, progress, PIXEL_BUDGET)
     base = request.output or request.home / "spectrum"
     for study in studies:
         folder = base if request.output and len(studies) == 1 else base / f"{study.model}.{study.data}"
         write(study, folder)
+        _track(request, chosen, suite, study, folder)
         print_study(study, folder, request.json)
     return PARTIAL if any(study.failed for study in studies) else 0
+
+
+def _track(request: SpectrumRequest, chosen: Sequence[Tracker], suite: SuiteSpec, study: Study, folder: Path) -> None:
+    """Tell the trackers; one that fails is a warning, the files are there."""
+    tags = {"model": study.model, "dataset": study.data, "quantizations": " ".join(study.quantizations)}
+    name = f"spectrum/{study.data}"
+    finished = FinishedStudy(suite, "spectrum", name, study.key, tags, study_metrics(study), folder)
+    for tracker in chosen:
+        try:
+            opened = tracker.open(request.home, request.tracking_uri if tracker.name == "mlflow" else None)
+            opened.log_study(finished)
+        except Exception as error:  # a stranger's tracker or a server may raise anything
+            print(f"warning: tracker '{tracker.name}' could not be written ({error})", file=sys.stderr)
 
 
 def write(study: Study, folder: Path) -> None:
@@ -94,7 +114,7 @@ def print_study(study: Study, folder: Path, as_json: bool) -> None:
         from rich.console import Console
 
         console = Console()
-        for layer in final_layers(study):
+        for layer in study.final_layers:
             console.print(layer_table(study, layer))
         if study.corruptions:
             console.print(correlation_table(study))
@@ -142,7 +162,7 @@ def _angle(found: LayerSpectrum, itself: bool) -> str:
 def correlation_table(study: Study) -> Table:
     """Does quantization noise fall where a corruption's effect falls: at the last layers, and over the blocks."""
     title = "rank correlation over directions of quantization noise with the corruption's effect (partial)"
-    layers = final_layers(study)
+    layers = study.final_layers
     blocks = [name for name in study.layers if name not in layers]
     table = _table(title, ["quantization", "images", *layers, *(["blocks:\nmedian partial"] if blocks else [])])
     for name in study.quantizations:

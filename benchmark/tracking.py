@@ -14,6 +14,7 @@ from benchmark.registry import Registry
 if TYPE_CHECKING:
     from benchmark.engine.ledger import Record
     from benchmark.engine.plan import Configuration, Plan
+    from benchmark.spec import SuiteSpec
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,25 @@ class FinishedConfiguration:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A finished piece of work that is no evaluation of tasks, e.g. of `reliquant spectrum`.
+
+    Attributes:
+        suite: whose data and models it looks at. kind: `spectrum`, ... name: for the reader.
+        key: content hash of everything that can change its numbers.
+        metrics: path -> number. folder: its files (figures, numbers), to be kept with it.
+    """
+
+    suite: SuiteSpec
+    kind: str
+    name: str
+    key: str
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    folder: Path
+
+
 class Tracker(ABC):
     """Writes finished configurations somewhere. The driver alone calls it, one configuration at a time."""
 
@@ -48,6 +68,9 @@ class Tracker(ABC):
     @abstractmethod
     def log(self, finished: FinishedConfiguration) -> None:
         """Write a configuration; one that is there already with the same content is left alone."""
+
+    def log_study(self, study: FinishedStudy) -> None:  # noqa: B027 - a tracker of evaluations only leaves it out
+        """Write a study; one that is there already under its key is left alone. Nothing, unless overridden."""
 
 
 trackers: Registry[Tracker] = Registry("tracker", "reliquant.trackers", Tracker)

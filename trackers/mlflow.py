@@ -20,8 +20,8 @@ from typing import Any
 from benchmark.analysis.tables import Cell, changes, headline_keys, report_figures, sample_frames
 from benchmark.engine.ledger import Record
 from benchmark.errors import StorageError
-from benchmark.spec import QuantSpec
-from benchmark.tracking import FinishedConfiguration, Tracker
+from benchmark.spec import QuantSpec, SuiteSpec
+from benchmark.tracking import FinishedConfiguration, FinishedStudy, Tracker
 
 KEY = "eval.key"
 CONTENT = "eval.content"
@@ -67,7 +67,7 @@ class MLflowTracker(Tracker):
 
     def log(self, finished: FinishedConfiguration) -> None:
         """Write what is new of a configuration: the parent when anything changed, and the missing children."""
-        experiment = self._experiment(finished)
+        experiment = self._experiment(finished.plan.suite)
         content = ",".join(sorted(r.key[:16] + r.status[0] for r in finished.records))
         parent, logged = self._runs.get(finished.configuration.key, ("", ""))
         if logged == content:
@@ -86,12 +86,28 @@ class MLflowTracker(Tracker):
         self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
         self._runs[finished.configuration.key] = (parent, content)
 
+    def log_study(self, study: FinishedStudy) -> None:
+        """A run of its own, with numbers as metrics and files as artifacts."""
+        experiment = self._experiment(study.suite)
+        if study.key in self._runs:
+            return
+        tags = {KEY: study.key, "kind": study.kind, OWNER: _owner(), **study.tags}
+        run = self._client.create_run(experiment, tags=tags, run_name=study.name).info.run_id
+        try:
+            self._batch(run, {_metric(key): value for key, value in study.metrics.items()}, {}, {})
+            self._client.log_artifacts(run, str(study.folder))
+        except BaseException:
+            self._client.set_terminated(run, "FAILED")
+            raise
+        self._client.set_terminated(run, "FINISHED")
+        self._runs[study.key] = (run, "")
+
     def run_of(self, key: str) -> str | None:
         """MLflow's run id of a configuration or evaluation that was logged or found here."""
         return self._runs.get(key, (None, ""))[0]
 
-    def _experiment(self, finished: FinishedConfiguration) -> str:
-        name = finished.plan.suite.name
+    def _experiment(self, suite: SuiteSpec) -> str:
+        name = suite.name
         if name not in self._experiments:
             found = self._client.get_experiment_by_name(name)
             if found is None:
@@ -99,7 +115,7 @@ class MLflowTracker(Tracker):
                 place = (self._home / "artifacts" / name).resolve().as_uri() if local else None
                 self._client.create_experiment(name, artifact_location=place)
                 found = self._client.get_experiment_by_name(name)
-                self._client.set_experiment_tag(found.experiment_id, "mlflow.note.content", _note(finished))
+                self._client.set_experiment_tag(found.experiment_id, "mlflow.note.content", _note(suite))
             self._experiments[name] = found.experiment_id
             self._read_runs(found.experiment_id)
         return self._experiments[name]
@@ -262,8 +278,7 @@ def _cells(finished: FinishedConfiguration) -> Mapping[str, Cell]:
     }
 
 
-def _note(finished: FinishedConfiguration) -> str:
-    suite = finished.plan.suite
+def _note(suite: SuiteSpec) -> str:
     return (
         f"{suite.description}\n\nOne run per quantization (open it for the report), with one nested run per task. "
         "Metric names are paths: task/dataset/metric; `change/...` is the change against fp32. "
@@ -289,6 +304,11 @@ def _owner_is_gone(owner: str) -> bool:
     except PermissionError:
         return False
     return False
+
+
+def _metric(key: str) -> str:
+    """A path with what MLflow refuses in names replaced."""
+    return "/".join(_safe(part) for part in key.split("/"))
 
 
 def _safe(name: str) -> str:

@@ -25,6 +25,9 @@ Labels = npt.NDArray[np.int64]
 Features = Mapping[str, npt.NDArray[np.floating[Any]]]
 """Layer -> (B, D) of one batch of images."""
 
+VERSION = 1
+"""Raise it when a number of a spectral study can change."""
+
 TOP = (8, 64)
 """Sizes of the leading subspaces whose angles to full precision are reported."""
 

@@ -83,7 +83,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything measured for one model on one data set; `count` images. `failed`: quantization -> why."""
+    """Everything measured for one model on one data set; `count` images. `failed`: quantization -> why.
+
+    `key`: content hash of everything that can change a number.
+    """
 
     model: str
     data: str
@@ -91,6 +94,7 @@ class Study:
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
 
     def find(self, quantization: str, images: str = CLEAN) -> Mapping[str, LayerSpectrum]:
         """The layers of an entry."""
@@ -110,6 +114,11 @@ class Study:
     def layers(self) -> tuple[str, ...]:
         """Layers in forward order: blocks, `penultimate`, `image` (the joint space)."""
         return tuple(self.entries[0].layers)
+
+    @property
+    def final_layers(self) -> tuple[str, ...]:
+        """The layers behind the last block: `penultimate` where the model has it, and `image`."""
+        return tuple(name for name in self.layers if not name.startswith("block:"))
 
     def correlations(self, quantization: str, corruption: str) -> dict[str, dict[str, float]]:
         """Layer -> does the quantization's noise fall where the corruption's effect falls?
@@ -152,6 +161,27 @@ def bands_of(dimension: int) -> list[Band]:
 def band_name(band: Band) -> str:
     """`0-8`, `64+`."""
     return f"{band[0]}+" if band[1] is None else f"{band[0]}-{band[1]}"
+
+
+def study_metrics(study: Study) -> dict[str, float]:
+    """The headline numbers: `<quantization>/<images>/<layer>/<name>` for the layers behind the last block."""
+    found: dict[str, float] = {}
+    for entry in study.entries:
+        for name in study.final_layers:
+            layer = entry.layers[name]
+            numbers = {"effective_rank": layer.effective_rank}
+            numbers |= {f"sqnr_db_{band}": value for band, value in layer.band_sqnr_db().items()}
+            numbers |= {f"accuracy_{band}": value for band, value in layer.accuracy.items()}
+            numbers |= {f"angle_top_{k}_deg": float(angles[-1]) for k, angles in layer.angles.items()}
+            where = f"{entry.quantization}/{entry.images.replace('/', '.')}/{name}"
+            found |= {f"{where}/{key}": value for key, value in numbers.items()}
+    for quantization in study.quantizations:
+        for corruption in study.corruptions:
+            for name, rhos in study.correlations(quantization, corruption).items():
+                if name in study.final_layers:
+                    where = f"{quantization}/{corruption.replace('/', '.')}/{name}"
+                    found |= {f"{where}/rank_correlation_{key}": rho for key, rho in rhos.items()}
+    return found
 
 
 def study_json(study: Study) -> dict[str, Any]:

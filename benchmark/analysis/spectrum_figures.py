@@ -33,11 +33,6 @@ def draw(study: Study) -> dict[str, Figure]:
     return figures
 
 
-def final_layers(study: Study) -> list[str]:
-    """The layers behind the last block: `penultimate` where the model has it, and `image`."""
-    return [name for name in study.layers if not name.startswith("block:")]
-
-
 def _panels(study: Study, title: str, count: int, height: float = 4.0) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
@@ -62,7 +57,7 @@ def _corrupted(study: Study, layer: str) -> Iterator[tuple[str, str, LayerSpectr
 
 def sqnr_by_rank(study: Study) -> Figure:
     """SQNR along each direction of full precision; dashed and grey: the effect of corruptions, on the same axes."""
-    layers = final_layers(study)
+    layers = study.final_layers
     figure, panels = _panels(study, "SQNR by direction of full precision", len(layers))
     for layer, axes in zip(layers, panels, strict=True):
         for name, colour in _colours(study).items():
@@ -88,7 +83,7 @@ def _legend(axes: Axes) -> None:
 
 def energy_spectra(study: Study) -> Figure:
     """Share of the energy in each of a model's own directions, on clean and on corrupted images."""
-    layers = final_layers(study)
+    layers = study.final_layers
     figure, panels = _panels(study, "Energy spectra", len(layers))
     for layer, axes in zip(layers, panels, strict=True):
         full = study.find(FP32.name)[layer]

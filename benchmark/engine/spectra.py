@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmark.analysis.layer_spectra import Features, Readout, layer_bases, spectra
+from benchmark.analysis.layer_spectra import VERSION, Features, Readout, layer_bases, spectra
 from benchmark.analysis.spectrum import CLEAN, Entry, Floats, Study
 from benchmark.data import Data, open_data
 from benchmark.data.pixels import PixelCache, Pixels
@@ -22,7 +22,7 @@ from benchmark.errors import QuantizationError, ReliquantError, SpecError, Stora
 from benchmark.metrics.spectrum import EigenBasis
 from benchmark.models.base import ClipModel
 from benchmark.progress import Advance, Progress
-from benchmark.spec import FP32, SuiteSpec
+from benchmark.spec import FP32, SuiteSpec, digest
 
 PROBE = 8
 """Images on which the map from `penultimate` to the joint space is looked at."""
@@ -125,7 +125,14 @@ class _Measurement:
         if len(entries) == len(self.pixels):
             raise QuantizationError(next(iter(self.failed.values())))
         name = self.makers[0].configuration.model.name
-        return Study(name, self.clean.name, count, tuple(entries), tuple(self.notes), self.failed)
+        return Study(name, self.clean.name, count, tuple(entries), tuple(self.notes), self.failed, self._key())
+
+    def _key(self) -> str:
+        """Content hash: versions, the vision towers that were measured, the pixels and the texts."""
+        done = [m.configuration for m in self.makers if m.configuration.quant.name not in self.failed]
+        towers = [self.makers[0].plan.tower_key(c.model, c.quant, "vision") for c in done]
+        pixels = {images: found.digest for images, found in self.pixels.items()}
+        return digest(["spectrum", VERSION, towers, pixels, self.clean.text_digest])
 
     def _entries(
         self,

@@ -59,7 +59,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
 
 
 def study(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    home = ("--home", str(place / "home"), "--format", "json", "--quiet")
+    home = ("--home", str(place / "home"), "--format", "json", "--quiet", "--tracker", "jsonl")
     status, out, err = call(monkeypatch, capsys, str(place / "suite.yaml"), *home, *arguments)
     assert status == 0, err
     return json.loads(out)
@@ -113,7 +113,7 @@ def test_the_table_names_the_folder(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = (str(place / "suite.yaml"), "--limit", "12", "--quant", "rtn-w4", "--home", str(place / "home"))
-    status, out, err = call(monkeypatch, capsys, *arguments, "--quiet")
+    status, out, err = call(monkeypatch, capsys, *arguments, "--quiet", "--tracker", "jsonl")
     assert status == 0
     assert "layer 'penultimate' (48 dimensions, 12 images)" in out
     assert str(place / "home" / "spectrum" / "model.scenes") in out.replace("\n", "")
