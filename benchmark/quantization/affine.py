@@ -141,9 +141,9 @@ def encode(weight: Tensor, scheme: Scheme, scale: Tensor, zero: Tensor) -> Quant
 
 
 def error(weight: Tensor, other: Tensor) -> tuple[float, float | None]:
-    """Relative Frobenius error ||other - weight|| / ||weight|| and its SQNR in dB (None for no error), float64."""
-    signal = float(weight.double().square().sum())
-    noise = float((other.double() - weight.double()).square().sum())
+    """Relative Frobenius error ||other - weight|| / ||weight|| and its SQNR in dB (None for no error), summed in float64."""
+    signal = float(weight.square().sum(dtype=torch.float64))
+    noise = float((other - weight).square_().sum(dtype=torch.float64))
     if noise == 0:
         return 0.0, None
     if signal == 0:

@@ -241,7 +241,7 @@ def _pooled_error(records: Sequence[LayerRecord], layers: Mapping[str, nn.Module
     """Relative error and SQNR of all replaced weights as one long vector."""
     signal = noise = 0.0
     for record in records:
-        energy = float(layers[record.name].weight.detach().double().square().sum())  # type: ignore[operator]
+        energy = float(layers[record.name].weight.detach().square().sum(dtype=torch.float64))  # type: ignore[operator]
         signal += energy
         noise += energy * record.relative_error**2
     if noise == 0:

@@ -15,7 +15,7 @@ from benchmark.quantization import QuantizationReport, Quantizer, parse, quantiz
 from benchmark.spec import FP32, QuantSpec
 from tests.quant_models import calibration, toy, with_outliers
 
-METHODS = [name for name in quantizers.names() if name != "fp32"]
+METHODS = [name for name, method in quantizers if method.kind == "quantization" and name != "fp32"]
 
 
 def spec_of(name: str, scope: str = "vision", **more: Any) -> QuantSpec:
