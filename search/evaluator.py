@@ -69,7 +69,7 @@ class Engine:
     def problem(self) -> Problem:
         """What the search sees. Evaluates full precision."""
         headline = headline_keys(self.plan, self.reference.records)
-        return Problem(self.evaluate, self.better, tuple(headline), self.known)
+        return Problem(self.evaluate, self.better, tuple(headline))
 
     def evaluate(self, quant: QuantSpec) -> dict[str, float]:
         """All metrics of a quantization.

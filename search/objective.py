@@ -35,13 +35,11 @@ class Problem:
             `size_mb`; raises a ReliquantError where the quantization cannot be evaluated.
         better: metric key -> its better direction.
         headline: the metric keys that `reliability` is the mean of; the first part of a key is its task.
-        known: metric key -> whether the suite may report it, as far as can be told before anything is evaluated.
     """
 
     evaluate: Callable[[QuantSpec], Metrics]
     better: Callable[[str], Better]
     headline: tuple[str, ...]
-    known: Callable[[str], bool] = lambda key: True
 
 
 @dataclass(frozen=True)
@@ -85,21 +83,25 @@ def parse_constraint(text: str) -> Constraint:
     return Constraint(" ".join(text.split()), key, operator == ">=", float(number), relative is not None)
 
 
-def make_objective(key: str, problem: Problem) -> Objective:
+def make_objective(key: str, better: Callable[[str], Better], known: Callable[[str], bool]) -> Objective:
     """An objective with the direction that its metric declares.
+
+    Args:
+        better: metric key -> its better direction.
+        known: metric key -> whether the suite may report it, as far as can be told before anything is evaluated.
 
     Raises:
         SpecError: no task of the suite reports it, or it has no better direction.
     """
-    if key not in OWN and not problem.known(key):
+    if key not in OWN and not known(key):
         raise SpecError(
             f"--objective {key}: no task of this suite reports it; the form is task/dataset/metric, or one of "
             + ", ".join(OWN)
         )
-    better = OWN[key] if key in OWN else problem.better(key)
-    if better == "neither":
+    direction = OWN[key] if key in OWN else better(key)
+    if direction == "neither":
         raise SpecError(f"--objective {key}: neither direction is better; use it in a --constraint")
-    return Objective(key, "maximize" if better == "higher" else "minimize")
+    return Objective(key, "maximize" if direction == "higher" else "minimize")
 
 
 @dataclass(frozen=True)

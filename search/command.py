@@ -1,0 +1,194 @@
+"""What `reliquant search` does: the pieces put together."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from filelock import FileLock
+from optuna.storages import BaseStorage
+
+from benchmark.commands import PARTIAL, check_device, failure_lines
+from benchmark.engine.ledger import Ledger
+from benchmark.engine.plan import Settings, make_plan
+from benchmark.engine.run import run as run_plan
+from benchmark.errors import SpecError
+from benchmark.include import include_files
+from benchmark.progress import Progress, Silent, open_progress
+from benchmark.quantization import parse, quantizers
+from benchmark.spec import SuiteSpec
+from benchmark.suite import load_suite, narrow
+from benchmark.tracking import trackers
+from search.evaluator import Engine
+from search.objective import DEFAULT, Goals, Metrics, make_goals, make_objective, parse_constraint
+from search.report import print_front, write_figures, write_suite
+from search.selection import halved, report_suite, selection_suite
+from search.settings import (
+    SETTINGS,
+    TRIALS,
+    Asked,
+    check_new,
+    create_study,
+    kept_settings,
+    resume_study,
+)
+from search.space import Choices, Space
+from search.storage import journal_path, open_storage
+from search.study import Search, evaluated, front
+from search.tracking import MlflowLog
+from trackers.study import StudyRun
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """The command line of `reliquant search`."""
+
+    asked: Asked
+    name: str | None = None
+    resume: str | None = None
+    storage: str | None = None
+    catalogues: Sequence[Path] = ()
+    include: Sequence[Path] = ()
+    device: str = "cpu"
+    batch_size: int = 64
+    tracking_uri: str | None = None
+    track: bool = True
+    home: Path = Path("mlruns")
+    quiet: bool = False
+
+
+def run_search(request: SearchRequest) -> int:
+    """Search and report; returns the exit status (0; 3 when something failed on the report data; 130 when stopped)."""
+    include_files(request.include)
+    check_device(request.device)
+    Ledger(request.home)
+    storage = open_storage(request.home, request.storage)
+    asked = _asked(request, storage)
+    suite = narrow(
+        load_suite(asked.suite or "", asked.data or (), request.catalogues),
+        models=asked.models or (),
+        limit=asked.limit,
+    )
+    with open_progress(request.quiet) as progress:
+        search, log = _prepared(request, storage, asked, suite, progress)
+        try:
+            search.run(asked.trials or TRIALS)
+        except KeyboardInterrupt:
+            if log is not None:
+                log.run.fail()
+            resume = f"reliquant search --resume {search.study.study_name}"
+            progress.message(f"stopped; what is finished is kept. Go on with: {resume}")
+            return 130
+        return _finish(request, suite, search, log, progress)
+
+
+def _asked(request: SearchRequest, storage: BaseStorage) -> Asked:
+    """What is asked for, on resuming together with what the study was created with."""
+    if request.resume is None:
+        return request.asked.filled()
+    where = request.storage or str(journal_path(request.home))
+    return request.asked.over(kept_settings(storage, request.resume, where), request.resume)
+
+
+def _prepared(
+    request: SearchRequest, storage: BaseStorage, asked: Asked, suite: SuiteSpec, progress: Progress
+) -> tuple[Search, MlflowLog | None]:
+    """The study, ready to run. What the user gave is checked before full precision is evaluated."""
+    name = request.resume or request.name or f"{suite.name}-{asked.sampler}-seed{asked.seed}"
+    if request.resume is None:
+        check_new(storage, name)
+    constraints = [parse_constraint(text) for text in asked.constraints or ()]
+    quiet = progress if sys.stderr.isatty() else Silent()
+    settings = Settings(request.device, request.batch_size)
+    engine = Engine(selection_suite(suite), settings, request.home, progress, quiet)
+    objectives = [make_objective(key, engine.better, engine.known) for key in asked.objectives or DEFAULT]
+    space = Space(_choices(asked, engine), engine.check)
+    progress.message(_rule(suite, name))
+    problem = engine.problem
+    goals = make_goals(problem, objectives, constraints)
+    for key, why in goals.left_out.items():
+        progress.message(f"reliability leaves out {key}: {why}")
+    new = request.resume is None
+    study = create_study(storage, name, asked, space, objectives) if new else resume_study(storage, name, space)
+    lock = request.home / "studies" / ".claims.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    search = Search(study, space, problem, goals, asked.sampler or "", asked.seed or 0, progress=progress, lock=lock)
+    log = _log(request, suite, study, goals)
+    if log is not None:
+        search.log = log
+        log.catch_up(study)
+    if new:
+        search.prepare(asked.trials or TRIALS)
+    return search, log
+
+
+def _choices(asked: Asked, engine: Engine) -> Choices:
+    """All methods that quantize and can run here, or those asked for."""
+    everything = [name for name in quantizers.names() if name != "fp32" and quantizers.get(name).kind == "quantization"]
+    methods = tuple(dict.fromkeys(asked.methods or everything))
+    if "fp32" in methods:
+        raise SpecError("--method fp32: full precision is always evaluated; name methods that quantize")
+    blocks = dict(engine.model.blocks) if asked.per_block else {}
+    if asked.per_block and not any(blocks.values()):
+        raise SpecError(f"--per-block: {engine.model.name} has no repeated blocks")
+    return Choices(methods, tuple(dict.fromkeys(asked.scopes or Choices(()).scopes)), blocks=blocks)
+
+
+def _rule(suite: SuiteSpec, name: str) -> str:
+    """Which data the study chooses on."""
+    mapped = [f"{own} on {other}" for own, other in suite.validation.items()]
+    split = [f"half of {', '.join(sorted(halved(suite)))}"] if halved(suite) else []
+    return f"study '{name}' chooses {'; '.join([*mapped, *split])}; the front is told on the rest"
+
+
+def _log(request: SearchRequest, suite: SuiteSpec, study: optuna.Study, goals: Goals) -> MlflowLog | None:
+    if not request.track:
+        return None
+    kept = study.user_attrs[SETTINGS]
+    params = {key: json.dumps(value) for key, value in kept.items() if value not in (None, [], False)}
+    with FileLock(request.home / "studies" / ".mlflow.lock"):
+        run = StudyRun.open(request.home, request.tracking_uri, suite.name, study.study_name, params)
+    return MlflowLog(run, study.study_name, goals)
+
+
+def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: MlflowLog | None, progress: Progress) -> int:
+    """Tell the front on data that it was not chosen on; write table, figures and suite."""
+    study, found = search.study, front(search.study)
+    if not found:
+        print("no configuration fulfils the constraints: there is no front", file=sys.stderr)
+        return PARTIAL
+    names = [trial.user_attrs["configuration"] for trial in found]
+    told, warnings = _told(request, suite, names, search.goals, progress)
+    folder = request.home / "studies" / study.study_name
+    volume = write_figures(folder, study, search.goals, found)
+    write_suite(folder / "front.yaml", report_suite(suite), names, study.study_name)
+    print_front(found, search.goals, told)
+    done, trials = len(evaluated(study)), len(study.get_trials(deepcopy=False))
+    if log is not None:
+        summary = {"study/configurations": done, "study/trials": trials, "study/front": len(found)}
+        log.finish(folder, summary | ({} if volume is None else {"study/hypervolume": volume}))
+        warnings += [] if log.broken is None else [f"warning: MLflow could not be written ({log.broken})"]
+    for line in warnings:
+        print(line, file=sys.stderr)
+    print(f"{done} configurations in {trials} trials. Figures and the front as a suite: {folder}")
+    print(f"Look closer: reliquant run {folder / 'front.yaml'}")
+    return PARTIAL if len(told) < len(names) else 0
+
+
+def _told(
+    request: SearchRequest, suite: SuiteSpec, names: Sequence[str], goals: Goals, progress: Progress
+) -> tuple[dict[str, Metrics], list[str]]:
+    """Metrics of the front on the report suite, tracked as any other run, and a line for each failure."""
+    told, settings = report_suite(suite), Settings(request.device, request.batch_size)
+    plan = make_plan(told.model_copy(update={"quantizations": tuple(names)}), settings)
+    opened = [trackers.get("mlflow").open(request.home, request.tracking_uri)] if request.track else []
+    sweep = run_plan(plan, request.home, trackers=opened, progress=progress)
+    engine = Engine(told, settings, request.home)
+    own = make_goals(engine.problem, goals.objectives, ())
+    failed = {record.quantization for record in sweep.failed}
+    found: dict[str, Metrics] = {name: own.complete(engine.evaluate(parse(name))) for name in names if name not in failed}
+    return found, failure_lines(sweep.failed) + [f"warning: {n}: {why}" for n, why in sweep.untracked.items()]

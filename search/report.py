@@ -1,0 +1,175 @@
+"""What a study found: the front as a table, as figures, and as a suite that `reliquant run` takes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import yaml
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.spec import SuiteSpec
+from search.front import Floats, hypervolume_curve
+from search.objective import Goals, Metrics
+from search.study import losses
+
+MANY = 12
+"""Dimensions that the slices show at most, the most important first."""
+
+
+def print_front(trials: Sequence[FrozenTrial], goals: Goals, told: Mapping[str, Metrics]) -> None:
+    """One row per configuration: each objective on the data it was chosen on and on the data it is told on.
+
+    Args:
+        told: short name -> metrics on the report suite; a configuration that failed there is missing.
+    """
+    console = Console()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("quantization", overflow="fold")
+    table.add_column("trial", justify="right")
+    for objective in goals.objectives:
+        arrow = "↑" if objective.direction == "maximize" else "↓"
+        table.add_column(f"{objective.key} {arrow}\nchosen on", justify="right")
+        table.add_column("\ntold on", justify="right")
+    for trial in trials:
+        name = trial.user_attrs["configuration"]
+        cells = []
+        for objective, value in zip(goals.objectives, trial.values, strict=True):
+            other = told.get(name, {}).get(objective.key)
+            cells += [f"{value:.4g}", "-" if other is None else f"{other:.4g}"]
+        table.add_row(name, str(trial.number), *cells)
+    console.print(Text(f"Pareto front: {len(trials)} configurations", style="bold"))
+    console.print(table)
+
+
+def write_suite(path: Path, suite: SuiteSpec, names: Sequence[str], study: str) -> None:
+    """The report suite with the chosen short names, as YAML that `reliquant run` takes."""
+    content = suite.model_copy(update={"quantizations": tuple(names)}).model_dump(
+        mode="json", exclude_defaults=True, exclude_none=True
+    )
+    for spec in content["data"].values():
+        if "options" in spec:
+            spec["options"] = dict(spec["options"])
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    path.write_text(f"# The Pareto front of study '{study}': reliquant run {path.name}\n{text}", encoding="utf-8")
+
+
+def write_figures(folder: Path, study: optuna.Study, goals: Goals, front: Sequence[FrozenTrial]) -> float | None:
+    """`front.png`, `hypervolume.png`, `importance.png`, `slices.png`, as far as the trials allow.
+
+    Returns:
+        the hypervolume at the end; None with a single objective.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    feasible = [t for t in done if all(violation <= 0 for violation in t.constraints.values())]
+    volume = None
+    if len(goals.objectives) > 1 and feasible:
+        _draw_front(folder / "front.png", done, feasible, front, goals)
+        volume = _draw_hypervolume(folder / "hypervolume.png", study, feasible)
+    shares = importances(study, done)
+    if any(shares):
+        _draw_importance(folder / "importance.png", goals, shares)
+        _draw_slices(folder / "slices.png", goals, done, shares)
+    return volume
+
+
+def importances(study: optuna.Study, done: Sequence[FrozenTrial]) -> list[dict[str, float]]:
+    """For each objective: parameter -> share of importance (PED-ANOVA, Watanabe et al. 2023, arXiv 2304.10255)."""
+    sampled = [trial for trial in done if trial.params]
+    return [_shares(study, sampled, index) for index in range(len(study.directions))]
+
+
+def _shares(study: optuna.Study, sampled: Sequence[FrozenTrial], index: int) -> dict[str, float]:
+    """Shares for one objective; none where its value never varies or there are too few trials to tell."""
+    if len(sampled) < 4 or np.ptp(losses(study, sampled)[:, index]) == 0:
+        return {}
+    sign = -1.0 if study.directions[index] is StudyDirection.MAXIMIZE else 1.0
+
+    def loss(trial: FrozenTrial) -> float:
+        return sign * float(trial.values[index])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna's notes on parameters that never vary
+        return optuna.importance.get_param_importances(study, target=loss)
+
+
+def reference_point(points: Floats) -> Floats:
+    """The worst value seen in each column: the corner that hypervolumes are measured from."""
+    worst: Floats = points.max(axis=0)
+    return worst
+
+
+def _plot(columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * columns, 3.8 * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _draw_front(
+    path: Path, done: Sequence[FrozenTrial], feasible: Sequence[FrozenTrial], front: Sequence[FrozenTrial], goals: Goals
+) -> None:
+    """The first two objectives: the second across, the first up."""
+    figure, axes = _plot()
+    plot = axes[0][0]
+    kept = {t.number for t in feasible}
+    for label, trials, style in (
+        ("violates a constraint", [t for t in done if t.number not in kept], {"marker": "x", "color": "0.7"}),
+        ("evaluated", feasible, {"marker": "o", "color": "0.6"}),
+        ("customary", [t for t in feasible if t.user_attrs.get("baseline")], {"marker": "s", "color": "tab:blue"}),
+    ):
+        if trials:
+            plot.scatter([t.values[1] for t in trials], [t.values[0] for t in trials], s=22, label=label, **style)
+    ordered = sorted(front, key=lambda t: t.values[1])
+    plot.plot(
+        [t.values[1] for t in ordered], [t.values[0] for t in ordered], "o-", color="tab:red", ms=4, lw=1, label="front"
+    )
+    plot.set_xlabel(goals.objectives[1].key)
+    plot.set_ylabel(goals.objectives[0].key)
+    plot.legend(fontsize=8)
+    figure.savefig(path, dpi=140)
+
+
+def _draw_hypervolume(path: Path, study: optuna.Study, feasible: Sequence[FrozenTrial]) -> float:
+    points = losses(study, feasible)
+    curve = hypervolume_curve(points, reference_point(points))
+    figure, axes = _plot()
+    axes[0][0].step([t.number for t in feasible], curve, where="post")
+    axes[0][0].set_xlabel("trial")
+    axes[0][0].set_ylabel("hypervolume, from the worst values seen")
+    figure.savefig(path, dpi=140)
+    return float(curve[-1])
+
+
+def _draw_importance(path: Path, goals: Goals, shares: Sequence[Mapping[str, float]]) -> None:
+    figure, axes = _plot(columns=len(shares))
+    for plot, objective, share in zip(axes[0], goals.objectives, shares, strict=True):
+        names = list(share)[:MANY][::-1]
+        plot.barh(names, [share[name] for name in names])
+        plot.set_xlabel(f"importance for {objective.key}")
+    figure.savefig(path, dpi=140)
+
+
+def _draw_slices(path: Path, goals: Goals, done: Sequence[FrozenTrial], shares: Sequence[Mapping[str, float]]) -> None:
+    """The first objective over the values of the parameters that matter most for it."""
+    names = list(shares[0] or next(filter(None, shares)))[:MANY]
+    figure, axes = _plot(columns=min(3, len(names)), rows=-(-len(names) // 3))
+    for plot in axes.flat[len(names) :]:
+        plot.set_visible(False)
+    for plot, name in zip(axes.flat, names, strict=False):
+        trials = [t for t in done if name in t.params]
+        order = sorted({t.params[name] for t in trials}, key=lambda v: (isinstance(v, str), v))
+        plot.plot([order.index(t.params[name]) for t in trials], [t.values[0] for t in trials], "o", alpha=0.5, ms=4)
+        plot.set_xticks(range(len(order)), [str(value) for value in order], fontsize=7, rotation=30)
+        plot.set_xlabel(name)
+    axes[0][0].set_ylabel(goals.objectives[0].key)
+    figure.savefig(path, dpi=140)

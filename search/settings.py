@@ -1,0 +1,134 @@
+"""What a study is bound to: its settings, kept in it, and its space."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage
+
+from benchmark.errors import InputError, SpecError, UnknownNameError
+from search.objective import DEFAULT, Objective
+from search.samplers import check_sampler
+from search.space import Space
+
+TRIALS = 100
+SETTINGS, SPACE = "settings", "space"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a study is about; kept in it. On resuming, None takes what it was created with."""
+
+    suite: str | None = None
+    models: Sequence[str] | None = None
+    data: Sequence[str] | None = None
+    limit: int | None = None
+    methods: Sequence[str] | None = None
+    scopes: Sequence[str] | None = None
+    per_block: bool | None = None
+    objectives: Sequence[str] | None = None
+    constraints: Sequence[str] | None = None
+    sampler: str | None = None
+    seed: int | None = None
+    trials: int | None = None
+
+    def over(self, before: Mapping[str, Any], study: str) -> Asked:
+        """These settings over those that a study was created with.
+
+        Raises:
+            SpecError: something that the study is bound to differs.
+        """
+        for name, value in asdict(self).items():
+            kept = before.get(name)
+            if value is not None and _plain(value) != kept and name not in ("trials", "sampler", "seed"):
+                raise SpecError(
+                    f"study '{study}' was created with {name} {json.dumps(kept)}, not {json.dumps(_plain(value))}; "
+                    "leave it out to resume, or start another study with --name"
+                )
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return Asked(**{**before, **given}).checked()
+
+    def filled(self) -> Asked:
+        """With the defaults of a new study.
+
+        Raises:
+            InputError: a sampler that nobody knows, or a number out of range.
+        """
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        default = {"suite": "demo", "objectives": DEFAULT, "sampler": "tpe", "seed": 0, "trials": TRIALS}
+        default |= {"per_block": False, "methods": (), "scopes": (), "constraints": (), "models": (), "data": ()}
+        return Asked(**{**default, **given}).checked()
+
+    def checked(self) -> Asked:
+        """Itself, where sampler and numbers can be used."""
+        check_sampler(self.sampler or "")
+        if self.trials is not None and self.trials < 1:
+            raise SpecError(f"--trials: at least 1, got {self.trials}")
+        if self.seed is not None and self.seed < 0:
+            raise SpecError(f"--seed: 0 or more, got {self.seed}")
+        return self
+
+
+def kept_settings(storage: BaseStorage, name: str, where: str) -> dict[str, Any]:
+    """The settings of an existing study.
+
+    Raises:
+        UnknownNameError: there is none of that name. SpecError: it is somebody else's.
+    """
+    studies = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}
+    if name not in studies:
+        raise UnknownNameError(f"study in {where}", name, studies)
+    kept = studies[name].user_attrs.get(SETTINGS)
+    if not isinstance(kept, dict):
+        raise SpecError(f"study '{name}' was not made by reliquant search; choose another --name")
+    return kept
+
+
+def check_new(storage: BaseStorage, name: str) -> None:
+    """Refuse the name of a study that exists: nothing is mixed by accident."""
+    if name in (summary.study_name for summary in optuna.get_all_study_summaries(storage)):
+        raise InputError(f"study '{name}' exists: go on with --resume {name}, or choose another --name")
+
+
+def create_study(
+    storage: BaseStorage, name: str, asked: Asked, space: Space, objectives: Sequence[Objective]
+) -> optuna.Study:
+    """A new study with its settings.
+
+    Raises:
+        InputError: another process was faster.
+    """
+    try:
+        directions = [objective.direction for objective in objectives]
+        study = optuna.create_study(storage=storage, study_name=name, directions=directions)
+    except DuplicatedStudyError:
+        raise InputError(f"study '{name}' exists: go on with --resume {name}, or choose another --name") from None
+    study.set_user_attr("objectives", [objective.key for objective in objectives])
+    study.set_user_attr(SPACE, space.digest())
+    study.set_user_attr(SETTINGS, {key: _plain(value) for key, value in asdict(asked).items()})
+    return study
+
+
+def resume_study(storage: BaseStorage, name: str, space: Space) -> optuna.Study:
+    """An existing study.
+
+    Raises:
+        SpecError: it was created with another space.
+    """
+    study = optuna.load_study(study_name=name, storage=storage)
+    if study.user_attrs.get(SPACE) != space.digest():
+        raise SpecError(
+            f"study '{name}' was created with another space (methods, their versions, or the model's blocks differ); "
+            "start another study with --name"
+        )
+    return study
+
+
+def _plain(value: Any) -> Any:
+    """As it is after JSON."""
+    return json.loads(json.dumps(value))

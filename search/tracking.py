@@ -1,0 +1,74 @@
+"""Finished trials as MLflow runs below the study's parent run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from benchmark.quantization import parse
+from search.objective import Goals
+from search.storage import is_gone, owner
+from trackers.study import STUDY, StudyRun
+
+
+@dataclass
+class MlflowLog:
+    """Writes finished trials; a tracking store that fails stops nothing, the study has everything.
+
+    Attributes:
+        broken: why the store could not be written, once it could not.
+    """
+
+    run: StudyRun
+    study: str
+    goals: Goals
+    broken: str | None = None
+
+    def trial(self, trial: FrozenTrial) -> None:
+        """Write one finished trial."""
+        if self.broken is not None:
+            return
+        name = trial.user_attrs["configuration"]
+        tags = {STUDY: self.study}
+        tags |= {"baseline": "true"} if trial.user_attrs.get("baseline") else {}
+        tags |= {key: str(trial.user_attrs[key])[:5000] for key in ("repeat_of", "error") if key in trial.user_attrs}
+        metrics = dict(trial.user_attrs.get("metrics", {}))
+        if trial.state is TrialState.COMPLETE:
+            pairs = zip(self.goals.objectives, trial.values, strict=True)
+            metrics |= {f"objective/{objective.key}": value for objective, value in pairs}
+            metrics |= {f"violation/{i}": value for i, value in enumerate(trial.constraints.values())}
+        if "seconds" in trial.user_attrs:
+            metrics["trial/seconds"] = trial.user_attrs["seconds"]
+        fields = parse(name).model_dump(mode="json", exclude={"skip", "overrides", "options"}, exclude_none=True)
+        params = {f"quant.{key}": value for key, value in fields.items()}
+        params |= {f"quant.{key}": value for key, value in parse(name).options}
+        try:
+            self.run.trial(trial.number, name, params, metrics, tags)
+        except Exception as error:  # a server may raise anything
+            self.broken = f"{type(error).__name__}: {error}"
+
+    def finish(self, folder: Path, metrics: Mapping[str, float]) -> None:
+        """Attach the study's files and end its run."""
+        try:
+            self.run.finish(folder, metrics)
+        except Exception as error:  # a server may raise anything
+            self.broken = f"{type(error).__name__}: {error}"
+
+    def catch_up(self, study: optuna.Study) -> int:
+        """Write the finished trials that have no run because their process was killed; returns how many."""
+        logged = self.run.logged()
+        missing = [
+            trial
+            for trial in study.get_trials(deepcopy=False)
+            if trial.number not in logged
+            and "configuration" in trial.user_attrs
+            and (trial.state is TrialState.COMPLETE or "error" in trial.user_attrs)
+            and (trial.user_attrs["owner"] == owner() or is_gone(trial.user_attrs["owner"]))
+        ]
+        for trial in missing:
+            self.trial(trial)
+        return len(missing)
