@@ -62,7 +62,10 @@ def home_background(label: int) -> int:
 
 @dataclass(frozen=True)
 class Style:
-    """How scenes are drawn. Ranges are uniform; lengths in pixels, angles in degrees, grey levels in [0, 255]."""
+    """How scenes are drawn. Ranges are uniform; lengths in pixels, angles in degrees, grey levels in [0, 255].
+
+    An outline's stroke runs along the inside of the edge; `wash` is how much of the colour lies within it.
+    """
 
     radius: tuple[float, float] = (11.0, 22.0)
     offset: float = 11.0
@@ -73,6 +76,8 @@ class Style:
     noise: tuple[float, float] = (3.0, 18.0)
     pattern_strength: tuple[float, float] = (15.0, 65.0)
     fill: Literal["plain", "outline", "pattern"] = "plain"
+    stroke: float = 3.0
+    wash: float = 0.35
     paper: bool = False
 
 
@@ -89,6 +94,9 @@ class Split:
     about: str = ""
 
 
+SMALL = Style(radius=(8.0, 15.0), pattern_strength=(45.0, 95.0))
+"""Small shapes on strong backgrounds, where the background tempts: `common`, `counter` and the last training stage."""
+
 _V2 = Style(radius=(9.0, 24.0), offset=15.0, tilt=35.0)
 
 SPLITS: Mapping[str, Split] = MappingProxyType(
@@ -97,13 +105,16 @@ SPLITS: Mapping[str, Split] = MappingProxyType(
         "calibration": Split(1_000, 102, "seen", captions=True, about="image-caption pairs like training"),
         "validation": Split(2_000, 103, "all", about="like test, for choosing"),
         "test": Split(2_400, 104, "all", about="in distribution, with the held-out combinations"),
-        "sketch": Split(1_000, 105, "all", Style(fill="outline", paper=True), about="outlines on pale paper"),
+        "sketch": Split(
+            1_000, 105, "all", Style(fill="outline", paper=True), about="outlines with a pale wash, on paper"
+        ),
         "textured": Split(1_000, 106, "all", Style(fill="pattern"), about="patterned fill"),
         "v2": Split(1_000, 107, "all", _V2, about="drawn anew with looser framing"),
-        "common": Split(1_000, 108, "all", home_share=1.0, about="every shape on its home background"),
-        "counter": Split(1_000, 108, "all", home_share=0.0, about="the images of common on other backgrounds"),
+        "common": Split(1_000, 108, "all", SMALL, home_share=1.0, about="small shapes, each on its home background"),
+        "counter": Split(1_000, 108, "all", SMALL, home_share=0.0, about="the images of common on other backgrounds"),
         "near_ood": Split(1_000, 109, "near", about="unseen shapes in the known colours and style"),
         "far_ood": Split(1_000, 110, "far", about="textures without any object"),
+        "train_small": Split(12_000, 112, "seen", SMALL, captions=True, about="more training scenes: small shapes"),
         "digits_train": Split(897, 111, "digits", captions=True, about="scikit-learn's digits for training"),
         "digits": Split(900, 111, "digits", about="the rest of scikit-learn's digits, a second test set"),
     }

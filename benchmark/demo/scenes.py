@@ -98,10 +98,12 @@ def _background(rng: np.random.Generator, background: int, style: Style) -> Plan
 
 
 def _coverage(distance: Plane, style: Style) -> Plane:
-    """Share of each pixel that the shape (or, for outlines, its stroke of 2.6 pixels) covers."""
-    if style.fill == "outline":
-        distance = np.abs(distance) - np.float32(1.3)
-    return as_plane(np.clip(np.float32(0.5) - distance, 0, 1))
+    """Share of each pixel's colour that is the shape's: all of it inside, for outlines only under the stroke."""
+    inside = np.clip(np.float32(0.5) - distance, 0, 1)
+    if style.fill != "outline":
+        return inside
+    within = np.clip(np.float32(0.5 - style.stroke) - distance, 0, 1)
+    return as_plane(inside - np.float32(1 - style.wash) * within)
 
 
 def _paint(rng: np.random.Generator, colour: int, style: Style) -> Plane:

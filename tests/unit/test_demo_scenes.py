@@ -81,7 +81,7 @@ def test_one_combination_of_each_shape_is_held_out_of_training_and_calibration()
     assert len(scenes.HELD_OUT) == 12
     assert {label // 8 for label in scenes.HELD_OUT} == set(range(12))
     assert {label % 8 for label in scenes.HELD_OUT} == set(range(8))
-    for name in ("train", "calibration"):
+    for name in ("train", "train_small", "calibration"):
         split = scenes.SPLITS[name]
         labels = scenes.split_labels(split, split.size)
         assert not np.isin(labels, scenes.HELD_OUT).any()
