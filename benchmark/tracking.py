@@ -12,6 +12,7 @@ from benchmark.plugins import Outcome
 from benchmark.registry import Registry
 
 if TYPE_CHECKING:
+    from benchmark.analysis.compare import Change
     from benchmark.engine.ledger import Record
     from benchmark.engine.plan import Configuration, Plan
     from benchmark.spec import SuiteSpec
@@ -25,6 +26,8 @@ class FinishedConfiguration:
         report: the QuantizationReport as JSON; None when quantizing failed.
         records: one per evaluation. outcomes: record key -> outcome, for the finished ones.
         references: evaluation name (`task/label`) -> full-precision outcome; empty for full precision itself.
+        changes: every metric against full precision, without q values (`benchmark.analysis.compare.adjust` gives
+            them over what is shown together); empty for full precision itself.
         tags: further tags, e.g. the Optuna trial.
     """
 
@@ -34,6 +37,7 @@ class FinishedConfiguration:
     records: tuple[Record, ...]
     outcomes: Mapping[str, Outcome]
     references: Mapping[str, Outcome]
+    changes: tuple[Change, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.analysis.tables import Cell, changes, headline_keys, report_figures, sample_frames
+from benchmark.analysis.compare import adjust
+from benchmark.analysis.export import to_csv, to_json
+from benchmark.analysis.tables import headline_metrics, sample_frames
 from benchmark.engine.ledger import Record
 from benchmark.errors import StorageError
 from benchmark.spec import QuantSpec, SuiteSpec
@@ -77,7 +79,7 @@ class MLflowTracker(Tracker):
         try:
             self._write_parent(finished, parent)
             for record in finished.records:
-                if record.status == "done" and record.key not in self._runs:
+                if record.status == "done" and f"{parent}:{record.key}" not in self._runs:
                     self._write_child(experiment, finished, record, parent)
             self._client.set_tag(parent, CONTENT, content)
         except BaseException:
@@ -138,7 +140,9 @@ class MLflowTracker(Tracker):
                     mine = run.info.status != "RUNNING"
                 parent = tags.get("kind") == "configuration" and mine
                 if KEY in tags and (run.info.status == "FINISHED" or parent):
-                    self._runs[tags[KEY]] = (run.info.run_id, tags.get(CONTENT, ""))
+                    above = tags.get("mlflow.parentRunId") if tags.get("kind") == "evaluation" else None
+                    key = f"{above}:{tags[KEY]}" if above else tags[KEY]
+                    self._runs[key] = (run.info.run_id, tags.get(CONTENT, ""))
             token = page.token
             if not token:
                 return
@@ -165,7 +169,11 @@ class MLflowTracker(Tracker):
         failed = {r.task: r.error or "" for r in finished.records if r.status == "failed"}
         tags = {f"error.{task}": reason[:5000] for task, reason in failed.items()}
         params = {"model": finished.configuration.model.name, **_params(finished.configuration.quant)}
-        self._batch(parent, _parent_metrics(finished), params, tags)
+        self._batch(parent, headline_metrics(finished), params, tags)
+        if finished.changes:
+            tested = adjust(finished.changes)
+            self._client.log_text(parent, to_json(tested), "comparison.json")
+            self._client.log_text(parent, to_csv(tested), "comparison.csv")
         if finished.report is not None:
             self._client.log_dict(parent, dict(finished.report), "quantization_report.json")
         self._log_inputs(parent, finished)
@@ -191,7 +199,7 @@ class MLflowTracker(Tracker):
             self._client.set_terminated(run, "FAILED")
             raise
         self._client.set_terminated(run, "FINISHED")
-        self._runs[record.key] = (run, "")
+        self._runs[f"{parent}:{record.key}"] = (run, "")
 
     def _log_artifacts(self, run: str, finished: FinishedConfiguration, record: Record) -> None:
         outcome = finished.outcomes[record.key]
@@ -251,37 +259,11 @@ def _params(quant: QuantSpec) -> dict[str, object]:
     return params
 
 
-def _parent_metrics(finished: FinishedConfiguration) -> dict[str, float]:
-    """Headline metrics, their changes, and the sizes of the QuantizationReport."""
-    cells = _cells(finished)
-    keys = [key for key in headline_keys(finished.plan, finished.records) if key in cells]
-    metrics = {key: cells[key].value for key in keys}
-    for key in keys:
-        change = cells[key].change
-        if change is not None:
-            metrics[f"change/{key}"] = change
-    if finished.report is not None:
-        metrics |= {f"quantization/{name}": value for name, value in report_figures(finished.report).items()}
-    return metrics
-
-
-def _cells(finished: FinishedConfiguration) -> Mapping[str, Cell]:
-    cells = changes(finished.plan, finished.records).get(finished.configuration.key, {})
-    reference = {
-        f"{name}/{key}": value
-        for name, outcome in finished.references.items()
-        for key, value in outcome.metrics.items()
-    }
-    return {
-        key: Cell(cell.value, cell.value - reference[key], cell.better) if key in reference else cell
-        for key, cell in cells.items()
-    }
-
-
 def _note(suite: SuiteSpec) -> str:
     return (
         f"{suite.description}\n\nOne run per quantization (open it for the report), with one nested run per task. "
-        "Metric names are paths: task/dataset/metric; `change/...` is the change against fp32. "
+        "Metric names are paths: task/dataset/metric; `change/...` is the change against fp32, "
+        "`p/...` its p value; `comparison.csv` has every metric with interval and stars. "
         "Select runs and press Compare for parallel coordinates over `quant.weight_bits` and the metrics."
     )
 

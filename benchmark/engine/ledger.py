@@ -52,10 +52,15 @@ class Record:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     pair: str = ""
 
+    @property
+    def name(self) -> str:
+        """`task/dataset`, the first two parts of its metric keys."""
+        return f"{self.task}/{self.dataset}"
+
 
 @dataclass(frozen=True)
 class ReportRow:
-    """The QuantizationReport of one configuration, as JSON."""
+    """The QuantizationReport of one quantized model (`Configuration.content`), as JSON."""
 
     configuration: str
     report: Mapping[str, Any]

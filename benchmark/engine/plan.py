@@ -86,9 +86,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One model under one quantization, with its evaluations."""
+    """One model under one quantization, with its evaluations.
+
+    Attributes:
+        key: names it among all runs: its content, the suite with its version and limit, and the data.
+        content: hash of what determines the quantized model alone; names its QuantizationReport.
+    """
 
     key: str
+    content: str
     model: ResolvedModel
     quant: QuantSpec
     evaluations: tuple[Evaluation, ...]
@@ -150,18 +156,29 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
     plan = Plan(suite, settings, data, calibration, ())
     for quant in quants:
         plan.quant_key(quant)
+    shared = [suite.name, suite.version, suite.limit, {name: single.digest for name, single in data.items()}]
     configurations = []
-    for model_spec in suite.models:
-        model = resolve(model_spec)
+    for model in _models(suite):
         for quant in quants:
             content = {"model": model.digest, **plan.quant_key(quant), **settings.hashed()}
             evaluations = tuple(
                 _evaluation(plan, content, task, label, _bound(binding.roles, groups), binding.options)
                 for task, label, binding in bindings
             )
-            key = digest({"suite": suite.name, **content})
-            configurations.append(Configuration(key, model, quant, evaluations))
+            configurations.append(Configuration(digest([shared, content]), digest(content), model, quant, evaluations))
     return replace(plan, configurations=tuple(configurations))
+
+
+def _models(suite: SuiteSpec) -> list[ResolvedModel]:
+    models = [resolve(spec) for spec in suite.models]
+    for i, model in enumerate(models):
+        for other in models[:i]:
+            if model.name == other.name:
+                raise SpecError(
+                    f"suite '{suite.name}': models {other.ref} and {model.ref} are both called '{model.name}'; "
+                    f"give one a name: {{ref: '{model.ref}', name: OTHER}}"
+                )
+    return models
 
 
 def check_suite(suite: SuiteSpec) -> tuple[list[QuantSpec], list[Binding], dict[str, dict[str, DataSpec]]]:

@@ -6,7 +6,7 @@ import platform
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmark.analysis.compare import Change, Comparer
 from benchmark.data.pixels import PixelCache
 from benchmark.engine.banks import BankMaker, ModelHolder
 from benchmark.engine.cache import ArrayStore
@@ -37,6 +38,8 @@ class Sweep:
         records: one per evaluation of the plan, in its order, finished now or before.
         reports: configuration key -> QuantizationReport as JSON.
         computed: evaluations done in this run. forward_images: images that went through a vision tower.
+        changes: every metric of every quantization against full precision, in the order of the records.
+        uncompared: evaluation -> why it could not be compared with full precision.
         untracked: tracker name -> why it could not be written (the ledger has everything).
     """
 
@@ -45,6 +48,8 @@ class Sweep:
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     computed: int = 0
     forward_images: int = 0
+    changes: list[Change] = field(default_factory=list)
+    uncompared: dict[str, str] = field(default_factory=dict)
     untracked: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -82,7 +87,7 @@ def run(
     ledger = Ledger(home)
     store = ArrayStore(home / "cache" / "banks")
     pixels = PixelCache(home / "cache" / "pixels", pixel_budget, skip_broken)
-    sweep = Sweep(plan)
+    sweep, comparer = Sweep(plan), Comparer(home)
     holder: ModelHolder | None = None
     with progress.phase(f"suite {plan.suite.name}", len(plan.configurations)) as advance:
         for configuration in plan.configurations:
@@ -92,10 +97,11 @@ def run(
             job = _Job(plan, configuration, maker, ledger, _provenance(plan, configuration))
             if not sweep.records and _to_do(job):
                 maker.check_inputs({name for e in configuration.evaluations for r in e.roles.values() for name in r})
-            finished = _evaluate(job, sweep)
+            finished = _evaluate(job, sweep, comparer)
             for tracker in trackers:
                 _track(tracker, finished, sweep)
             advance(1)
+    sweep.uncompared = comparer.failures
     for damage in store.damaged:
         progress.message(f"damaged cache entry found and recomputed: {damage}")
     return sweep
@@ -143,45 +149,60 @@ def _to_do(job: _Job) -> list[Evaluation]:
     return [evaluation for evaluation in job.configuration.evaluations if job.ledger.done(evaluation.key) is None]
 
 
-def _evaluate(job: _Job, sweep: Sweep) -> FinishedConfiguration:
+def _evaluate(job: _Job, sweep: Sweep, comparer: Comparer) -> FinishedConfiguration:
     """Do the pending evaluations of a configuration and gather all its records."""
     ledger, configuration = job.ledger, job.configuration
     ledger.refresh()
     pending = _to_do(job)
     new = _pending(job, pending) if pending else {}
-    records = [new.get(e.key) or ledger.records[e.key] for e in configuration.evaluations]
+    found = [new.get(e.key) or ledger.records[e.key] for e in configuration.evaluations]
+    records = [_adopted(record, job.plan, configuration) for record in found]
     sweep.records += records
     sweep.computed += len(new)
     sweep.forward_images += job.maker.forward_images
-    finished = _finished(job.plan, configuration, records, ledger)
+    finished = _finished(job.plan, configuration, records, ledger, comparer)
+    sweep.changes += finished.changes
     if finished.report is not None:
         sweep.reports[configuration.key] = finished.report
     return finished
 
 
 def _finished(
-    plan: Plan, configuration: Configuration, records: Sequence[Record], ledger: Ledger
+    plan: Plan, configuration: Configuration, records: Sequence[Record], ledger: Ledger, comparer: Comparer
 ) -> FinishedConfiguration:
-    report = ledger.reports.get(configuration.key)
+    report = ledger.reports.get(configuration.content)
+    bases = _reference_records(plan, configuration, ledger)
+    tasks = {e.name: e.task for e in configuration.evaluations}
     return FinishedConfiguration(
         plan=plan,
         configuration=configuration,
         report=report.report if report else None,
         records=tuple(records),
         outcomes={r.key: ledger.outcome(r) for r in records if r.status == "done"},
-        references=_references(plan, configuration, ledger),
+        references={name: ledger.outcome(record) for name, record in bases.items()},
+        changes=tuple(
+            change
+            for record in records
+            if record.status == "done" and record.name in bases
+            for change in comparer.changes(tasks[record.name], record, bases[record.name], ledger.outcome)
+        ),
     )
+
+
+def _adopted(record: Record, plan: Plan, configuration: Configuration) -> Record:
+    """A record as this plan's: another suite, or another name for the model, may have computed it before."""
+    return replace(record, configuration=configuration.key, suite=plan.suite.name, model=configuration.model.name)
 
 
 def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> int:
     """Tell a tracker of every configuration that the ledger has completely; returns how many. Runs no model."""
-    count = 0
+    count, comparer = 0, Comparer(ledger.home)
     with progress.phase(f"sync {plan.suite.name}", len(plan.configurations)) as advance:
         for configuration in plan.configurations:
             found = [ledger.records.get(e.key) for e in configuration.evaluations]
-            records = [record for record in found if record is not None]
+            records = [_adopted(record, plan, configuration) for record in found if record is not None]
             if len(records) == len(found):
-                tracker.log(_finished(plan, configuration, records, ledger))
+                tracker.log(_finished(plan, configuration, records, ledger, comparer))
                 count += 1
             advance(1)
     return count
@@ -190,14 +211,15 @@ def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> 
 def _pending(job: _Job, pending: Sequence[Evaluation]) -> dict[str, Record]:
     """Evaluate; a failure before the tasks (quantizing, embedding) fails every pending evaluation."""
     try:
-        if job.configuration.key not in job.ledger.reports:
-            job.ledger.append_report(ReportRow(job.configuration.key, job.maker.quantized[1].to_json()))
+        if job.configuration.content not in job.ledger.reports:
+            job.ledger.append_report(ReportRow(job.configuration.content, job.maker.quantized[1].to_json()))
         job.maker.prepare(_wanted(pending))
     except StorageError:
         raise
     except Exception as error:  # the rest of the sweep goes on; the reason is recorded
         return {e.key: job.failure(e, error) for e in pending}
-    references = _references(job.plan, job.configuration, job.ledger)
+    bases = _reference_records(job.plan, job.configuration, job.ledger)
+    references = {e.name: job.ledger.outcome(bases[e.name]) for e in pending if e.name in bases}
     return {e.key: _one(job, e, references.get(e.name)) for e in pending}
 
 
@@ -234,13 +256,13 @@ def _one(job: _Job, evaluation: Evaluation, reference: Outcome | None) -> Record
     return record
 
 
-def _references(plan: Plan, configuration: Configuration, ledger: Ledger) -> dict[str, Outcome]:
-    """Full-precision outcomes of the same model by evaluation name; empty for full precision itself."""
+def _reference_records(plan: Plan, configuration: Configuration, ledger: Ledger) -> dict[str, Record]:
+    """Finished full-precision records of the same model by evaluation name; empty for full precision itself."""
     if configuration.quant == FP32:
         return {}
     full = next(c for c in plan.configurations if c.quant == FP32 and c.model is configuration.model)
     done = {e.name: ledger.done(e.key) for e in full.evaluations}
-    return {name: ledger.outcome(record) for name, record in done.items() if record is not None}
+    return {name: record for name, record in done.items() if record is not None}
 
 
 def _provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:

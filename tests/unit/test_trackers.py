@@ -90,7 +90,7 @@ def finished(
         for name in tasks
     )
     model = ResolvedModel(ModelSpec(ref="demo"), "demo", "ViT", "m" * 64, (), 5, None, lambda device: None)  # type: ignore[arg-type, return-value]
-    configuration = Configuration(f"{suite}-{quant.name}".ljust(64, "0"), model, quant, evaluations)
+    configuration = Configuration(f"{suite}-{quant.name}".ljust(64, "0"), quant.name, model, quant, evaluations)
     spec = SuiteSpec.model_validate(
         {
             "name": suite,
