@@ -99,7 +99,7 @@ def _background(rng: np.random.Generator, background: int, style: Style) -> Plan
 
 def _coverage(distance: Plane, style: Style) -> Plane:
     """Share of each pixel's colour that is the shape's: all of it inside, for outlines only under the stroke."""
-    inside = np.clip(np.float32(0.5) - distance, 0, 1)
+    inside = as_plane(np.clip(np.float32(0.5) - distance, 0, 1))
     if style.fill != "outline":
         return inside
     within = np.clip(np.float32(0.5 - style.stroke) - distance, 0, 1)
