@@ -144,24 +144,36 @@ def write_webdataset(
 ) -> list[Sample]:
     """CLIP_benchmark's layout; without classes, image-caption pairs `KEY.txt` in plain shards."""
     made = samples(count, len(classes) if classes else 1)
+    per_shard = -(-count // shards)
+    parts = [made[shard * per_shard : (shard + 1) * per_shard] for shard in range(shards)]
+    write_shards(root, parts, classes, templates, captions)
+    return made
+
+
+def write_shards(
+    root: Path,
+    shards: Sequence[Sequence[Sample]],
+    classes: Sequence[str] | None,
+    templates: Sequence[str] | None,
+    captions: bool = False,
+) -> None:
+    """The given samples in the given shards, in CLIP_benchmark's layout; see `write_webdataset`."""
     folder = root / "test" if classes else root
     folder.mkdir(parents=True, exist_ok=True)
-    per_shard = -(-count // shards)
-    for shard in range(shards):
-        name = f"{shard}.tar" if classes else f"{shard:05d}.tar"
+    for number, part in enumerate(shards):
+        name = f"{number}.tar" if classes else f"{number:05d}.tar"
         with tarfile.open(folder / name, "w") as archive:
-            for sample in made[shard * per_shard : (shard + 1) * per_shard]:
+            for sample in part:
                 _member(archive, sample.file, sample.encoded)
                 if classes:
                     _member(archive, f"{sample.key}.cls", str(sample.label).encode())
                 if captions:
                     _member(archive, f"{sample.key}.txt", f"a caption of {sample.key} \N{HONEYBEE}".encode())
     if classes:
-        (folder / "nshards.txt").write_text(f"{shards}\n")
+        (folder / "nshards.txt").write_text(f"{len(shards)}\n")
         (root / "classnames.txt").write_text("\n".join(classes) + "\n")
     if classes and templates:
         (root / "zeroshot_classification_templates.txt").write_text("\n".join(templates) + "\n")
-    return made
 
 
 def _member(archive: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -44,12 +44,13 @@ class Webdataset(Source[WebdatasetOptions]):
 
     `path` is the folder with `classnames.txt` and `zeroshot_classification_templates.txt`; the shards lie in
     `<path>/<split>` (default `test` where it exists), 0.tar to N-1.tar with N in `nshards.txt`, or any *.tar without
-    that file. The order of the images is the order of the shards' numbers and of the members in them. A sample id is
-    `<shard>/<key>`. Without any label members the labels are -1.
+    that file. Sample ids are the keys, and the images are in the order of their ids: how they are spread over shards
+    changes nothing. Where two shards use the same key, all ids are `<shard>/<key>`, in the order of the shards'
+    numbers and of the members in them. Without any label members the labels are -1.
     """
 
     name = "webdataset"
-    version = 1
+    version = 2
     title = "CLIP_benchmark's layout: <split>/0.tar ... with KEY.jpg + KEY.cls (or KEY.txt), classnames.txt"
     options = WebdatasetOptions
 
@@ -97,22 +98,21 @@ class Webdataset(Source[WebdatasetOptions]):
             DataError: a broken shard, a key without image or label, a label that is no number.
         """
         options = self.parse(spec)
-        rows: dict[str, list[object]] = {"image": [], "label": [], "sample_id": [], "offset": [], "size": []}
-        labels, captions, found = [], [], []
-        for shard in self.shards(spec):
-            for key, sample in _index(shard, options).items():
-                if sample.member is None:
-                    raise DataError(f"{shard}: key '{key}' has no image member (.jpg, .png, .webp, ...)")
-                rows["image"].append({"bytes": None, "path": f"tar://{sample.member}::{shard}"})
-                rows["sample_id"].append(f"{shard.stem}/{key}")
-                rows["offset"].append(sample.offset)
-                rows["size"].append(sample.size)
-                labels.append(sample.label)
-                captions.append(sample.caption)
-                found.append(f"{shard}: key '{key}'")
-        rows["label"] = list(_labels(labels, found, options.label))
-        if any(caption is not None for caption in captions):
-            rows["caption"] = list(_complete(captions, found, options.caption))
+        listed = _ordered([(shard, key, s) for shard in self.shards(spec) for key, s in _index(shard, options).items()])
+        for shard, key, sample in listed.values():
+            if sample.member is None:
+                raise DataError(f"{shard}: key '{key}' has no image member (.jpg, .png, .webp, ...)")
+        found = [f"{shard}: key '{key}'" for shard, key, _ in listed.values()]
+        samples = [sample for _, _, sample in listed.values()]
+        rows: dict[str, list[object]] = {
+            "image": [{"bytes": None, "path": f"tar://{s.member}::{shard}"} for shard, _, s in listed.values()],
+            "label": list(_labels([sample.label for sample in samples], found, options.label)),
+            "sample_id": list(listed),
+            "offset": [sample.offset for sample in samples],
+            "size": [sample.size for sample in samples],
+        }
+        if any(sample.caption is not None for sample in samples):
+            rows["caption"] = list(_complete([sample.caption for sample in samples], found, options.caption))
         root = self.root(spec)
         folder = root if root.is_dir() else root.parent
         return LoadedData(
@@ -120,6 +120,14 @@ class Webdataset(Source[WebdatasetOptions]):
             class_names=optional_lines(folder, CLASS_FILE),
             templates=optional_lines(folder, TEMPLATE_FILE),
         )
+
+
+def _ordered(found: list[tuple[Path, str, Sample]]) -> dict[str, tuple[Path, str, Sample]]:
+    """Sample id -> (shard, key, sample), in the order in which the data set has them."""
+    by_key = {key: (shard, key, sample) for shard, key, sample in found}
+    if len(by_key) == len(found):
+        return dict(sorted(by_key.items()))
+    return {f"{shard.stem}/{key}": (shard, key, sample) for shard, key, sample in found}
 
 
 def _index(shard: Path, options: WebdatasetOptions) -> dict[str, Sample]:
