@@ -6,6 +6,7 @@ from benchmark.quantization.apply import parse, quantize, quantizers, requires_c
 from benchmark.quantization.base import LayerRecord, Options, Quantizer, Target, TowerJob
 from benchmark.quantization.calibration import Calibration
 from benchmark.quantization.int8 import cpu_capability, int8_available
+from benchmark.quantization.onednn import integer_engine
 from benchmark.quantization.report import QuantizationReport, TowerReport
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "TowerReport",
     "cpu_capability",
     "int8_available",
+    "integer_engine",
     "parse",
     "quantize",
     "quantizers",

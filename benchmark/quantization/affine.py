@@ -141,7 +141,7 @@ def encode(weight: Tensor, scheme: Scheme, scale: Tensor, zero: Tensor) -> Quant
 
 
 def error(weight: Tensor, other: Tensor) -> tuple[float, float | None]:
-    """Relative Frobenius error ||other - weight|| / ||weight|| and its SQNR in dB (None for no error), summed in float64."""
+    """Relative Frobenius error ||other - weight|| / ||weight|| and its SQNR in dB (None: no error); float64 sums."""
     signal = float(weight.square().sum(dtype=torch.float64))
     noise = float((other - weight).square_().sum(dtype=torch.float64))
     if noise == 0:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmark.models.base import ClipModel
 from benchmark.quantization.apply import quantize, quantizers
-from benchmark.quantization.int8 import INT8_ENGINE, cpu_capability, int8_available
+from benchmark.quantization.int8 import INT8_ENGINE, ONEDNN_ENGINE, cpu_capability, int8_available
 from benchmark.quantization.report import QuantizationReport
 from benchmark.spec import QuantSpec
 
@@ -121,7 +121,7 @@ def _timed(
     """The model to time, the name of its configuration, its engine."""
     if "vision" not in spec.towers:
         return quantized, "fp32", "float"
-    if report.engine == INT8_ENGINE or report.kernel == "real":
+    if report.engine in (INT8_ENGINE, ONEDNN_ENGINE) or report.kernel == "real":
         return quantized, spec.name, report.engine
     other = real_kernel(spec)
     if other is None or (other.method == "torchao-int8da" and not int8_available(model.device)):

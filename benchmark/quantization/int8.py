@@ -6,7 +6,8 @@ With input codes `p` (zero point `z_x`, scale `s_x`) and weight codes `q` (zero 
 
 The bracket is exact in int32 (|sum| <= 2^16 K, so K < 2^15). Applies where codes of weights (per tensor or channel)
 and of activations (per tensor or token) fit int8. torch._int_mm is fast on CUDA and, on CPUs, only where AVX512-VNNI
-exists: elsewhere it falls back to a scalar loop, and the float path is used instead.
+exists: elsewhere it falls back to a scalar loop. CPUs without take `benchmark.quantization.onednn` where that is exact,
+and the float path otherwise.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from benchmark.quantization.affine import QuantizedWeight
 from benchmark.quantization.linear import simulated_layer
 
 INT8_ENGINE = "int8-gemm"
+ONEDNN_ENGINE = "int8-onednn"
 FLOAT_ENGINE = "float-simulated"
 _MAX_COLUMNS = 1 << 15
 _CUDA_MIN_ROWS = 17
@@ -47,14 +49,13 @@ def replacement(
 ) -> tuple[nn.Module, str]:
     """The module that takes a layer's place, and the name of its engine."""
     device = layer.weight.device
-    if (
-        not exact_float
-        and weight is not None
-        and activation is not None
-        and int8_available(device)
-        and fits_int8(layer, weight, device)
-    ):
-        return Int8Layer(layer, weight, activation, transform).to(device), INT8_ENGINE
+    if not exact_float and weight is not None and activation is not None and fits_int8(layer, weight, device):
+        from benchmark.quantization.onednn import OneDnnLayer, fits_onednn, onednn_available
+
+        if int8_available(device):
+            return Int8Layer(layer, weight, activation, transform).to(device), INT8_ENGINE
+        if device.type == "cpu" and fits_onednn(weight, activation) and onednn_available():
+            return OneDnnLayer(layer, weight, activation, transform), ONEDNN_ENGINE
     dense = layer.weight.detach() if weight is None else weight.dequantize()
     return simulated_layer(layer, dense, activation, transform), FLOAT_ENGINE
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import Scheme, quantize_weight
 from benchmark.quantization.int8 import Int8Layer, fits_int8, is_patchwise, replacement
 from benchmark.quantization.linear import simulated_layer
+from benchmark.quantization.onednn import OneDnnLayer, fits_onednn, integer_engine, onednn_available
 
 
 def activation(kind: str, bits: int, symmetric: bool, x: torch.Tensor) -> TokenQuantizer:
@@ -58,6 +61,68 @@ def test_patch_embedding_equals_the_float_reference(kind: str, symmetric: bool, 
         simulated = simulated_layer(layer, weight.dequantize(), quantizer)(x)
     assert exact.shape == simulated.shape
     assert (exact - simulated).norm() / simulated.norm() < 1e-6
+
+
+needs_onednn = pytest.mark.skipif(not onednn_available(), reason="no exact oneDNN product on this CPU")
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("grain", ["tensor", "channel"])
+@pytest.mark.parametrize("kind", ["tensor", "token"])
+@pytest.mark.parametrize("activation_symmetric", [True, False])
+@pytest.mark.parametrize(("bits", "activation_bits"), [(7, 8), (8, 7), (6, 8), (4, 8), (2, 4)])
+def test_onednn_equals_the_float_reference(
+    bias: bool, grain: str, kind: str, activation_symmetric: bool, bits: int, activation_bits: int
+) -> None:
+    torch.manual_seed(bits)
+    layer = nn.Linear(1030, 40, bias=bias)
+    x = torch.nn.functional.gelu(torch.randn(3, 11, 1030) * 2)
+    x[0, 0] = 3.0  # a token of one value only, and codes as large as they get
+    with torch.no_grad():
+        layer.weight[3] = layer.weight.abs().max()
+    weight = quantize_weight(layer.weight, Scheme(bits, grain))
+    quantizer = activation(kind, activation_bits, activation_symmetric, x)
+    assert fits_onednn(weight, quantizer)
+    module = OneDnnLayer(layer, weight, quantizer)
+    with torch.inference_mode():
+        reference = quantizer(x).double() @ weight.dequantize().double().T
+        reference += layer.bias.double() if bias else 0
+        for repeated in (module, copy.deepcopy(module)):
+            assert (repeated(x).double() - reference).norm() / reference.norm() < 1e-6
+
+
+@needs_onednn
+@pytest.mark.parametrize("kind", ["tensor", "token"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_onednn_patch_embedding_equals_the_float_reference(kind: str, symmetric: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(3, 16, 8, 8), torch.randn(5, 3, 37, 32)
+    weight = quantize_weight(layer.weight, Scheme(7))
+    quantizer = activation(kind, 8, symmetric, x)
+    with torch.inference_mode():
+        exact = OneDnnLayer(layer, weight, quantizer)(x)
+        simulated = simulated_layer(layer, weight.dequantize(), quantizer)(x)
+    assert (exact - simulated).norm() / simulated.norm() < 1e-6
+
+
+def test_onednn_is_kept_from_codes_whose_pairs_overflow_16_bits() -> None:
+    layer = nn.Linear(16, 8)
+    for bits, activation_bits, symmetric, fits in (
+        (8, 8, True, False),
+        (7, 8, True, True),
+        (8, 7, True, True),
+        (4, 8, False, False),
+    ):
+        weight = quantize_weight(layer.weight, Scheme(bits, "channel", None, symmetric))
+        assert fits_onednn(weight, TokenQuantizer(activation_bits, True)) == fits
+        if fits:
+            assert 2 * (2**activation_bits - 1) * 2 ** (bits - 1) <= 2**15 - 1
+
+
+def test_the_engine_of_a_device_is_named() -> None:
+    assert integer_engine("cpu") in ("int8-gemm", "int8-onednn", "none")
+    assert integer_engine("meta") == "none"
 
 
 def test_weight_of_the_integer_layer_is_the_dequantized_one() -> None:
