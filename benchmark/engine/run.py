@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from benchmark.analysis.compare import Change, Comparer
 from benchmark.data.pixels import PixelCache
@@ -20,6 +15,7 @@ from benchmark.engine.banks import BankMaker, ModelHolder
 from benchmark.engine.cache import ArrayStore
 from benchmark.engine.ledger import Ledger, Record, ReportRow
 from benchmark.engine.plan import Configuration, Evaluation, Plan
+from benchmark.engine.provenance import provenance, skipped
 from benchmark.errors import ReliquantError, StorageError
 from benchmark.plugins import Banks, Outcome
 from benchmark.progress import Progress, Silent
@@ -94,7 +90,7 @@ def run(
             if holder is None or holder.resolved is not configuration.model:
                 holder = ModelHolder(configuration.model, plan.settings.device)
             maker = BankMaker(plan, configuration, holder, store, pixels, progress)
-            job = _Job(plan, configuration, maker, ledger, _provenance(plan, configuration))
+            job = _Job(plan, configuration, maker, ledger, provenance(plan, configuration))
             if not sweep.records and _to_do(job):
                 maker.check_inputs({name for e in configuration.evaluations for r in e.roles.values() for name in r})
             finished = _evaluate(job, sweep, comparer)
@@ -251,6 +247,7 @@ def _one(job: _Job, evaluation: Evaluation, reference: Outcome | None) -> Record
         seconds=time.monotonic() - start,
         metrics={prefix + key: float(value) for key, value in {**outcome.metrics, **compared.metrics}.items()},
         notes={prefix + key: note for key, note in {**outcome.notes, **compared.notes}.items()},
+        provenance={**job.provenance, "skipped": skipped(job.plan, [bank for some in banks.values() for bank in some])},
     )
     job.ledger.append(record, outcome)
     return record
@@ -263,22 +260,6 @@ def _reference_records(plan: Plan, configuration: Configuration, ledger: Ledger)
     full = next(c for c in plan.configurations if c.quant == FP32 and c.model is configuration.model)
     done = {e.name: ledger.done(e.key) for e in full.evaluations}
     return {name: record for name, record in done.items() if record is not None}
-
-
-def _provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
-    packages = ("reliquant", "torch", "open_clip_torch", "bitsandbytes", "numpy")
-    device = plan.settings.device
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "model": {"ref": configuration.model.ref, "digest": configuration.model.digest},
-        "suite_version": plan.suite.version,
-        "calibration": plan.calibration.digest if plan.calibration else None,
-        "data": {name: data.digest for name, data in plan.data.items() if "/" not in name},
-    }
 
 
 def _track(tracker: Tracker, finished: FinishedConfiguration, sweep: Sweep) -> None:

@@ -1,0 +1,78 @@
+"""Where a record comes from: versions, device, model, data, prompts, and images that were left out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmark.bank import FeatureBank
+from benchmark.engine.ledger import Record
+from benchmark.engine.plan import Configuration, Plan
+
+PACKAGES = ("reliquant", "torch", "open_clip_torch", "bitsandbytes", "numpy")
+NAMED_SKIPPED = 20
+"""Skipped images that a record names; their number is always given."""
+
+
+def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
+    """What is the same for all records of a configuration.
+
+    `templates_origin` tells of each data set with classes whose prompts were used: `spec` (the suite's or catalogue's),
+    `data` (its own files), `simple` (nobody gave any).
+    """
+    device = plan.settings.device
+    whole = {name: data for name, data in plan.data.items() if "/" not in name}
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "model": {"ref": configuration.model.ref, "digest": configuration.model.digest},
+        "suite_version": plan.suite.version,
+        "calibration": plan.calibration.digest if plan.calibration else None,
+        "data": {name: data.digest for name, data in whole.items()},
+        "templates_origin": templates_origin(plan),
+    }
+
+
+def templates_origin(plan: Plan) -> dict[str, str]:
+    """Data set (a group of corrupted versions once) -> where its prompt templates come from."""
+    with_classes = {n: d for n, d in plan.data.items() if d.spec.text == "classes"}
+    return {name.split("/")[0]: data.templates_origin for name, data in with_classes.items()}
+
+
+def skipped(plan: Plan, banks: Iterable[FeatureBank]) -> dict[str, dict[str, Any]]:
+    """Data set -> `count` and the first `images` (sample ids) that could not be decoded; empty where there are none."""
+    found: dict[str, dict[str, Any]] = {}
+    for bank in banks:
+        ids = plan.data[bank.dataset].sample_ids
+        if len(bank) < len(ids):
+            left_out = ids[~np.isin(ids, bank.sample_id)].tolist()
+            found[bank.dataset] = {"count": len(left_out), "images": left_out[:NAMED_SKIPPED]}
+    return found
+
+
+def template_warnings(plan: Plan) -> list[str]:
+    """One line for each data set that has classes but brings no prompt templates."""
+    return [
+        f"data set '{name}' brings no prompt templates: \"a photo of a {{}}.\" is used; give it 'templates:'"
+        for name, origin in templates_origin(plan).items()
+        if origin == "simple"
+    ]
+
+
+def skipped_warnings(records: Sequence[Record]) -> list[str]:
+    """One line for each data set of these records from which broken images were left out."""
+    found = {name: entry for record in records for name, entry in record.provenance.get("skipped", {}).items()}
+    return [
+        f"data set '{name}': {entry['count']} broken images left out ({', '.join(map(str, entry['images'][:3]))}"
+        + (", ...)" if entry["count"] > 3 else ")")
+        for name, entry in found.items()
+    ]
