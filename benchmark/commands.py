@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from benchmark.analysis.tables import comparison_rows, headline_keys
 from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.plan import Plan, Settings, make_plan
+from benchmark.engine.provenance import skipped_warnings, template_warnings
 from benchmark.engine.run import PIXEL_BUDGET, Sweep, replay
 from benchmark.engine.run import run as run_plan
 from benchmark.errors import InputError
@@ -56,6 +57,7 @@ def run_suite(request: RunRequest) -> int:
     """Run and report; returns the exit status (0, or 3 when some evaluations failed)."""
     chosen = _trackers(request)
     plan = _plan(request)
+    _warn(template_warnings(plan))
     budget = PIXEL_BUDGET if request.pixel_cache is None else parse_size(request.pixel_cache, "--pixel-cache")
     Ledger(request.home)
     with open_progress(request.quiet) as progress:
@@ -158,6 +160,11 @@ def _trackers(request: RunRequest) -> list[Tracker]:
     return [trackers.get(name) for name in dict.fromkeys([*request.trackers, *["stream"] * request.json])]
 
 
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
+
+
 def _report(request: RunRequest, sweep: Sweep) -> None:
     """The table (on stdout; on stderr beside --json), failures, and where to look."""
     plan = sweep.plan
@@ -167,6 +174,7 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
         print_table(comparison_rows(plan, sweep.records), keys, sweep.reports, plan)
     for line in failure_lines(sweep.failed):
         print(line, file=sys.stderr)
+    _warn(skipped_warnings(sweep.records))
     for name, reason in sweep.untracked.items():
         print(
             f"warning: tracker '{name}' could not be written ({reason}); the ledger {request.home / 'ledger.jsonl'} "
