@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmark.analysis.compare import adjust
 from benchmark.analysis.tables import comparison_rows, headline_keys
 from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.plan import Plan, Settings, make_plan
@@ -171,7 +172,10 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
     out = sys.stderr if request.json else sys.stdout
     keys = headline_keys(plan, sweep.records)
     if not request.json:
-        print_table(comparison_rows(plan, sweep.records), keys, sweep.reports, plan)
+        tested = adjust(change for change in sweep.changes if change.key in keys)
+        print_table(comparison_rows(plan, sweep.records, tested), keys, sweep.reports, plan)
+    for name, reason in sweep.uncompared.items():
+        print(f"warning: {name} cannot be compared with full precision: {reason}", file=sys.stderr)
     for line in failure_lines(sweep.failed):
         print(line, file=sys.stderr)
     _warn(skipped_warnings(sweep.records))

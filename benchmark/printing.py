@@ -12,18 +12,24 @@ from rich.text import Text
 from benchmark.analysis.tables import Cell, Row, declared, report_figures
 from benchmark.engine.plan import Plan
 
-NARROWEST_NAME = 13
+NARROWEST_NAME = 11
+LEGEND = "change against fp32: * q < 0.05, ** q < 0.01, *** q < 0.001 (adjusted over all changes of this table)"
 
 
 def print_table(rows: Sequence[Row], keys: Sequence[str], reports: Mapping[str, Any], plan: Plan) -> None:
     """One row per quantization, one column per headline metric: value, and change against full precision.
 
     Green is better, red is worse (by the metric's direction, which the arrow in the heading shows); `-` stands where
-    a value is undefined or failed. The six headline metrics of a suite fit 80 columns.
+    a value is undefined or failed. Stars after the change: significant, adjusted over the table. The six headline
+    metrics of a suite fit 80 columns.
     """
     console = Console()
     headers = [_header(key, plan) for key in keys]
-    taken = sum(max(map(len, header.split("\n"))) + 1 for header in headers) + len("bits") + 2
+    columns = [
+        [header, *(_text(row.cells.get(key)).plain for row in rows)] for key, header in zip(keys, headers, strict=True)
+    ]
+    taken = sum(max(len(line) for text in column for line in text.split("\n")) + 1 for column in columns)
+    taken += len("bits") + 2
     width = max(NARROWEST_NAME, console.width - taken)
     for model in dict.fromkeys(row.model for row in rows):
         console.print(Text(f"{plan.suite.name}, {model}: value and change against fp32", style="bold"))
@@ -39,6 +45,8 @@ def print_table(rows: Sequence[Row], keys: Sequence[str], reports: Mapping[str, 
                 cells = [_text(row.cells.get(key)) for key in keys]
                 table.add_row(fold(row.quantization, width), bits, *cells)
         console.print(table)
+    if any(row.cells[key].change is not None for row in rows for key in keys if key in row.cells):
+        console.print(Text(LEGEND, style="dim"))
 
 
 def fold(name: str, width: int) -> str:
@@ -63,5 +71,5 @@ def _text(cell: Cell | None) -> Text:
     text = Text(f"{cell.value:.3f}")
     if cell.change is not None:
         style = {True: "green", False: "red", None: "dim"}[cell.improved]
-        text.append(f"\n{cell.change:+.3f}", style=style)
+        text.append(f"\n{cell.change:+.3f}{cell.stars}", style=style)
     return text

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +14,10 @@ from benchmark.plugins import Better, Metric, Outcome, Task
 if TYPE_CHECKING:
     import pandas as pd
 
+    from benchmark.analysis.compare import Change
     from benchmark.engine.ledger import Record
     from benchmark.engine.plan import Plan
+    from benchmark.tracking import FinishedConfiguration
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Cell:
     value: float
     change: float | None
     better: Better
+    stars: str = ""
 
     @property
     def improved(self) -> bool | None:
@@ -55,13 +58,19 @@ def headline_keys(plan: Plan, records: Iterable[Record]) -> list[str]:
     if plan.suite.headline:
         asked = [key for key in plan.suite.headline if key.split("/")[0] in tasks]
         return [key for key in asked if key in present]
-    found: dict[tuple[str, str], str] = {}
-    for key in sorted(dict.fromkeys(present), key=lambda k: k.count("/")):
-        task, label, rest = key.split("/", 2)
-        if tasks[task].metric(rest).headline:
-            found.setdefault((task, label), key)
     order = list(tasks)
-    return sorted(found.values(), key=lambda key: order.index(key.split("/")[0]))
+    found = shallowest_headlines(present, tasks.__getitem__)
+    return sorted(found, key=lambda key: order.index(key.split("/")[0]))
+
+
+def shallowest_headlines(keys: Iterable[str], task_of: Callable[[str], Task]) -> list[str]:
+    """Of each evaluation's metric keys the headline metric with the fewest parts."""
+    found: dict[tuple[str, str], str] = {}
+    for key in sorted(dict.fromkeys(keys), key=lambda k: k.count("/")):
+        task, label, rest = key.split("/", 2)
+        if task_of(task).metric(rest).headline:
+            found.setdefault((task, label), key)
+    return list(found.values())
 
 
 def changes(plan: Plan, records: Sequence[Record]) -> dict[str, dict[str, Cell]]:
@@ -83,9 +92,16 @@ def changes(plan: Plan, records: Sequence[Record]) -> dict[str, dict[str, Cell]]
     return found
 
 
-def comparison_rows(plan: Plan, records: Sequence[Record]) -> list[Row]:
-    """One row per configuration, in the order of the plan."""
+def comparison_rows(plan: Plan, records: Sequence[Record], tested: Iterable[Change] = ()) -> list[Row]:
+    """One row per configuration, in the order of the plan.
+
+    Args: tested: the changes that are shown, adjusted over all of them; their stars go into the cells.
+    """
     cells = changes(plan, records)
+    for change in tested:
+        cell = cells.get(change.configuration, {}).get(change.key)
+        if cell is not None:
+            cells[change.configuration][change.key] = replace(cell, stars=change.stars)
     return [Row(c.model.name, c.quant.name, cells.get(c.key, {})) for c in plan.configurations]
 
 
@@ -115,10 +131,25 @@ def report_figures(report: Mapping[str, Any]) -> dict[str, float]:
     return figures | dict(report.get("figures", {}))
 
 
+def headline_metrics(finished: FinishedConfiguration) -> dict[str, float]:
+    """Headline metrics of a configuration with their changes and p values, and the sizes of its QuantizationReport."""
+    cells = changes(finished.plan, finished.records).get(finished.configuration.key, {})
+    bases = {f"{name}/{k}": v for name, outcome in finished.references.items() for k, v in outcome.metrics.items()}
+    p = {change.key: change.p for change in finished.changes}
+    keys = [key for key in headline_keys(finished.plan, finished.records) if key in cells]
+    metrics = {key: cells[key].value for key in keys}
+    metrics |= {f"change/{key}": cells[key].value - bases[key] for key in keys if key in bases}
+    metrics |= {f"p/{key}": value for key in keys if (value := p.get(key)) is not None}
+    if finished.report is not None:
+        metrics |= {f"quantization/{name}": value for name, value in report_figures(finished.report).items()}
+    return metrics
+
+
 def sample_frames(outcome: Outcome) -> dict[str, pd.DataFrame]:
     """Per-sample columns as data frames, one for each set of samples: `samples`, and `samples.<column>` for others.
 
-    Columns of shape (N, V) become V columns, named by a table of V names where there is one.
+    Columns of shape (N, V) become V columns, named by a table of V names where there is one. Tables named
+    `<frame>.<column>` become a frame of their own.
     """
     import pandas as pd
 
@@ -134,6 +165,10 @@ def sample_frames(outcome: Outcome) -> dict[str, pd.DataFrame]:
         else:
             labels = _labels(outcome, column.shape[1])
             frame |= {f"{name}.{label}": column[:, i] for i, label in enumerate(labels)}
+    for name, table in outcome.tables.items():
+        frame_name, dot, column_name = name.partition(".")
+        if dot:
+            frames.setdefault(frame_name, {})[column_name] = table
     return {name: pd.DataFrame(columns) for name, columns in frames.items()}
 
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from benchmark.errors import InputError, NonFiniteError, UndefinedMetric
 from benchmark.metrics import detection
 from benchmark.metrics.arrays import Floats
+from benchmark.metrics.bootstrap import bootstrap
 from benchmark.metrics.calibration import ece
 from benchmark.metrics.detection_draws import MEASURES, WeightedScores, detection_differences
 from benchmark.metrics.differences import fpr95_difference_interval
-from benchmark.metrics.resample import difference, draws_for, group_draws, mean_difference, sum_draws
+from benchmark.metrics.resample import difference, draws_for, group_draws, mean_difference, normal_difference, sum_draws
 from benchmark.metrics.selective import accuracy_at_coverage, aurc, excess_aurc, selective_draws
 
 scores = st.lists(st.integers(0, 6), min_size=2, max_size=12).map(lambda values: np.array(values, dtype=np.float64))
@@ -38,16 +39,23 @@ def test_detection_differences_agree_with_the_single_ones() -> None:
     rng = np.random.default_rng(0)
     inside, outside = rng.normal(1, 1, 400), rng.normal(0, 1, 300)
     inside_b, outside_b = inside + rng.normal(0, 0.6, 400), outside + rng.normal(0, 0.6, 300)
-    means, (single,) = detection_differences(inside, [outside], inside_b, [outside_b], draws=2_000)
+    means, (single,) = detection_differences(inside, [outside], inside_b, [outside_b], draws=500)
     assert means == single
-    one = fpr95_difference_interval((inside, outside), (inside_b, outside_b), "id_positive", draws=2_000)
-    many = single["fpr95_id_positive"]
-    assert many.delta == one.delta
-    assert (many.low, many.high) == pytest.approx((one.low, one.high), abs=0.02)
     for name in MEASURES:
         function = getattr(detection, name)
         assert single[name].delta == pytest.approx(function(inside_b, outside_b) - function(inside, outside))
-    assert single["aupr_in"].draws == 2_000
+        assert single[name].low < single[name].delta < single[name].high
+        assert (single[name].p < 0.05) == (not single[name].low <= 0 <= single[name].high)
+    one = fpr95_difference_interval((inside, outside), (inside_b, outside_b), "id_positive", draws=500)
+    many = single["fpr95_id_positive"]
+    assert (many.high - many.low) == pytest.approx(one.high - one.low, rel=0.4)
+
+    def aupr(i_a: Floats, i_b: Floats, o_a: Floats, o_b: Floats) -> float:
+        return detection.aupr_in(i_b, o_b) - detection.aupr_in(i_a, o_a)
+
+    loop = bootstrap(aupr, [[inside, inside_b], [outside, outside_b]], draws=500)
+    assert (single["aupr_in"].low, single["aupr_in"].high) == pytest.approx((loop.low, loop.high), abs=0.01)
+    assert single["aupr_in"].draws == 500
 
 
 def test_identical_models_do_not_differ() -> None:
@@ -123,5 +131,7 @@ def test_bad_input() -> None:
         detection_differences([1.0, 2.0], [[1.0]], [1.0, 2.0], [])
     with pytest.raises(UndefinedMetric, match="zero denominator"):
         difference(np.array([np.nan, 1.0]), np.array([1.0, 1.0]))
+    with pytest.raises(UndefinedMetric, match="no standard error"):
+        normal_difference(np.zeros(4), np.ones(4))
     assert draws_for(10) == 1_000
     assert draws_for(10**9) == 200

@@ -1,0 +1,116 @@
+"""Comparison tables as Markdown, CSV, LaTeX and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from benchmark.analysis.compare import Change
+from benchmark.metrics.bootstrap import LEVEL
+from benchmark.metrics.resample import SEED
+
+NOTE = (
+    "Change against full precision of the same model, paired by image, with its 95 % interval. "
+    "q: p adjusted over all {count} tests of this table (Benjamini-Hochberg); * q < 0.05, ** q < 0.01, *** q < 0.001."
+)
+COLUMNS = ("metric", "quantization", "value", "fp32", "change", "95 % interval", "q", "")
+
+
+def rows(changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """One flat mapping a change: all its fields, `stars`, `direction` and `relative_change`."""
+    return [
+        {
+            "model": c.model,
+            "quantization": c.quantization,
+            "metric": c.key,
+            "better": c.better,
+            "value": c.value,
+            "reference": c.reference,
+            "change": c.change,
+            "relative_change": c.relative,
+            "low": c.low,
+            "high": c.high,
+            "p": c.p,
+            "q": c.q,
+            "stars": c.stars,
+            "direction": c.direction,
+            "method": c.method,
+            "draws": c.draws,
+            "reason": c.reason,
+        }
+        for c in changes
+    ]
+
+
+def to_json(changes: Sequence[Change]) -> str:
+    """An object with `level`, `seed`, the number of `tests` adjusted together, and `rows`."""
+    tests = sum(c.p is not None for c in changes)
+    content = {"level": LEVEL, "seed": SEED, "tests": tests, "adjustment": "Benjamini-Hochberg", "rows": rows(changes)}
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def to_csv(changes: Sequence[Change]) -> str:
+    """One line a change, numbers in full precision, empty where there is none."""
+    out = io.StringIO()
+    found = rows(changes)
+    writer = csv.DictWriter(out, list(found[0]) if found else ["model", "quantization", "metric"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return out.getvalue()
+
+
+def to_markdown(changes: Sequence[Change]) -> str:
+    """One table a model. Better changes are marked `+`, worse ones `-`, in the last column, before the stars."""
+    parts = []
+    for model, lines in _by_model(changes).items():
+        table = [f"**{model}**", "", _md_row(COLUMNS), _md_row(["---", "---", *["---:"] * 5, "---"])]
+        parts.append("\n".join(table + [_md_row(line) for line in lines]))
+    return "\n\n".join([*parts, NOTE.format(count=sum(c.p is not None for c in changes))]) + "\n"
+
+
+def _md_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in cells) + " |"
+
+
+def to_latex(changes: Sequence[Change]) -> str:
+    """One booktabs `tabular` a model."""
+    parts = []
+    for model, lines in _by_model(changes).items():
+        body = [" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines]
+        head = " & ".join(_tex(name) for name in COLUMNS) + r" \\"
+        parts.append(
+            "\n".join([f"% {model}", r"\begin{tabular}{llrrrrrl}", r"\toprule", head, r"\midrule", *body])
+            + "\n\\bottomrule\n\\end{tabular}"
+        )
+    note = NOTE.format(count=sum(c.p is not None for c in changes))
+    return "\n\n".join([*parts, f"% {note}"]) + "\n"
+
+
+def _tex(text: str) -> str:
+    for character in "&%_#$":
+        text = text.replace(character, f"\\{character}")
+    return text
+
+
+def _by_model(changes: Sequence[Change]) -> dict[str, list[list[str]]]:
+    lines: dict[str, list[list[str]]] = {}
+    for change in sorted(changes, key=lambda c: c.key):
+        lines.setdefault(change.model, []).append(_line(change))
+    return lines
+
+
+def _line(c: Change) -> list[str]:
+    mark = {"better": "+", "worse": "-"}.get(c.direction, "")
+    interval = "" if c.low is None or c.high is None else f"[{c.low:+.4f}, {c.high:+.4f}]"
+    q = "" if c.q is None else f"{c.q:.3f}" if c.q >= 0.001 else "<0.001"
+    value, reference, change = f"{c.value:.4f}", f"{c.reference:.4f}", f"{c.change:+.4f}"
+    return [c.key, c.quantization, value, reference, change, interval, q, f"{mark}{c.stars}"]
+
+
+FORMATS: Mapping[str, Callable[[Sequence[Change]], str]] = MappingProxyType(
+    {"md": to_markdown, "csv": to_csv, "latex": to_latex, "json": to_json}
+)
