@@ -190,5 +190,7 @@ def _told(
     engine = Engine(told, settings, request.home)
     own = make_goals(engine.problem, goals.objectives, ())
     failed = {record.quantization for record in sweep.failed}
-    found: dict[str, Metrics] = {name: own.complete(engine.evaluate(parse(name))) for name in names if name not in failed}
+    found: dict[str, Metrics] = {
+        name: own.complete(engine.evaluate(parse(name))) for name in names if name not in failed
+    }
     return found, failure_lines(sweep.failed) + [f"warning: {n}: {why}" for n, why in sweep.untracked.items()]

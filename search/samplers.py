@@ -7,11 +7,15 @@ what an uninterrupted one would have.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from optuna import samplers
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from benchmark.errors import UnknownNameError
 
@@ -36,6 +40,29 @@ _SAMPLERS: dict[str, Make] = {
     "random": lambda _, trial: samplers.RandomSampler(seed=trial),
 }
 NAMES = (*_SAMPLERS, GRID)
+
+
+class Fixed(samplers.BaseSampler):
+    """Gives the parameters of a configuration that is already chosen, so that the next trials learn from it."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._params = params
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """None: each parameter is given by itself."""
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """None."""
+        return {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The given value."""
+        return self._params[param_name]
 
 
 def check_sampler(name: str) -> None:

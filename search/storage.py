@@ -97,7 +97,9 @@ def reconcile(study: optuna.Study, lost_after: float = 60.0) -> int:
     Args:
         lost_after: seconds after which an unsigned trial counts as lost.
     """
-    optuna.storages.fail_stale_trials(study)  # heartbeats, where the storage has them
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)  # heartbeats, where the storage has them
     found = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         who = trial.user_attrs.get("owner")

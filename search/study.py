@@ -18,14 +18,14 @@ import optuna
 from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
-from benchmark.errors import ReliquantError, StorageError
+from benchmark.errors import ReliquantError, SpecError, StorageError
 from benchmark.progress import Progress, Silent
 from benchmark.quantization import parse
 from benchmark.scalars import Scalar
 from benchmark.spec import FP32, QuantSpec
 from search.front import Floats, non_dominated
 from search.objective import OWN, Goals, Metrics, Problem
-from search.samplers import GRID, make_sampler
+from search.samplers import GRID, Fixed, make_sampler
 from search.space import Dimension, Space
 from search.storage import owner, reconcile, retry
 
@@ -39,6 +39,7 @@ CUSTOMARY = (
 """What people use without a search; evaluated first, after full precision."""
 PATIENCE = 10
 """Repeats in a row after which a trial is drawn from the points that are not evaluated yet."""
+LARGEST_GRID = 10_000
 _ENOUGH = 100
 """Repeats in a row after which the space counts as exhausted."""
 _DRAWS = 1000
@@ -88,9 +89,17 @@ class Search:
         """Queue full precision, the customary configurations and, in a small space or for `grid`, the points.
 
         The process that creates the study does this, once.
+
+        Raises:
+            SpecError: `grid` in a space that is too large to enumerate.
         """
         first = self._first()
         queued = list(first.values())
+        if self.sampler == GRID and self.space.size(LARGEST_GRID) > LARGEST_GRID:
+            raise SpecError(
+                f"--sampler {GRID}: the space has more than {LARGEST_GRID:,} points; narrow it with --method and "
+                "--scope, or choose another sampler"
+            )
         if self.sampler == GRID or self.space.size(trials) <= trials:
             points = [spec for spec in self.space.points() if spec.name not in first]
             np.random.default_rng(self.seed).shuffle(points)
@@ -184,7 +193,7 @@ class Search:
             return self.space.sample(lambda dimension: suggest(trial, dimension))
         labels = self.space.labelled(spec)
         if labels is not None:  # a point of the space: the sampler is to learn from it
-            self.study.sampler = optuna.samplers.PartialFixedSampler(labels, self.study.sampler)
+            self.study.sampler = Fixed(labels)
             self.space.sample(lambda dimension: suggest(trial, dimension))
         return spec
 
