@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +14,7 @@ from benchmark.metrics.calibration import (
     adaptive_ece,
     bin_index,
     brier,
-    ece,
     ece_floor,
-    mce,
     nll,
     overconfidence,
     reliability_bins,
@@ -97,14 +96,27 @@ def _tuned_scale(banks: Banks) -> float:
     return tuned.scale
 
 
+def _netcal(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[str, float]:
+    """`ece_15` and `mce_15` by netcal, on the confidence of the predicted class against whether it is right.
+
+    As a binary problem, which is the same number for any count of classes and avoids netcal's traps (logits, float32,
+    two labels that turn many classes into a binary problem). `benchmark.metrics.calibration` holds the same formulas,
+    vectorised for the bootstrap, and is tested to agree.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in docstrings of netcal, deprecations of what it imports
+        from netcal.metrics import ECE, MCE
+    hits = correct.astype(np.int64)
+    return {"ece_15": float(ECE(BINS).measure(confidence, hits)), "mce_15": float(MCE(BINS).measure(confidence, hits))}
+
+
 def _measures(bank: FeatureBank, scale: float) -> tuple[dict[str, float], dict[str, Any], dict[str, NDArray[Any]]]:
     """Metrics, per-sample columns and reliability bins at one logit scale."""
     log_p = log_softmax(logits(bank.cosines(), scale, bank.logit_bias))
     p = np.exp(log_p)
     confidence, correct, _ = top_label(p, bank.label)
     metrics = {
-        "ece_15": ece(confidence, correct, BINS),
-        "mce_15": mce(confidence, correct, BINS),
+        **_netcal(confidence, correct),
         "adaptive_ece_15": adaptive_ece(confidence, correct, BINS),
         "brier": brier(p, bank.label),
         "nll": nll(log_p, bank.label),
