@@ -254,8 +254,14 @@ def ui(
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000,
     host: Annotated[str, typer.Option("--host", help="Interface; there is no authentication.")] = "127.0.0.1",
     tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store.")] = None,
+    search: Annotated[bool, typer.Option("--search", help="optuna-dashboard on the studies instead.")] = False,
+    storage: Annotated[str | None, typer.Option("--storage", help="With --search: Optuna URL.")] = None,
 ) -> None:
     """Open MLflow on the results (127.0.0.1; stop with Ctrl-C)."""
+    if search:
+        from search.dashboard import serve as serve_dashboard
+
+        serve_dashboard(home, host, port, storage)
     from benchmark.ui import serve
 
     serve(home, host, port, tracking_uri)

@@ -25,7 +25,7 @@ def serve(home: Path, host: str, port: int, tracking_uri: str | None) -> NoRetur
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(home / 'mlflow.db').resolve()}"
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise InputError(f"no results in {home} yet; `reliquant run demo --home {home}` makes some")
-    _check_port(host, port)
+    check_port(host, port)
     if host not in LOOPBACK:
         print(
             f"warning: the UI has no authentication and will be open to everybody who reaches {host}", file=sys.stderr
@@ -64,7 +64,8 @@ def addresses(uri: str, host: str, port: int) -> list[str]:
     ]
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
+    """Refuse a port that somebody listens on already, before a server is started."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
