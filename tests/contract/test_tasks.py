@@ -1,4 +1,4 @@
-"""The contract suite on the six built-in tasks, on friendly and on awkward banks, and their figures."""
+"""The contract suite on the built-in tasks, on friendly and on awkward banks, and their figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmark.engine.plan import tasks
 from benchmark.plugins import NoOptions
 from benchmark.testing import TaskContract, make_bank
 
-BUILT_IN = ("zero_shot", "calibration", "ood", "corruption", "covariate_shift", "spurious")
+BUILT_IN = ("zero_shot", "calibration", "ood", "corruption", "covariate_shift", "spurious", "selective")
 
 
 def variant(corruption: str, severity: int, **fields: Any) -> FeatureBank:
@@ -38,6 +38,7 @@ def banks_of(name: str, **fields: Any) -> Banks:
     group = np.arange(fields.get("samples", 200)) % 3
     roles: dict[str, list[FeatureBank]] = {
         "zero_shot": {"test": [make_bank(seed=1, **fields)]},
+        "selective": {"test": [make_bank(seed=1, **fields)]},
         "calibration": {
             "test": [make_bank(seed=1, **fields)],
             "fit": [make_bank(seed=2, **{**fields, "samples": 150})],
@@ -58,6 +59,7 @@ def banks_of(name: str, **fields: Any) -> Banks:
             "common": [make_bank(seed=1, **fields, group=group, dataset="common")],
             "counter": [make_bank(seed=5, **fields, group=group + 1, dataset="counter")],
         },
+        "selective": {"test": [make_bank(seed=1, **fields)]},
     }[name]
     return Banks(roles, options)
 
@@ -70,6 +72,11 @@ def test_all_built_in_tasks_are_covered() -> None:
 class TestZeroShot(TaskContract):
     task = tasks.get("zero_shot")
     banks = banks_of("zero_shot")
+
+
+class TestSelective(TaskContract):
+    task = tasks.get("selective")
+    banks = banks_of("selective")
 
 
 class TestZeroShotTwoClasses(TaskContract):
@@ -105,6 +112,11 @@ class TestCovariateShift(TaskContract):
 class TestSpurious(TaskContract):
     task = tasks.get("spurious")
     banks = banks_of("spurious")
+
+
+class TestSelective(TaskContract):
+    task = tasks.get("selective")
+    banks = banks_of("selective")
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
