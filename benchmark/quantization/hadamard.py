@@ -97,39 +97,36 @@ def random_orthogonal(size: int) -> Tensor:
 
 
 class Rotation(nn.Module):
-    """x -> x R with R = diag(signs) (left kron right): orthonormal, applied in two small products.
+    """x -> x R with R = (diag(s) left) kron (diag(t) right): orthonormal, applied in two small products.
 
     Args:
         size: number of features.
-        seed: of the random signs, which keep a constant input from gathering in one feature.
+        seed: of the random signs s and t, which keep a constant input from gathering in one feature.
     """
 
-    signs: Tensor
     left: Tensor
     right: Tensor
 
     def __init__(self, size: int, seed: int) -> None:
         super().__init__()
-        left, right = factors(size)
         generator = torch.Generator().manual_seed(seed)
-        signs = torch.randint(0, 2, (size,), generator=generator) * 2 - 1
-        self.register_buffer("signs", signs.float())
-        self.register_buffer("left", left.float().contiguous())
-        self.register_buffer("right", right.float().contiguous())
+        for name, matrix in zip(("left", "right"), factors(size), strict=True):
+            signs = torch.randint(0, 2, (len(matrix), 1), generator=generator) * 2 - 1
+            self.register_buffer(name, (signs * matrix).float().contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         """Rotate the last dimension."""
-        folded = (x * self.signs).reshape(-1, len(self.left), len(self.right))
-        return torch.matmul(self.left.t(), folded @ self.right).reshape(x.shape)
+        folded = x.reshape(-1, len(self.left), len(self.right)) @ self.right
+        return torch.matmul(self.left.t(), folded).reshape(x.shape)
 
     def rotate(self, weight: Tensor) -> Tensor:
         """weight (O, K) @ R, computed in float64."""
-        folded = (weight.double() * self.signs).reshape(-1, len(self.left), len(self.right))
         left, right = self.left.double(), self.right.double()
+        folded = weight.double().reshape(-1, len(left), len(right))
         return torch.matmul(left.t(), folded @ right).reshape(weight.shape)
 
     def unrotate(self, weight: Tensor) -> Tensor:
         """weight (O, K) @ R^T, computed in float64."""
-        folded = weight.double().reshape(-1, len(self.left), len(self.right))
         left, right = self.left.double(), self.right.double()
-        return torch.matmul(left, folded @ right.t()).reshape(weight.shape) * self.signs
+        folded = weight.double().reshape(-1, len(left), len(right))
+        return torch.matmul(left, folded @ right.t()).reshape(weight.shape)
