@@ -13,7 +13,7 @@ from benchmark.analysis.tables import Cell, Row, declared, report_figures
 from benchmark.engine.plan import Plan
 
 NARROWEST_NAME = 11
-LEGEND = "change against fp32: * q < 0.05, ** q < 0.01, *** q < 0.001 (adjusted over all changes of this table)"
+LEGEND = "* q < 0.05, ** q < 0.01, *** q < 0.001: p adjusted over this table's changes"
 
 
 def print_table(rows: Sequence[Row], keys: Sequence[str], reports: Mapping[str, Any], plan: Plan) -> None:

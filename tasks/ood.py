@@ -186,13 +186,12 @@ def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Compari
         found[f"{score}/auroc"] = attempt(delong_mean, a, [o[0] for o in outs], b, [o[1] for o in outs])
         means, singles = detection_differences(a, [o[0] for o in outs], b, [o[1] for o in outs])
         found |= {f"{score}/{measure}": comparison for measure, comparison in means.items()}
-        found |= dict.fromkeys(
-            (f"{score}/aupr_in_trapezoid", f"{score}/aupr_out_trapezoid"), "see the average precision"
-        )
         for name, (first, second), single in zip(sets, outs, singles, strict=True):
             key = f"{name.removeprefix('ood:')}/{score}"
             found[f"{key}/auroc"] = attempt(delong, a, first, b, second)
             found |= {f"{key}/{measure}": comparison for measure, comparison in single.items()}
+    for score in [*names, *(f"{name.removeprefix('ood:')}/{score}" for name in sets for score in names)]:
+        found |= {f"{score}/aupr_{side}_trapezoid": f"see aupr_{side}" for side in ("in", "out")}
     return found
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from benchmark.errors import InputError
 from benchmark.metrics.arrays import Floats, as_vector, require_same_length
 from benchmark.metrics.bootstrap import Comparison, resample_counts
-from benchmark.metrics.resample import SEED, normal_difference
+from benchmark.metrics.resample import SEED, attempt, normal_difference
 
 LEVEL = 0.95
 MEASURES = ("fpr95_ood_positive", "fpr95_id_positive", "aupr_in", "aupr_out")
@@ -107,8 +107,10 @@ def detection_differences(
     *,
     draws: int = DRAWS,
     seed: int = SEED,
-) -> tuple[dict[str, Comparison], list[dict[str, Comparison]]]:
+) -> tuple[dict[str, Comparison | str], list[dict[str, Comparison | str]]]:
     """Differences `b - a` of the detection measures: of their mean over OOD data sets, and of each data set.
+
+    A text in place of a comparison says why there is none.
 
     ID samples and each OOD data set are resampled separately, both models with the same resample.
 
@@ -136,8 +138,11 @@ def detection_differences(
             ood_weights = _weights(rng, size, rows)
             found.append((a.measures(id_weights, ood_weights), b.measures(id_weights, ood_weights)))
     series = [tuple(_joined([part[k] for part in found]) for k in (0, 1)) for found in collected]
-    singles = [{m: normal_difference(a[m], b[m]) for m in MEASURES} for a, b in series]
-    means = {m: normal_difference(*(np.mean([one[k][m] for one in series], axis=0) for k in (0, 1))) for m in MEASURES}
+    singles = [{m: attempt(normal_difference, a[m], b[m]) for m in MEASURES} for a, b in series]
+    means = {
+        m: attempt(normal_difference, *(np.mean([one[k][m] for one in series], axis=0) for k in (0, 1)))
+        for m in MEASURES
+    }
     return means, singles
 
 

@@ -6,6 +6,9 @@ metrics of an evaluation, so a comparison costs seconds where one bootstrap for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ParamSpec
+
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
@@ -26,7 +29,20 @@ SEED = 0
 """Seed of every comparison, recorded with it: the same records give the same intervals."""
 
 LEAST_DRAWS = 200
+P = ParamSpec("P")
 _NORMAL = "normal, bootstrap standard error"
+
+
+def attempt(function: Callable[P, Comparison], *args: P.args, **kwargs: P.kwargs) -> Comparison | str:
+    """A comparison, or the reason why it has no value on this data: what `@task.significance` returns for a metric.
+
+    >>> attempt(mean_difference, [], [])
+    'bootstrap: no samples to resample.'
+    """
+    try:
+        return function(*args, **kwargs)
+    except UndefinedMetric as reason:
+        return str(reason)
 
 
 def draws_for(samples: int, most: int = 1_000, budget: int = 100_000_000) -> int:

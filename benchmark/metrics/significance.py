@@ -8,13 +8,10 @@ that are shown together are then adjusted by `benjamini_hochberg`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ParamSpec
-
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.errors import InputError, UndefinedMetric
+from benchmark.errors import InputError
 from benchmark.metrics.arrays import Floats, require_finite
 from benchmark.metrics.bootstrap import (
     Comparison,
@@ -42,7 +39,7 @@ from benchmark.metrics.outcomes import (
     rsg_difference_interval,
     vuln_add_interval,
 )
-from benchmark.metrics.resample import difference, draws_for, group_draws, mean_difference, sum_draws
+from benchmark.metrics.resample import attempt, difference, draws_for, group_draws, mean_difference, sum_draws
 
 __all__ = [
     "Comparison",
@@ -75,21 +72,6 @@ __all__ = [
     "summarise_draws",
     "vuln_add_interval",
 ]
-
-
-P = ParamSpec("P")
-
-
-def attempt(function: Callable[P, Comparison], *args: P.args, **kwargs: P.kwargs) -> Comparison | str:
-    """A comparison, or the reason why it has no value on this data: what `@task.significance` returns for a metric.
-
-    >>> attempt(delong, [1.0], [0.0], [1.0], [0.0])
-    'DeLong: needs at least two samples of each kind, got 1 ID and 1 OOD.'
-    """
-    try:
-        return function(*args, **kwargs)
-    except UndefinedMetric as reason:
-        return str(reason)
 
 
 def benjamini_hochberg(p: npt.ArrayLike) -> Floats:
