@@ -1,0 +1,126 @@
+"""What a study leaves behind: a suite that reads back, figures, a table, runs in MLflow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmark.suite import load_suite
+from search.objective import Goals
+from search.report import importances, print_front, reference_point, write_figures, write_suite
+from search.selection import report_suite
+from search.storage import open_storage
+from search.study import Search, front, losses
+from search.tracking import MlflowLog
+from tests.search_stub import ACCURACY, MEDIUM, Stub, make_search
+from trackers.study import StudyRun
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
+    found = make_search(Stub(), storage=open_storage(tmp_path_factory.mktemp("study")), constraints=("size_mb <= 3",))
+    found.prepare(25)
+    found.run(25)
+    return found
+
+
+def test_the_suite_reads_back_as_what_it_was_with_the_chosen_quantizations(tmp_path: Path) -> None:
+    told = report_suite(load_suite("demo"))
+    names = ["fp32", "rtn-w4a8-channel-token-vision", "gptq-w4-g32-asym-actorder_true-vision+text"]
+    write_suite(tmp_path / "front.yaml", told, names, "one")
+    assert load_suite(str(tmp_path / "front.yaml")) == told.model_copy(update={"quantizations": tuple(names)})
+
+
+def test_figures_are_drawn(search: Search, tmp_path: Path) -> None:
+    volume = write_figures(tmp_path, search.study, search.goals, front(search.study))
+    assert volume is not None
+    assert volume > 0
+    for name in ("front", "hypervolume", "importance", "slices"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.size[0] > 500
+
+
+def test_importance_finds_what_decides(search: Search) -> None:
+    """Effective bits are decided by the weight bits."""
+    shares = importances(search.study, search.study.get_trials())
+    assert next(iter(shares[1])) == "weight_bits"
+    assert sum(shares[1].values()) == pytest.approx(1)
+    assert importances(search.study, []) == [{}, {}]
+
+
+def test_the_reference_point_is_the_worst_of_each_objective(search: Search) -> None:
+    points = losses(search.study, search.study.get_trials())
+    assert (points <= reference_point(points)).all()
+    assert (points == reference_point(points)).any(axis=0).all()
+
+
+def test_the_table_tells_both_values(search: Search, capsys: pytest.CaptureFixture[str]) -> None:
+    found = front(search.study)
+    told = {trial.user_attrs["configuration"]: {"reliability": 0.125, "effective_bits": 4.25} for trial in found[1:]}
+    print_front(found, search.goals, told)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"Pareto front: {len(found)} configurations"
+    assert sum("0.125" in line for line in lines) == len(found) - 1
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own deprecations
+def test_trials_are_runs_below_the_study(search: Search, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    log = opened(tmp_path, uri, search.goals)
+    trials = [t for t in search.study.get_trials() if t.state.is_finished()]
+    for trial in trials[:3]:
+        log.trial(trial)
+    again = opened(tmp_path, uri, search.goals)  # a process that resumes the study
+    assert again.run.run == log.run.run
+    assert again.catch_up(search.study) == len(trials) - 3
+    assert again.catch_up(search.study) == 0
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "front.yaml").write_text("name: x")
+    again.finish(tmp_path / "figures", {"study/front": 3.0})
+    assert again.broken is None
+    client = MlflowClient(tracking_uri=uri)
+    parent = client.get_run(log.run.run)
+    assert (parent.info.status, parent.data.metrics, parent.data.tags["kind"]) == (
+        "FINISHED",
+        {"study/front": 3.0},
+        "study",
+    )
+    assert [item.path for item in client.list_artifacts(log.run.run)] == ["front.yaml"]
+    experiment = client.get_experiment_by_name("demo")
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'", order_by=["attributes.start_time"])
+    assert {int(run.data.tags["optuna.trial"]) for run in runs} == {t.number for t in trials}
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {log.run.run}
+    first = next(run for run in runs if run.data.tags["optuna.trial"] == "1")
+    assert first.info.run_name == "rtn-w8a8-channel-token-vision"
+    assert first.data.params["quant.weight_bits"] == "8"
+    assert first.data.metrics["objective/effective_bits"] == trials[1].values[1]
+    assert ACCURACY in first.data.metrics
+    assert first.data.tags["optuna.study"] == search.study.study_name
+
+
+def opened(home: Path, uri: str, goals: Goals) -> MlflowLog:
+    return MlflowLog(StudyRun.open(home, uri, "demo", "stub", {"trials": "25"}), "stub", goals)
+
+
+def test_a_store_that_fails_stops_nothing(search: Search, tmp_path: Path) -> None:
+    class Broken(StudyRun):
+        def trial(self, *args: object, **kwargs: object) -> None:
+            raise ConnectionError("gone")
+
+    log = MlflowLog(Broken(None, "0", "run"), "stub", search.goals)
+    log.trial(search.study.get_trials()[0])
+    log.trial(search.study.get_trials()[1])
+    assert log.broken == "ConnectionError: gone"
+
+
+def test_a_study_with_one_objective_has_no_hypervolume(tmp_path: Path) -> None:
+    found = make_search(Stub(), replace(MEDIUM, methods=("rtn",)), objectives=("reliability",))
+    found.prepare(8)
+    found.run(8)
+    assert write_figures(tmp_path, found.study, found.goals, front(found.study)) is None
+    assert not (tmp_path / "front.png").exists()
