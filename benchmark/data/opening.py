@@ -23,7 +23,7 @@ from benchmark.spec import DataSpec, digest
 if TYPE_CHECKING:
     import datasets
 
-LIMIT_VERSION = 1
+LIMIT_VERSION = 2
 """Raise it when `limit` chooses other images."""
 
 sources: Registry[Source[Any]] = Registry("data source", "reliquant.sources", Source)
@@ -245,7 +245,7 @@ def _open(spec: DataSpec, source: Source[Any]) -> Data:
     rows, labels, names = take_classes(options.subset, labels, names)
     rows, labels = take_half(options.half, rows, labels, ids)
     if spec.limit is not None and not _limits_itself(spec, source):
-        rows, labels = take_limit(rows, labels, ids, spec.limit)
+        rows, labels = take_limit(rows, labels, ids, spec.limit, names)
     dataset = loaded.dataset if len(rows) == len(ids) else loaded.dataset.select(rows)
     if "caption" not in columns and spec.text == "captions":
         raise DataError(f"has no captions; its columns are {', '.join(columns)}")

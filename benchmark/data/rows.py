@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,18 +66,29 @@ def take_half(half: str | None, rows: Ints, labels: Ints, ids: NDArray[np.str_])
     return rows[kept], labels[kept]
 
 
-def take_limit(rows: Ints, labels: Ints, ids: NDArray[np.str_], limit: int) -> tuple[Ints, Ints]:
-    """A subset that depends on ids and labels only: classes in turn, within a class by the hash of the sample id.
+def take_limit(
+    rows: Ints, labels: Ints, ids: NDArray[np.str_], limit: int, names: Sequence[str] = ()
+) -> tuple[Ints, Ints]:
+    """A subset that depends on ids and classes only: classes in turn, within a class by the hash of the sample id.
 
-    A smaller limit chooses a part of what a larger one chooses; the order of the rows stays.
+    The classes take their turns in the order of the hashes of their names, so that data sets of the same classes
+    (ImageNet, -V2, -Sketch) keep the same ones when a limit has room for some only. A smaller limit chooses a part of
+    what a larger one chooses; the order of the rows stays.
     """
     if limit >= len(rows):
         return rows, labels
-    hashes = np.array([hashlib.sha256(ids[row].encode()).digest()[:8] for row in rows], dtype="S8").view(">u8")
+    hashes = _hashes(ids[row] for row in rows)
+    present, which = np.unique(labels, return_inverse=True)
+    by_class = _hashes(f"class {names[label] if 0 <= label < len(names) else label}" for label in present.tolist())
     order = np.lexsort((hashes, labels))
     starts = np.flatnonzero(np.r_[True, np.diff(labels[order]) != 0])
     sizes = np.diff(np.r_[starts, len(order)])
     turn = np.empty(len(rows), np.int64)
     turn[order] = np.arange(len(order)) - np.repeat(starts, sizes)
-    chosen = np.sort(np.lexsort((hashes, turn))[:limit])
+    chosen = np.sort(np.lexsort((hashes, by_class[which], turn))[:limit])
     return rows[chosen], labels[chosen]
+
+
+def _hashes(texts: Iterable[str]) -> NDArray[np.uint64]:
+    digests = [hashlib.sha256(text.encode()).digest()[:8] for text in texts]
+    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)

@@ -151,6 +151,19 @@ def test_limits_nest_balance_and_do_not_depend_on_the_order(labels: np.ndarray, 
     assert set(ids[order][again]) == set(ids[few])
 
 
+@given(st.integers(1, 30), st.integers(0, 9))
+def test_a_limit_below_the_number_of_classes_keeps_the_same_classes_of_related_data(limit: int, seed: int) -> None:
+    rng, names = np.random.default_rng(seed), np.array([f"class {i}" for i in range(30)])
+    kept = []
+    for copy in range(2):  # other labels for the same names, other images, other ids
+        order = rng.permutation(30)
+        labels, ids = np.repeat(np.arange(30), 2), np.array([f"{copy}/{i}" for i in range(60)])
+        _, chosen = take_limit(np.arange(60), labels, ids, limit, names[order])
+        kept.append(set(names[order][chosen]))
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == limit
+
+
 def test_the_demo_draws_a_prefix_and_a_subset_of_the_whole() -> None:
     data = open_data(DataSpec(source="demo", split="digits", limit=30), "digits")
     assert list(data.sample_ids) == [f"digits/{i:06d}" for i in range(30)]
