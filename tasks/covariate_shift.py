@@ -52,16 +52,21 @@ def covariate_shift(banks: Banks) -> Outcome:
     names = [bank.dataset for bank in banks.all("shifted")]
     for bank in banks.all("shifted"):
         hits = np.asarray(correct(bank.cosines(), bank.label))
-        base = _source_on(source, bank)
-        base_hits = np.asarray(correct(base.cosines(), base.label))
         key = bank.dataset
-        metrics |= {f"{key}/accuracy": float(hits.mean()), f"{key}/source_accuracy": float(base_hits.mean())}
-        metrics |= {f"{key}/gap": float(base_hits.mean() - hits.mean()), f"{key}/samples": float(len(bank))}
+        metrics |= {f"{key}/accuracy": float(hits.mean()), f"{key}/samples": float(len(bank))}
+        samples |= {f"correct:{key}": hits, f"correct:{key}.sample_id": bank.sample_id}
+        base = _source_on(source, bank)
+        if base is None:
+            why = f"'{source.dataset}' has no image of a class that is in '{key}' (a larger --limit may have)"
+            notes |= {f"{key}/{measure}": why for measure in ("source_accuracy", "gap", "relative_gap")}
+            continue
+        base_hits = np.asarray(correct(base.cosines(), base.label))
+        metrics[f"{key}/source_accuracy"] = float(base_hits.mean())
+        metrics[f"{key}/gap"] = float(base_hits.mean() - hits.mean())
         try:
             metrics[f"{key}/relative_gap"] = relative_change(float(base_hits.mean()), float(hits.mean()))
         except UndefinedMetric as reason:
             notes[f"{key}/relative_gap"] = str(reason)
-        samples |= {f"correct:{key}": hits, f"correct:{key}.sample_id": bank.sample_id}
         samples |= {f"source_correct:{key}": base_hits, f"source_correct:{key}.sample_id": base.sample_id}
     for measure in ("accuracy", "source_accuracy", "gap", "relative_gap"):
         values = [metrics[f"{name}/{measure}"] for name in names if f"{name}/{measure}" in metrics]
@@ -72,18 +77,22 @@ def covariate_shift(banks: Banks) -> Outcome:
     return Outcome(metrics, samples, notes=notes)
 
 
-def _source_on(source: FeatureBank, shifted: FeatureBank) -> FeatureBank:
+def _source_on(source: FeatureBank, shifted: FeatureBank) -> FeatureBank | None:
     """The source's images of the shared classes, relabelled to the shifted data's classes and class weights.
+
+    None where the two share classes, but have no images of the same ones.
 
     Raises:
         DataError: the two share no class name.
     """
     translate = _translation(source.class_names, shifted.class_names)
+    if (translate < 0).all():
+        raise DataError(f"data sets '{source.dataset}' and '{shifted.dataset}' share no class")
     label = np.where(source.label < 0, -1, translate[source.label])
     present = set(shifted.label.tolist())
-    keep = np.array([new in present for new in label.tolist()])
+    keep = np.array([new in present for new in label.tolist()], dtype=bool)
     if not keep.any():
-        raise DataError(f"data sets '{source.dataset}' and '{shifted.dataset}' share no class")
+        return None
     rows = source.take(keep)
     return FeatureBank(
         dataset=source.dataset,
@@ -108,35 +117,36 @@ def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Compari
     names = [name.removeprefix("correct:") for name in f if name.startswith("correct:") and ".sample_id" not in name]
     n = len(f["sample_id"])
     draws = draws_for(n + sum(len(f[f"correct:{name}"]) for name in names))
-    source = [_source_draws(samples, names, draws) for samples in (f, q)]
+    compared = [name for name in names if f"source_correct:{name}" in f]
+    source = [_source_draws(samples, compared, draws) for samples in (f, q)]
     found: dict[str, Comparison | str] = {}
-    parts: list[dict[str, list[NDArray[np.float64]]]] = [{m: [] for m in _MEASURES} for _ in (f, q)]
+    parts: list[dict[str, list[NDArray[np.float64]]]] = [{m: [] for m in ("accuracy", *_MEASURES)} for _ in (f, q)]
     for seed, name in enumerate(names):
         pair = f[f"correct:{name}"], q[f"correct:{name}"]
         shifted = group_draws(*pair, np.zeros(len(pair[0]), np.int64), draws=draws, seed=seed + 1)
+        found[f"{name}/accuracy"] = accuracy_difference_interval(*pair)
         for part, s, accuracy in zip(parts, source, shifted, strict=True):
-            for measure, function in _MEASURES.items():
+            part["accuracy"].append(accuracy[:, 0])
+            for measure, function in _MEASURES.items() if name in compared else ():
                 with np.errstate(divide="ignore", invalid="ignore"):
                     part[measure].append(function(s[name], accuracy[:, 0]))
-        for measure in _MEASURES:
-            before, now = (part[measure][-1] for part in parts)
-            found[f"{name}/{measure}"] = attempt(difference, before, now)
-        found[f"{name}/accuracy"] = accuracy_difference_interval(*pair)
-        sources = f[f"source_correct:{name}"], q[f"source_correct:{name}"]
-        found[f"{name}/source_accuracy"] = accuracy_difference_interval(*sources)
-    for measure in _MEASURES:
-        before, now = (np.mean(part[measure], axis=0) for part in parts)
-        found[measure] = attempt(difference, before, now)
+        if name in compared:
+            for measure in _MEASURES:
+                found[f"{name}/{measure}"] = attempt(difference, *(part[measure][-1] for part in parts))
+            sources = f[f"source_correct:{name}"], q[f"source_correct:{name}"]
+            found[f"{name}/source_accuracy"] = accuracy_difference_interval(*sources)
+    for measure in ("accuracy", *_MEASURES):
+        if len(parts[0][measure]) == len(names):
+            found[measure] = attempt(difference, *(np.mean(part[measure], axis=0) for part in parts))
     return found
 
 
 _MEASURES: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]] = {
-    "accuracy": lambda source, shifted: shifted,
     "source_accuracy": lambda source, shifted: source,
     "gap": lambda source, shifted: source - shifted,
     "relative_gap": lambda source, shifted: (source - shifted) / source,
 }
-"""Measures by (accuracy on the source, accuracy on the shifted data)."""
+"""Measures that need both: by (accuracy on the source, accuracy on the shifted data)."""
 
 
 def _source_draws(

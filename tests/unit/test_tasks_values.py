@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.optimize import minimize
 from sklearn import metrics as sk
 
 from benchmark import Banks, FeatureBank
+from benchmark.analysis.compare import compare
 from benchmark.errors import DataError, InputError, ReliquantError
 from benchmark.testing import make_bank
 from tasks.calibration import calibration
@@ -544,6 +546,23 @@ def test_shift_without_a_common_class_is_refused() -> None:
     other = make_bank(class_names=tuple("abcdefgh"), dataset="other")
     with pytest.raises(DataError, match="share no class"):
         covariate_shift.run(Banks({"source": [make_bank()], "shifted": [other]}))
+
+
+def test_shift_without_images_of_a_common_class_leaves_the_gap_open() -> None:
+    """A small limit: both know all classes, but have images of different ones."""
+    bank = make_bank(samples=40, accuracy=1.0, dataset="s")
+    low, high = bank.take(bank.label < 2), bank.take(bank.label >= 2)
+    outcome = covariate_shift.run(Banks({"source": [low], "shifted": [high, replace(low, dataset="same")]}))
+    assert (
+        outcome.metrics["s/accuracy"] == outcome.metrics["accuracy"] == outcome.metrics["same/source_accuracy"] == 1.0
+    )
+    for measure in ("source_accuracy", "gap", "relative_gap"):
+        assert f"s/{measure}" not in outcome.metrics
+        assert measure not in outcome.metrics
+        assert {measure, f"s/{measure}"} <= set(outcome.notes)
+    compared = compare(covariate_shift, outcome, outcome)
+    assert {"s/accuracy", "accuracy", "same/gap"} <= set(compared)
+    assert not {"s/gap", "gap"} & set(compared)
 
 
 def test_source_images_out_of_distribution_belong_to_no_class() -> None:
