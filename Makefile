@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test check lint slow bench clean
+.PHONY: help install demo ui test check lint slow parity bench clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: $(STAMP)  ## Lint, types and all quick tests.
 
 slow: $(STAMP)  ## The slow tests (simulated coverage, full-size models).
 	$(BIN)/python -m pytest -n 2 -m slow
+
+parity: $(STAMP)  ## Compare with CLIP_benchmark (in its own environment), OpenOOD's definitions and pytorch-ood.
+	$(BIN)/python -m tests.parity
 
 lint: $(STAMP)  ## Ruff and mypy --strict.
 	$(BIN)/ruff check .
