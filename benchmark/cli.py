@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from benchmark.cli_options import HOME, Catalogue, Home, Include, Json, Many, Pointed, Suite
+from benchmark.cli_spectrum import spectrum
 from benchmark.errors import ReliquantError
 
 app = typer.Typer(
@@ -20,15 +22,6 @@ app = typer.Typer(
 new_app = typer.Typer(help="Write a new plugin with its contract test.", no_args_is_help=True)
 app.add_typer(new_app, name="new")
 
-Suite = Annotated[str, typer.Argument(help="A suite's name (`reliquant list suites`) or a YAML file.")]
-Home = Annotated[Path, typer.Option("--home", help="Results folder.", envvar="RELIQUANT_HOME")]
-Include = Annotated[list[Path] | None, typer.Option("--include", help="Python file with plugins; repeatable.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
-Many = list[str] | None
-Pointed = Annotated[Many, typer.Option("--data", help="NAME=PATH: point a data set elsewhere; repeatable.")]
-Catalogue = Annotated[list[Path] | None, typer.Option("--catalogue", help="Own data catalogue; repeatable.")]
-HOME = Path("mlruns")
-
 
 class Listing(StrEnum):
     """What `reliquant list` can show."""
@@ -38,13 +31,6 @@ class Listing(StrEnum):
     models = "models"
     data = "data"
     suites = "suites"
-
-
-class Form(StrEnum):
-    """How `reliquant spectrum` prints."""
-
-    table = "table"
-    json = "json"
 
 
 @app.command()
@@ -61,6 +47,7 @@ def run(
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a forward pass.")] = 64,
     exact_float: Annotated[bool, typer.Option("--exact-float", help="No integer GEMM: float reference.")] = False,
+    spectra: Annotated[Many, typer.Option("--spectrum", help="Spectral study of this data too; repeatable.")] = None,
     tracker: Annotated[Many, typer.Option("--tracker", help="Where to log (default: mlflow); repeatable.")] = None,
     tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store or server.")] = None,
     home: Home = HOME,
@@ -90,6 +77,7 @@ def run(
         include=include or [],
         quiet=quiet,
         json=json,
+        spectrum=spectra or [],
     )
     raise typer.Exit(run_suite(request))
 
@@ -108,47 +96,6 @@ def list_(what: Listing, include: Include = None, json: Json = False) -> None:
     from benchmark.listing import print_listing
 
     print_listing(what.value, include or [], json)
-
-
-@app.command()
-def spectrum(
-    suite: Suite = "demo",
-    data: Annotated[str, typer.Option("--data", help="NAME of the suite's data, or NAME=PATH.")] = "scenes",
-    model: Annotated[Many, typer.Option("--model", help="Model instead of the suite's; repeatable.")] = None,
-    quant: Annotated[Many, typer.Option("--quant", help="Short name instead of the suite's; repeatable.")] = None,
-    corruption: Annotated[Many, typer.Option("--corruption", help="TYPE/SEVERITY or none; repeatable.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="At most N images.")] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a forward pass.")] = 64,
-    tracker: Annotated[Many, typer.Option("--tracker", help="Where to log (default: mlflow); repeatable.")] = None,
-    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store or server.")] = None,
-    home: Home = HOME,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for figures and numbers.")] = None,
-    format_: Annotated[Form, typer.Option("--format", help="What to print.")] = Form.table,
-    include: Include = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-) -> None:
-    """Show into which directions of the features quantization noise falls, layer by layer; corruptions beside it."""
-    from benchmark.spectrum import SpectrumRequest, run_spectrum
-
-    request = SpectrumRequest(
-        suite=suite,
-        data=data,
-        models=model or [],
-        quantizations=quant or [],
-        corruptions=corruption or ["defocus_blur/3"],
-        limit=limit,
-        device=device,
-        batch_size=batch_size,
-        trackers=tracker or ["mlflow"],
-        tracking_uri=tracking_uri,
-        home=home,
-        output=output,
-        json=format_ is Form.json,
-        include=include or [],
-        quiet=quiet,
-    )
-    raise typer.Exit(run_spectrum(request))
 
 
 @app.command()
@@ -246,6 +193,9 @@ def search(
         quiet=quiet,
     )
     raise typer.Exit(run_search(request))
+
+
+app.command()(spectrum)
 
 
 @app.command()

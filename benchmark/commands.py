@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from benchmark.analysis.compare import adjust
 from benchmark.analysis.tables import comparison_rows, headline_keys
@@ -52,6 +53,7 @@ class RunRequest:
     include: Sequence[Path] = field(default_factory=list)
     quiet: bool = False
     json: bool = False
+    spectrum: Sequence[str] = ()
 
 
 def run_suite(request: RunRequest) -> int:
@@ -59,7 +61,8 @@ def run_suite(request: RunRequest) -> int:
     chosen = _trackers(request)
     plan = _plan(request)
     _warn(template_warnings(plan))
-    budget = PIXEL_BUDGET if request.pixel_cache is None else parse_size(request.pixel_cache, "--pixel-cache")
+    budget = pixel_budget(request)
+    spectra = _spectra(request)
     Ledger(request.home)
     with open_progress(request.quiet) as progress:
         opened = [t.open(request.home, request.tracking_uri if t.name == "mlflow" else None) for t in chosen]
@@ -76,7 +79,28 @@ def run_suite(request: RunRequest) -> int:
             progress.message("stopped; what is finished is kept. Run the same command again to go on.")
             return 130
     _report(request, sweep)
-    return PARTIAL if sweep.failed else 0
+    statuses = [measure() for measure in spectra]
+    return PARTIAL if sweep.failed or any(statuses) else 0
+
+
+def _spectra(request: RunRequest) -> list[Callable[[], int]]:
+    """The spectral studies that were asked for beside the tasks: checked now, measured when called."""
+    if not request.spectrum:
+        return []
+    from benchmark.spectrum import SpectrumRequest, measure, prepare
+
+    show: Literal["table", "path"] = "path" if request.json else "table"
+    asked = [SpectrumRequest(request, name, show=show, only_vision=True) for name in dict.fromkeys(request.spectrum)]
+    return [partial(measure, prepare(each)) for each in asked]
+
+
+def pixel_budget(request: RunRequest) -> int:
+    """Bytes of decoded pixels to keep on disk.
+
+    Raises:
+        InputError: the size cannot be read.
+    """
+    return PIXEL_BUDGET if request.pixel_cache is None else parse_size(request.pixel_cache, "--pixel-cache")
 
 
 def validate_suite(

@@ -1,4 +1,4 @@
-"""What `reliquant spectrum` does: plan, measure, write figures and numbers, print."""
+"""What `reliquant spectrum` and `reliquant run --spectrum` do: check, measure, write figures and numbers, print."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from benchmark.analysis.spectrum import CLEAN, LayerSpectrum, Study, study_json, study_metrics
 from benchmark.analysis.spectrum_figures import draw
-from benchmark.commands import PARTIAL, check_device
+from benchmark.commands import PARTIAL, RunRequest, check_device, pixel_budget
 from benchmark.engine.plan import Settings
-from benchmark.engine.run import PIXEL_BUDGET
-from benchmark.engine.spectra import measure_spectra, plan_spectrum
+from benchmark.engine.spectra import SpectrumPlan, measure_spectra, plan_spectrum
 from benchmark.errors import StorageError
 from benchmark.include import include_files
 from benchmark.printing import fold
 from benchmark.progress import open_progress
-from benchmark.spec import FP32
+from benchmark.quantization import parse
+from benchmark.spec import FP32, SuiteSpec
 from benchmark.suite import load_suite, narrow
 from benchmark.tracking import FinishedStudy, Tracker, trackers
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from benchmark.spec import SuiteSpec
 
 BANDS = ("0-8", "8-64", "64+")
 NO_CORRUPTION = "none"
@@ -34,58 +32,86 @@ NO_CORRUPTION = "none"
 
 @dataclass(frozen=True)
 class SpectrumRequest:
-    """The command line of `reliquant spectrum`."""
+    """The command line of `reliquant spectrum`, or of `reliquant run --spectrum`.
 
-    suite: str = "demo"
+    Attributes:
+        common: what it shares with `reliquant run`. data: name of a data set of the suite.
+        corruptions: `<type>/<severity>`; `none` stands for no corruption.
+        output: folder; None puts `<model>.<data>` below `<home>/spectrum`.
+        only_vision: leave out quantizations of the text tower alone, instead of refusing them.
+    """
+
+    common: RunRequest
     data: str = "scenes"
-    models: Sequence[str] = ()
-    quantizations: Sequence[str] = ()
     corruptions: Sequence[str] = ("defocus_blur/3",)
-    limit: int | None = None
-    device: str = "cpu"
-    batch_size: int = 64
-    home: Path = Path("mlruns")
     output: Path | None = None
-    trackers: Sequence[str] = ("mlflow",)
-    tracking_uri: str | None = None
-    json: bool = False
-    include: Sequence[Path] = ()
-    quiet: bool = False
+    show: Literal["table", "json", "path"] = "table"
+    only_vision: bool = False
 
 
-def run_spectrum(request: SpectrumRequest) -> int:
-    """Measure, write and print; returns the exit status (0, or 3 when some quantizations failed)."""
-    include_files(request.include)
-    check_device(request.device)
-    name, pointed, _ = request.data.partition("=")
+@dataclass(frozen=True)
+class Prepared:
+    """A request that has been checked, before any work."""
+
+    request: SpectrumRequest
+    suite: SuiteSpec
+    asked: SpectrumPlan
+    trackers: tuple[Tracker, ...]
+
+
+def prepare(request: SpectrumRequest) -> Prepared:
+    """Check names, data, quantizations, device and trackers.
+
+    Raises:
+        ReliquantError: the first problem, in one line.
+    """
+    common = request.common
+    check_device(common.device)
     suite = narrow(
-        load_suite(request.suite, [request.data] if pointed else []),
-        models=request.models,
-        quantizations=request.quantizations,
-        limit=request.limit,
+        load_suite(common.suite, common.data, common.catalogues),
+        models=common.models,
+        quantizations=common.quantizations,
+        limit=common.limit,
     )
+    if request.only_vision:
+        kept = tuple(name for name in suite.quantizations if "vision" in parse(name).towers)
+        suite = suite.model_copy(update={"quantizations": kept})
     corruptions = [c for c in dict.fromkeys(request.corruptions) if c != NO_CORRUPTION]
-    asked = plan_spectrum(suite, name, corruptions, Settings(request.device, request.batch_size))
-    chosen = [trackers.get(tracker) for tracker in dict.fromkeys(request.trackers)]
-    with open_progress(request.quiet) as progress:
-        studies = measure_spectra(asked, request.home, progress, PIXEL_BUDGET)
-    base = request.output or request.home / "spectrum"
+    settings = Settings(common.device, common.batch_size, exact_float=common.exact_float)
+    asked = plan_spectrum(suite, request.data, corruptions, settings)
+    chosen = tuple(trackers.get(name) for name in dict.fromkeys(common.trackers))
+    return Prepared(request, suite, asked, chosen)
+
+
+def measure(prepared: Prepared) -> int:
+    """Measure, write, log and print; returns the exit status (0, or 3 when some quantizations failed)."""
+    request, common = prepared.request, prepared.request.common
+    with open_progress(common.quiet) as progress:
+        studies = measure_spectra(prepared.asked, common.home, progress, pixel_budget(common), common.skip_broken)
+    base = request.output or common.home / "spectrum"
     for study in studies:
         folder = base if request.output and len(studies) == 1 else base / f"{study.model}.{study.data}"
         write(study, folder)
-        _track(request, chosen, suite, study, folder)
-        print_study(study, folder, request.json)
+        _track(prepared, study, folder)
+        print_study(study, folder, request.show)
     return PARTIAL if any(study.failed for study in studies) else 0
 
 
-def _track(request: SpectrumRequest, chosen: Sequence[Tracker], suite: SuiteSpec, study: Study, folder: Path) -> None:
+def run_spectrum(request: SpectrumRequest) -> int:
+    """`reliquant spectrum`."""
+    include_files(request.common.include)
+    return measure(prepare(request))
+
+
+def _track(prepared: Prepared, study: Study, folder: Path) -> None:
     """Tell the trackers; one that fails is a warning, the files are there."""
     tags = {"model": study.model, "dataset": study.data, "quantizations": " ".join(study.quantizations)}
     name = f"spectrum/{study.data}"
-    finished = FinishedStudy(suite, "spectrum", name, study.key, tags, study_metrics(study), folder)
-    for tracker in chosen:
+    common = prepared.request.common
+    finished = FinishedStudy(prepared.suite, "spectrum", name, study.key, tags, study_metrics(study), folder)
+    for tracker in prepared.trackers:
         try:
-            opened = tracker.open(request.home, request.tracking_uri if tracker.name == "mlflow" else None)
+            opened = tracker.open(common.home, common.tracking_uri if tracker.name == "mlflow" else None)
             opened.log_study(finished)
         except Exception as error:  # a stranger's tracker or a server may raise anything
             print(f"warning: tracker '{tracker.name}' could not be written ({error})", file=sys.stderr)
@@ -106,11 +132,11 @@ def write(study: Study, folder: Path) -> None:
         raise StorageError(f"{folder} cannot be written ({error.strerror}); choose another with -o DIR") from error
 
 
-def print_study(study: Study, folder: Path, as_json: bool) -> None:
-    """The tables on stdout, or the JSON there on one line; notes and failures on stderr."""
-    if as_json:
+def print_study(study: Study, folder: Path, show: Literal["table", "json", "path"]) -> None:
+    """The tables on stdout, or the JSON there on one line, or only where things are; notes and failures on stderr."""
+    if show == "json":
         print(json.dumps(study_json(study), allow_nan=False))
-    else:
+    elif show == "table":
         from rich.console import Console
 
         console = Console()
@@ -122,7 +148,7 @@ def print_study(study: Study, folder: Path, as_json: bool) -> None:
         print(f"note: {note}", file=sys.stderr)
     for quantization, reason in study.failed.items():
         print(f"failed: {quantization}: {reason}", file=sys.stderr)
-    print(f"figures and numbers: {folder}", file=sys.stderr if as_json else sys.stdout)
+    print(f"figures and numbers: {folder}", file=sys.stdout if show == "table" else sys.stderr)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

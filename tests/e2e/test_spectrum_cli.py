@@ -133,6 +133,7 @@ def test_the_table_names_the_folder(
         (["--quant", "rnt-w4"], "Did you mean 'rtn'"),
         (["--device", "coda"], "--device 'coda'"),
         (["--limit", "0"], "--limit"),
+        (["--tracker", "mlfow"], "Did you mean 'mlflow'"),
         (["--quant", "control-lowrank-rank_12", "--limit", "10"], "at most 10"),
     ],
 )
@@ -149,8 +150,13 @@ def test_bad_input_is_one_line(
 def test_controls_run_through_the_six_tasks(place: Path) -> None:
     names = (NOISE, NOISE.replace("noise", "shaped", 1), "control-lowrank-rank_8-vision")
     home = place / "controls"
-    request = RunRequest(str(place / "suite.yaml"), quantizations=names, trackers=["jsonl"], home=home, quiet=True)
+    suite = str(place / "suite.yaml")
+    request = RunRequest(
+        suite, quantizations=[*names, "rtn-w4-text"], trackers=["jsonl"], home=home, quiet=True, spectrum=["scenes"]
+    )
     assert run_suite(request) == 0
+    found = json.loads((home / "spectrum" / "model.scenes" / "spectrum.json").read_text())
+    assert list(found["rank_correlation_with_corruption"]) == list(names)  # the text tower has no spectrum of images
     ledger = Ledger(home)
     by_name = {name: [r for r in ledger.records.values() if r.quantization == name] for name in ("fp32", *names)}
     assert {len(records) for records in by_name.values()} == {6}
