@@ -1,0 +1,135 @@
+"""`reliquant compare` on a small ledger written by hand: no model, no data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from benchmark import Banks
+from benchmark.cli import app
+from benchmark.engine.ledger import Ledger, Record
+from benchmark.engine.plan import tasks
+from benchmark.errors import ReliquantError
+from benchmark.testing import make_bank
+
+W8, W4 = "rtn-w8a8-channel-token-vision", "rtn-w4a8-channel-token-vision"
+
+
+def write(ledger: Ledger, quantization: str, noise: float, samples: int = 60, pair: str = "full") -> Record:
+    task, bank = tasks.get("zero_shot"), make_bank(seed=1, samples=samples)
+    reference = task.run(Banks({"test": [bank]}))
+    image = bank.image + noise * np.random.default_rng(2).standard_normal(bank.image.shape)
+    bank = replace(bank, image=(image / np.linalg.norm(image, axis=1, keepdims=True)).astype(np.float32))
+    outcome = task.run(Banks({"test": [bank]}))
+    compared = task.run_comparison(outcome, reference).metrics if quantization != "fp32" else {}
+    record = Record(
+        key=f"{quantization}-{pair}",
+        configuration=quantization,
+        suite="small",
+        model="tiny",
+        quantization=quantization,
+        task="zero_shot",
+        dataset="scenes",
+        status="done",
+        seconds=0.0,
+        metrics={f"zero_shot/scenes/{key}": value for key, value in {**outcome.metrics, **compared}.items()},
+        pair=pair,
+    )
+    ledger.append(record, outcome)
+    return record
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    ledger = Ledger(tmp_path)
+    for name, noise in (("fp32", 0.0), (W8, 0.0), (W4, 0.3)):
+        write(ledger, name, noise)
+    return tmp_path
+
+
+def run(home: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["compare", *arguments, "--suite", "small", "--home", str(home)])
+
+
+def rows(home: Path, *arguments: str) -> list[dict[str, str]]:
+    result = run(home, *arguments, "--format", "csv")
+    assert result.exit_code == 0, result.output
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+def test_headline_metrics_of_all_quantizations(home: Path) -> None:
+    first, second = rows(home)
+    assert (first["quantization"], first["metric"], first["change"]) == (W8, "zero_shot/scenes/accuracy", "0.0")
+    assert (first["p"], first["stars"], first["direction"]) == ("1.0", "", "same")
+    assert float(second["change"]) < 0.0
+    assert float(second["q"]) == pytest.approx(2 * float(second["p"]))
+    assert second["direction"] == "worse"
+
+
+def test_runs_and_metrics_are_chosen_by_name(home: Path) -> None:
+    assert {row["quantization"] for row in rows(home, "rtn-w4*")} == {W4}
+    assert {row["quantization"] for row in rows(home, "rtn-{w8,w4}a8-channel-token-vision")} == {W8, W4}
+    flips = {row["metric"] for row in rows(home, "--metric", "zero_shot/scenes/flips")}
+    assert flips == {"zero_shot/scenes/flips_right_to_wrong", "zero_shot/scenes/flips_wrong_to_right"}
+    assert {"zero_shot/scenes/mean_per_class_recall", "zero_shot/scenes/accuracy_top5"} < {
+        row["metric"] for row in rows(home, "--all")
+    }
+
+
+def test_it_writes_a_file_and_all_formats(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "table.json"
+    assert run(home, "--format", "json", "-o", str(out)).exit_code == 0
+    assert json.loads(out.read_text())["tests"] == 2
+    for name, mark in (("md", "| metric |"), ("latex", r"\begin{tabular}")):
+        assert mark in run(home, "--format", name).stdout
+
+
+def test_the_claims(home: Path) -> None:
+    assert "of the study's claims cannot be told" in " ".join(run(home, "--claims").stdout.split())
+
+
+def test_a_quantization_is_compared_with_the_full_precision_of_the_same_data(home: Path) -> None:
+    """A later run with a limit does not disturb what was done before."""
+    before = rows(home, W4)
+    write(Ledger(home), "fp32", 0.0, samples=20, pair="limited")
+    assert rows(home, W4) == before
+
+
+def test_a_quantization_without_its_full_precision_is_said(home: Path) -> None:
+    write(Ledger(home), W4, 0.3, samples=20, pair="limited")
+    result = run(home)
+    assert result.exit_code == 3
+    assert "no full-precision evaluation on the same data" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rtn-w3*"], "unknown run in the results of 'small' 'rtn-w3*'"),
+        (["--model", "tinny"], "Did you mean 'tiny'?"),
+        (["--format", "xls"], "Known: csv, json, latex, md"),
+        (["--metric", "ood/"], "no metric begins with ood/"),
+        (["-o", "/no/such/folder/x"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_clear_line(home: Path, arguments: list[str], message: str) -> None:
+    result = run(home, *arguments)
+    assert isinstance(result.exception, ReliquantError)
+    assert message in str(result.exception)
+
+
+def test_other_homes_and_suites(home: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["compare", "--suite", "smal", "--home", str(home)])
+    assert "Did you mean 'small'?" in str(result.exception)
+    result = CliRunner().invoke(app, ["compare", "--home", str(home)])
+    assert "suite 'demo' has no results" in str(result.exception)
+    result = CliRunner().invoke(app, ["compare", "--home", str(tmp_path / "none")])
+    assert "holds no results" in str(result.exception)
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,149 @@
+"""Formats of the comparison table, and the paragraph about the study's claims, from changes made by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+from benchmark.analysis import claims
+from benchmark.analysis.claims import Finding, gather, paragraph
+from benchmark.analysis.compare import Change, adjust
+from benchmark.analysis.export import FORMATS
+
+W8, W4 = "rtn-w8a8-channel-token-vision", "rtn-w4a8-channel-token-vision"
+BOTH, ROTATION = "rtn-w4a8-channel-token-vision+text", "rotation-w4a8-channel-token-vision"
+
+
+def change(key: str, quantization: str, delta: float, p: float | None = 0.5, **fields: Any) -> Change:
+    better = "lower" if any(word in key for word in ("ece", "rsg", "vuln")) else "higher"
+    reference = 0.0 if any(word in key for word in ("delta_rsg", "vuln")) else 0.5
+    return Change(**{"model": "m", "quantization": quantization, "configuration": quantization, "key": key,
+                     "better": better, "value": reference + delta, "reference": reference, "change": delta, "low":
+                     delta - 0.1, "high": delta + 0.1, "p": p, **fields})  # fmt: skip
+
+
+ROWS = adjust(
+    [
+        change("zero_shot/scenes/accuracy", W4, -0.125, 1e-5),
+        change("zero_shot/scenes/accuracy", BOTH, 0.25, 0.03),
+        change("calibration/scenes/ece_15", W4, 0.01, None, low=None, high=None, reason="none"),
+    ]
+)
+
+
+def test_csv_has_every_number() -> None:
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](ROWS))))
+    assert [row["quantization"] for row in rows] == [W4, BOTH, W4]
+    assert [float(row["change"]) for row in rows] == [-0.125, 0.25, 0.01]
+    assert [float(row["relative_change"]) for row in rows[:2]] == [-0.25, 0.5]
+    assert [row["q"] for row in rows] == ["2e-05", "0.03", ""]
+    assert [(row["stars"], row["direction"]) for row in rows] == [("***", "worse"), ("*", "better"), ("", "worse")]
+    assert rows[2]["reason"] == "none"
+
+
+def test_json_says_what_was_adjusted_together() -> None:
+    content = json.loads(FORMATS["json"](ROWS))
+    assert (content["tests"], content["level"], content["seed"]) == (2, 0.95, 0)
+    assert content["rows"][0]["q"] == pytest.approx(2e-5)
+    assert content["rows"][2]["p"] is None
+
+
+def test_markdown_has_one_row_a_change() -> None:
+    text = FORMATS["md"](ROWS)
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 3
+    assert all(line.count("|") == table[0].count("|") for line in table)
+    assert f"| zero_shot/scenes/accuracy | {W4} | 0.3750 | 0.5000 | -0.1250 | [-0.2250, -0.0250] | <0.001 |" in text
+    assert "all 2 tests of this table" in text
+
+
+def test_latex_escapes_and_is_balanced() -> None:
+    text = FORMATS["latex"](ROWS)
+    assert r"zero\_shot/scenes/accuracy" in text
+    assert r"95 \% interval" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.replace(r"\&", "").count("&") for line in body} == {7}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_changes_give_an_empty_table(name: str) -> None:
+    assert FORMATS[name]([])
+
+
+# --- claims ------------------------------------------------------------------------------------------------------
+
+FOUR = ("zero_shot/s/accuracy", "calibration/s/ece_15", "ood/s.far/mcm/auroc", "corruption/s/accuracy")
+
+
+def found(function: Any, *changes: Change) -> Finding:
+    result: Finding = function(gather(list(changes)))
+    return result
+
+
+def four(quantization: str, *deltas: float, p: float = 1e-6) -> list[Change]:
+    return [change(key, quantization, delta, p) for key, delta in zip(FOUR, deltas, strict=True)]
+
+
+def test_all_at_once() -> None:
+    good, bad = four(W8, 0.1, -0.1, 0.1, 0.1), four(W4, 0.1, 0.1, 0.1, 0.1)
+    finding = found(claims.all_at_once, *good, *bad)
+    assert finding.verdict == "holds"
+    assert f"1 of 2 runs: {W8}; significantly so in 1" in finding.evidence
+    assert found(claims.all_at_once, *four(W8, 0.1, -0.1, 0.1, 0.1, p=0.5)).verdict == "open"
+    assert found(claims.all_at_once, *bad).verdict == "fails"
+    assert found(claims.all_at_once, *good[:3]).verdict == "open"
+
+
+@pytest.mark.parametrize(("better", "runs", "verdict"), [(8, 20, "holds"), (1, 20, "fails"), (2, 4, "open")])
+def test_share_of_calibrated_runs(better: int, runs: int, verdict: str) -> None:
+    changes = [change("calibration/s/ece_15", W8, -0.1 if i < better else 0.1, model=f"m{i}") for i in range(runs)]
+    assert found(claims.share_calibrated, *changes).verdict == verdict
+
+
+def test_text_tower() -> None:
+    changes = [change("calibration/s/ece_15", BOTH, 0.4, 1e-6), change("calibration/s/ece_15_tuned", BOTH, -0.1)]
+    assert found(claims.untuned_text, *changes).verdict == "holds"
+    assert "+80%" in found(claims.untuned_text, *changes).evidence
+    assert "0.400 against 0.500" in found(claims.tuned_text, *changes).evidence
+    assert found(claims.tuned_text, *changes).verdict == "holds"
+    assert found(claims.untuned_text, change("calibration/s/ece_15", W4, 0.4)).verdict == "open"
+
+
+@pytest.mark.parametrize(
+    ("delta", "p", "verdict"), [(0.05, 1e-5, "holds"), (-0.05, 1e-5, "fails"), (0.05, 0.6, "open")]
+)
+def test_corruption_gain(delta: float, p: float, verdict: str) -> None:
+    assert found(claims.corruption_gain, change("corruption/s/accuracy", W8, delta, p)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("delta", "p", "verdict"), [(0.05, 1e-5, "fails"), (-0.05, 1e-5, "holds"), (0.05, 0.6, "holds")]
+)
+def test_shift(delta: float, p: float, verdict: str) -> None:
+    assert found(claims.no_help_under_shift, change("covariate_shift/s/accuracy", W8, delta, p)).verdict == verdict
+    assert found(claims.no_help_against_bias, change("spurious/s/delta_rsg", W8, -delta, p)).verdict == verdict
+
+
+def test_bias_and_bits() -> None:
+    def spurious(name: str, delta: float) -> list[Change]:
+        return [change(f"spurious/s/{key}", name, delta, 1e-6) for key in ("delta_rsg", "vuln_add")]
+
+    assert found(claims.bias_grows, *spurious(W8, 0.02), *spurious(W4, 0.1)).verdict == "holds"
+    assert found(claims.bias_grows, *spurious(W8, 0.1), *spurious(W4, 0.02)).verdict == "fails"
+    assert found(claims.bias_grows, *spurious(W8, 0.1)).verdict == "open"
+    assert found(claims.rotation_protects, *spurious(W4, 0.1), *spurious(ROTATION, 0.02)).verdict == "holds"
+    assert found(claims.rotation_protects, *spurious(W4, 0.1)).verdict == "open"
+
+
+def test_the_paragraph_counts_every_claim_once_and_leaves_controls_out() -> None:
+    changes = [*four(W8, 0.1, -0.1, 0.1, 0.1), *four("control-noise-w4a8-channel-token-vision", 0.1, -0.1, 0.1, 0.1)]
+    text = " ".join(paragraph("demo", changes).split())
+    assert "On suite demo (1 model, 1 quantizations against full precision, 4 tests" in text
+    counts = [int(part.split()[-1]) for part in text.split(" of the study's claims")[:-1]]
+    assert sum(counts) == len(claims.CLAIMS)
+    assert "cannot be told" in paragraph("demo", [])
