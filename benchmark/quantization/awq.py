@@ -3,14 +3,17 @@ r"""AWQ: input channels that carry large activations are scaled up before roundi
 .. math:: s_j = \overline{|X_j|}^{\,\alpha} \Big/ \sqrt{\max_k s_k \min_k s_k}, \qquad
           \alpha^* = \arg\min_{\alpha} \big\| X (\mathrm{diag}(s)^{-1} Q(\mathrm{diag}(s) W^T) - W^T) \big\|^2
 
-over `grid` values of alpha in [0, 1); alpha = 0 is plain rounding. The output error is computed from the second moment
-of the calibration inputs. Linears fed by one LayerNorm share `s`. Without activation quantization the scaling is
-undone within the dequantized weight; with it, the input is divided by `s`, in the LayerNorm where one feeds the layer.
-Conv2d layers are rounded to nearest. The paper's clipping search is left out. Paper: Lin et al., "AWQ", MLSys 2024
+over `grid` values of alpha in [0, 1); alpha = 0 is plain rounding. Then, unless `clip_false`, each channel's or group's
+range is shrunk by the factor (1 to 0.5) that hurts its outputs least, other groups left exact. Output
+errors are computed from the second moment of the calibration inputs. Linears fed by one LayerNorm share `s`. Without
+activation quantization the scaling is undone within the dequantized weight; with it, the input is divided by `s`, in
+the LayerNorm where one feeds the layer. Conv2d layers are rounded to nearest. Paper: Lin et al., "AWQ", MLSys 2024
 (arXiv 2306.00978).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -25,11 +28,14 @@ from benchmark.quantization.gptq import output_error
 from benchmark.quantization.simulated import Prepared, Simulated
 from benchmark.spec import QuantSpec
 
+_SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+
 
 class AwqOptions(Options):
-    """`grid`: number of alphas tried."""
+    """`grid`: number of alphas tried; `clip`: search ranges, too."""
 
     grid: int = Field(default=20, ge=1, le=100)
+    clip: bool = True
 
 
 def candidate_scale(mean: Tensor, alpha: float) -> Tensor:
@@ -61,6 +67,35 @@ def best_scale(
     return scales[min(range(grid), key=errors.__getitem__)], errors
 
 
+def best_span(weight: Tensor, scale: Tensor, scheme: Scheme, moment: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranges (low, high), each (R, G, 1), of the groups of `weight * scale` with the least output error.
+
+    Args:
+        weight: (O, K), before scaling.
+        scale: (K,).
+        scheme: of the codes.
+        moment: (K, K) second moment of the input before scaling.
+    """
+    low, high = affine.value_range(scheme.grouped(weight * scale))
+    best, least = torch.ones_like(low), torch.full_like(low, torch.inf)
+    for factor in _SHRINK:
+        restored = affine.quantize_weight(weight * scale, scheme, (low * factor, high * factor)).dequantize() / scale
+        error = _error_by_group(restored - weight, scheme, moment)
+        better = error < least
+        best, least = torch.where(better, factor, best), torch.where(better, error, least)
+    return low * best, high * best
+
+
+def _error_by_group(difference: Tensor, scheme: Scheme, moment: Tensor) -> Tensor:
+    """Output error (R, G, 1) of each group as if the others were exact; per tensor, of the whole weight."""
+    if scheme.granularity == "tensor":
+        return ((difference @ moment) * difference).sum().reshape(1, 1, 1)
+    size = scheme.group_size or difference.shape[1]
+    blocks = difference.reshape(len(difference), -1, size)
+    diagonal = torch.stack([moment[k : k + size, k : k + size] for k in range(0, len(moment), size)])
+    return (torch.einsum("ogi,gij->ogj", blocks, diagonal) * blocks).sum(-1, keepdim=True)
+
+
 class Awq(Simulated):
     """Activation-aware scaling before rounding."""
 
@@ -78,25 +113,38 @@ class Awq(Simulated):
         for name in groups:
             wanted[name] = (SecondMoment(job.targets[name].layer), ChannelMagnitude())
         scales: dict[InputGroup, Tensor] = {}
+        spans: dict[str, tuple[Tensor, Tensor]] = {}
         with job.progress.phase(f"awq: scales ({job.tower})", len(groups)) as advance:
             for found in in_parts(job.source(), dict(wanted), job.progress, "awq: statistics"):
                 for name, seen in found.items():
-                    scales[groups[name]] = self._search(job, groups[name], seen)
+                    scales[groups[name]] = self._search(job, groups[name], seen, spans)
                     advance(1)
-        return apply_scales(job, scales)
+        prepared = apply_scales(job, scales)
+        return {name: replace(item, span=spans.get(name)) for name, item in prepared.items()}
 
-    def _search(self, job: TowerJob, group: InputGroup, seen: dict[str, Observer]) -> Tensor:
+    def _search(
+        self,
+        job: TowerJob,
+        group: InputGroup,
+        seen: dict[str, Observer],
+        spans: dict[str, tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """The scale of a group; the ranges of its layers go to `spans`."""
         moment, magnitude = seen[SecondMoment.kind], seen[ChannelMagnitude.kind]
         assert isinstance(moment, SecondMoment)
         assert isinstance(magnitude, ChannelMagnitude)
-        weights = []
+        weights: list[tuple[Tensor, Scheme]] = []
         for name in group.layers:
             target = job.targets[name]
             assert target.bits is not None
             scheme = Scheme(target.bits, target.granularity, target.group_size, job.spec.symmetric)
             weights.append((target.layer.weight.detach().float(), scheme))
-        grid = self.read_options(job.spec, AwqOptions).grid
-        return best_scale(weights, magnitude.mean, moment.matrix, grid)[0]
+        options = self.read_options(job.spec, AwqOptions)
+        scale, _ = best_scale(weights, magnitude.mean, moment.matrix, options.grid)
+        if options.clip:
+            for name, (weight, scheme) in zip(group.layers, weights, strict=True):
+                spans[name] = best_span(weight, scale, scheme, moment.matrix)
+        return scale
 
 
 quantizer = Awq(

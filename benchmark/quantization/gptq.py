@@ -28,6 +28,7 @@ from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, Options, TowerJob
 from benchmark.quantization.calibrate import Observer, SecondMoment
 from benchmark.quantization.simulated import Prepared, Simulated
+from benchmark.spec import QuantSpec
 
 _BLOCK = 128
 
@@ -118,28 +119,40 @@ def _better_rows(
     return QuantizedWeight(codes, scale, zero, plain.scheme, plain.shape)
 
 
+def gptq_weight(
+    item: Prepared, scheme: Scheme, seen: Mapping[str, Observer], damp: float, actorder: bool
+) -> QuantizedWeight:
+    """GPTQ on a layer's weight as a matrix; rounding to nearest where there is no second moment."""
+    weight = item.target.layer.weight.detach().float()
+    moment = seen.get(SecondMoment.kind)
+    if moment is None:
+        return affine.quantize_weight(weight, scheme)
+    assert isinstance(moment, SecondMoment)
+    result = gptq(weight.flatten(1), moment.matrix, scheme, damp, actorder)
+    return replace(result, shape=tuple(weight.shape))
+
+
+def moment_observer(item: Prepared) -> Observer | None:
+    """The second moment of a layer's input; none for grouped convolutions, which are rounded to nearest."""
+    layer = item.target.layer
+    return None if isinstance(layer, nn.Conv2d) and layer.groups > 1 else SecondMoment(layer)
+
+
 class Gptq(Simulated):
     """Error feedback from column to column."""
 
     options = GptqOptions
 
-    def weight_observer(self, item: Prepared) -> Observer | None:
-        """The second moment of the input; none for grouped convolutions, which are rounded to nearest."""
-        layer = item.target.layer
-        return None if isinstance(layer, nn.Conv2d) and layer.groups > 1 else SecondMoment(layer)
+    def weight_observer(self, spec: QuantSpec, item: Prepared) -> Observer | None:
+        """The second moment of the input."""
+        return moment_observer(item)
 
     def quantize_weight(
         self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Mapping[str, Observer]
     ) -> QuantizedWeight:
         """GPTQ on the weight as a matrix."""
-        weight = item.target.layer.weight.detach().float()
-        moment = seen.get(SecondMoment.kind)
-        if moment is None:
-            return affine.quantize_weight(weight, scheme)
-        assert isinstance(moment, SecondMoment)
         options = self.read_options(job.spec, GptqOptions)
-        result = gptq(weight.flatten(1), moment.matrix, scheme, options.damp, options.actorder)
-        return replace(result, shape=tuple(weight.shape))
+        return gptq_weight(item, scheme, seen, options.damp, options.actorder)
 
 
 quantizer = Gptq(

@@ -6,32 +6,36 @@ r"""Rotation: quantize in a rotated basis, in which no feature stands out (QuaRo
 in the part of a width that has no Hadamard matrix. It is applied per Linear: the input is rotated when the model runs,
 at a cost of about sqrt(K) multiplications a feature; nothing is folded into the residual stream, since LayerNorms with
 their means and gains stand in between. With weight-only quantization the rotation is undone within the dequantized
-weight and costs nothing. Conv2d layers are rounded to nearest. Papers: Ashkboos et al., "QuaRot", NeurIPS 2024
-(arXiv 2404.00456); Liu et al., "SpinQuant", 2024 (arXiv 2405.16406).
+weight and costs nothing. The rotated weights are rounded as `rounding` says: `mse` and `gptq` are the paper's two
+ways, `rtn` is min-max. Conv2d layers are not rotated. Papers: Ashkboos et al., "QuaRot", NeurIPS 2024 (arXiv
+2404.00456); Liu et al., "SpinQuant", 2024 (arXiv 2405.16406).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, Options, TowerJob
+from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, TowerJob
 from benchmark.quantization.diagonal import with_weight
 from benchmark.quantization.hadamard import Rotation
-from benchmark.quantization.simulated import Prepared, Simulated
+from benchmark.quantization.rounding import RoundingChoice, RoundingOptions
+from benchmark.quantization.simulated import Prepared
 from benchmark.spec import QuantSpec
 
 
-class RotationOptions(Options):
-    """`seed`: of the random signs."""
+class RotationOptions(RoundingOptions):
+    """`seed`: of the random signs; `rounding`: of the rotated weights."""
 
+    rounding: Literal["rtn", "mse", "gptq"] = "mse"
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 
-class Rotated(Simulated):
+class Rotated(RoundingChoice):
     """Rotation of every Linear's input before rounding."""
 
     options = RotationOptions

@@ -28,12 +28,14 @@ class Prepared:
         original: weight before any transformation, for the report's error.
         online: module that transforms the input when the model runs, or None.
         undo: maps a weight for transformed inputs back to one for the original inputs.
+        span: range (low, high) of the transformed weight's groups that `prepare` chose, None for min-max.
     """
 
     target: Target
     original: Tensor
     online: nn.Module | None = None
     undo: Callable[[Tensor], Tensor] | None = None
+    span: tuple[Tensor, Tensor] | None = None
 
     def effective(self, weight: Tensor) -> Tensor:
         """The weight that acts on the original input: W' with x' = T x becomes W' T."""
@@ -57,7 +59,7 @@ class Simulated(Quantizer):
         """Names what `prepare` did, as part of the key of kept statistics."""
         return "plain"
 
-    def weight_observer(self, item: Prepared) -> Observer | None:
+    def weight_observer(self, spec: QuantSpec, item: Prepared) -> Observer | None:
         """What to learn about a layer's input before its weight is quantized."""
         return None
 
@@ -68,8 +70,8 @@ class Simulated(Quantizer):
     def quantize_weight(
         self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Mapping[str, Observer]
     ) -> QuantizedWeight:
-        """Codes of one weight: rounding to nearest over the full range."""
-        return affine.quantize_weight(item.target.layer.weight, scheme)
+        """Codes of one weight: rounding to nearest over the range that was chosen for it."""
+        return affine.quantize_weight(item.target.layer.weight, scheme, item.span)
 
     def activation_range(self, spec: QuantSpec, seen: Observer) -> tuple[float, float]:
         """The static range of one layer's input."""
@@ -101,7 +103,7 @@ class Simulated(Quantizer):
     def _observers(self, job: TowerJob, prepared: Mapping[str, Prepared]) -> dict[str, Sequence[Observer]]:
         wanted: dict[str, Sequence[Observer]] = {}
         for name, item in prepared.items():
-            weight = self.weight_observer(item) if item.target.bits is not None else None
+            weight = self.weight_observer(job.spec, item) if item.target.bits is not None else None
             static = self.range_observer() if job.spec.activation_granularity == "tensor" else None
             if observers := [observer for observer in (weight, static) if observer is not None]:
                 wanted[name] = observers

@@ -4,8 +4,9 @@ r"""SmoothQuant: move the outliers of activations into the weights, exactly, the
           s_j = \frac{\max_t |X_{tj}|^{\alpha}}{\max_i |W_{ij}|^{1 - \alpha}}
 
 over the calibration data. `s` is folded into the LayerNorm that feeds the Linear; where none does (attention output,
-second MLP layer) the input is divided when the model runs, which the paper leaves out. Conv2d layers are rounded to
-nearest. An input or weight column that is zero throughout gets s = 1. Paper: Xiao et al., "SmoothQuant", ICML 2023
+second MLP layer) the input is divided when the model runs, which the paper leaves out. Conv2d layers are not
+smoothed. An input or weight column that is zero throughout gets s = 1. The smoothed weights are rounded as `rounding`
+says (`rtn`, `mse` or `gptq`). Paper: Xiao et al., "SmoothQuant", ICML 2023
 (arXiv 2211.10438).
 """
 
@@ -17,15 +18,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, Options, TowerJob
+from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, TowerJob
 from benchmark.quantization.calibrate import ChannelMagnitude, observe
 from benchmark.quantization.diagonal import apply_scales, input_groups
-from benchmark.quantization.simulated import Prepared, Simulated
+from benchmark.quantization.rounding import RoundingChoice, RoundingOptions
+from benchmark.quantization.simulated import Prepared
 from benchmark.spec import QuantSpec
 
 
-class SmoothOptions(Options):
-    """`alpha`: how much of the difficulty moves from activations (1: all) to weights (0: none)."""
+class SmoothOptions(RoundingOptions):
+    """`alpha`: how much of the difficulty moves from activations (1: all) to weights (0: none); `rounding`."""
 
     alpha: float = Field(default=0.5, ge=0, le=1, json_schema_extra={"search": [0.25, 0.5, 0.75]})
 
@@ -44,7 +46,7 @@ def smoothing_scale(largest: Tensor, weights: Sequence[Tensor], alpha: float) ->
     return torch.where(live, scale.clamp(min=1e-5), torch.ones_like(scale))
 
 
-class SmoothQuant(Simulated):
+class SmoothQuant(RoundingChoice):
     """Smoothing before rounding."""
 
     options = SmoothOptions

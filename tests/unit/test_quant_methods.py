@@ -16,6 +16,7 @@ from benchmark.progress import Silent
 from benchmark.quantization import TowerJob, parse, quantize, quantizers
 from benchmark.quantization.affine import Scheme, quantize_weight
 from benchmark.quantization.awq import best_scale as awq_scale
+from benchmark.quantization.awq import best_span
 from benchmark.quantization.diagonal import input_groups
 from benchmark.quantization.gptq import gptq, output_error
 from benchmark.quantization.hadamard import Rotation, factors, hadamard, random_orthogonal
@@ -187,6 +188,36 @@ def test_awq_picks_the_scale_with_the_least_output_error() -> None:
     torch.testing.assert_close(torch.tensor(errors), torch.tensor(direct), rtol=1e-3, atol=0)
     assert min(errors) < 0.7 * errors[0]
     assert scale[:4].min() > scale[4:].max()
+
+
+@given(seeds, st.integers(2, 4), st.sampled_from(["tensor", "channel", "group"]), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_awq_clipping_never_hurts_the_outputs(seed: int, bits: int, grain: str, symmetric: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight, x = torch.randn(8, 64, generator=generator), torch.randn(300, 64, generator=generator)
+    scale = 1 + torch.rand(64, generator=generator)
+    scheme = Scheme(bits, grain, 16 if grain == "group" else None, symmetric)
+    # groups are judged as if the others were exact, which is true for inputs that do not correlate
+    moment = torch.diag(x.square().mean(0)) if grain == "group" else x.T @ x / len(x)
+    plain = quantize_weight(weight * scale, scheme).dequantize() / scale
+    span = best_span(weight, scale, scheme, moment)
+    clipped = quantize_weight(weight * scale, scheme, span).dequantize() / scale
+    errors = [output_error(weight, w, moment).sum() for w in (clipped, plain)]
+    assert errors[0] <= errors[1] * (1 + 1e-5)
+
+
+def test_transformed_weights_may_be_rounded_three_ways() -> None:
+    base, spread = with_outliers(model()), {}
+    for method in ("rotation", "smoothquant"):
+        for rounding in ("rtn", "mse", "gptq"):
+            spec = parse(f"{method}-w3a8-rounding_{rounding}-vision")
+            assert spec.method == "smoothquant" or quantizers.get("rotation").requires_calibration(spec) == (
+                rounding == "gptq"
+            )
+            _, report = quantize(base, spec, calibration())
+            spread[rounding] = report.towers["vision"].embedding_sqnr_db
+        assert spread["gptq"] > spread["rtn"] + 1
+        assert spread["mse"] != spread["rtn"]
 
 
 def test_hqq_lowers_the_error_that_it_minimises_on_weights_as_they_are() -> None:
