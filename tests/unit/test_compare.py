@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from benchmark import Banks, FeatureBank, Metric, Outcome, Task, task
 from benchmark.analysis.compare import NO_INTERVAL, Change, Comparer, adjust, compare, plain_significance
+from benchmark.analysis.tables import headline_metrics
 from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.plan import tasks
 from benchmark.errors import DataError, NonFiniteError, PluginError
@@ -21,6 +22,7 @@ from benchmark.metrics.bootstrap import Comparison
 from benchmark.pairing import paired
 from benchmark.testing import make_bank
 from tests.contract.test_tasks import BUILT_IN, banks_of
+from tests.unit.test_trackers import finished
 
 IDENTICAL = Comparison(0.0, 0.0, 0.0, 1.0)
 
@@ -322,3 +324,12 @@ def test_the_direction_follows_the_metric(delta: float, better: str) -> None:
     assert mirrored == pairs[found]
     assert (found == "same") == (delta == 0)
     assert (found == "better") == (delta != 0 and better == ("higher" if delta > 0 else "lower"))
+
+
+def test_trackers_get_headline_changes_and_p_values() -> None:
+    tested = change(0.03, key="zero_shot/scenes/accuracy", configuration="any")
+    metrics = headline_metrics(finished("some", changes=(tested,)))
+    assert metrics["zero_shot/scenes/accuracy"] == 0.75
+    assert metrics["change/zero_shot/scenes/accuracy"] == -0.125
+    assert metrics["p/zero_shot/scenes/accuracy"] == 0.03
+    assert not [key for key in metrics if key.startswith("p/") and "deep" in key]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from benchmark.errors import InputError, NonFiniteError, UndefinedMetric
 from benchmark.metrics import detection
@@ -136,3 +137,21 @@ def test_bad_input() -> None:
         normal_difference(np.zeros(4), np.ones(4))
     assert draws_for(10) == 1_000
     assert draws_for(10**9) == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_fpr95_intervals_cover(shift: float) -> None:
+    """In simulated experiments whose true difference is known from the normal distribution."""
+    rng, noise, hits = np.random.default_rng(0), 0.3, []
+    spread = np.sqrt(1 + noise**2)
+    cut = 1.5 - norm.ppf(0.95) * spread
+    truth = norm.sf((cut + shift) / spread) - norm.sf(cut / spread)
+    for _ in range(300):
+        inside, outside = rng.normal(1.5, 1, 200), rng.normal(0, 1, 150)
+        a, b = (inside + noise * rng.normal(size=200) for _ in range(2))
+        oods = [outside + noise * rng.normal(size=150) for _ in range(2)]
+        found = detection_differences(a, [oods[0]], b + shift, [oods[1]])[0]["fpr95_id_positive"]
+        assert isinstance(found, Comparison)
+        hits.append(found.low <= truth <= found.high)
+    assert 0.93 <= np.mean(hits) <= 0.995
