@@ -108,11 +108,11 @@ def reference_point(points: Floats) -> Floats:
     return worst
 
 
-def _plot(columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
+def _plot(columns: int = 1, rows: int = 1, sharey: bool = False) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * columns, 3.8 * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey)
 
 
 def _draw_front(
@@ -162,7 +162,7 @@ def _draw_importance(path: Path, goals: Goals, shares: Sequence[Mapping[str, flo
 def _draw_slices(path: Path, goals: Goals, done: Sequence[FrozenTrial], shares: Sequence[Mapping[str, float]]) -> None:
     """The first objective over the values of the parameters that matter most for it."""
     names = list(shares[0] or next(filter(None, shares)))[:MANY]
-    figure, axes = _plot(columns=min(3, len(names)), rows=-(-len(names) // 3))
+    figure, axes = _plot(columns=min(3, len(names)), rows=-(-len(names) // 3), sharey=True)
     for plot in axes.flat[len(names) :]:
         plot.set_visible(False)
     for plot, name in zip(axes.flat, names, strict=False):

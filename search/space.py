@@ -82,10 +82,10 @@ class Space:
         self._methods = {name: quantizers.get(name) for name in choices.methods}
         self.choices, self._check = choices, check
         self._known: dict[tuple[tuple[str, Scalar], ...], bool] = {}
-        self._reason = "no method is given"
+        self._reason: str | None = None
         first = self.next({})
         if first is None or not first.values:
-            raise SpecError(f"the search space has no valid point: {self._reason}")
+            raise SpecError(f"the search space has no valid point: {self._reason or 'no method is given'}")
 
     def next(self, params: Params) -> Dimension | None:
         """The first choice that is not made yet, with the values that lead somewhere; None when all are made."""
@@ -217,7 +217,7 @@ class Space:
         try:
             self._check(self.spec(params))
         except (ReliquantError, ValueError) as error:
-            self._reason = str(error)
+            self._reason = self._reason or str(error)
             return False
         return True
 
