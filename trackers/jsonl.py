@@ -13,7 +13,10 @@ from benchmark.tracking import FinishedConfiguration, Tracker
 
 
 def rows(finished: FinishedConfiguration) -> list[dict[str, Any]]:
-    """One JSON object per record: names, status, metrics by full path, changes against full precision, notes."""
+    """One JSON object per record: names, status, metrics by full path, changes against full precision, notes.
+
+    `p` and `interval` (95 %) belong to `change`; `p` is not adjusted, a reader knows what is shown together.
+    """
     found = []
     for record in finished.records:
         reference = finished.references.get(f"{record.task}/{record.dataset}")
@@ -30,6 +33,16 @@ def rows(finished: FinishedConfiguration) -> list[dict[str, Any]]:
             "error": record.error,
             "metrics": dict(record.metrics),
             "change": {key: value - base[key] for key, value in record.metrics.items() if key in base},
+            "p": {
+                change.key: change.p
+                for change in finished.changes
+                if change.p is not None and change.key in record.metrics
+            },
+            "interval": {
+                change.key: [change.low, change.high]
+                for change in finished.changes
+                if change.low is not None and change.key in record.metrics
+            },
             "notes": dict(record.notes),
             "quantized": report_figures(finished.report) if finished.report else None,
             "key": record.key,
