@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from hypothesis import given, settings
 
 from benchmark.analysis.tables import report_figures
+from benchmark.engine.plan import Plan, Settings
 from benchmark.errors import QuantizationError, SpecError
 from benchmark.metrics.spectrum import eigen_basis, subspace_angles
 from benchmark.models.base import ClipModel
 from benchmark.quantization import Calibration, parse, quantize, quantizers
 from benchmark.quantization.controls import Truncation, dotted, image_noise, measure, undotted
+from benchmark.spec import digest
 from tests.quant_models import calibration, toy
 
 LIKE = "rtn-w4a8-channel-token-vision"
@@ -180,7 +183,18 @@ def test_a_rank_that_changes_nothing_or_is_not_measured_is_refused() -> None:
         quantize(model(), parse("control-lowrank-rank_8"))
 
 
-def test_noise_depends_on_the_imitated_quantization_in_the_hash() -> None:
+def test_the_hash_covers_the_imitated_quantization_and_the_calibration_data() -> None:
+    """Rule 4: a new version of the imitated method, or other calibration pairs, misses the cache."""
     spec = parse(NOISE)
     assert quantizers.get(spec.method).depends_on(spec) == (parse(LIKE),)
-    assert replace(model(), name="x").digest == controlled(NOISE).digest
+
+    def key(calibration_digest: str) -> str:
+        data: Any = SimpleNamespace(digest=calibration_digest)
+        suite: Any = SimpleNamespace(name="s")
+        return digest(Plan(suite, Settings(), {}, data, ()).quant_key(spec))
+
+    assert key("a") == key("a") != key("b")
+    inner = Plan.quant_key(Plan(None, Settings(), {}, None, ()), parse(LIKE))  # type: ignore[arg-type]
+    data: Any = SimpleNamespace(digest="a")
+    assert Plan(data, Settings(), {}, data, ()).quant_key(spec)["depends_on"] == [inner]
+    assert "version" in inner
