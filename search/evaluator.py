@@ -125,7 +125,14 @@ class Engine:
         return make_plan(self.suite.model_copy(update={"quantizations": (quant.name,)}), self.settings)
 
     def _run(self, plan: Plan, progress: Progress) -> Sweep:
-        sweep = run(plan, self.home, progress=progress, pixel_budget=self.pixel_budget, skip_broken=self.skip_broken)
+        sweep = run(
+            plan,
+            self.home,
+            progress=progress,
+            pixel_budget=self.pixel_budget,
+            skip_broken=self.skip_broken,
+            compare=False,
+        )
         self.forward_images += sweep.forward_images
         self.computed += sweep.computed
         return sweep

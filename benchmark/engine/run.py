@@ -62,6 +62,7 @@ def run(
     progress: Progress | None = None,
     pixel_budget: int = PIXEL_BUDGET,
     skip_broken: bool = False,
+    compare: bool = True,
 ) -> Sweep:
     """Evaluate a plan; what the ledger has already is not done again.
 
@@ -71,6 +72,7 @@ def run(
         trackers: told of each finished configuration.
         pixel_budget: bytes of decoded pixels to keep on disk, 0 for none.
         skip_broken: leave out images that cannot be decoded, instead of failing.
+        compare: give intervals and p values against full precision (`Sweep.changes`); a second or so a configuration.
 
     Returns:
         All records of the plan. A configuration that fails is recorded as failed, the others go on.
@@ -83,7 +85,7 @@ def run(
     ledger = Ledger(home)
     store = ArrayStore(home / "cache" / "banks")
     pixels = PixelCache(home / "cache" / "pixels", pixel_budget, skip_broken)
-    sweep, comparer = Sweep(plan), Comparer(home)
+    sweep, comparer = Sweep(plan), Comparer(home) if compare else None
     holder: ModelHolder | None = None
     with progress.phase(f"suite {plan.suite.name}", len(plan.configurations)) as advance:
         for configuration in plan.configurations:
@@ -97,7 +99,7 @@ def run(
             for tracker in trackers:
                 _track(tracker, finished, sweep)
             advance(1)
-    sweep.uncompared = comparer.failures
+    sweep.uncompared = comparer.failures if comparer else {}
     for damage in store.damaged:
         progress.message(f"damaged cache entry found and recomputed: {damage}")
     return sweep
@@ -145,7 +147,7 @@ def _to_do(job: _Job) -> list[Evaluation]:
     return [evaluation for evaluation in job.configuration.evaluations if job.ledger.done(evaluation.key) is None]
 
 
-def _evaluate(job: _Job, sweep: Sweep, comparer: Comparer) -> FinishedConfiguration:
+def _evaluate(job: _Job, sweep: Sweep, comparer: Comparer | None) -> FinishedConfiguration:
     """Do the pending evaluations of a configuration and gather all its records."""
     ledger, configuration = job.ledger, job.configuration
     ledger.refresh()
@@ -164,7 +166,7 @@ def _evaluate(job: _Job, sweep: Sweep, comparer: Comparer) -> FinishedConfigurat
 
 
 def _finished(
-    plan: Plan, configuration: Configuration, records: Sequence[Record], ledger: Ledger, comparer: Comparer
+    plan: Plan, configuration: Configuration, records: Sequence[Record], ledger: Ledger, comparer: Comparer | None
 ) -> FinishedConfiguration:
     report = ledger.reports.get(configuration.content)
     bases = _reference_records(plan, configuration, ledger)
@@ -179,7 +181,7 @@ def _finished(
         changes=tuple(
             change
             for record in records
-            if record.status == "done" and record.name in bases
+            if comparer and record.status == "done" and record.name in bases
             for change in comparer.changes(tasks[record.name], record, bases[record.name], ledger.outcome)
         ),
     )
