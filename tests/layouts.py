@@ -219,24 +219,35 @@ def write_imagenet_c(
     """`<corruption>/<severity>/<wnid>/ILSVRC2012_val_*.JPEG`, 224 x 224, two images a class."""
     for number, corruption in enumerate(corruptions):
         for severity in severities:
-            for label, wnid in enumerate(wnids):
-                for copy in range(2):
-                    folder = root / corruption / str(severity) / wnid
-                    folder.mkdir(parents=True, exist_ok=True)
-                    image = picture(1000 * number + 100 * severity + 10 * label + copy, (224, 224))
-                    (folder / f"ILSVRC2012_val_{label:04d}{copy:04d}.JPEG").write_bytes(encoded(image, "JPEG"))
+            write_imagenet_folders(root / corruption / str(severity), wnids, 1000 * number + 100 * severity)
 
 
-def write_image_list(root: Path, count: int = 12, labels: Sequence[int] | None = None) -> Path:
-    """OpenOOD: `benchmark_imglist/imagenet/test_ninco.txt` and `images_largescale/ninco/...`; returns the list."""
+def write_imagenet_folders(root: Path, wnids: Sequence[str], seed: int = 0) -> None:
+    """`<wnid>/ILSVRC2012_val_*.JPEG`, 224 x 224, two images a class."""
+    for label, wnid in enumerate(wnids):
+        (root / wnid).mkdir(parents=True, exist_ok=True)
+        for copy in range(2):
+            data = encoded(picture(seed + 10 * label + copy, (224, 224)), "JPEG")
+            (root / wnid / f"ILSVRC2012_val_{label:04d}{copy:04d}.JPEG").write_bytes(data)
+
+
+def write_image_list(
+    root: Path,
+    count: int = 12,
+    labels: Sequence[int] | None = None,
+    known: str = "imagenet",
+    name: str = "ninco",
+    images: str = "images_largescale",
+) -> Path:
+    """OpenOOD: `benchmark_imglist/<known>/test_<name>.txt` and `<images>/<name>/...`; returns the list."""
     lines = []
     for index, sample in enumerate(samples(count, 1)):
-        name = f"ninco/class {index % 3}/{sample.file}"
-        place = root / "images_largescale" / name
+        file = f"{name}/class {index % 3}/{sample.file}"
+        place = root / images / file
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(sample.encoded)
-        lines.append(f"{name} {labels[index] if labels else -1}")
-    path = root / "benchmark_imglist" / "imagenet" / "test_ninco.txt"
+        lines.append(f"{file} {labels[index] if labels else -1}")
+    path = root / "benchmark_imglist" / known / f"test_{name}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     return path
