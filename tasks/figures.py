@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmark import Outcome
 
@@ -31,7 +32,10 @@ def _axes(title: str, x: str, y: str, size: tuple[float, float] = (5.0, 4.0)) ->
 
 
 def reliability(outcome: Outcome, reference: Outcome | None) -> Mapping[str, Any]:
-    """Trajectory reliability diagram: each confidence bin of full precision -> quantized -> tuned."""
+    """Trajectory reliability diagram: an arrow for each confidence bin's way, full precision -> quantized -> tuned.
+
+    Bins that are empty at one end have no arrow; the area of a point is the bin's share of the images.
+    """
     figure, axes = _axes("Reliability", "mean confidence in the bin", "accuracy in the bin", (5, 5))
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="perfect")
     stages = [
@@ -39,12 +43,19 @@ def reliability(outcome: Outcome, reference: Outcome | None) -> Mapping[str, Any
         (outcome, "", ORANGE, "this"),
         (outcome, "_tuned", BLUE, "tuned"),
     ]
+    before: NDArray[np.float64] | None = None
     for stage, suffix, colour, label in stages:
         if stage is None or f"bin_count{suffix}" not in stage.tables:
             continue
         count = stage.tables[f"bin_count{suffix}"]
         kept = count > 0
         confidence, accuracy = stage.tables[f"bin_confidence{suffix}"], stage.tables[f"bin_accuracy{suffix}"]
+        now = np.stack([confidence, accuracy], axis=1)
+        for start, end in zip(before if before is not None else now[:0], now, strict=False):
+            if np.isfinite([*start, *end]).all():
+                style = {"arrowstyle": "->", "color": colour, "linewidth": 0.8, "alpha": 0.6}
+                axes.annotate("", xy=tuple(end), xytext=tuple(start), arrowprops=style)
+        before = now
         sizes = 10 + 150 * count[kept] / count.sum()
         key = f"ece_15{suffix}"
         text = f"{label} (ECE {stage.metrics[key]:.3f})" if key in stage.metrics else label
