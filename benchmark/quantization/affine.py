@@ -114,7 +114,7 @@ def parameters(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[T
 def quantize(values: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """Integer codes as float values (shape of `values`); not a new dtype, so that callers choose it."""
     bottom = -(2 ** (bits - 1))
-    return torch.round(values * (1.0 / scale)).add_(zero).clamp_(bottom, bottom + 2**bits - 1)
+    return (values * (1.0 / scale)).round_().add_(zero).clamp_(bottom, bottom + 2**bits - 1)
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from benchmark.errors import QuantizationError
 from benchmark.quantization import affine
 from benchmark.quantization.base import COMMON_FIELDS, LayerRecord, Options, Quantizer, TowerJob
 from benchmark.quantization.linear import Flattened
@@ -103,13 +104,12 @@ def _int8(layer: nn.Linear, threshold: float) -> tuple[nn.Module, Tensor, int]:
     new = bnb.nn.Linear8bitLt(
         layer.in_features, layer.out_features, layer.bias is not None, has_fp16_weights=False, threshold=threshold
     )
-    new.weight = bnb.nn.Int8Params(weight.contiguous(), requires_grad=False, has_fp16_weights=False)
+    new.weight = bnb.nn.Int8Params(weight.cpu().contiguous(), requires_grad=False, has_fp16_weights=False)
     _fill(new, layer)
     new = new.to(weight.device)
     codes, scale = new.weight.data, new.weight.SCB
-    if codes.dtype != torch.int8:
-        codes, scale, _ = bnb.functional.int8_vectorwise_quant(weight.half())
-        new.weight = bnb.nn.Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scale)
+    if codes.dtype != torch.int8 or scale is None:
+        raise QuantizationError(f"bitsandbytes {bnb.__version__} does not quantize to int8 on {weight.device.type}")
     dense = codes.float() * (scale.float().unsqueeze(1) / 127)
     return new, dense, codes.numel() * 8 + scale.numel() * 32
 
@@ -125,7 +125,7 @@ def _four_bit(layer: nn.Linear, kind: str, double: bool) -> tuple[nn.Module, Ten
         quant_type=kind,
     )
     new.weight = bnb.nn.Params4bit(
-        weight.contiguous(), requires_grad=False, compress_statistics=double, quant_type=kind, module=new
+        weight.cpu().contiguous(), requires_grad=False, compress_statistics=double, quant_type=kind, module=new
     )
     _fill(new, layer)
     new = new.to(weight.device)

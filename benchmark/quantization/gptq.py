@@ -56,6 +56,7 @@ def gptq(weight: Tensor, moment: Tensor, scheme: Scheme, damp: float = 0.01, act
     by_energy = moment.diagonal().argsort(descending=True)
     order = by_energy if actorder else torch.arange(columns, device=weight.device)
     factor = inverse_factor(moment[order][:, order], damp)
+    places = order.tolist()
     work = weight[:, order].t().contiguous()  # (K, O): one column of the weight is contiguous
     codes = torch.empty_like(work)
     refresh = groups > 1 and not actorder
@@ -64,7 +65,7 @@ def gptq(weight: Tensor, moment: Tensor, scheme: Scheme, damp: float = 0.01, act
         stop = min(start + block, columns)
         errors = torch.empty_like(work[start:stop])
         for j in range(start, stop):
-            group = int(order[j]) // size
+            group = places[j] // size
             if refresh and j % size == 0:
                 scale[:, group], zero[:, group] = _ranges(work[j : j + size], scheme)
             s, z = scale[:, group], zero[:, group]

@@ -31,12 +31,18 @@ def int8_available(device: torch.device | str) -> bool:
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    return kind == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_vnni_supported()
+    return kind == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512" and _has_vnni()
+
+
+def _has_vnni() -> bool:
+    """torch has no public name for it."""
+    supported = getattr(torch.cpu, "_is_vnni_supported", None)
+    return supported is not None and bool(supported())
 
 
 def cpu_capability() -> str:
     """E.g. `AVX2`, `AVX512`, `AVX512+VNNI`; recorded, since rounding differs between them."""
-    vnni = "+VNNI" if torch.cpu._is_vnni_supported() else ""
+    vnni = "+VNNI" if _has_vnni() else ""
     return f"{torch.backends.cpu.get_cpu_capability()}{vnni}"
 
 

@@ -69,8 +69,10 @@ def _zero(low: Tensor, width: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 
 def _error(values: Tensor, scale: Tensor, zero: Tensor, bits: int, weight: Tensor | None) -> Tensor:
-    squared = affine.quantize(values, scale, zero, bits).sub_(zero).mul_(scale).sub_(values).square_()
-    return (squared if weight is None else squared * weight).sum(-1, keepdim=True)
+    error = affine.quantize(values, scale, zero, bits).sub_(zero).mul_(scale).sub_(values)
+    if weight is None:
+        return torch.linalg.vector_norm(error, dim=-1, keepdim=True).square_()
+    return (error.square_() * weight).sum(-1, keepdim=True)
 
 
 class MeanSquaredError(Simulated):
