@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import optuna
 from filelock import FileLock
 from optuna.storages import BaseStorage
 
@@ -28,7 +27,6 @@ from search.objective import DEFAULT, Goals, Metrics, make_goals, make_objective
 from search.report import print_front, write_figures, write_suite
 from search.selection import halved, report_suite, selection_suite
 from search.settings import (
-    SETTINGS,
     TRIALS,
     Asked,
     check_new,
@@ -38,7 +36,7 @@ from search.settings import (
 )
 from search.space import Choices, Space
 from search.storage import journal_path, open_storage
-from search.study import Search, evaluated, front
+from search.study import Search, check_grid, evaluated, front
 from search.tracking import MlflowLog
 from trackers.study import StudyRun
 
@@ -107,22 +105,24 @@ def _prepared(
     engine = Engine(selection_suite(suite), settings, request.home, progress, quiet)
     objectives = [make_objective(key, engine.better, engine.known) for key in asked.objectives or DEFAULT]
     space = Space(_choices(asked, engine), engine.check)
+    check_grid(asked.sampler or "", space)
     progress.message(_rule(suite, name))
     problem = engine.problem
     goals = make_goals(problem, objectives, constraints)
     for key, why in goals.left_out.items():
         progress.message(f"reliability leaves out {key}: {why}")
-    new = request.resume is None
-    study = create_study(storage, name, asked, space, objectives) if new else resume_study(storage, name, space)
+    resumed = None if request.resume is None else resume_study(storage, name, space)
+    log = _log(request, suite, name, asked, goals)
+    study = resumed or create_study(storage, name, asked, space, objectives)
     lock = request.home / "studies" / ".claims.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     search = Search(study, space, problem, goals, asked.sampler or "", asked.seed or 0, progress=progress, lock=lock)
-    log = _log(request, suite, study, goals)
     if log is not None:
         search.log = log
         log.catch_up(study)
-    if new:
-        search.prepare(asked.trials or TRIALS)
+    with FileLock(request.home / "studies" / ".prepare.lock"):
+        if not study.get_trials(deepcopy=False):  # also where the process that created it was killed
+            search.prepare(asked.trials or TRIALS)
     return search, log
 
 
@@ -145,14 +145,15 @@ def _rule(suite: SuiteSpec, name: str) -> str:
     return f"study '{name}' chooses {'; '.join([*mapped, *split])}; the front is told on the rest"
 
 
-def _log(request: SearchRequest, suite: SuiteSpec, study: optuna.Study, goals: Goals) -> MlflowLog | None:
+def _log(request: SearchRequest, suite: SuiteSpec, name: str, asked: Asked, goals: Goals) -> MlflowLog | None:
+    """The study's run in MLflow; opened before the study is created, which a store out of reach prevents."""
     if not request.track:
         return None
-    kept = study.user_attrs[SETTINGS]
-    params = {key: json.dumps(value) for key, value in kept.items() if value not in (None, [], False)}
+    params = {key: json.dumps(value) for key, value in asdict(asked).items() if value}
+    (request.home / "studies").mkdir(parents=True, exist_ok=True)
     with FileLock(request.home / "studies" / ".mlflow.lock"):
-        run = StudyRun.open(request.home, request.tracking_uri, suite.name, study.study_name, params)
-    return MlflowLog(run, study.study_name, goals)
+        run = StudyRun.open(request.home, request.tracking_uri, suite.name, name, params)
+    return MlflowLog(run, name, goals)
 
 
 def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: MlflowLog | None, progress: Progress) -> int:

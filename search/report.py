@@ -130,9 +130,8 @@ def _draw_front(
         if trials:
             plot.scatter([t.values[1] for t in trials], [t.values[0] for t in trials], s=22, label=label, **style)
     ordered = sorted(front, key=lambda t: t.values[1])
-    plot.plot(
-        [t.values[1] for t in ordered], [t.values[0] for t in ordered], "o-", color="tab:red", ms=4, lw=1, label="front"
-    )
+    across, up = [t.values[1] for t in ordered], [t.values[0] for t in ordered]
+    plot.step(across, up, "o-", where="post", color="tab:red", ms=4, lw=1, label="front")
     plot.set_xlabel(goals.objectives[1].key)
     plot.set_ylabel(goals.objectives[0].key)
     plot.legend(fontsize=8)

@@ -95,11 +95,7 @@ class Search:
         """
         first = self._first()
         queued = list(first.values())
-        if self.sampler == GRID and self.space.size(LARGEST_GRID) > LARGEST_GRID:
-            raise SpecError(
-                f"--sampler {GRID}: the space has more than {LARGEST_GRID:,} points; narrow it with --method and "
-                "--scope, or choose another sampler"
-            )
+        check_grid(self.sampler, self.space)
         if self.sampler == GRID or self.space.size(trials) <= trials:
             points = [spec for spec in self.space.points() if spec.name not in first]
             np.random.default_rng(self.seed).shuffle(points)
@@ -246,6 +242,15 @@ class Search:
     def _log(self, study: optuna.Study, trial: FrozenTrial) -> None:
         if trial.state is TrialState.COMPLETE or "error" in trial.user_attrs:
             self.log.trial(trial)
+
+
+def check_grid(sampler: str, space: Space) -> None:
+    """Refuse to enumerate a space that has too many points."""
+    if sampler == GRID and space.size(LARGEST_GRID) > LARGEST_GRID:
+        raise SpecError(
+            f"--sampler {GRID}: the space has more than {LARGEST_GRID:,} points; narrow it with --method and "
+            "--scope, or choose another sampler"
+        )
 
 
 def suggest(trial: optuna.Trial, dimension: Dimension) -> Scalar:
