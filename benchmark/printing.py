@@ -34,7 +34,7 @@ def print_table(rows: Sequence[Row], keys: Sequence[str], reports: Mapping[str, 
     for model in dict.fromkeys(row.model for row in rows):
         console.print(Text(f"{plan.suite.name}, {model}: value and change against fp32", style="bold"))
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-        table.add_column("quantization", no_wrap=True)
+        table.add_column("run", no_wrap=True)
         table.add_column("bits", justify="right", no_wrap=True)
         for header in headers:
             table.add_column(header, justify="right", no_wrap=True)
