@@ -103,11 +103,12 @@ def report(found: Survey) -> str:
 
 
 def _by_reason(missing: Sequence[str]) -> list[str]:
-    """One line for each reason (what stands after the name), with all that it holds for."""
+    """One line for each reason that models have in common; data sets keep theirs, which name a place."""
     names: dict[str, list[str]] = {}
     for line in missing:
         name, _, reason = line.partition(": ")
-        names.setdefault(reason.partition(": ")[2] or reason, []).append(name)
+        common = reason.partition(": ")[2] if name.startswith("model ") else ""
+        names.setdefault(common or reason, []).append(name)
     return [f"{', '.join(found)}: {reason}" for reason, found in names.items()]
 
 
@@ -159,7 +160,8 @@ def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str]) -> 
     try:
         count: int | None = len(open_data(single, name))
     except ReliquantError as error:
-        missing.append(str(error))
         entries = [e for e in catalogue().values() if (e.spec.source, e.spec.path) == (spec.source, spec.path)]
+        hub = next((f" (on the hub: {e.hub})" for e in entries if e.hub is not None), "")
+        missing.append(f"{error}{hub}")
         count = next((e.images for e in entries if e.images is not None), None)
     return None if count is None else min([count, *limits])

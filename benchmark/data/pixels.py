@@ -234,7 +234,14 @@ class PixelCache:
 
 
 def _line(data: Data, row: int, reason: str) -> str:
-    return f"image {row} ({data.sample_ids[row]}): {reason}"
+    return f"image {row} ({data.sample_ids[row]}{_shard(data, row)}): {reason}"
+
+
+def _shard(data: Data, row: int) -> str:
+    """Where an image lies whose id does not tell: in which tar file."""
+    image = data.dataset.select_columns("image").with_format("arrow")[row]["image"][0].as_py()
+    path = str((image or {}).get("path"))
+    return f" in {path.rsplit('::', maxsplit=1)[-1]}" if path.startswith("tar://") else ""
 
 
 def _lines(data: Data, broken: list[tuple[int, str]]) -> tuple[str, ...]:
