@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from benchmark.data import forget
+from benchmark.models import ResolvedModel
 from benchmark.suite import load_suite
 from tests.e2e.test_cli import call
-from tests.layouts import write_image_folder, write_webdataset
+from tests.layouts import write_image_folder, write_image_list, write_waterbirds, write_webdataset
 from tests.models_zoo import write_checkpoint
 from tests.published import write_cifar, write_imagenet
 
@@ -199,3 +200,132 @@ def test_no_pixel_cache_stores_no_pixels(reliquant: Reliquant, mine: Callable[[s
     run_mine(reliquant, "--pixel-cache", "1GB", "--home", "other")
     assert records(Path("other"))[-1]["metrics"] == record["metrics"]
     assert [path for path in (tmp_path / "other" / "cache" / "pixels").rglob("*") if path.is_file()]
+
+
+# --- bad input: one line, before the model is loaded ---------------------------------------------------------------
+
+
+def _parquet_without_label(root: Path) -> str:
+    write_waterbirds(root)
+    return "{source: parquet, path: ./d, split: test, classes: [a, b], options: {image: image, label: lable}}"
+
+
+def _wrong_label(root: Path) -> str:
+    write_webdataset(root, ["cat", "dog", "elk"])
+    (root / "classnames.txt").write_text("cat\ndog\n")
+    return "{source: webdataset, path: ./d}"
+
+
+def _no_images(root: Path) -> str:
+    (root / "cat").mkdir(parents=True)
+    return "{source: image_folder, path: ./d}"
+
+
+def _broken_shard(root: Path) -> str:
+    write_webdataset(root, ["cat", "dog"])
+    shard = root / "test" / "1.tar"
+    shard.write_bytes(shard.read_bytes()[:3000])
+    return "{source: webdataset, path: ./d}"
+
+
+def _missing_shard(root: Path) -> str:
+    write_webdataset(root, ["cat", "dog"])
+    (root / "test" / "1.tar").unlink()
+    return "{source: webdataset, path: ./d}"
+
+
+def _broken_image(root: Path) -> str:
+    write_image_folder(root, ["cat", "dog"])
+    (root / "dog" / "s0000003.png").write_bytes(b"")
+    return "{source: image_folder, path: ./d}"
+
+
+def _unknown_class(root: Path) -> str:
+    write_image_folder(root, ["cat", "dog"])
+    return "{source: image_folder, path: ./d, options: {subset: [cat, dgo]}}"
+
+
+def _template_without_place(root: Path) -> str:
+    write_image_folder(root, ["cat", "dog"])
+    return "{source: image_folder, path: ./d, templates: [a photo]}"
+
+
+def _too_few_names(root: Path) -> str:
+    write_image_folder(root, ["cat", "dog"])
+    return "{source: image_folder, path: ./d, classes: [cat]}"
+
+
+def _no_names(root: Path) -> str:
+    write_image_list(root / "openood", 4, labels=[0, 1, 0, 1])
+    (root / "list.txt").write_text((root / "openood" / "benchmark_imglist" / "imagenet" / "test_ninco.txt").read_text())
+    return "{source: image_list, path: ./d/list.txt, options: {root: ./d/openood/images_largescale}}"
+
+
+def _missing_listed_image(root: Path) -> str:
+    root.mkdir()
+    (root / "list.txt").write_text("ninco/a.jpg -1\n")
+    return "{source: image_list, path: ./d/list.txt, text: none}"
+
+
+BAD: dict[Callable[[Path], str], tuple[str, ...]] = {
+    _parquet_without_label: ("column 'lable'", "label"),
+    _wrong_label: ("label 2 of image 2 (s0000002)", "2 classes"),
+    _no_images: ("no images",),
+    _broken_shard: ("1.tar", "broken shard"),
+    _missing_shard: ("1.tar: missing", "nshards.txt"),
+    _broken_image: ("image ", "(dog/s0000003.png)", "empty file", "--skip-broken"),
+    _unknown_class: ("'dgo'", "Did you mean 'dog'"),
+    _template_without_place: ("template 'a photo'", "'{}'"),
+    _too_few_names: ("'classes' gives 1 names", "2 classes"),
+    _no_names: ("brings no class names", "classes:"),
+    _missing_listed_image: ("line 1", "a.jpg"),
+    lambda root: "{source: image_folder, path: ./no/such/folder}": ("no/such/folder", "no such file or folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case.__name__.strip("_"))
+def test_bad_data_is_one_line_and_loads_no_model(
+    case: Callable[[Path], str],
+    reliquant: Reliquant,
+    mine: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("the model is loaded before the data is known to be good")
+
+    monkeypatch.setattr(ResolvedModel, "load", load)
+    mine(case(tmp_path / "d"))
+    status, out, err = reliquant("run", "mine.yaml", "--home", "home", "--tracker", "jsonl")
+    assert (status, out) == (2, "")
+    lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("reliquant: error: data set 'scenes': ")
+    for part in BAD[case]:
+        assert part in lines[0]
+
+
+def test_calibration_data_without_captions_is_one_line(
+    reliquant: Reliquant, mine: Callable[[str], str], tmp_path: Path
+) -> None:
+    write_image_folder(tmp_path / "pets", ["cat", "dog"])
+    mine("{source: image_folder, path: ./pets, templates: simple}")
+    (tmp_path / "mine.yaml").write_text((tmp_path / "mine.yaml").read_text() + "calibration: scenes\n")
+    status, _, err = reliquant("run", "mine.yaml", "--home", "home")
+    assert status == 2
+    assert err == "reliquant: error: suite 'mine': calibration 'scenes' has no captions\n"
+
+
+def test_data_that_share_no_class_are_refused_before_the_model(
+    reliquant: Reliquant, mine: Callable[[str], str], tmp_path: Path
+) -> None:
+    write_image_folder(tmp_path / "pets", ["cat", "dog"])
+    write_image_folder(tmp_path / "cars", ["bus", "van"])
+    mine("{source: image_folder, path: ./pets, templates: simple}")
+    text = (
+        (tmp_path / "mine.yaml").read_text().replace("tasks:", "  cars: {source: image_folder, path: ./cars}\ntasks:")
+    )
+    (tmp_path / "mine.yaml").write_text(text + "  covariate_shift:\n    pets: {source: scenes, shifted: cars}\n")
+    status, _, err = reliquant("run", "mine.yaml", "--home", "home", "--tracker", "jsonl")
+    assert status != 0
+    assert "share no class" in err
