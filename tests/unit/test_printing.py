@@ -25,7 +25,10 @@ def demo_plan() -> Plan:
         Settings(),
         {},
         None,
-        tuple(Configuration(name, model, parse(name), evaluations) for name in suite.quantizations),
+        tuple(
+            Configuration(key=name, content=name, model=model, quant=parse(name), evaluations=evaluations)
+            for name in suite.quantizations
+        ),
     )
 
 
