@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -241,7 +242,12 @@ def new_task(name: str, folder: Annotated[Path, typer.Option("--folder", help="W
 
 
 def main() -> None:
-    """Entry point: expected errors become one line on stderr and their exit status."""
+    """Entry point: expected errors become one line on stderr and their exit status.
+
+    OpenMP's threads sleep while they wait, unless the user chose: on a machine with other work, threads that spin
+    slow a small model down many times. It must be said before torch is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except ReliquantError as error:
