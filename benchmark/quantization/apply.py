@@ -71,8 +71,8 @@ def quantize(
     method.check_available(model.device.type)
     _check_calibration(method, spec, calibration)
     check_patterns(model, spec)
-    plans = {tower: resolve(method, model, tower, spec) for tower in spec.towers}
     for tower in spec.towers:
+        resolve(method, model, tower, spec)  # refuses what does not fit, before any tower is touched
         check_finite(model.layers(tower))
     if isinstance(method, FeatureControl) and calibration is not None:
         return _controlled(model, spec, method, calibration, progress, exact_float)
@@ -81,7 +81,6 @@ def quantize(
     towers: dict[Tower, TowerReport] = {}
     for tower in spec.towers:
         targets, skipped = resolve(method, clone, tower, spec)
-        assert targets.keys() == plans[tower][0].keys()
         job = TowerJob(clone, tower, spec, targets, calibration, progress or Silent(), exact_float, notes, skipped)
         records = method.quantize_tower(job)
         towers[tower] = tower_report(model, clone, tower, records, job.skipped, calibration, spec)
