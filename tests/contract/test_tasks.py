@@ -59,7 +59,6 @@ def banks_of(name: str, **fields: Any) -> Banks:
             "common": [make_bank(seed=1, **fields, group=group, dataset="common")],
             "counter": [make_bank(seed=5, **fields, group=group + 1, dataset="counter")],
         },
-        "selective": {"test": [make_bank(seed=1, **fields)]},
     }[name]
     return Banks(roles, options)
 
@@ -112,11 +111,6 @@ class TestCovariateShift(TaskContract):
 class TestSpurious(TaskContract):
     task = tasks.get("spurious")
     banks = banks_of("spurious")
-
-
-class TestSelective(TaskContract):
-    task = tasks.get("selective")
-    banks = banks_of("selective")
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
