@@ -130,6 +130,9 @@ class Task:
     """A registered task: a pure function of feature banks with its declaration.
 
     `version` rises whenever a number can change: it is part of the content hash of every evaluation.
+
+    Label spaces (`benchmark.engine.label_spaces`): data sets of the roles in `classes` must have class names, those in
+    `same_classes` the same ones, those in `shared_classes` one in common with the first.
     """
 
     name: str
@@ -143,6 +146,9 @@ class Task:
     comparison: Compare | None = None
     inference: Significance | None = None
     drawing: Draw | None = None
+    classes: tuple[str, ...] = ()
+    same_classes: tuple[str, ...] = ()
+    shared_classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -158,6 +164,9 @@ class Task:
                 raise PluginError(f"task '{self.name}': '{role}' cannot be the name of a role")
         if len(set(roles)) != len(roles):
             raise PluginError(f"task '{self.name}' names a role twice")
+        for role in (*self.classes, *self.same_classes, *self.shared_classes):
+            if role not in roles:
+                raise PluginError(f"task '{self.name}' declares the classes of '{role}', which is none of its roles")
 
     @property
     def summary(self) -> str:
@@ -251,6 +260,9 @@ def task(
     optional: Sequence[str] = (),
     taps: Sequence[str] = (),
     options: type[BaseModel] = NoOptions,
+    classes: Sequence[str] = (),
+    same_classes: Sequence[str] = (),
+    shared_classes: Sequence[str] = (),
 ) -> Callable[[Evaluate], Task]:
     """Declare a task. The decorated function becomes a `Task`; registering is the entry point's business.
 
@@ -261,13 +273,18 @@ def task(
         metrics: everything it may report.
         taps: arrays besides pooled features, e.g. `local`.
         options: pydantic model of its options.
+        classes, same_classes, shared_classes: what the label spaces of its roles must be; see `Task`.
     """
 
-    for field_name, roles in (("needs", needs), ("optional", optional), ("taps", taps)):
+    label_spaces = {"classes": classes, "same_classes": same_classes, "shared_classes": shared_classes}
+    for field_name, roles in {"needs": needs, "optional": optional, "taps": taps, **label_spaces}.items():
         if isinstance(roles, str):
             raise PluginError(f"task '{name}': {field_name}='{roles}' is text; write {field_name}=('{roles}',)")
 
     def declare(evaluate: Evaluate) -> Task:
-        return Task(name, version, tuple(needs), tuple(metrics), evaluate, tuple(optional), tuple(taps), options)
+        return Task(
+            name, version, tuple(needs), tuple(metrics), evaluate, tuple(optional), tuple(taps), options,
+            classes=tuple(classes), same_classes=tuple(same_classes), shared_classes=tuple(shared_classes),
+        )  # fmt: skip
 
     return declare

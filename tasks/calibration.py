@@ -45,6 +45,7 @@ _MEASURES = [
     version=2,
     needs=("test",),
     optional=("fit",),
+    classes=("test", "fit"),
     metrics=[
         *_MEASURES,
         *(Metric(f"{m.name}_tuned", m.better, m.unit, headline=m.headline) for m in _MEASURES),

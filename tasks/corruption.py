@@ -43,6 +43,7 @@ class CorruptionOptions(Frozen):
     "corruption",
     version=2,
     needs=("clean", "corrupted"),
+    same_classes=("clean", "corrupted"),
     options=CorruptionOptions,
     metrics=[
         Metric("accuracy", "higher", headline=True),

@@ -29,6 +29,7 @@ from tasks.figures import shift_bars
     "covariate_shift",
     version=2,
     needs=("source", "shifted"),
+    shared_classes=("source", "shifted"),
     metrics=[
         Metric("accuracy", "higher", headline=True),
         Metric("source_accuracy", "higher"),

@@ -81,6 +81,7 @@ class OodOptions(Frozen):
     "ood",
     version=2,
     needs=("id", "ood"),
+    classes=("id",),
     options=OodOptions,
     metrics=[
         Metric("auroc", "higher", headline=True),

@@ -22,6 +22,7 @@ POINTS = 100
     "selective",
     version=1,
     needs=("test",),
+    classes=("test",),
     metrics=[
         Metric("aurc", "lower", headline=True),
         Metric("excess_aurc", "lower"),

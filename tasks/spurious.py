@@ -30,6 +30,7 @@ from tasks.figures import spurious_bars
     "spurious",
     version=2,
     needs=("common", "counter"),
+    same_classes=("common", "counter"),
     metrics=[
         Metric("accuracy_common", "higher"),
         Metric("accuracy_counter", "higher"),

@@ -23,6 +23,7 @@ from benchmark.metrics.significance import (
     "zero_shot",
     version=2,
     needs=("test",),
+    classes=("test",),
     metrics=[
         Metric("accuracy", "higher", headline=True),
         Metric("accuracy_top5", "higher"),

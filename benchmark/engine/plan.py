@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from benchmark.data import Data, expand, open_data, prompts
 from benchmark.engine import embed
+from benchmark.engine.label_spaces import check_classes
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.models import ResolvedModel, resolve
 from benchmark.plugins import Task, TextList
@@ -152,6 +153,10 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
     settings = settings or Settings()
     quants, bindings, groups = check_suite(suite)
     data = {name: open_data(spec, name) for group in groups.values() for name, spec in group.items()}
+    for task, label, binding in bindings:
+        roles = _bound(binding.roles, groups).items()
+        names = {role: {name: data[name].class_names for name in bound} for role, bound in roles}
+        check_classes(task, names, f"suite '{suite.name}': tasks.{task.name}.{label}")
     calibration = _calibration(suite, data)
     plan = Plan(suite, settings, data, calibration, ())
     for quant in quants:

@@ -316,16 +316,37 @@ def test_calibration_data_without_captions_is_one_line(
     assert err == "reliquant: error: suite 'mine': calibration 'scenes' has no captions\n"
 
 
-def test_data_that_share_no_class_are_refused_before_the_model(
-    reliquant: Reliquant, mine: Callable[[str], str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("task", "roles", "says"),
+    [
+        ("zero_shot", "test: far", "role 'test': data set 'far' has no classes (text: none)"),
+        ("ood", "id: far, ood: scenes", "role 'id': data set 'far' has no classes (text: none)"),
+        ("covariate_shift", "source: scenes, shifted: digits", "data set 'digits' shares no class with 'scenes'"),
+        ("spurious", "common: scenes, counter: digits", "data set 'digits' has other classes than 'scenes'"),
+        ("corruption", "clean: digits, corrupted: noisy", "data set 'noisy/fog/1' has other classes than 'digits'"),
+    ],
+)
+def test_label_spaces_are_checked_before_anything_is_embedded(
+    task: str, roles: str, says: str, reliquant: Reliquant, model: str, tmp_path: Path
 ) -> None:
-    write_image_folder(tmp_path / "pets", ["cat", "dog"])
-    write_image_folder(tmp_path / "cars", ["bus", "van"])
-    mine("{source: image_folder, path: ./pets, templates: simple}")
-    text = (
-        (tmp_path / "mine.yaml").read_text().replace("tasks:", "  cars: {source: image_folder, path: ./cars}\ntasks:")
-    )
-    (tmp_path / "mine.yaml").write_text(text + "  covariate_shift:\n    pets: {source: scenes, shifted: cars}\n")
-    status, _, err = reliquant("run", "mine.yaml", "--home", "home", "--tracker", "jsonl")
-    assert status != 0
-    assert "share no class" in err
+    suite = f"""
+name: mine
+version: 1
+models: [{model}]
+quantizations: [fp32]
+data:
+  scenes: {{source: demo, split: test, limit: 8}}
+  digits: {{source: demo, split: digits, limit: 8}}
+  noisy: {{base: scenes, corruptions: [fog], severities: [1]}}
+  far: {{source: demo, split: far_ood, limit: 8, text: none}}
+tasks:
+  {task}:
+    mine: {{{roles}}}
+"""
+    (tmp_path / "mine.yaml").write_text(suite)
+    status, out, err = reliquant("run", "mine.yaml", "--home", "home", "--tracker", "jsonl")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"reliquant: error: suite 'mine': tasks.{task}.mine: role ")
+    assert err.endswith(f"{says}\n")
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "home").exists()

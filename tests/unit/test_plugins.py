@@ -247,3 +247,13 @@ def test_shuffling_moves_rows_and_nothing_else() -> None:
     order = np.argsort(moved.sample_id)
     np.testing.assert_array_equal(moved.image[order], bank.image)
     np.testing.assert_array_equal(moved.label[order], bank.label)
+
+
+@pytest.mark.parametrize("field", ["classes", "same_classes", "shared_classes"])
+def test_label_spaces_are_declared_for_its_own_roles(field: str) -> None:
+    with pytest.raises(PluginError, match="declares the classes of 'fit', which is none of its roles"):
+        task("t", version=1, needs=("test",), metrics=[Metric("x", "higher")], **{field: ("fit",)})(
+            lambda _: Outcome({})
+        )
+    with pytest.raises(PluginError, match=f"{field}='test' is text"):
+        task("t", version=1, needs=("test",), metrics=[Metric("x", "higher")], **{field: "test"})(lambda _: Outcome({}))

@@ -1,0 +1,38 @@
+"""Do the classes of a binding's data sets fit together? Asked before anything is embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from benchmark.errors import SpecError
+from benchmark.plugins import Task
+
+Names = Mapping[str, Mapping[str, Sequence[str]]]
+"""Role -> data set -> its class names."""
+
+
+def check_classes(task: Task, names: Names, where: str) -> None:
+    """Compare the label spaces of a binding with what the task declares about its roles.
+
+    Args:
+        where: the binding, for the message.
+
+    Raises:
+        SpecError: names the role and the data set that does not fit.
+    """
+    for role in dict.fromkeys((*task.classes, *task.same_classes, *task.shared_classes)):
+        for name, found in names.get(role, {}).items():
+            if not found:
+                raise SpecError(f"{where}: role '{role}': data set '{name}' has no classes (text: none)")
+    for role, name, found, first, expected in _with_first(task.same_classes, names):
+        if tuple(found) != tuple(expected):
+            raise SpecError(f"{where}: role '{role}': data set '{name}' has other classes than '{first}'")
+    for role, name, found, first, expected in _with_first(task.shared_classes, names):
+        if not {*found} & {*expected}:
+            raise SpecError(f"{where}: role '{role}': data set '{name}' shares no class with '{first}'")
+
+
+def _with_first(roles: Sequence[str], names: Names) -> list[tuple[str, str, Sequence[str], str, Sequence[str]]]:
+    """Role, name and classes of each bound data set but the first, beside name and classes of the first."""
+    bound = [(role, name, found) for role in roles for name, found in names.get(role, {}).items()]
+    return [(*each, bound[0][1], bound[0][2]) for each in bound[1:]]
