@@ -179,11 +179,14 @@ def test_bad_choices_on_the_command_line(write, choice, says: str) -> None:  # t
     assert says in str(caught.value)
 
 
-def test_a_data_set_and_what_is_based_on_it_can_be_pointed_at_a_folder(write) -> None:  # type: ignore[no-untyped-def]
+def test_a_data_set_and_what_is_based_on_it_can_be_pointed_at_a_folder(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     text = VALID.replace("data:\n", "data:\n  near: {base: far, limit: 3}\n")
-    suite = load_suite(write(text), data=["far=/some/folder=with=signs"])
+    folder = tmp_path / "folder=with=signs"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat" / "1.jpg").touch()
+    suite = load_suite(write(text), data=[f"far={folder}"])
     for name in ("far", "near"):
-        assert suite.data[name].path == "/some/folder=with=signs"
+        assert suite.data[name].path == str(folder)
         assert suite.data[name].source == "image_folder"
         assert suite.data[name].text == "none"
     assert suite.data["near"].limit == 3
