@@ -213,11 +213,13 @@ def _limits_itself(spec: DataSpec, source: Source[Any]) -> bool:
     return source.limits_itself and options.subset is None and options.half is None
 
 
-def _load(spec: DataSpec, source: Source[Any]) -> LoadedData:
-    """The source's table, from memory where it was among the last ones."""
+def _load(spec: DataSpec, source: Source[Any], images: bool = True) -> LoadedData:
+    """The source's table, from memory where it was among the last ones; without images a cheaper one may do."""
     if not _limits_itself(spec, source):
         spec = spec.model_copy(update={"limit": None})
     key = spec.digest()
+    if not images and key not in _tables and type(source).describe is not Source.describe:
+        return source.describe(spec)
     _tables[key] = loaded = _tables.pop(key, None) or source.load(spec)
     if len(_tables) > KEPT_TABLES:
         del _tables[next(iter(_tables))]
@@ -231,7 +233,7 @@ def _shared(column: NDArray[Any]) -> NDArray[Any]:
 
 
 def _open(spec: DataSpec, source: Source[Any]) -> Data:
-    loaded = _load(spec, source)
+    loaded = _load(spec, source, images=False)
     columns = loaded.dataset.column_names
     labels = np.asarray(loaded.dataset.with_format("numpy")["label"][:], np.int64)
     ids = np.asarray(loaded.dataset["sample_id"][:], dtype=np.str_)

@@ -135,19 +135,26 @@ def _choose_background(rng: np.random.Generator, home: int, home_share: float) -
 
 def render_split(split: Split, limit: int | None = None) -> tuple[Images, Ints, Ints | None]:
     """Draw the first `limit` images of a split (all without a limit); see `render`."""
+    labels, groups = describe_split(split, limit)
+    if split.content == "digits":
+        return _digits(train=split.captions)[0][: len(labels)], labels, None
+    images = np.empty((len(labels), SIDE, SIDE, 3), np.uint8)
+    for index, label in enumerate(labels.tolist()):
+        images[index] = draw(split, index, label).image
+    return images, labels, groups
+
+
+def describe_split(split: Split, limit: int | None = None) -> tuple[Ints, Ints | None]:
+    """Labels and groups of the first `limit` images, as `render_split` gives them; nothing is drawn."""
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1, got {limit}")
     count = split.size if limit is None else min(limit, split.size)
     if split.content == "digits":
-        images, labels = _digits(train=split.captions)
-        return images[:count], labels[:count], None
-    images = np.empty((count, SIDE, SIDE, 3), np.uint8)
-    labels, groups = np.full(count, -1, np.int64), np.zeros(count, np.int64)
-    if split.content in ("seen", "all"):
-        labels = split_labels(split, count)
-    for index in range(count):
-        images[index], groups[index], _ = draw(split, index, int(labels[index]))
-    return images, labels, None if split.content == "far" else groups
+        return _digits(train=split.captions)[1][:count], None
+    labels = split_labels(split, count) if split.content in ("seen", "all") else np.full(count, -1, np.int64)
+    if split.content == "far":
+        return labels, None
+    return labels, np.array([_cast(split, i, label).background for i, label in enumerate(labels.tolist())], np.int64)
 
 
 class Drawing(NamedTuple):
@@ -158,19 +165,35 @@ class Drawing(NamedTuple):
     distance: Plane | None
 
 
-def draw(split: Split, index: int, label: int) -> Drawing:
-    """Image `index` of a split of scenes or textures; `label` is its class, ignored out of distribution."""
-    rng, style = _generator(split.seed, _IMAGE, index), split.style
-    if split.content == "far":
-        texture = far_texture(rng, list(FAR_PATTERNS)[index % len(FAR_PATTERNS)])
-        return Drawing(_finish(rng, texture, style), 0, None)
+class Cast(NamedTuple):
+    """What stands where: shape, colour and background of one image, and the stream for all that follows."""
+
+    rng: np.random.Generator
+    shape: Shape
+    colour: int
+    background: int
+
+
+def _cast(split: Split, index: int, label: int) -> Cast:
+    """The first draws of image `index` of a split of scenes."""
+    rng = _generator(split.seed, _IMAGE, index)
     if split.content == "near":
         kind, colour = index % len(UNSEEN_NAMES), int(rng.integers(len(COLOUR_NAMES)))
         shape, home = UNSEEN_SHAPES[UNSEEN_NAMES[kind]], int(rng.integers(len(BACKGROUNDS)))
     else:
         kind, colour = divmod(label, len(COLOUR_NAMES))
         shape, home = SHAPES[SHAPE_NAMES[kind]], home_background(label)
-    background = _choose_background(rng, home, split.home_share)
+    return Cast(rng, shape, colour, _choose_background(rng, home, split.home_share))
+
+
+def draw(split: Split, index: int, label: int) -> Drawing:
+    """Image `index` of a split of scenes or textures; `label` is its class, ignored out of distribution."""
+    style = split.style
+    if split.content == "far":
+        rng = _generator(split.seed, _IMAGE, index)
+        texture = far_texture(rng, list(FAR_PATTERNS)[index % len(FAR_PATTERNS)])
+        return Drawing(_finish(rng, texture, style), 0, None)
+    rng, shape, colour, background = _cast(split, index, label)
     # The scenery has a stream of its own, so that `common` and `counter` differ in nothing but the background.
     plane = _background(_generator(split.seed, _SCENERY, index), background, style)
     distance = _distance(rng, shape, style)
@@ -230,25 +253,27 @@ def _captions(split: Split, labels: Ints) -> list[str]:
     return [templates[index % len(templates)].format(names[label]) for index, label in enumerate(labels)]
 
 
-def dataset(name: str, limit: int | None = None) -> datasets.Dataset:
+def dataset(name: str, limit: int | None = None, drawn: bool = True) -> datasets.Dataset:
     """A split as a Hugging Face data set.
 
     Columns: `image` (PNG bytes, decoded to PIL on access), `label` int64 (-1: out of distribution), `sample_id` such
     as "test/000123", `group` int64 (index into `BACKGROUNDS`) where it has a meaning, and `caption` for splits made of
-    image-caption pairs. Arguments and errors as for `render`.
+    image-caption pairs. Arguments and errors as for `render`; with
+    `drawn` false there is no column `image`, and nothing is drawn.
     """
     split = _split(name)
-    images, labels, groups = render_split(split, limit)
+    labels, groups = describe_split(split, limit)
     columns: dict[str, list[object]] = {
-        "image": [{"bytes": _png(image), "path": None} for image in images],
         "label": labels.tolist(),
         "sample_id": [f"{name}/{index:06d}" for index in range(len(labels))],
     }
     features: dict[str, object] = {
-        "image": datasets.Image(),
         "label": datasets.Value("int64"),
         "sample_id": datasets.Value("string"),
     }
+    if drawn:
+        columns["image"] = [{"bytes": _png(image), "path": None} for image in render_split(split, limit)[0]]
+        features["image"] = datasets.Image()
     if groups is not None:
         columns["group"], features["group"] = groups.tolist(), datasets.Value("int64")
     if split.captions:

@@ -20,7 +20,7 @@ from benchmark.errors import StorageError
 from benchmark.models import ResolvedModel
 from benchmark.models.base import ClipModel
 from benchmark.progress import Progress
-from benchmark.quantization import QuantizationReport, quantize, quantizers
+from benchmark.quantization import QuantizationReport, quantize
 from benchmark.quantization.calibration import Calibration
 from benchmark.spec import digest
 
@@ -55,11 +55,18 @@ class BankMaker:
 
     @cached_property
     def quantized(self) -> tuple[ClipModel, QuantizationReport]:
-        """The model under this configuration's quantization, and what was done to it."""
-        quant = self.configuration.quant
-        calibration = self._calibration() if quantizers.get(quant.method).requires_calibration(quant) else None
+        """The model under this configuration's quantization, and what was done to it.
+
+        The report's probe images are the calibration data's, where the suite has any, whether the method needs it or
+        not: so the reports of all methods compare.
+        """
+        calibration = self._calibration() if self.plan.calibration is not None else None
         return quantize(
-            self.holder.model, quant, calibration, self.progress, exact_float=self.plan.settings.exact_float
+            self.holder.model,
+            self.configuration.quant,
+            calibration,
+            self.progress,
+            exact_float=self.plan.settings.exact_float,
         )
 
     def _calibration(self) -> Calibration:

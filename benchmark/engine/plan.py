@@ -16,7 +16,7 @@ from benchmark.engine.label_spaces import check_classes
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.models import ResolvedModel, resolve
 from benchmark.plugins import Task, TextList
-from benchmark.quantization import parse, quantizers
+from benchmark.quantization import integer_engine, parse, quantizers
 from benchmark.registry import Registry
 from benchmark.spec import FP32, BindingSpec, DataSpec, QuantSpec, SuiteSpec, Tower, digest
 
@@ -42,8 +42,9 @@ class Settings:
     exact_float: bool = False
 
     def hashed(self) -> dict[str, Any]:
-        """The part that can change a number."""
-        return {"device": self.device.split(":")[0], "exact_float": self.exact_float, "embed": embed.VERSION}
+        """The part that can change a number; the integer engine's rounding differs from float in the last bits."""
+        engine = "none" if self.exact_float else integer_engine(self.device)
+        return {"device": self.device.split(":")[0], "integer_engine": engine, "embed": embed.VERSION}
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
     """
     settings = settings or Settings()
     quants, bindings, groups = check_suite(suite)
+    for quant in quants:
+        quantizers.get(quant.method).check_available(settings.device.split(":")[0])
     data = {name: open_data(spec, name) for group in groups.values() for name, spec in group.items()}
     for task, label, binding in bindings:
         roles = _bound(binding.roles, groups).items()
@@ -213,8 +216,6 @@ def check_suite(suite: SuiteSpec) -> tuple[list[QuantSpec], list[Binding], dict[
 def _quantizations(suite: SuiteSpec) -> list[QuantSpec]:
     """Full precision first: everything else is compared with it."""
     quants = [parse(name) for name in suite.quantizations]
-    for quant in quants:
-        quantizers.get(quant.method).check(quant)
     return [FP32, *dict.fromkeys(quant for quant in quants if quant != FP32)]
 
 

@@ -71,7 +71,8 @@ def _zero(low: Tensor, width: Tensor, scale: Tensor, bits: int) -> Tensor:
 def _error(values: Tensor, scale: Tensor, zero: Tensor, bits: int, weight: Tensor | None) -> Tensor:
     error = affine.quantize(values, scale, zero, bits).sub_(zero).mul_(scale).sub_(values)
     if weight is None:
-        return torch.linalg.vector_norm(error, dim=-1, keepdim=True).square_()
+        norm: Tensor = torch.linalg.vector_norm(error, dim=-1, keepdim=True)
+        return norm.square_()
     return (error.square_() * weight).sum(-1, keepdim=True)
 
 

@@ -88,6 +88,10 @@ class Source(ABC, Generic[Options]):
             DataError: names the file, index or column that does not fit.
         """
 
+    def describe(self, spec: DataSpec) -> LoadedData:
+        """What `load` gives, perhaps without the column `image`: for a source that would have to make the images."""
+        return self.load(spec)
+
     @abstractmethod
     def fingerprint(self, spec: DataSpec) -> str:
         """Content fingerprint without decoding: changes when a file is added, removed, resized or touched."""

@@ -42,12 +42,19 @@ class DemoSource(Source[SourceOptions]):
 
     def load(self, spec: DataSpec) -> LoadedData:
         """Draw the first `limit` images."""
+        return self._loaded(spec, drawn=True)
+
+    def describe(self, spec: DataSpec) -> LoadedData:
+        """Labels, groups, ids and captions; nothing is drawn."""
+        return self._loaded(spec, drawn=False)
+
+    def _loaded(self, spec: DataSpec, drawn: bool) -> LoadedData:
         from benchmark.demo import scenes
 
         split = spec.split or ""
         digits = scenes.SPLITS[split].content == "digits"
         return LoadedData(
-            dataset=scenes.dataset(split, spec.limit),
+            dataset=scenes.dataset(split, spec.limit, drawn),
             class_names=tuple(scenes.DIGIT_NAMES if digits else scenes.CLASS_NAMES),
             templates=tuple(scenes.DIGIT_TEMPLATES if digits else scenes.TEMPLATES),
             group_names=None if digits else tuple(scenes.BACKGROUNDS),
