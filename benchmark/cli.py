@@ -244,10 +244,11 @@ def new_task(name: str, folder: Annotated[Path, typer.Option("--folder", help="W
 def main() -> None:
     """Entry point: expected errors become one line on stderr and their exit status.
 
-    OpenMP's threads sleep while they wait, unless the user chose: on a machine with other work, threads that spin
-    slow a small model down many times. It must be said before torch is loaded.
+    OpenMP's threads wait for a moment and then sleep, unless the user chose: on a machine with other work, threads
+    that spin for long slow a small model down many times. It must be said before torch is loaded.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         app()
     except ReliquantError as error:

@@ -213,7 +213,7 @@ class MLflowTracker(Tracker):
                     evaluation.task.drawing(outcome, finished.references.get(name)) if evaluation.task.drawing else {}
                 )
                 for title, figure in figures.items():
-                    figure.savefig(Path(folder) / f"{_safe(title)}.png", dpi=120)
+                    figure.savefig(Path(folder) / f"{_safe(title)}.png", dpi=90)
             except Exception as error:  # a stranger's drawing may raise anything; the numbers are worth more
                 self._client.set_tag(run, "error.figures", f"{type(error).__name__}: {error}"[:5000])
             self._client.log_artifacts(run, folder)

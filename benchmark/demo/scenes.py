@@ -244,7 +244,7 @@ def render(name: str, limit: int | None = None) -> tuple[Images, Ints, Ints | No
 
 def _png(image: Images) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=0)
     return buffer.getvalue()
 
 
