@@ -17,10 +17,12 @@ from benchmark.engine.plan import Plan, Settings, make_plan
 from benchmark.engine.provenance import skipped_warnings, template_warnings
 from benchmark.engine.run import PIXEL_BUDGET, Sweep, replay
 from benchmark.engine.run import run as run_plan
-from benchmark.errors import InputError
+from benchmark.errors import InputError, SpecError
 from benchmark.include import include_files
 from benchmark.printing import print_table
 from benchmark.progress import open_progress
+from benchmark.quantization import parse
+from benchmark.spec import Override, QuantSpec, parse_spec
 from benchmark.suite import load_suite, narrow
 from benchmark.tracking import Tracker, trackers
 
@@ -39,6 +41,7 @@ class RunRequest:
     models: Sequence[str] = ()
     quantizations: Sequence[str] = ()
     tasks: Sequence[str] = ()
+    overrides: Sequence[str] = ()
     data: Sequence[str] = ()
     catalogues: Sequence[Path] = ()
     limit: int | None = None
@@ -134,7 +137,32 @@ def _plan(request: RunRequest) -> Plan:
         limit=request.limit,
     )
     check_device(request.device)
+    if request.overrides:
+        names = tuple(with_overrides(name, request.overrides) for name in suite.quantizations)
+        suite = suite.model_copy(update={"quantizations": names})
     return make_plan(suite, Settings(request.device, request.batch_size, exact_float=request.exact_float))
+
+
+def with_overrides(name: str, overrides: Sequence[str]) -> str:
+    """A short name with other weight bits for some layers; one without weight bits stays as it is.
+
+    Args:
+        overrides: `PATTERN=BITS`, e.g. `visual.blocks.[0-3].*=8`.
+
+    Raises:
+        SpecError: the form or the bits are wrong. A pattern that fits no layer is refused when the model is there.
+    """
+    spec = parse(name)
+    if spec.weight_bits is None:
+        return name
+    added = []
+    for item in overrides:
+        pattern, _, bits = item.rpartition("=")
+        if not pattern or not bits.isdigit():
+            raise SpecError(f"--override '{item}': the form is PATTERN=BITS, e.g. 'visual.blocks.[0-3].*=8'")
+        added.append(parse_spec(Override, {"pattern": pattern, "bits": int(bits)}, f"--override '{item}'"))
+    changed: QuantSpec = spec.model_copy(update={"overrides": (*spec.overrides, *added)})
+    return parse(changed.name).name
 
 
 def failure_lines(failed: Sequence[Record]) -> list[str]:
