@@ -102,7 +102,8 @@ class ArrayStore:
                 shutil.rmtree(leftover, ignore_errors=True)
         if self.budget is None:
             return
-        entries = sorted((_modified(meta), meta.parent) for meta in self.folder.glob("*/*/meta.json"))
+        found = self.folder.glob("[0-9a-f][0-9a-f]/*/meta.json")  # never inside .tmp-*, which others take away
+        entries = sorted((_modified(meta), meta.parent) for meta in found)
         sizes = {entry: _size(entry) for _, entry in entries}
         total = sum(sizes.values())
         for _, entry in entries:
