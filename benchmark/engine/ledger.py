@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -189,11 +189,3 @@ def _last_byte(file: Any, end: int) -> bytes:
     file.seek(end - 1)
     last: bytes = file.read(1)
     return last
-
-
-def by_configuration(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records grouped by (model, quantization), in their order."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.configuration, []).append(record)
-    return groups

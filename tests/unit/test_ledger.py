@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.engine.ledger import Ledger, Record, ReportRow, by_configuration
+from benchmark.engine.ledger import Ledger, Record, ReportRow
 from benchmark.errors import StorageError
 from benchmark.plugins import Outcome
 
@@ -262,11 +262,3 @@ def test_damaged_samples_are_said(tmp_path: Path, damage: bytes | None) -> None:
     path.write_bytes(whole[:200] + b"\x00" * 50 + whole[250:] if damage is None else damage)
     with pytest.raises(StorageError, match="k1"):
         ledger.outcome(ledger.records["k1"])
-
-
-def test_records_are_grouped_by_configuration() -> None:
-    records = [record("1"), record("2", configuration="c2"), record("3")]
-    assert {key: [r.key for r in found] for key, found in by_configuration(records).items()} == {
-        "c1": ["1", "3"],
-        "c2": ["2"],
-    }
