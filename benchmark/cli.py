@@ -55,6 +55,7 @@ def run(
     tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store or server.")] = None,
     home: Home = HOME,
     include: Include = None,
+    speed: Annotated[bool | None, typer.Option(help="Time again / never; default: what is new here.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     json: Json = False,
 ) -> None:
@@ -79,6 +80,7 @@ def run(
         tracking_uri=tracking_uri,
         home=home,
         include=include or [],
+        speed=speed,
         quiet=quiet,
         json=json,
         spectrum=spectra or [],

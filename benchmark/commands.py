@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.analysis.compare import adjust
 from benchmark.analysis.tables import comparison_rows, headline_keys
@@ -17,9 +17,10 @@ from benchmark.engine.plan import Plan, Settings, make_plan
 from benchmark.engine.provenance import skipped_warnings, template_warnings
 from benchmark.engine.run import PIXEL_BUDGET, Sweep, replay
 from benchmark.engine.run import run as run_plan
+from benchmark.engine.timing import Timing
 from benchmark.errors import InputError, SpecError
 from benchmark.include import include_files
-from benchmark.printing import print_table
+from benchmark.printing import print_efficiency, print_table
 from benchmark.progress import open_progress
 from benchmark.quantization import parse
 from benchmark.spec import Override, QuantSpec, parse_spec
@@ -57,6 +58,13 @@ class RunRequest:
     quiet: bool = False
     json: bool = False
     spectrum: Sequence[str] = ()
+    speed: bool | None = None
+
+    @property
+    def timing(self) -> Timing:
+        """What of the configurations is timed."""
+        timings: dict[bool | None, Timing] = {None: "new", True: "again", False: "never"}
+        return timings[self.speed]
 
 
 def run_suite(request: RunRequest) -> int:
@@ -77,6 +85,7 @@ def run_suite(request: RunRequest) -> int:
                 progress=progress,
                 pixel_budget=budget,
                 skip_broken=request.skip_broken,
+                timing=request.timing,
             )
         except KeyboardInterrupt:
             progress.message("stopped; what is finished is kept. Run the same command again to go on.")
@@ -177,6 +186,11 @@ def failure_lines(failed: Sequence[Record]) -> list[str]:
     ]
 
 
+def untimed_warnings(efficiencies: Iterable[Mapping[str, Any]]) -> list[str]:
+    """One line for each configuration whose speed could not be measured."""
+    return [f"{e['quantization']} could not be timed: {e['error']}" for e in efficiencies if e["error"]]
+
+
 def parse_size(text: str, option: str) -> int:
     """`20GB`, `500MB`, `0` -> bytes (decimal units).
 
@@ -226,6 +240,8 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
     if not request.json:
         tested = adjust(change for change in sweep.changes if change.key in keys)
         print_table(comparison_rows(plan, sweep.records, tested), keys, sweep.reports, plan)
+        print_efficiency(sweep.efficiencies, plan)
+    _warn(untimed_warnings(sweep.efficiencies.values()))
     for name, reason in sweep.uncompared.items():
         print(f"warning: {name} cannot be compared with full precision: {reason}", file=sys.stderr)
     for line in failure_lines(sweep.failed):

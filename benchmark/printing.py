@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.analysis.tables import Cell, Row, declared, report_figures
+from benchmark.analysis.tables import Cell, Row, declared, efficiency_figures, report_figures
 from benchmark.engine.plan import Plan
 
 NARROWEST_NAME = 11
@@ -47,6 +48,55 @@ def print_table(rows: Sequence[Row], keys: Sequence[str], reports: Mapping[str, 
         console.print(table)
     if any(row.cells[key].change is not None for row in rows for key in keys if key in row.cells):
         console.print(Text(LEGEND, style="dim"))
+
+
+def print_efficiency(efficiencies: Mapping[str, Any], plan: Plan) -> None:
+    """One row per quantization: packed size of the whole model, and the image tower's speed on a real kernel.
+
+    `images/s` is of whole batches, the latencies are of one image alone.
+
+    Args:
+        efficiencies: configuration key -> Efficiency as JSON; configurations without one are left out.
+
+    `simulated` stands where no real kernel computes the configuration here: it has a size and no speed.
+    """
+    console = Console()
+    for model in dict.fromkeys(c.model.name for c in plan.configurations if c.key in efficiencies):
+        found = [efficiencies[c.key] for c in plan.configurations if c.model.name == model and c.key in efficiencies]
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+        for header in ("run", "MB", "images/s", "p50 ms", "p95 ms", "kernel"):
+            side: Literal["left", "right"] = "left" if header in ("run", "kernel") else "right"
+            table.add_column(header, justify=side, overflow="fold", no_wrap=header not in ("run", "kernel"))
+        for each in found:
+            figures = efficiency_figures(each)
+            speed = [_number(figures.get(name)) for name in ("images_per_second", "latency_ms_p50", "latency_ms_p95")]
+            name = fold(each["quantization"], NARROWEST_NAME * 2)
+            table.add_row(name, f"{figures['packed_mb']:.1f}", *speed, fold(_kernel(each), NARROWEST_NAME * 2))
+        console.print(Text(f"{model}: packed size, speed of the image tower{_machine(found)}", style="bold"))
+        console.print(table)
+
+
+def _kernel(efficiency: Mapping[str, Any]) -> str:
+    """What was timed: the engine, and the configuration that it belongs to where that is another one."""
+    speed = efficiency["speed"]
+    if speed is None:
+        return "not timed" if efficiency["error"] else "simulated"
+    return str(speed["engine"] if speed["timed"] == efficiency["quantization"] else speed["timed"])
+
+
+def _machine(efficiencies: Sequence[Mapping[str, Any]]) -> str:
+    """Batch, threads and device of the times, where they are the same for all of them."""
+    speeds = [each["speed"] for each in efficiencies if each["speed"]]
+    about = {(s["batch"], s["threads"], s["cpu"] if s["device"] == "cpu" else s["device"]) for s in speeds}
+    if len(about) != 1:
+        return ""
+    batch, threads, device = about.pop()
+    return f" (batch {batch}; {device}, {threads} threads)"
+
+
+def _number(value: float | None) -> str:
+    """At least three digits; `-` for none."""
+    return "-" if value is None else f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def fold(name: str, width: int) -> str:

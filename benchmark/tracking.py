@@ -29,6 +29,7 @@ class FinishedConfiguration:
         changes: every metric against full precision, without q values (`benchmark.analysis.compare.adjust` gives
             them over what is shown together); empty for full precision itself.
         tags: further tags, e.g. the Optuna trial.
+        efficiency: size and speed (`benchmark.quantization.efficiency.Efficiency` as JSON); None where not measured.
     """
 
     plan: Plan
@@ -39,6 +40,7 @@ class FinishedConfiguration:
     references: Mapping[str, Outcome]
     changes: tuple[Change, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    efficiency: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ def rows(finished: FinishedConfiguration) -> list[dict[str, Any]]:
             },
             "notes": dict(record.notes),
             "quantized": report_figures(finished.report) if finished.report else None,
+            "efficiency": dict(finished.efficiency) if finished.efficiency else None,
             "key": record.key,
         }
         found.append(row)

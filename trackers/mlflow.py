@@ -22,7 +22,7 @@ from benchmark.analysis.export import to_csv, to_json
 from benchmark.analysis.tables import headline_metrics, sample_frames
 from benchmark.engine.ledger import Record
 from benchmark.errors import StorageError
-from benchmark.spec import QuantSpec, SuiteSpec
+from benchmark.spec import QuantSpec, SuiteSpec, digest
 from benchmark.tracking import FinishedConfiguration, FinishedStudy, Tracker
 
 KEY = "eval.key"
@@ -70,7 +70,8 @@ class MLflowTracker(Tracker):
     def log(self, finished: FinishedConfiguration) -> None:
         """Write what is new of a configuration: the parent when anything changed, and the missing children."""
         experiment = self._experiment(finished.plan.suite)
-        content = ",".join(sorted(r.key[:16] + r.status[0] for r in finished.records))
+        speed = [digest(finished.efficiency)[:16]] if finished.efficiency else []
+        content = ",".join([*sorted(r.key[:16] + r.status[0] for r in finished.records), *speed])
         parent, logged = self._runs.get(finished.configuration.key, ("", ""))
         if logged == content:
             return
@@ -168,6 +169,7 @@ class MLflowTracker(Tracker):
     def _write_parent(self, finished: FinishedConfiguration, parent: str) -> None:
         failed = {r.task: r.error or "" for r in finished.records if r.status == "failed"}
         tags = {f"error.{task}": reason[:5000] for task, reason in failed.items()}
+        tags |= {"kernel": finished.efficiency["kernel"]} if finished.efficiency else {}
         params = {"model": finished.configuration.model.name, **_params(finished.configuration.quant)}
         self._batch(parent, headline_metrics(finished), params, tags)
         if finished.changes:
@@ -275,9 +277,7 @@ def _owner() -> str:
 def _owner_is_gone(owner: str) -> bool:
     """Whether a run's process on this machine has ended; unknown for other machines, whose runs are left alone."""
     host, _, pid = owner.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    if int(pid) == os.getpid():
+    if host != socket.gethostname() or not pid.isdigit() or int(pid) == os.getpid():
         return False
     try:
         os.kill(int(pid), 0)

@@ -142,7 +142,7 @@ def collect(home: Path) -> tuple[dict[str, float], dict[str, dict[Cell, Result]]
     from benchmark.engine.plan import make_plan
     from benchmark.suite import load_suite
 
-    run_suite(RunRequest(suite=SUITE, home=home, trackers=("jsonl",)))
+    run_suite(RunRequest(suite=SUITE, home=home, trackers=("jsonl",), speed=False))
     plan, ledger = make_plan(load_suite(SUITE)), Ledger(home)
     full: dict[str, float] = {}
     results: dict[str, dict[Cell, Result]] = {}

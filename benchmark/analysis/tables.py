@@ -131,8 +131,18 @@ def report_figures(report: Mapping[str, Any]) -> dict[str, float]:
     return figures | dict(report.get("figures", {}))
 
 
+def efficiency_figures(efficiency: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of an Efficiency (as JSON): `packed_mb` of the whole model and, of a real kernel, its speed.
+
+    `images_per_second`; `latency_ms_p50` and `latency_ms_p95` of one image alone.
+    """
+    speed = efficiency["speed"] or {}
+    names = ("images_per_second", "latency_ms_p50", "latency_ms_p95")
+    return {"packed_mb": efficiency["packed_bytes"] / 1e6, **{name: speed[name] for name in names if name in speed}}
+
+
 def headline_metrics(finished: FinishedConfiguration) -> dict[str, float]:
-    """Headline metrics of a configuration with their changes and p values, and the sizes of its QuantizationReport."""
+    """Headline metrics of a configuration with their changes and p values, the sizes of its report, its efficiency."""
     cells = changes(finished.plan, finished.records).get(finished.configuration.key, {})
     bases = {f"{name}/{k}": v for name, outcome in finished.references.items() for k, v in outcome.metrics.items()}
     p = {change.key: change.p for change in finished.changes}
@@ -142,6 +152,8 @@ def headline_metrics(finished: FinishedConfiguration) -> dict[str, float]:
     metrics |= {f"p/{key}": value for key in keys if (value := p.get(key)) is not None}
     if finished.report is not None:
         metrics |= {f"quantization/{name}": value for name, value in report_figures(finished.report).items()}
+    if finished.efficiency is not None:
+        metrics |= {f"efficiency/{name}": value for name, value in efficiency_figures(finished.efficiency).items()}
     return metrics
 
 

@@ -69,6 +69,11 @@ class BankMaker:
             exact_float=self.plan.settings.exact_float,
         )
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the quantized model has been made."""
+        return "quantized" in vars(self)
+
     def _calibration(self) -> Calibration:
         data = self.plan.calibration_data(self.configuration.quant)
         pixels = self.pixels_of(data)

@@ -66,8 +66,22 @@ class ReportRow:
     report: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class EfficiencyRow:
+    """Size and speed of one quantized model (`Configuration.content`) on one machine.
+
+    Attributes:
+        machine: the host's name.
+        efficiency: `benchmark.quantization.efficiency.Efficiency` as JSON.
+    """
+
+    configuration: str
+    machine: str
+    efficiency: Mapping[str, Any]
+
+
 class Ledger:
-    """Records and reports below `home`.
+    """Records, reports and efficiencies below `home`; of one configuration the newest report and efficiency count.
 
     Raises:
         StorageError: `home` cannot be written (said at once, before any work).
@@ -87,6 +101,7 @@ class Ledger:
         self._lock = FileLock(home / ".ledger.lock")
         self.records: dict[str, Record] = {}
         self.reports: dict[str, ReportRow] = {}
+        self.efficiencies: dict[str, EfficiencyRow] = {}
         self.broken_lines = 0
         self._offset = 0
         self.refresh()
@@ -117,6 +132,11 @@ class Ledger:
         """Write the report of a configuration."""
         self._append({"kind": "report", **asdict(row)})
         self.reports[row.configuration] = row
+
+    def append_efficiency(self, row: EfficiencyRow) -> None:
+        """Write the efficiency of a configuration."""
+        self._append({"kind": "efficiency", **asdict(row)})
+        self.efficiencies[row.configuration] = row
 
     def outcome(self, record: Record) -> Outcome:
         """The outcome of a finished record, read back; metric keys relative to the record's."""
@@ -181,6 +201,8 @@ class Ledger:
                 self.records[row["key"]] = Record(**row)
             elif kind == "report":
                 self.reports[row["configuration"]] = ReportRow(**row)
+            elif kind == "efficiency":
+                self.efficiencies[row["configuration"]] = EfficiencyRow(**row)
         except (ValueError, KeyError, TypeError, RecursionError):
             self.broken_lines += 1
 

@@ -16,6 +16,7 @@ from benchmark.engine.cache import ArrayStore
 from benchmark.engine.ledger import Ledger, Record, ReportRow
 from benchmark.engine.plan import Configuration, Evaluation, Plan
 from benchmark.engine.provenance import provenance, skipped
+from benchmark.engine.timing import Timing, time_configuration
 from benchmark.errors import ReliquantError, StorageError
 from benchmark.plugins import Banks, Outcome
 from benchmark.progress import Progress, Silent
@@ -32,7 +33,7 @@ class Sweep:
 
     Attributes:
         records: one per evaluation of the plan, in its order, finished now or before.
-        reports: configuration key -> QuantizationReport as JSON.
+        reports: configuration key -> QuantizationReport as JSON. efficiencies: the same for size and speed.
         computed: evaluations done in this run. forward_images: images that went through a vision tower.
         changes: every metric of every quantization against full precision, in the order of the records.
         uncompared: evaluation -> why it could not be compared with full precision.
@@ -42,6 +43,7 @@ class Sweep:
     plan: Plan
     records: list[Record] = field(default_factory=list)
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    efficiencies: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     computed: int = 0
     forward_images: int = 0
     changes: list[Change] = field(default_factory=list)
@@ -63,6 +65,7 @@ def run(
     pixel_budget: int = PIXEL_BUDGET,
     skip_broken: bool = False,
     compare: bool = True,
+    timing: Timing = "never",
 ) -> Sweep:
     """Evaluate a plan; what the ledger has already is not done again.
 
@@ -73,6 +76,7 @@ def run(
         pixel_budget: bytes of decoded pixels to keep on disk, 0 for none.
         skip_broken: leave out images that cannot be decoded, instead of failing.
         compare: give intervals and p values against full precision (`Sweep.changes`); a second or so a configuration.
+        timing: whether to time the configurations, about a second each (`benchmark.engine.timing`).
 
     Returns:
         All records of the plan. A configuration that fails is recorded as failed, the others go on.
@@ -95,7 +99,7 @@ def run(
             job = _Job(plan, configuration, maker, ledger, provenance(plan, configuration))
             if not sweep.records and _to_do(job):
                 maker.check_inputs({name for e in configuration.evaluations for r in e.roles.values() for name in r})
-            finished = _evaluate(job, sweep, comparer)
+            finished = _evaluate(job, sweep, comparer, timing)
             for tracker in trackers:
                 _track(tracker, finished, sweep)
             advance(1)
@@ -147,12 +151,13 @@ def _to_do(job: _Job) -> list[Evaluation]:
     return [evaluation for evaluation in job.configuration.evaluations if job.ledger.done(evaluation.key) is None]
 
 
-def _evaluate(job: _Job, sweep: Sweep, comparer: Comparer | None) -> FinishedConfiguration:
+def _evaluate(job: _Job, sweep: Sweep, comparer: Comparer | None, timing: Timing) -> FinishedConfiguration:
     """Do the pending evaluations of a configuration and gather all its records."""
     ledger, configuration = job.ledger, job.configuration
     ledger.refresh()
     pending = _to_do(job)
     new = _pending(job, pending) if pending else {}
+    time_configuration(job.maker, ledger, timing)
     found = [new.get(e.key) or ledger.records[e.key] for e in configuration.evaluations]
     records = [_adopted(record, job.plan, configuration) for record in found]
     sweep.records += records
@@ -162,19 +167,22 @@ def _evaluate(job: _Job, sweep: Sweep, comparer: Comparer | None) -> FinishedCon
     sweep.changes += finished.changes
     if finished.report is not None:
         sweep.reports[configuration.key] = finished.report
+    if finished.efficiency is not None:
+        sweep.efficiencies[configuration.key] = finished.efficiency
     return finished
 
 
 def _finished(
     plan: Plan, configuration: Configuration, records: Sequence[Record], ledger: Ledger, comparer: Comparer | None
 ) -> FinishedConfiguration:
-    report = ledger.reports.get(configuration.content)
+    report, efficiency = ledger.reports.get(configuration.content), ledger.efficiencies.get(configuration.content)
     bases = _reference_records(plan, configuration, ledger)
     tasks = {e.name: e.task for e in configuration.evaluations}
     return FinishedConfiguration(
         plan=plan,
         configuration=configuration,
         report=report.report if report else None,
+        efficiency=efficiency.efficiency if efficiency else None,
         records=tuple(records),
         outcomes={r.key: ledger.outcome(r) for r in records if r.status == "done"},
         references={name: ledger.outcome(record) for name, record in bases.items()},

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from benchmark.models.base import ClipModel
 from benchmark.quantization.apply import quantize, quantizers
+from benchmark.quantization.base import Kernel
 from benchmark.quantization.int8 import INT8_ENGINE, ONEDNN_ENGINE, cpu_capability, int8_available
 from benchmark.quantization.report import QuantizationReport
 from benchmark.spec import QuantSpec
 
 _LEAST_RUNS = 5
+_LEAST_BATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,22 @@ class Speed:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Size of the quantized towers, and the speed of the image tower where a real kernel exists.
+    """Size of the whole model, and the speed of the image tower where a real kernel exists.
 
     Attributes:
         quantization: short name.
-        packed_bytes, float_bytes: parameters of the towers in scope, after and before.
+        packed_bytes, float_bytes: all parameters of the model, after and before.
         kernel: "real", or "simulated" where no real kernel of this scheme can be timed here.
-        speed: None exactly where `kernel` is "simulated".
+        speed: None where `kernel` is "simulated", and where timing failed.
+        error: why timing failed.
     """
 
     quantization: str
     packed_bytes: int
     float_bytes: int
-    kernel: str
+    kernel: Kernel
     speed: Speed | None
+    error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -86,17 +90,22 @@ def efficiency(
         model: full precision, from which a real kernel's model is made where `quantized` is a simulation.
         spec, quantized, report: the quantization, its model and its report.
         batch: images a batch.
-        budget_s: seconds to spend on each of the two timings, at least 5 runs each.
+        budget_s: seconds to spend on each of the two timings, at least 3 batches and 5 single images.
+
+    Returns:
+        Sizes and times; where timing fails, its reason in `error` instead of times.
     """
-    sizes = [(tower.packed_bytes, tower.float_bytes) for tower in report.towers.values()]
-    if not sizes:
-        whole = 4 * sum(p.numel() for p in model.module.parameters())
-        sizes = [(whole, whole)]
-    packed, full = (sum(column) for column in zip(*sizes, strict=True))
-    timed = _timed(model, spec, quantized, report)
-    if timed is None:
-        return Efficiency(spec.name, packed, full, "simulated", None)
-    return Efficiency(spec.name, packed, full, "real", _speed(*timed, batch, budget_s))
+    whole = 4 * sum(p.numel() for p in model.module.parameters())
+    packed = whole - sum(tower.float_bytes - tower.packed_bytes for tower in report.towers.values())
+    kernel: Kernel = "simulated"
+    try:
+        timed = _timed(model, spec, quantized, report)
+        if timed is None:
+            return Efficiency(spec.name, packed, whole, kernel, None)
+        kernel = "real"
+        return Efficiency(spec.name, packed, whole, kernel, _speed(*timed, batch, budget_s))
+    except Exception as error:  # a kernel of another library may raise anything; the size is known all the same
+        return Efficiency(spec.name, packed, whole, kernel, None, f"{type(error).__name__}: {error}")
 
 
 def real_kernel(spec: QuantSpec) -> QuantSpec | None:
@@ -135,7 +144,8 @@ def _speed(model: ClipModel, name: str, engine: str, batch: int, budget_s: float
     height, width = model.preprocess.size
     noise = np.random.default_rng(0).integers(0, 256, (batch, 3, height, width), dtype=np.uint8)
     pixels = torch.from_numpy(noise).to(model.device)
-    many, single = _times(model, pixels, budget_s), _times(model, pixels[:1], budget_s)
+    many = _times(model, pixels, budget_s, _LEAST_BATCHES)
+    single = _times(model, pixels[:1], budget_s, _LEAST_RUNS)
     p50, p95 = np.percentile(single, [50, 95]) * 1000
     device = model.device
     return Speed(
@@ -152,11 +162,11 @@ def _speed(model: ClipModel, name: str, engine: str, batch: int, budget_s: float
     )
 
 
-def _times(model: ClipModel, pixels: Tensor, budget_s: float) -> Sequence[float]:
+def _times(model: ClipModel, pixels: Tensor, budget_s: float, least: int) -> Sequence[float]:
     """Seconds of repeated forward passes after one that warms up."""
     times: list[float] = []
     _run(model, pixels)
-    while len(times) < _LEAST_RUNS or sum(times) < budget_s:
+    while len(times) < least or sum(times) < budget_s:
         times.append(_run(model, pixels))
     return times
 

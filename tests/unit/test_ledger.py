@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.engine.ledger import Ledger, Record, ReportRow
+from benchmark.engine.ledger import EfficiencyRow, Ledger, Record, ReportRow
 from benchmark.errors import StorageError
 from benchmark.plugins import Outcome
 
@@ -102,6 +102,15 @@ def test_reports_are_kept_apart(tmp_path: Path) -> None:
     again = Ledger(tmp_path)
     assert again.reports["c1"].report["effective_bits"] == 4.25
     assert list(again.records) == ["k1"]
+
+
+def test_the_newest_efficiency_of_a_configuration_counts(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    rows = [EfficiencyRow("c1", machine, {"kernel": "real", "packed_bytes": 8}) for machine in ("old", "new")]
+    for row in rows:
+        ledger.append_efficiency(row)
+    assert ledger.efficiencies == {"c1": rows[1]}
+    assert Ledger(tmp_path).efficiencies == {"c1": rows[1]}
 
 
 @given(data=st.data())

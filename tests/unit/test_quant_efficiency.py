@@ -25,7 +25,7 @@ def test_real_kernels_are_timed(name: str) -> None:
     assert result.speed is not None
     assert result.speed.images_per_second > 0
     assert 0 < result.speed.latency_ms_p50 <= result.speed.latency_ms_p95
-    assert result.speed.runs >= (5, 5)
+    assert result.speed.runs >= (3, 5)
     assert result.packed_bytes <= result.float_bytes
     json.dumps(result.to_json(), allow_nan=False)
 
@@ -35,7 +35,7 @@ def test_a_simulation_has_a_size_and_no_speed(name: str) -> None:
     result = measured(name)
     assert result.kernel == "simulated"
     assert result.speed is None
-    assert result.packed_bytes < result.float_bytes / 2
+    assert result.packed_bytes < 0.6 * result.float_bytes
 
 
 def test_int8_weights_are_timed_through_torchao() -> None:

@@ -188,6 +188,22 @@ def test_params_are_bare_numbers(opened: Callable[[], MLflowTracker]) -> None:
     assert params["model"] == "demo"
 
 
+def test_efficiency_becomes_metrics_and_the_kernel_a_tag(opened: Callable[[], MLflowTracker]) -> None:
+    tracker = opened()
+    tracker.log(finished("timed"))
+    before = runs(tracker, "timed")
+    speed = {"images_per_second": 512.0, "latency_ms_p50": 2.5, "latency_ms_p95": 3.5}
+    for timed in (None, speed):  # measured later, and again: the run there is completed, not doubled
+        kernel = "simulated" if timed is None else "real"
+        tracker.log(finished("timed", efficiency={"packed_bytes": 4_000_000, "kernel": kernel, "speed": timed}))
+    after = runs(opened(), "timed")
+    assert len(after) == len(before)
+    parent = after[QUANT.name]
+    numbers = {k: v for k, v in parent.data.metrics.items() if k.startswith("efficiency/")}
+    assert numbers == {"efficiency/packed_mb": 4.0, **{f"efficiency/{name}": value for name, value in speed.items()}}
+    assert parent.data.tags["kernel"] == "real"
+
+
 def test_artifacts_lie_below_home(opened: Callable[[], MLflowTracker], home: Path) -> None:
     tracker = opened()
     tracker.log(finished("artifacts"))

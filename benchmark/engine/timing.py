@@ -1,0 +1,42 @@
+"""Efficiency beside reliability: once per configuration and machine, while its model is in memory anyway."""
+
+from __future__ import annotations
+
+import platform
+from typing import Literal
+
+from benchmark.engine.banks import BankMaker
+from benchmark.engine.ledger import EfficiencyRow, Ledger
+from benchmark.quantization.efficiency import efficiency
+
+Timing = Literal["never", "new", "again"]
+"""`new`: what this machine has not timed yet and has in memory; `again`: everything, also what must be loaded."""
+
+BUDGET_S = 0.5
+"""Seconds for each of the two timings of a configuration (whole batches, single images)."""
+
+
+def time_configuration(maker: BankMaker, ledger: Ledger, timing: Timing) -> None:
+    """Measure size and speed of a configuration and write them to the ledger, where `timing` asks for it.
+
+    A failure is said, or stands in the row, and stops nothing.
+    """
+    content = maker.configuration.content
+    if timing == "never" or (timing == "new" and not (maker.in_memory and _unknown(ledger, content))):
+        return
+    quant = maker.configuration.quant
+    with maker.progress.phase(f"time {quant.name}", 1) as advance:
+        try:
+            quantized, report = maker.quantized
+        except Exception as error:  # asked for again, and its evaluations have not needed the model, or have failed
+            maker.progress.message(f"{quant.name} could not be timed: {error}")
+            return
+        found = efficiency(maker.holder.model, quant, quantized, report, budget_s=BUDGET_S)
+        advance(1)
+    ledger.append_efficiency(EfficiencyRow(content, platform.node(), found.to_json()))
+
+
+def _unknown(ledger: Ledger, content: str) -> bool:
+    """Whether this machine has no times of a configuration; those that could not be taken are tried again."""
+    row = ledger.efficiencies.get(content)
+    return row is None or row.machine != platform.node() or row.efficiency["error"] is not None
