@@ -74,9 +74,12 @@ def run_suite(request: RunRequest) -> int:
     _warn(template_warnings(plan))
     budget = pixel_budget(request)
     spectra = _spectra(request)
-    Ledger(request.home)
+    ledger = Ledger(request.home)
     with open_progress(request.quiet) as progress:
         opened = [t.open(request.home, request.tracking_uri if t.name == "mlflow" else None) for t in chosen]
+        if any(ledger.done(e.key) is None for c in plan.configurations for e in c.evaluations):
+            for tracker in opened:
+                tracker.connect()
         try:
             sweep = run_plan(
                 plan,

@@ -71,6 +71,9 @@ class Tracker(ABC):
     def open(self, home: Path, uri: str | None = None) -> Tracker:
         """A tracker that writes below `home`, or to `uri`."""
 
+    def connect(self) -> None:  # noqa: B027 - nothing to reach, unless overridden
+        """Reach what `open` may have left for the first write, so that a store that is gone is said before any work."""
+
     @abstractmethod
     def log(self, finished: FinishedConfiguration) -> None:
         """Write a configuration; one that is there already with the same content is left alone."""

@@ -7,13 +7,10 @@ changes, the QuantizationReport. Child: keys `<dataset>/<metric>`, figures and p
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
-import sqlite3
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,57 +18,68 @@ from benchmark.analysis.compare import adjust
 from benchmark.analysis.export import to_csv, to_json
 from benchmark.analysis.tables import headline_metrics, sample_frames
 from benchmark.engine.ledger import Record
-from benchmark.errors import StorageError
 from benchmark.spec import QuantSpec, SuiteSpec, digest
 from benchmark.tracking import FinishedConfiguration, FinishedStudy, Tracker
+from trackers.store import (
+    CONTENT,
+    KEY,
+    SQLITE,
+    complete_configurations,
+    connect,
+    default_uri,
+    owner,
+    owner_is_gone,
+    renew_statistics,
+)
 
-KEY = "eval.key"
-CONTENT = "eval.content"
 OWNER = "reliquant.owner"
 
 
-def default_uri(home: Path) -> str:
-    """Where runs are tracked unless the user says otherwise."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(home / 'mlflow.db').resolve()}"
-
-
 class MLflowTracker(Tracker):
-    """Writes finished configurations to MLflow. Opening it imports MLflow (seconds), so it is opened late."""
+    """Writes finished configurations to MLflow.
+
+    Importing MLflow takes seconds, so a store that is known to be one is connected to at the first write only: a
+    sweep that is complete there never does.
+    """
 
     name = "mlflow"
 
-    def __init__(self, client: Any = None, home: Path = Path(), uri: str = "") -> None:
-        self._client, self._home, self._uri = client, home, uri
+    def __init__(self, home: Path = Path(), uri: str = "") -> None:
+        self._home, self._uri = home, uri
         self._experiments: dict[str, str] = {}
         self._runs: dict[str, tuple[str, str]] = {}
+        self._complete: dict[str, dict[str, str]] = {}
+
+    @cached_property
+    def _client(self) -> Any:
+        return connect(self._uri)
 
     def open(self, home: Path, uri: str | None = None) -> MLflowTracker:
-        """Connect.
+        """A tracker on `uri`, or on the default below `home`.
 
         Raises:
             StorageError: the tracking store cannot be reached.
         """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for noisy in ("alembic", "mlflow", "mlflow.store.db.utils"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        from mlflow import MlflowClient
+        opened = MLflowTracker(home, uri or default_uri(home))
+        if complete_configurations(opened._uri, "") is None:
+            opened.connect()
+        return opened
 
-        address = uri or default_uri(home)
-        try:
-            client = MlflowClient(tracking_uri=address)
-            client.search_experiments(max_results=1)
-        except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
-            raise StorageError(f"tracking store {address} cannot be reached: {error}") from error
-        if address.startswith("sqlite:///"):
-            with sqlite3.connect(address.removeprefix("sqlite:///")) as database:
-                database.execute("PRAGMA journal_mode=WAL")
-        return MLflowTracker(client, home, address)
+    def connect(self) -> None:
+        """Reach the store now.
+
+        Raises:
+            StorageError: it cannot be reached.
+        """
+        self._client  # noqa: B018 (connects on first use)
 
     def log(self, finished: FinishedConfiguration) -> None:
         """Write what is new of a configuration: the parent when anything changed, and the missing children."""
-        experiment = self._experiment(finished.plan.suite)
         speed = [digest(finished.efficiency)[:16]] if finished.efficiency else []
         content = ",".join([*sorted(r.key[:16] + r.status[0] for r in finished.records), *speed])
+        if self._is_complete(finished.plan.suite.name, finished.configuration.key, content):
+            return
+        experiment = self._experiment(finished.plan.suite)
         parent, logged = self._runs.get(finished.configuration.key, ("", ""))
         if logged == content:
             return
@@ -88,13 +96,22 @@ class MLflowTracker(Tracker):
             raise
         self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
         self._runs[finished.configuration.key] = (parent, content)
+        renew_statistics(self._uri)
+
+    def _is_complete(self, suite: str, key: str, content: str) -> bool:
+        """Whether a configuration was written to its end before; asked of the file while MLflow is not needed."""
+        if "_client" in self.__dict__:
+            return False
+        if suite not in self._complete:
+            self._complete[suite] = complete_configurations(self._uri, suite) or {}
+        return self._complete[suite].get(key) == content
 
     def log_study(self, study: FinishedStudy) -> None:
         """A run of its own, with numbers as metrics and files as artifacts."""
         experiment = self._experiment(study.suite)
         if study.key in self._runs:
             return
-        tags = {KEY: study.key, "kind": study.kind, OWNER: _owner(), **study.tags}
+        tags = {KEY: study.key, "kind": study.kind, OWNER: owner(), **study.tags}
         run = self._client.create_run(experiment, tags=tags, run_name=study.name).info.run_id
         try:
             self._batch(run, {_metric(key): value for key, value in study.metrics.items()}, {}, {})
@@ -114,7 +131,7 @@ class MLflowTracker(Tracker):
         if name not in self._experiments:
             found = self._client.get_experiment_by_name(name)
             if found is None:
-                local = self._uri.startswith("sqlite:///")
+                local = self._uri.startswith(SQLITE)
                 place = (self._home / "artifacts" / name).resolve().as_uri() if local else None
                 self._client.create_experiment(name, artifact_location=place)
                 found = self._client.get_experiment_by_name(name)
@@ -133,7 +150,7 @@ class MLflowTracker(Tracker):
             page = self._client.search_runs([experiment], max_results=5000, page_token=token)
             for run in page:
                 tags = run.data.tags
-                if run.info.status == "RUNNING" and _owner_is_gone(tags.get(OWNER, "")):
+                if run.info.status == "RUNNING" and owner_is_gone(tags.get(OWNER, "")):
                     self._client.set_tag(run.info.run_id, "error", "the process that wrote this run was killed")
                     self._client.set_terminated(run.info.run_id, "FAILED")
                     mine = True
@@ -159,7 +176,7 @@ class MLflowTracker(Tracker):
             "scope": quant.scope if quant.method != "fp32" else "none",
             "suite": finished.plan.suite.name,
             "suite.version": str(finished.plan.suite.version),
-            OWNER: _owner(),
+            OWNER: owner(),
             **finished.tags,
         }
         parent = str(self._client.create_run(experiment, tags=tags, run_name=quant.name).info.run_id)
@@ -189,7 +206,7 @@ class MLflowTracker(Tracker):
             "quantization": record.quantization,
             "model": record.model,
             "mlflow.parentRunId": parent,
-            OWNER: _owner(),
+            OWNER: owner(),
         }
         name = f"{record.task}/{record.dataset}"
         run = self._client.create_run(experiment, tags=tags, run_name=name).info.run_id
@@ -268,24 +285,6 @@ def _note(suite: SuiteSpec) -> str:
         "`p/...` its p value; `comparison.csv` has every metric with interval and stars. "
         "Select runs and press Compare for parallel coordinates over `quant.weight_bits` and the metrics."
     )
-
-
-def _owner() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _owner_is_gone(owner: str) -> bool:
-    """Whether a run's process on this machine has ended; unknown for other machines, whose runs are left alone."""
-    host, _, pid = owner.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit() or int(pid) == os.getpid():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
 
 
 def _metric(key: str) -> str:

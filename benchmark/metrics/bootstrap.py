@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from benchmark.errors import InputError, UndefinedMetric
 from benchmark.metrics.arrays import (
@@ -95,8 +95,8 @@ def summarise_draws(
     ends = np.array([tail, 1.0 - tail])
     if kind == "bias_corrected":
         below = (np.mean(defined < observed) + np.mean(defined <= observed)) / 2.0
-        shift = norm.ppf(np.clip(below, 0.5 / len(defined), 1.0 - 0.5 / len(defined)))
-        ends = norm.cdf(2.0 * shift + norm.ppf(ends))
+        shift = ndtri(np.clip(below, 0.5 / len(defined), 1.0 - 0.5 / len(defined)))
+        ends = ndtr(2.0 * shift + ndtri(ends))
     low, high = (float(q) for q in np.quantile(defined, ends))
     method = ("bootstrap" if kind == "percentile" else "bias-corrected bootstrap") + (", McNemar's p" if p else "")
     value = bootstrap_p(defined, observed) if p is None else p

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, rankdata
+from scipy.special import ndtr, ndtri
 
 from benchmark.errors import InputError, UndefinedMetric
 from benchmark.metrics.arrays import Floats, as_vector, require_fraction, require_same_length
@@ -26,6 +26,8 @@ class _Components:
 
 
 def _components(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> _Components:
+    from scipy.stats import rankdata  # late: the import takes most of a second, a finished sweep needs none
+
     inside, outside = as_vector(id_scores, "in-distribution scores"), as_vector(ood_scores, "OOD scores")
     m, n = len(inside), len(outside)
     if min(m, n) < 2:
@@ -82,6 +84,6 @@ def _normal_comparison(delta: float, variance: float, level: float) -> Compariso
         if abs(delta) > 1e-12:
             raise UndefinedMetric(f"DeLong: AUROCs differ by {delta:.6g} with zero variance; use the bootstrap.")
         return Comparison(0.0, 0.0, 0.0, 1.0, "DeLong")
-    half = float(norm.ppf(1.0 - tail)) * error
-    p = min(1.0, 2.0 * float(norm.sf(abs(delta) / error)))
+    half = float(ndtri(1.0 - tail)) * error
+    p = min(1.0, 2.0 * float(ndtr(-abs(delta) / error)))
     return Comparison(delta, max(-1.0, delta - half), min(1.0, delta + half), p, "DeLong")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from benchmark.metrics.arrays import Floats, Ints, as_vector, require_fraction
 
@@ -27,6 +26,8 @@ def auroc(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
     >>> auroc([3.0, 2.0], [2.0, 1.0])
     0.875
     """
+    from scipy.stats import rankdata  # late: the import takes most of a second, a finished sweep needs none
+
     inside, outside = _groups(id_scores, ood_scores)
     ranks = rankdata(np.concatenate([inside, outside]))
     m, n = len(inside), len(outside)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom
 
 from benchmark.errors import UndefinedMetric
 from benchmark.metrics.arrays import Floats, as_bools, require_positive, require_same_length
@@ -87,6 +86,8 @@ def mcnemar_exact(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> float:
 
     Binomial test of the discordant samples against 1/2: `min(1, 2 P(X <= min(n_a, n_b)))`; 1 when none is discordant.
     """
+    from scipy.stats import binom  # late: the import takes most of a second, a finished sweep needs none
+
     cells = paired_cells(correct_a, correct_b)
     discordant = cells.only_a + cells.only_b
     return min(1.0, 2.0 * float(binom.cdf(min(cells.only_a, cells.only_b), discordant, 0.5))) if discordant else 1.0

@@ -11,7 +11,6 @@ from typing import ParamSpec
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
 
 from benchmark.errors import InputError, UndefinedMetric
 from benchmark.metrics.arrays import (
@@ -131,6 +130,10 @@ def normal_difference(a: Floats, b: Floats, level: float = LEVEL) -> Comparison:
     For statistics whose bootstrap distribution is lumpy or biased (cut-offs such as FPR95), where percentiles cover too
     much and their p values disagree with corrected intervals. Args as for `difference`.
     """
+    from scipy.stats import (
+        t as student,
+    )  # late: importing it takes most of a second, and a finished sweep needs none of it
+
     values = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     observed, draws = float(values[0]), require_finite(values[1:], "bootstrap draws")
     error = float(draws.std(ddof=1))

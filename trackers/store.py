@@ -1,0 +1,132 @@
+"""MLflow's tracking store: connecting to it, and what a SQLite store tells without MLflow, whose import costs seconds.
+
+Read here: the tables `experiments`, `runs` and `tags` of MLflow's schema. Whatever is not as expected counts as "not
+known", and MLflow itself is asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import StorageError
+
+KEY, CONTENT = "eval.key", "eval.content"
+SQLITE = "sqlite:///"
+ANALYZE_EVERY = 2000
+"""Runs after which SQLite's statistics are renewed: without them the UI's queries choose bad plans (50,000 runs
+ordered by a metric: minutes instead of a second)."""
+
+WAIT_SECONDS = 5.0
+"""How long ANALYZE waits for others who write."""
+
+_COMPLETE = """
+    SELECT k.value, c.value FROM experiments e
+    JOIN runs r ON r.experiment_id = e.experiment_id AND r.lifecycle_stage = 'active'
+    JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = ?
+    JOIN tags c ON c.run_uuid = r.run_uuid AND c.key = ?
+    WHERE e.name = ? AND e.lifecycle_stage = 'active'
+"""
+_RUNNING = """
+    SELECT count(*) FROM runs r JOIN experiments e ON r.experiment_id = e.experiment_id
+    WHERE e.name = ? AND r.lifecycle_stage = 'active' AND r.status = 'RUNNING'
+"""
+
+
+def default_uri(home: Path) -> str:
+    """Where runs are tracked unless the user says otherwise."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{(home / 'mlflow.db').resolve()}"
+
+
+def connect(address: str) -> Any:
+    """A client of the tracking store; imports MLflow. A SQLite store is put into WAL mode.
+
+    Raises:
+        StorageError: the tracking store cannot be reached.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for noisy in ("alembic", "mlflow", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    try:
+        client = MlflowClient(tracking_uri=address)
+        client.search_experiments(max_results=1)
+    except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
+        raise StorageError(f"tracking store {address} cannot be reached: {error}") from error
+    if (file := sqlite_file(address)) is not None:
+        with closing(sqlite3.connect(file)) as database:
+            database.execute("PRAGMA journal_mode=WAL")
+    return client
+
+
+def sqlite_file(address: str) -> Path | None:
+    """The file of a SQLite store; None for other stores, and where there is no such file."""
+    path = Path(address.removeprefix(SQLITE))
+    return path if address.startswith(SQLITE) and path.is_file() else None
+
+
+def complete_configurations(address: str, experiment: str) -> dict[str, str] | None:
+    """Configuration key -> content of the parent runs of an experiment that were written to their end.
+
+    Returns:
+        None when this cannot be told without MLflow: not a SQLite store, another schema, or some run is RUNNING and
+        may have to be ended first.
+    """
+    path = sqlite_file(address)
+    if path is None:
+        return None
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            [(running,)] = database.execute(_RUNNING, (experiment,))
+            return None if running else dict(database.execute(_COMPLETE, (KEY, CONTENT, experiment)))
+    except sqlite3.Error:
+        return None
+
+
+def renew_statistics(address: str) -> bool:
+    """Run ANALYZE when `ANALYZE_EVERY` runs or more have come since the last time; True when it ran.
+
+    SQLite only, False elsewhere. A database that others keep locked is left for the next call.
+    """
+    file = sqlite_file(address)
+    if file is None:
+        return False
+    with closing(sqlite3.connect(file, timeout=WAIT_SECONDS)) as database:
+        try:
+            [(count,)] = database.execute("SELECT coalesce(max(rowid), 0) FROM runs")
+            tables = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'").fetchall()
+            known = database.execute("SELECT stat FROM sqlite_stat1 WHERE tbl = 'runs'").fetchall() if tables else []
+            if count - max((int(stat.split()[0]) for (stat,) in known), default=0) < ANALYZE_EVERY:
+                return False
+            database.execute("ANALYZE")
+            database.commit()
+        except sqlite3.OperationalError:
+            return False
+    return True
+
+
+def owner() -> str:
+    """This process, as a run's tag names it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def owner_is_gone(owner: str) -> bool:
+    """Whether a run's process on this machine has ended; unknown for other machines, whose runs are left alone."""
+    host, _, pid = owner.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    if int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
