@@ -175,7 +175,7 @@ def _scores(
 
 @ood.significance
 def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
-    """AUROC: DeLong, also for the mean over data sets. FPR95, AUPR: bootstrap, ID and each OOD set on their own."""
+    """AUROC by DeLong, FPR95 by influences, AUPR by bootstrap; also for the mean over data sets, which share the ID."""
     names = [str(name) for name in reference.tables["scores"]]
     if [str(name) for name in quantized.tables["scores"]] != names:
         raise InputError("the two evaluations have other OOD scores")

@@ -27,7 +27,7 @@ from benchmark.pairing import paired
 from benchmark.plugins import Better, Metric, Outcome, Task
 from benchmark.spec import digest
 
-VERSION = 1
+VERSION = 2
 """Raise it when an interval or p value can change for the same outcomes."""
 
 Direction: TypeAlias = Literal["better", "worse", "same", "changed"]

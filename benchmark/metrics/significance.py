@@ -1,9 +1,9 @@
 """Significance: everything a comparison with full precision needs, under one name.
 
 Which method for which metric: accuracy, relative change, RSG and Vuln_add go through the four outcome cells
-(`outcomes`) with McNemar's exact p value where there is one; ECE and FPR95 through a paired index bootstrap
-(`differences`); corrupted data through a bootstrap over base images; AUROC through DeLong (`delong`). All p values
-that are shown together are then adjusted by `benjamini_hochberg`.
+(`outcomes`) with McNemar's exact p value where there is one; ECE through a paired index bootstrap (`differences`);
+corrupted data through a bootstrap over base images; AUROC through DeLong (`delong`), FPR95 through the influence of
+each sample (`fpr95`). All p values that are shown together are then adjusted by `benjamini_hochberg`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from benchmark.metrics.detection_draws import detection_differences
 from benchmark.metrics.differences import (
     clustered_difference_interval,
     ece_difference_interval,
-    fpr95_difference_interval,
 )
+from benchmark.metrics.fpr95 import fpr95_difference_interval, fpr95_mean_difference_interval
 from benchmark.metrics.outcomes import (
     PairedCells,
     accuracy_difference_interval,
@@ -60,6 +60,7 @@ __all__ = [
     "draws_for",
     "ece_difference_interval",
     "fpr95_difference_interval",
+    "fpr95_mean_difference_interval",
     "group_draws",
     "mcnemar_exact",
     "mean_difference",

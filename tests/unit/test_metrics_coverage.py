@@ -119,18 +119,53 @@ def test_ece_difference() -> None:
     assert 0.93 <= coverage(truth, experiment) <= 0.97
 
 
+def scores(rng: Rng, m: int, n: int, shape: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Two models' paired (ID, OOD) scores: normal, or bounded and skewed as probabilities are."""
+    inside, outside = rng.normal(2, 1, m), rng.normal(0, 1, n)
+    noisy = inside + rng.normal(0, 0.4, m), outside + rng.normal(0.2, 0.4, n)
+    if shape == "probability":
+        return tuple(tuple(1 / (1 + np.exp(-1.5 * x)) for x in model) for model in ((inside, outside), noisy))
+    return (inside, outside), noisy
+
+
+@pytest.mark.parametrize("shape", ["normal", "probability"])
 @pytest.mark.parametrize("convention", ["ood_positive", "id_positive"])
-def test_fpr95_difference(convention: str) -> None:
+def test_fpr95_difference(convention: str, shape: str) -> None:
     rule = detection.fpr95_ood_positive if convention == "ood_positive" else detection.fpr95_id_positive
+    a, b = scores(np.random.default_rng(99), 4_000_000, 4_000_000, shape)
+    truth = rule(*b) - rule(*a)
 
-    def models(rng: Rng, n: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        inside, outside = rng.normal(2, 1, n), rng.normal(0, 1, n)
-        return (inside, outside), (inside + rng.normal(0, 0.4, n), outside + rng.normal(0.2, 0.4, n))
+    def experiment(rng: Rng, _: int) -> sig.Comparison:
+        return sig.fpr95_difference_interval(*scores(rng, 1000, 800, shape), convention)
 
-    a, b = models(np.random.default_rng(99), 4_000_000)
+    assert 0.93 <= coverage(truth, experiment) <= 0.97
+
+
+def test_fpr95_mean_difference_over_two_data_sets() -> None:
+    def models(rng: Rng, n: int) -> list[tuple[np.ndarray, list[np.ndarray]]]:
+        plain = [rng.normal(mean, 1, n) for mean in (2.0, 0.0, 0.8)]
+        noisy = [x + rng.normal(0, 0.4, n) for x in plain]
+        return [(inside, list(oods)) for inside, *oods in (plain, noisy)]
+
+    a, b = models(np.random.default_rng(99), 3_000_000)
+    rates = [np.mean([detection.fpr95_id_positive(inside, ood) for ood in oods]) for inside, oods in (a, b)]
+
+    def experiment(rng: Rng, _: int) -> sig.Comparison:
+        return sig.fpr95_mean_difference_interval(*models(rng, 800), "id_positive")
+
+    assert 0.93 <= coverage(float(rates[1] - rates[0]), experiment) <= 0.97
+
+
+@pytest.mark.parametrize("measure", ["aupr_in", "aupr_out"])
+def test_aupr_difference(measure: str) -> None:
+    rule = getattr(detection, measure)
+    a, b = scores(np.random.default_rng(99), 2_500_000, 2_000_000, "normal")
     truth = rule(*b) - rule(*a)
 
     def experiment(rng: Rng, k: int) -> sig.Comparison:
-        return sig.fpr95_difference_interval(*models(rng, 1000), convention, draws=400, seed=k)
+        (id_a, ood_a), (id_b, ood_b) = scores(rng, 1000, 800, "normal")
+        found = sig.detection_differences(id_a, [ood_a], id_b, [ood_b], seed=k)[0][measure]
+        assert isinstance(found, sig.Comparison)
+        return found
 
     assert 0.93 <= coverage(truth, experiment) <= 0.97

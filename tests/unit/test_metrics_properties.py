@@ -162,7 +162,7 @@ def test_identical_models_give_no_difference_and_p_one(n: int, seed: int) -> Non
     assert sig.delong(inside, outside, inside, outside) == SAME
     for convention in ("ood_positive", "id_positive"):
         model = inside, outside
-        assert sig.fpr95_difference_interval(model, model, convention, draws=20) == SAME
+        assert sig.fpr95_difference_interval(model, model, convention) == SAME
     assert sig.paired_bootstrap(lambda x, y: float(y.mean() - x.mean()), (conf, conf), draws=20) == SAME
 
 
