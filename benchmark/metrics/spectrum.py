@@ -119,24 +119,41 @@ def eigen_basis(features: npt.ArrayLike, center: bool = False) -> EigenBasis:
 
 
 class SqnrAccumulator:
-    """Streaming signal and noise energy along the directions of a basis; memory D."""
+    """Streaming signal and noise energy along the directions of a basis; memory D x D.
+
+    From the Gram matrices of X and of X_q - X: a Gram matrix costs half of a projection on all directions.
+    """
 
     def __init__(self, basis: EigenBasis) -> None:
         self.basis = basis
-        self.signal: Floats = np.zeros(basis.vectors.shape[1])
-        self.noise: Floats = np.zeros(basis.vectors.shape[1])
+        self._signal, self._noise = (GramAccumulator(len(basis.vectors)) for _ in range(2))
 
     def update(self, reference: npt.ArrayLike, quantized: npt.ArrayLike) -> None:
         """Add a batch: X (n, D) and X_q (n, D) of the same samples."""
         x, q = as_matrix(reference, "reference features"), as_matrix(quantized, "quantized features")
         if x.shape != q.shape:
             raise InputError(f"reference features {x.shape} and quantized features {q.shape} are not paired.")
-        self.signal += np.square((x - self.basis.mean) @ self.basis.vectors).sum(axis=0)
-        self.noise += np.square((q - x) @ self.basis.vectors).sum(axis=0)
+        self._signal.update(x - self.basis.mean if self.basis.mean.any() else x)
+        self._noise.update(q - x)
+
+    @property
+    def signal(self) -> Floats:
+        """(D,) `||(X - mean) v_k||^2`."""
+        return _along(self._signal.gram, self.basis)
+
+    @property
+    def noise(self) -> Floats:
+        """(D,) `||(X_q - X) v_k||^2`."""
+        return _along(self._noise.gram, self.basis)
 
     def decibels(self) -> Floats:
         """(D,) `10 log10(signal / noise)`; see `sqnr_db`."""
         return _decibels(self.signal, self.noise)
+
+
+def _along(gram: Floats, basis: EigenBasis) -> Floats:
+    """(D,) v_k^T G v_k; what is negative by rounding is zero."""
+    return np.asarray(np.einsum("dk,dk->k", basis.vectors, gram @ basis.vectors).clip(min=0.0))
 
 
 def _decibels(signal: Floats, noise: Floats) -> Floats:
@@ -162,7 +179,7 @@ def sqnr_db(reference: npt.ArrayLike, quantized: npt.ArrayLike, basis: EigenBasi
 def sqnr_db_from_moments(signal_gram: npt.ArrayLike, noise_gram: npt.ArrayLike, basis: EigenBasis) -> Floats:
     """`sqnr_db` from `X^T X` and `(X_q - X)^T (X_q - X)`, for blocks of which only second moments are kept."""
     grams = as_matrix(signal_gram, "signal Gram matrix"), as_matrix(noise_gram, "noise Gram matrix")
-    signal, noise = (np.einsum("dk,dk->k", basis.vectors, g @ basis.vectors).clip(min=0.0) for g in grams)
+    signal, noise = (_along(gram, basis) for gram in grams)
     signal = signal - basis.count * np.square(basis.mean @ basis.vectors)
     return _decibels(signal.clip(min=0.0), noise)
 
