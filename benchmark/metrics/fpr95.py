@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, rankdata
+from scipy.special import ndtr, ndtri
 
 from benchmark.errors import InputError, UndefinedMetric
 from benchmark.metrics.arrays import Floats, as_vector, require_fraction, require_same_length
@@ -107,9 +107,11 @@ def _influence(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike, convention: 
 
 def _influences(positive: Floats, negative: Floats) -> tuple[Floats, Floats]:
     """What each positive (M,) and each negative (N,) adds to M or N times the error of the false positive rate."""
+    from scipy.stats import rankdata  # late: the import takes most of a second, a finished sweep needs none
+
     cut = np.sort(positive)[int((1.0 - LEVEL) * len(positive))]
     pooled = np.concatenate([positive, negative])
-    scores = norm.ppf((rankdata(pooled) - 0.5) / len(pooled))
+    scores = ndtri((rankdata(pooled) - 0.5) / len(pooled))
     at = float(scores[np.argmin(np.abs(pooled - cut))])
     above, below = _density(scores[len(positive) :], at), _density(scores[: len(positive)], at)
     slope = above / below
@@ -123,7 +125,7 @@ def _density(values: Floats, at: float) -> float:
     if not spreads:
         raise UndefinedMetric("FPR95: all scores of a group are equal; its error has no estimate.")
     width = _BANDWIDTH * min(spreads) * len(values) ** -0.2
-    return float(norm.pdf((values - at) / width).mean() / width)
+    return float(np.exp(-0.5 * np.square((values - at) / width)).mean() / (width * np.sqrt(2.0 * np.pi)))
 
 
 def _variance_of_mean(values: Floats) -> float:
@@ -135,6 +137,6 @@ def _comparison(delta: float, error: float, level: float) -> Comparison:
         if delta != 0.0:
             raise UndefinedMetric(f"FPR95: the difference {delta:.6g} has no standard error on so few samples.")
         return Comparison(0.0, 0.0, 0.0, 1.0, METHOD)
-    half = float(norm.ppf((1.0 + require_fraction(level, "level")) / 2.0)) * error
-    p = float(2.0 * norm.sf(abs(delta) / error))
+    half = float(ndtri((1.0 + require_fraction(level, "level")) / 2.0)) * error
+    p = float(2.0 * ndtr(-abs(delta) / error))
     return Comparison(delta, max(-1.0, delta - half), min(1.0, delta + half), p, METHOD)

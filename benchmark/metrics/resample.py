@@ -130,9 +130,7 @@ def normal_difference(a: Floats, b: Floats, level: float = LEVEL) -> Comparison:
     For statistics whose bootstrap distribution is lumpy or biased (cut-offs such as FPR95), where percentiles cover too
     much and their p values disagree with corrected intervals. Args as for `difference`.
     """
-    from scipy.stats import (
-        t as student,
-    )  # late: importing it takes most of a second, and a finished sweep needs none of it
+    from scipy.stats import t as student  # late: the import takes most of a second, a finished sweep needs none
 
     values = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     observed, draws = float(values[0]), require_finite(values[1:], "bootstrap draws")
