@@ -42,6 +42,7 @@ class BankMaker:
     """Makes the feature banks of one configuration.
 
     Attributes:
+        statistics: what calibration data says about layers, kept for other quantizations and other runs.
         forward_images: images that really went through a vision tower, for tests and the summary.
     """
 
@@ -51,6 +52,7 @@ class BankMaker:
     store: ArrayStore
     pixels: PixelCache
     progress: Progress
+    statistics: ArrayStore | None = None
     forward_images: int = 0
 
     @cached_property
@@ -67,6 +69,7 @@ class BankMaker:
             calibration,
             self.progress,
             exact_float=self.plan.settings.exact_float,
+            statistics=self.statistics,
         )
 
     @property

@@ -12,6 +12,7 @@ from benchmark.errors import QuantizationError, SpecError
 from benchmark.models.base import ClipModel
 from benchmark.progress import Progress, Silent
 from benchmark.quantization.base import FeatureControl, Quantizer, TowerJob
+from benchmark.quantization.calibrate import Store
 from benchmark.quantization.calibration import Calibration
 from benchmark.quantization.report import (
     QuantizationReport,
@@ -50,6 +51,7 @@ def quantize(
     calibration: Calibration | None = None,
     progress: Progress | None = None,
     exact_float: bool = False,
+    statistics: Store | None = None,
 ) -> tuple[ClipModel, QuantizationReport]:
     """Quantize a copy of a model.
 
@@ -59,6 +61,7 @@ def quantize(
         calibration: image-caption pairs, for methods that need them. They also serve as probe of the report.
         progress: told about long phases.
         exact_float: compute on dequantized floats even where an int8 matrix product would be faster.
+        statistics: keeps what the calibration data says about layers; what it has is not computed again.
 
     Raises:
         SpecError, QuantizationError: it cannot be done as asked (before any work), or it had no effect.
@@ -75,13 +78,19 @@ def quantize(
         resolve(method, model, tower, spec)  # refuses what does not fit, before any tower is touched
         check_finite(model.layers(tower))
     if isinstance(method, FeatureControl) and calibration is not None:
-        return _controlled(model, spec, method, calibration, progress, exact_float)
+
+        def quantized(inner: QuantSpec) -> ClipModel:
+            return quantize(model, inner, calibration, progress, exact_float, statistics)[0]
+
+        return _controlled(model, spec, method, calibration, quantized)
     clone = model.clone()
     notes: list[str] = []
     towers: dict[Tower, TowerReport] = {}
     for tower in spec.towers:
         targets, skipped = resolve(method, clone, tower, spec)
-        job = TowerJob(clone, tower, spec, targets, calibration, progress or Silent(), exact_float, notes, skipped)
+        job = TowerJob(
+            clone, tower, spec, targets, calibration, progress or Silent(), exact_float, statistics, notes, skipped
+        )
         records = method.quantize_tower(job)
         towers[tower] = tower_report(model, clone, tower, records, job.skipped, calibration, spec)
     return clone, _report(clone, spec, method, towers, notes)
@@ -104,14 +113,9 @@ def _controlled(
     spec: QuantSpec,
     method: FeatureControl,
     calibration: Calibration,
-    progress: Progress | None,
-    exact_float: bool,
+    quantized: Callable[[QuantSpec], ClipModel],
 ) -> tuple[ClipModel, QuantizationReport]:
     """The model with its features changed as a control says; it shares the weights."""
-
-    def quantized(inner: QuantSpec) -> ClipModel:
-        return quantize(model, inner, calibration, progress, exact_float)[0]
-
     control = method.control(model, spec, calibration, quantized)
     changed = replace(model, image_encoder=ControlledEncoder(model.image_encoder, control.change))
     towers: dict[Tower, TowerReport] = {"vision": control_report(model, changed, spec, calibration)}

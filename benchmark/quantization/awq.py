@@ -22,10 +22,11 @@ from torch import Tensor
 from benchmark.quantization import affine
 from benchmark.quantization.affine import Scheme
 from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, Options, TowerJob
-from benchmark.quantization.calibrate import ChannelMagnitude, Observer, SecondMoment, in_parts
+from benchmark.quantization.calibrate import in_parts
 from benchmark.quantization.diagonal import InputGroup, apply_scales, input_groups
 from benchmark.quantization.gptq import output_error
-from benchmark.quantization.simulated import Prepared, Simulated
+from benchmark.quantization.observers import ChannelMagnitude, Observer, SecondMoment, Seen
+from benchmark.quantization.simulated import Prepared, Simulated, scheme_of
 from benchmark.spec import QuantSpec
 
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
@@ -103,7 +104,7 @@ class Awq(Simulated):
 
     def stage(self, spec: QuantSpec) -> str:
         """The scales depend on everything that the codes depend on."""
-        return f"{self.name} {spec.digest()}"
+        return f"{self.name} {self.version} {spec.digest()}"
 
     @torch.no_grad()
     def prepare(self, job: TowerJob) -> dict[str, Prepared]:
@@ -126,19 +127,16 @@ class Awq(Simulated):
         self,
         job: TowerJob,
         group: InputGroup,
-        seen: dict[str, Observer],
+        seen: Seen,
         spans: dict[str, tuple[Tensor, Tensor]],
     ) -> Tensor:
         """The scale of a group; the ranges of its layers go to `spans`."""
-        moment, magnitude = seen[SecondMoment.kind], seen[ChannelMagnitude.kind]
-        assert isinstance(moment, SecondMoment)
-        assert isinstance(magnitude, ChannelMagnitude)
-        weights: list[tuple[Tensor, Scheme]] = []
-        for name in group.layers:
-            target = job.targets[name]
-            assert target.bits is not None
-            scheme = Scheme(target.bits, target.granularity, target.group_size, job.spec.symmetric)
-            weights.append((target.layer.weight.detach().float(), scheme))
+        moment, magnitude = seen.get(SecondMoment), seen.get(ChannelMagnitude)
+        weights = [
+            (target.layer.weight.detach().float(), scheme)
+            for target in (job.targets[name] for name in group.layers)
+            if (scheme := scheme_of(target, job.spec)) is not None  # always: AWQ requires weight bits
+        ]
         options = self.read_options(job.spec, AwqOptions)
         scale, _ = best_scale(weights, magnitude.mean, moment.matrix, options.grid)
         if options.clip:

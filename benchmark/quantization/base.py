@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmark.errors import QuantizationError, SpecError, UnknownNameError
 from benchmark.models.base import ClipModel
 from benchmark.progress import Progress
-from benchmark.quantization.calibrate import Source
+from benchmark.quantization.calibrate import Source, Store
 from benchmark.quantization.calibration import Calibration
 from benchmark.spec import QuantSpec, Tower
 
@@ -101,6 +101,7 @@ class TowerJob:
     calibration: Calibration | None
     progress: Progress
     exact_float: bool = False
+    statistics: Store | None = None
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -112,7 +113,11 @@ class TowerJob:
         """
         if self.calibration is None:
             raise QuantizationError(f"quantization '{self.spec.name}' needs calibration data")
-        return Source(self.model, self.tower, self.calibration, stage, transforms or {})
+        return Source(self.model, self.tower, self.calibration, stage, transforms or {}, self.statistics)
+
+    def linears(self) -> dict[str, nn.Linear]:
+        """The target layers that are Linears, by name."""
+        return {name: target.layer for name, target in self.targets.items() if isinstance(target.layer, nn.Linear)}
 
     def replace(self, name: str, module: nn.Module) -> None:
         """Put a module in the place of the layer called `name`, under all its names if it is shared."""

@@ -13,6 +13,7 @@ Conv2d layers have no kernel there and stay in full precision; the report lists 
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from benchmark.errors import QuantizationError
 from benchmark.quantization import affine
 from benchmark.quantization.base import COMMON_FIELDS, LayerRecord, Options, Quantizer, TowerJob
 from benchmark.quantization.linear import Flattened
+from benchmark.spec import QuantSpec
 
 ENGINE = "bitsandbytes"
 
@@ -49,13 +51,10 @@ class BitsAndBytes(Quantizer):
 
     def quantize_tower(self, job: TowerJob) -> list[LayerRecord]:
         """Replace every Linear by bitsandbytes' own module."""
-        options = self.read_options(job.spec, self.options)
         records = []
         with job.progress.phase(f"{self.name}: weights ({job.tower})", len(job.targets)) as advance:
-            for name, target in job.targets.items():
-                layer = target.layer
-                assert isinstance(layer, nn.Linear)
-                inner, dense, packed = self._convert(layer, options)
+            for name, layer in job.linears().items():
+                inner, dense, packed = self.convert(layer, job.spec)
                 original = layer.weight.detach()
                 job.replace(name, Flattened(inner, original))
                 relative, sqnr = affine.error(original, dense)
@@ -65,12 +64,9 @@ class BitsAndBytes(Quantizer):
                 advance(1)
         return records
 
-    def _convert(self, layer: nn.Linear, options: Options) -> tuple[nn.Module, Tensor, int]:
+    @abstractmethod
+    def convert(self, layer: nn.Linear, spec: QuantSpec) -> tuple[nn.Module, Tensor, int]:
         """bitsandbytes' module, its dequantized weight and its packed bits."""
-        if isinstance(options, Int8Options):
-            return _int8(layer, options.threshold)
-        assert isinstance(options, FourBitOptions)
-        return _four_bit(layer, self.format, options.doublequant)
 
 
 class Int8(BitsAndBytes):
@@ -78,11 +74,19 @@ class Int8(BitsAndBytes):
 
     options = Int8Options
 
+    def convert(self, layer: nn.Linear, spec: QuantSpec) -> tuple[nn.Module, Tensor, int]:
+        """`Linear8bitLt`."""
+        return _int8(layer, self.read_options(spec, Int8Options).threshold)
+
 
 class FourBit(BitsAndBytes):
     """NF4 and FP4."""
 
     options = FourBitOptions
+
+    def convert(self, layer: nn.Linear, spec: QuantSpec) -> tuple[nn.Module, Tensor, int]:
+        """`Linear4bit`."""
+        return _four_bit(layer, self.format, self.read_options(spec, FourBitOptions).doublequant)
 
 
 def _bitsandbytes() -> Any:

@@ -2,158 +2,44 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmark.errors import NonFiniteError, QuantizationError
 from benchmark.models.base import ClipModel
 from benchmark.progress import Progress
 from benchmark.quantization.calibration import Calibration
-from benchmark.spec import Tower
+from benchmark.quantization.observers import Observer, Seen
+from benchmark.spec import Tower, digest
 
 BATCH = 32
 STATISTICS_BYTES = 1 << 30
-"""Memory that one pass's statistics may take, and as much again for those kept from earlier passes."""
+"""Memory that one pass's statistics may take; a tower whose statistics need more takes several passes."""
+VERSION = 1
+"""Raise when statistics can change for the same model and data."""
 
 
-class Observer(ABC):
-    """Accumulates a statistic of one layer's input. `kind` names it, `nbytes` bounds its memory."""
+class Store(Protocol):
+    """Keeps named arrays under content keys, e.g. `benchmark.engine.cache.ArrayStore`."""
 
-    kind: str
-    nbytes: int = 1024
+    def get(self, key: str) -> Mapping[str, NDArray[Any]] | None:
+        """The arrays, or None where they are missing or damaged."""
 
-    @abstractmethod
-    def update(self, x: Tensor) -> None:
-        """Take in a batch: (rows, features) of a Linear, (B, C, H, W) of a Conv2d."""
-
-
-class Range(Observer):
-    """Smallest and largest value seen."""
-
-    kind = "range"
-
-    def __init__(self) -> None:
-        self.low, self.high = float("inf"), float("-inf")
-
-    def update(self, x: Tensor) -> None:
-        """Widen the range."""
-        low, high = torch.aminmax(x)
-        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
-
-
-class ChannelMagnitude(Observer):
-    """Largest and mean |x| per input feature of a Linear."""
-
-    kind = "magnitude"
-
-    def __init__(self) -> None:
-        self.largest, self.total, self.rows = torch.zeros(0), torch.zeros(0), 0
-
-    def update(self, x: Tensor) -> None:
-        """Add rows (N, K)."""
-        if self.rows == 0:
-            self.largest = x.new_zeros(x.shape[-1])
-            self.total = x.new_zeros(x.shape[-1], dtype=torch.float64)
-            self.nbytes = 12 * x.shape[-1]
-        magnitude = x.abs()
-        self.largest = torch.maximum(self.largest, magnitude.amax(0))
-        self.total += magnitude.sum(0, dtype=torch.float64)
-        self.rows += len(x)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean |x| per feature, float32."""
-        return (self.total / self.rows).float()
-
-
-class SecondMoment(Observer):
-    """X^T X / N of a layer's input (K, K) float32: half the Hessian of its output's squared error (GPTQ, AWQ).
-
-    A Conv2d without groups is seen as a Linear on its unfolded patches.
-    """
-
-    kind = "second moment"
-
-    def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
-        self.columns, self.rows = layer.weight[0].numel(), 0
-        self.matrix, self.nbytes = torch.zeros(0), 4 * self.columns**2
-        self._unfold: Callable[[Tensor], Tensor] | None = None
-        if isinstance(layer, nn.Conv2d):
-            self._unfold = unfolder(layer)
-
-    def update(self, x: Tensor) -> None:
-        """Add rows (N, K), or images."""
-        rows = x.float() if self._unfold is None else self._unfold(x.float())
-        if self.rows == 0:
-            with torch.inference_mode(False):  # so that it may be changed outside of the calibration pass
-                self.matrix = torch.zeros(self.columns, self.columns, device=x.device)
-        self.rows += len(rows)
-        self.matrix.mul_(1 - len(rows) / self.rows).addmm_(rows.t(), rows, alpha=1 / self.rows)
-
-
-def unfolder(layer: nn.Conv2d) -> Callable[[Tensor], Tensor]:
-    """Images (B, C, H, W) -> patches (B * H' * W', C * kh * kw) as a convolution without groups reads them."""
-    edges = list(layer._reversed_padding_repeated_twice)
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    size, dilation, stride = layer.kernel_size, layer.dilation, layer.stride
-
-    def unfold(x: Tensor) -> Tensor:
-        padded = nn.functional.pad(x, edges, mode=mode)
-        patches = nn.functional.unfold(padded, size, dilation=dilation, stride=stride)
-        return patches.transpose(1, 2).reshape(-1, patches.shape[1])
-
-    return unfold
-
-
-class Histogram(Observer):
-    """Counts in equal bins over a range that doubles when a value falls outside; memory does not grow.
-
-    The range is symmetric about 0 and the number of bins even, so that doubling merges neighbouring bins exactly.
-    """
-
-    kind = "histogram"
-
-    def __init__(self, bins: int = 4096) -> None:
-        self.bins, self.limit = bins, 0.0
-        self.counts, self.nbytes = torch.zeros(bins, dtype=torch.float64), 8 * bins
-        self.low, self.high = float("inf"), float("-inf")
-
-    def update(self, x: Tensor) -> None:
-        """Count the values of a batch."""
-        low, high = (float(v) for v in torch.aminmax(x))
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        largest = max(-low, high)
-        if largest == 0 and self.limit == 0:
-            return
-        self.limit = self.limit or largest
-        while largest > self.limit:
-            self._double()
-        self.counts += torch.histc(x.float(), self.bins, -self.limit, self.limit).double().cpu()
-
-    def _double(self) -> None:
-        half = torch.zeros_like(self.counts)
-        quarter = self.bins // 4
-        half[quarter : 3 * quarter] = self.counts.view(-1, 2).sum(1)
-        self.counts, self.limit = half, self.limit * 2
-
-    def centres(self) -> Tensor:
-        """Bin centres (bins,) float64."""
-        width = 2 * self.limit / self.bins
-        return (torch.arange(self.bins, dtype=torch.float64) + 0.5) * width - self.limit
+    def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> object:
+        """Keep arrays."""
 
 
 @dataclass(frozen=True)
 class Source:
     """Where statistics come from: a model, one of its towers, calibration data, and the transformation so far.
 
-    `stage` names what a method has done to the model exactly (a smoothing, a rotation); with the digests of model
-    and data it makes the key under which statistics are kept for the next quantization of the same process.
+    `stage` names what a method has done to the model exactly (a smoothing, a rotation), with the method's version;
+    with the digests of model and data it makes the key under which `store` keeps statistics for other quantizations.
     `transforms` are applied to the inputs of the layers that they are named for before statistics are taken.
     """
 
@@ -162,20 +48,26 @@ class Source:
     calibration: Calibration
     stage: str = "plain"
     transforms: Mapping[str, nn.Module] = field(default_factory=dict)
+    store: Store | None = None
 
-    def key(self, layer: str, observer: Observer) -> tuple[str, ...]:
-        """Content key of one statistic."""
-        parts = (self.model.digest, self.model.device.type, self.calibration.digest, self.stage)
-        return (*parts, self.tower, layer, observer.kind)
+    def key(self, layer: str, observer: Observer) -> str:
+        """Content key of one statistic: everything that determines it."""
+        about = [self.model.digest, self.model.device.type, self.tower, self.calibration.digest, self.stage]
+        return digest(["statistic", VERSION, *about, layer, observer.kind, observer.version])
 
-
-_kept: OrderedDict[tuple[str, ...], Observer] = OrderedDict()
+    def recall(self, layer: str, observer: Observer) -> bool:
+        """Whether the store has a statistic; it is then read into the observer."""
+        stored = self.store.get(self.key(layer, observer)) if self.store is not None else None
+        if stored is None:
+            return False
+        observer.restore(stored, self.model.device)
+        return True
 
 
 def observe(
     source: Source, wanted: Mapping[str, Sequence[Observer]], progress: Progress, title: str
-) -> dict[str, dict[str, Observer]]:
-    """Statistics by layer and kind; those seen before in this process are not collected again.
+) -> dict[str, Seen]:
+    """Statistics by layer; those that the source's store has are not collected again.
 
     The data runs through the tower once. Padding of captions is left out where the model says which positions count.
 
@@ -183,38 +75,20 @@ def observe(
         NonFiniteError: a layer's input is NaN or infinite.
         QuantizationError: a layer was never called.
     """
-    found: dict[str, dict[str, Observer]] = {name: {} for name in wanted}
-    missing: dict[str, list[Observer]] = {}
-    for name, observers in wanted.items():
-        for observer in observers:
-            key = source.key(name, observer)
-            if key in _kept:
-                _kept.move_to_end(key)
-                found[name][observer.kind] = _kept[key]
-            else:
-                missing.setdefault(name, []).append(observer)
-                found[name][observer.kind] = observer
+    missing = {name: [o for o in observers if not source.recall(name, o)] for name, observers in wanted.items()}
+    missing = {name: observers for name, observers in missing.items() if observers}
     if missing:
         _collect(source, missing, progress, title)
-        _keep(source, missing)
-    return found
-
-
-def _keep(source: Source, collected: Mapping[str, Sequence[Observer]]) -> None:
-    for name, observers in collected.items():
-        _kept.update({source.key(name, observer): observer for observer in observers})
-    while sum(observer.nbytes for observer in _kept.values()) > STATISTICS_BYTES:
-        _kept.popitem(last=False)
-
-
-def forget() -> None:
-    """Drop the statistics kept in this process."""
-    _kept.clear()
+    if source.store is not None:
+        for name, observers in missing.items():
+            for observer in observers:
+                source.store.put(source.key(name, observer), observer.state())
+    return {name: Seen(observers) for name, observers in wanted.items()}
 
 
 def in_parts(
     source: Source, wanted: dict[str, Sequence[Observer]], progress: Progress, title: str
-) -> Iterator[dict[str, dict[str, Observer]]]:
+) -> Iterator[dict[str, Seen]]:
     """`observe` for so many layers at a time that their statistics fit `STATISTICS_BYTES`; empties `wanted`."""
     while wanted:
         part: dict[str, Sequence[Observer]] = {}

@@ -93,6 +93,7 @@ def apply_scales(job: TowerJob, scales: Mapping[InputGroup, Tensor]) -> dict[str
         scales: (K,) float32 per group, positive.
     """
     prepared = {name: Prepared(target, target.layer.weight.detach()) for name, target in job.targets.items()}
+    linears = job.linears()
     folds = _fold_all(job, {group: scale for group, scale in scales.items() if group.norm is not None})
     for group, scale in scales.items():
         for name in group.layers:
@@ -100,14 +101,13 @@ def apply_scales(job: TowerJob, scales: Mapping[InputGroup, Tensor]) -> dict[str
             if group in folds:
                 prepared[name] = replace(item, undo=(1 / scale).mul)
             else:
-                target = replace(item.target, layer=with_weight(item.target.layer, item.original * scale))
+                target = replace(item.target, layer=with_weight(linears[name], item.original * scale))
                 prepared[name] = replace(item, target=target, online=Scaled(1 / scale), undo=(1 / scale).mul)
     return prepared
 
 
-def with_weight(layer: nn.Linear | nn.Conv2d, weight: Tensor) -> nn.Linear:
+def with_weight(layer: nn.Linear, weight: Tensor) -> nn.Linear:
     """A Linear beside the model, with another weight; the model keeps running on the exact one."""
-    assert isinstance(layer, nn.Linear)
     new = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     new.weight, new.bias = nn.Parameter(weight, requires_grad=False), layer.bias
     return new

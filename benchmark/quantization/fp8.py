@@ -10,7 +10,6 @@ an input. Simulated: products run in float32. Paper: Micikevicius et al., "FP8 F
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +19,7 @@ from benchmark.errors import SpecError
 from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import COMMON_FIELDS, TowerJob
-from benchmark.quantization.calibrate import Observer
+from benchmark.quantization.observers import Seen
 from benchmark.quantization.simulated import Prepared, Simulated
 from benchmark.spec import QuantSpec
 
@@ -79,24 +78,22 @@ class Float8(Simulated):
             if getattr(spec, field) not in (8, None):
                 raise SpecError(f"quantization '{spec.name}': fp8 has 8 bits, so {field} must be 8")
 
-    def quantize_weight(
-        self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Mapping[str, Observer]
-    ) -> QuantizedWeight:
+    def quantize_weight(self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Seen) -> QuantizedWeight:
         """Cast each tensor, channel or group by its largest magnitude."""
         weight = item.target.layer.weight.detach().float()
         grouped = scheme.grouped(weight)
         scale = float8_scale(grouped.abs().amax(-1, keepdim=True))
         return Float8Weight(cast(grouped, scale), scale, torch.zeros_like(scale), scheme, tuple(weight.shape))
 
-    def static_activation(self, spec: QuantSpec, low: float, high: float) -> TokenQuantizer:
+    def static_activation(self, spec: QuantSpec, bits: int, low: float, high: float) -> TokenQuantizer:
         """One scale for the largest magnitude of the calibration data."""
-        quantizer = Float8Tensor(8, True, low, high)
+        quantizer = Float8Tensor(bits, True, low, high)
         quantizer.scale = float8_scale(torch.tensor(max(-low, high)))
         return quantizer
 
-    def dynamic_activation(self, spec: QuantSpec, dims: tuple[int, ...]) -> TokenQuantizer:
+    def dynamic_activation(self, spec: QuantSpec, bits: int, dims: tuple[int, ...]) -> TokenQuantizer:
         """A scale per token."""
-        return Float8Token(8, True, dims)
+        return Float8Token(bits, True, dims)
 
 
 quantizer = Float8(

@@ -15,7 +15,6 @@ nearest. Paper: Frantar et al., "GPTQ", ICLR 2023 (arXiv 2210.17323).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -26,7 +25,7 @@ from benchmark.errors import QuantizationError
 from benchmark.quantization import affine
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, Options, TowerJob
-from benchmark.quantization.calibrate import Observer, SecondMoment
+from benchmark.quantization.observers import Observer, SecondMoment, Seen
 from benchmark.quantization.simulated import Prepared, Simulated
 from benchmark.spec import QuantSpec
 
@@ -120,15 +119,12 @@ def _better_rows(
     return QuantizedWeight(codes, scale, zero, plain.scheme, plain.shape)
 
 
-def gptq_weight(
-    item: Prepared, scheme: Scheme, seen: Mapping[str, Observer], damp: float, actorder: bool
-) -> QuantizedWeight:
+def gptq_weight(item: Prepared, scheme: Scheme, seen: Seen, damp: float, actorder: bool) -> QuantizedWeight:
     """GPTQ on a layer's weight as a matrix; rounding to nearest where there is no second moment."""
     weight = item.target.layer.weight.detach().float()
-    moment = seen.get(SecondMoment.kind)
+    moment = seen.find(SecondMoment)
     if moment is None:
         return affine.quantize_weight(weight, scheme)
-    assert isinstance(moment, SecondMoment)
     result = gptq(weight.flatten(1), moment.matrix, scheme, damp, actorder)
     return replace(result, shape=tuple(weight.shape))
 
@@ -148,9 +144,7 @@ class Gptq(Simulated):
         """The second moment of the input."""
         return moment_observer(item)
 
-    def quantize_weight(
-        self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Mapping[str, Observer]
-    ) -> QuantizedWeight:
+    def quantize_weight(self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Seen) -> QuantizedWeight:
         """GPTQ on the weight as a matrix."""
         options = self.read_options(job.spec, GptqOptions)
         return gptq_weight(item, scheme, seen, options.damp, options.actorder)

@@ -17,21 +17,25 @@ def hadamard(order: int) -> Tensor | None:
     q = 1 mod 4). Source: Paley, "On orthogonal matrices", 1933.
     """
     power = order & -order
-    cores = [1] if power == order else [order // 2**k for k in range(power.bit_length())]
-    core = next((size for size in cores if _paley(size) is not None), None)
-    if core is None:
-        return None
-    base, doublings = _paley(core), (order // core).bit_length() - 1
-    assert base is not None
+    if power == order:
+        return _sylvester(order)
+    for core in (order // 2**k for k in range(power.bit_length())):
+        base = _paley(core)
+        if base is not None:
+            return torch.kron(_sylvester(order // core), base)
+    return None
+
+
+def _sylvester(order: int) -> Tensor:
+    """The matrix of +-1 for a power of two."""
     pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
-    for _ in range(doublings):
+    base = torch.ones(1, 1, dtype=torch.float64)
+    for _ in range(order.bit_length() - 1):
         base = torch.kron(pair, base)
     return base
 
 
 def _paley(order: int) -> Tensor | None:
-    if order == 1:
-        return torch.ones(1, 1, dtype=torch.float64)
     if order % 4:
         return None
     q = order - 1
@@ -71,19 +75,11 @@ def factors(size: int) -> tuple[Tensor, Tensor]:
     power = size & -size
     odd = size // power
     shared = [2**k for k in range(power.bit_length())]
-    choices = [(size // right, right) for right in shared if hadamard(size // right) is not None]
+    choices = [(left, right) for right in shared if (left := hadamard(size // right)) is not None]
     if choices:
-        left, right = min(choices, key=sum)
-        matrix = hadamard(left)
-        assert matrix is not None
-        return matrix / math.sqrt(left), _sylvester(right)
-    return random_orthogonal(odd), _sylvester(power)
-
-
-def _sylvester(order: int) -> Tensor:
-    matrix = hadamard(order)
-    assert matrix is not None
-    return matrix / math.sqrt(order)
+        left, right = min(choices, key=lambda pair: len(pair[0]) + pair[1])
+        return left / math.sqrt(len(left)), _sylvester(right) / math.sqrt(right)
+    return random_orthogonal(odd), _sylvester(power) / math.sqrt(power)
 
 
 @lru_cache(maxsize=16)

@@ -13,7 +13,6 @@ integer matrix product. Paper: Badri and Shaji, "Half-Quadratic Quantization of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, Options, TowerJob
-from benchmark.quantization.calibrate import Observer
+from benchmark.quantization.observers import Seen
 from benchmark.quantization.simulated import Prepared, Simulated
 
 
@@ -62,9 +61,7 @@ class HalfQuadratic(Simulated):
 
     options = HqqOptions
 
-    def quantize_weight(
-        self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Mapping[str, Observer]
-    ) -> QuantizedWeight:
+    def quantize_weight(self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Seen) -> QuantizedWeight:
         """Optimise the zero points of each tensor, channel or group."""
         options = self.read_options(job.spec, HqqOptions)
         weight = item.target.layer.weight.detach().float()

@@ -12,7 +12,7 @@ al., 2021 (arXiv 2106.08295). Per token, activations keep min-max.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmark.quantization import affine
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, TowerJob
-from benchmark.quantization.calibrate import Histogram, Observer
+from benchmark.quantization.observers import Histogram, Observer, Seen
 from benchmark.quantization.simulated import Prepared, Simulated
 from benchmark.spec import QuantSpec
 
@@ -83,26 +83,23 @@ class MeanSquaredError(Simulated):
         """A histogram of all input values."""
         return Histogram()
 
-    def quantize_weight(
-        self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Mapping[str, Observer]
-    ) -> QuantizedWeight:
+    def quantize_weight(self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Seen) -> QuantizedWeight:
         """Round to nearest with the best scale of each tensor, channel or group."""
         weight = item.target.layer.weight.detach().float()
         scale, zero, _ = best_scale(scheme.grouped(weight), scheme.bits, scheme.symmetric)
         return affine.encode(weight, scheme, scale, zero)
 
-    def activation_range(self, spec: QuantSpec, seen: Observer) -> tuple[float, float]:
+    def activation_range(self, spec: QuantSpec, bits: int, seen: Seen) -> tuple[float, float]:
         """The range whose scale is best on the calibration histogram."""
-        assert isinstance(seen, Histogram)
-        assert spec.activation_bits is not None
-        occupied = seen.counts > 0
-        values, counts = seen.centres()[occupied].float(), seen.counts[occupied]
-        scale, zero, _ = best_scale(values, spec.activation_bits, spec.activation_symmetric, counts)
-        bottom = -(2 ** (spec.activation_bits - 1))
+        histogram = seen.get(Histogram)
+        occupied = histogram.counts > 0
+        values, counts = histogram.centres()[occupied].float(), histogram.counts[occupied]
+        scale, zero, _ = best_scale(values, bits, spec.activation_symmetric, counts)
+        bottom = -(2 ** (bits - 1))
         if spec.activation_symmetric:
-            half = float(scale) * (2**spec.activation_bits - 1) / 2
+            half = float(scale) * (2**bits - 1) / 2
             return -half, half
-        return float((bottom - zero) * scale), float((bottom + 2**spec.activation_bits - 1 - zero) * scale)
+        return float((bottom - zero) * scale), float((bottom + 2**bits - 1 - zero) * scale)
 
 
 quantizer = MeanSquaredError(

@@ -8,8 +8,6 @@ Source: McKinstry et al., 2018 (arXiv 1809.04191); Wu et al., 2020 (arXiv 2004.0
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -17,7 +15,7 @@ from torch import Tensor
 from benchmark.quantization import affine
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, Options, TowerJob
-from benchmark.quantization.calibrate import Histogram, Observer
+from benchmark.quantization.observers import Histogram, Observer, Seen
 from benchmark.quantization.simulated import Prepared, Simulated
 from benchmark.spec import QuantSpec
 
@@ -81,19 +79,17 @@ class Percentile(Simulated):
         """A histogram of all input values."""
         return Histogram()
 
-    def quantize_weight(
-        self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Mapping[str, Observer]
-    ) -> QuantizedWeight:
+    def quantize_weight(self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Seen) -> QuantizedWeight:
         """Round to nearest over the clipped range."""
         weight = item.target.layer.weight.detach().float()
         percentile = self.read_options(job.spec, PercentileOptions).percentile
         span = percentile_range(scheme.grouped(weight), percentile, scheme.symmetric)
         return affine.quantize_weight(weight, scheme, span)
 
-    def activation_range(self, spec: QuantSpec, seen: Observer) -> tuple[float, float]:
+    def activation_range(self, spec: QuantSpec, bits: int, seen: Seen) -> tuple[float, float]:
         """The clipped range of the calibration data."""
-        assert isinstance(seen, Histogram)
-        return histogram_range(seen, self.read_options(spec, PercentileOptions).percentile, spec.activation_symmetric)
+        percentile = self.read_options(spec, PercentileOptions).percentile
+        return histogram_range(seen.get(Histogram), percentile, spec.activation_symmetric)
 
 
 quantizer = Percentile(

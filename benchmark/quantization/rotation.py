@@ -42,7 +42,7 @@ class Rotated(RoundingChoice):
 
     def stage(self, spec: QuantSpec) -> str:
         """The rotation depends on its seed."""
-        return f"{self.name} {self.read_options(spec, RotationOptions).seed}"
+        return f"{self.name} {self.version} {self.read_options(spec, RotationOptions).seed}"
 
     @torch.no_grad()
     def prepare(self, job: TowerJob) -> dict[str, Prepared]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from benchmark.quantization import affine
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import Options, TowerJob
-from benchmark.quantization.calibrate import Observer
 from benchmark.quantization.gptq import gptq_weight, moment_observer
 from benchmark.quantization.mse import best_scale
+from benchmark.quantization.observers import Observer, Seen
 from benchmark.quantization.simulated import Prepared, Simulated
 from benchmark.spec import QuantSpec
 
@@ -24,13 +23,11 @@ class RoundingOptions(Options):
 class RoundingChoice(Simulated):
     """Rounds weights as the option `rounding` says; `options` must extend `RoundingOptions`."""
 
-    options = RoundingOptions
+    options: ClassVar[type[RoundingOptions]] = RoundingOptions
 
     def rounding(self, spec: QuantSpec) -> str:
         """The choice."""
-        options = self.read_options(spec, self.options)
-        assert isinstance(options, RoundingOptions)
-        return options.rounding
+        return self.read_options(spec, self.options).rounding
 
     def requires_calibration(self, spec: QuantSpec) -> bool:
         """GPTQ needs data whatever the transformation."""
@@ -40,9 +37,7 @@ class RoundingChoice(Simulated):
         """The second moment of the transformed input, for GPTQ."""
         return moment_observer(item) if self.rounding(spec) == "gptq" else None
 
-    def quantize_weight(
-        self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Mapping[str, Observer]
-    ) -> QuantizedWeight:
+    def quantize_weight(self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Seen) -> QuantizedWeight:
         """Round the transformed weight."""
         choice = self.rounding(job.spec)
         if choice == "gptq":

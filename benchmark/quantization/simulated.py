@@ -13,9 +13,10 @@ from benchmark.quantization import affine
 from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import LayerRecord, Quantizer, Target, TowerJob
-from benchmark.quantization.calibrate import Observer, Range, in_parts
+from benchmark.quantization.calibrate import in_parts
 from benchmark.quantization.int8 import FLOAT_ENGINE, replacement
 from benchmark.quantization.linear import simulated_layer
+from benchmark.quantization.observers import Observer, Range, Seen
 from benchmark.spec import QuantSpec
 
 
@@ -40,6 +41,13 @@ class Prepared:
     def effective(self, weight: Tensor) -> Tensor:
         """The weight that acts on the original input: W' with x' = T x becomes W' T."""
         return weight if self.undo is None else self.undo(weight)
+
+
+def scheme_of(target: Target, spec: QuantSpec) -> Scheme | None:
+    """How a target's weight is quantized; None where it stays in full precision."""
+    if target.bits is None:
+        return None
+    return Scheme(target.bits, target.granularity, target.group_size, spec.symmetric)
 
 
 class Simulated(Quantizer):
@@ -67,26 +75,22 @@ class Simulated(Quantizer):
         """What to learn for a static activation range."""
         return Range()
 
-    def quantize_weight(
-        self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Mapping[str, Observer]
-    ) -> QuantizedWeight:
+    def quantize_weight(self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Seen) -> QuantizedWeight:
         """Codes of one weight: rounding to nearest over the range that was chosen for it."""
         return affine.quantize_weight(item.target.layer.weight, scheme, item.span)
 
-    def activation_range(self, spec: QuantSpec, seen: Observer) -> tuple[float, float]:
+    def activation_range(self, spec: QuantSpec, bits: int, seen: Seen) -> tuple[float, float]:
         """The static range of one layer's input."""
-        assert isinstance(seen, Range)
-        return seen.low, seen.high
+        found = seen.get(Range)
+        return found.low, found.high
 
-    def static_activation(self, spec: QuantSpec, low: float, high: float) -> TokenQuantizer:
+    def static_activation(self, spec: QuantSpec, bits: int, low: float, high: float) -> TokenQuantizer:
         """Quantizer of inputs with one calibrated range."""
-        assert spec.activation_bits is not None
-        return TensorQuantizer(spec.activation_bits, spec.activation_symmetric, low, high)
+        return TensorQuantizer(bits, spec.activation_symmetric, low, high)
 
-    def dynamic_activation(self, spec: QuantSpec, dims: tuple[int, ...]) -> TokenQuantizer:
+    def dynamic_activation(self, spec: QuantSpec, bits: int, dims: tuple[int, ...]) -> TokenQuantizer:
         """Quantizer of inputs with a range per token, taken over the dimensions `dims`."""
-        assert spec.activation_bits is not None
-        return TokenQuantizer(spec.activation_bits, spec.activation_symmetric, dims)
+        return TokenQuantizer(bits, spec.activation_symmetric, dims)
 
     def quantize_tower(self, job: TowerJob) -> list[LayerRecord]:
         """All steps. Layers are replaced at the end, so that all statistics are those of the exact model."""
@@ -111,8 +115,8 @@ class Simulated(Quantizer):
 
     def _seen(
         self, job: TowerJob, prepared: Mapping[str, Prepared], wanted: dict[str, Sequence[Observer]]
-    ) -> Iterator[dict[str, dict[str, Observer]]]:
-        yield {name: {} for name in prepared if name not in wanted}
+    ) -> Iterator[dict[str, Seen]]:
+        yield {name: Seen() for name in prepared if name not in wanted}
         if wanted:
             online = {name: item.online for name, item in prepared.items() if item.online is not None}
             source = job.source(self.stage(job.spec), online)
@@ -120,20 +124,16 @@ class Simulated(Quantizer):
 
     @torch.no_grad()
     def _quantize(
-        self, job: TowerJob, item: Prepared, seen: Mapping[str, Observer]
+        self, job: TowerJob, item: Prepared, seen: Seen
     ) -> tuple[QuantizedWeight | None, TokenQuantizer | None]:
-        target, spec = item.target, job.spec
-        weight = None
-        if target.bits is not None:
-            scheme = Scheme(target.bits, target.granularity, target.group_size, spec.symmetric)
-            weight = self.quantize_weight(job, item, scheme, seen)
-        if spec.activation_bits is None:
+        spec, scheme, bits = job.spec, scheme_of(item.target, job.spec), job.spec.activation_bits
+        weight = None if scheme is None else self.quantize_weight(job, item, scheme, seen)
+        if bits is None:
             return weight, None
         if spec.activation_granularity == "tensor":
-            span = self.activation_range(spec, seen[self.range_observer().kind])
-            return weight, self.static_activation(spec, *span)
-        dims = (-3, -2, -1) if isinstance(target.layer, nn.Conv2d) else (-1,)
-        return weight, self.dynamic_activation(spec, dims)
+            return weight, self.static_activation(spec, bits, *self.activation_range(spec, bits, seen))
+        dims = (-3, -2, -1) if isinstance(item.target.layer, nn.Conv2d) else (-1,)
+        return weight, self.dynamic_activation(spec, bits, dims)
 
     @torch.no_grad()
     def _replace(

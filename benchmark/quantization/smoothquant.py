@@ -12,15 +12,16 @@ says (`rtn`, `mse` or `gptq`). Paper: Xiao et al., "SmoothQuant", ICML 2023
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, TowerJob
-from benchmark.quantization.calibrate import ChannelMagnitude, observe
+from benchmark.quantization.calibrate import observe
 from benchmark.quantization.diagonal import apply_scales, input_groups
+from benchmark.quantization.observers import ChannelMagnitude
 from benchmark.quantization.rounding import RoundingChoice, RoundingOptions
 from benchmark.quantization.simulated import Prepared
 from benchmark.spec import QuantSpec
@@ -53,22 +54,18 @@ class SmoothQuant(RoundingChoice):
 
     def stage(self, spec: QuantSpec) -> str:
         """The smoothing depends on alpha and on which layers are left out."""
-        return f"{self.name} {self.read_options(spec, SmoothOptions).alpha} {spec.skip}"
+        return f"{self.name} {self.version} {self.read_options(spec, SmoothOptions).alpha} {spec.skip}"
 
     def prepare(self, job: TowerJob) -> dict[str, Prepared]:
         """Collect magnitudes and smooth every Linear."""
         alpha = self.read_options(job.spec, SmoothOptions).alpha
         groups = input_groups(job)
         wanted = {group.layers[0]: [ChannelMagnitude()] for group in groups}
-        seen: Mapping[str, Mapping[str, object]] = observe(
-            job.source(), wanted, job.progress, "smoothquant: magnitudes"
-        )
+        seen = observe(job.source(), wanted, job.progress, "smoothquant: magnitudes")
         scales = {}
         for group in groups:
-            magnitude = seen[group.layers[0]][ChannelMagnitude.kind]
-            assert isinstance(magnitude, ChannelMagnitude)
             weights = [job.targets[name].layer.weight.detach() for name in group.layers]
-            scales[group] = smoothing_scale(magnitude.largest, weights, alpha)
+            scales[group] = smoothing_scale(seen[group.layers[0]].get(ChannelMagnitude).largest, weights, alpha)
         return apply_scales(job, scales)
 
 

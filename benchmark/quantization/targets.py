@@ -57,10 +57,9 @@ def resolve(
         pattern = _first_match(name, spec.skip)
         if pattern is not None:
             skipped[name] = f"skip pattern '{pattern}'"
-        elif not isinstance(layer, quantizer.layer_types):
+        elif not (isinstance(layer, quantizer.layer_types) and isinstance(layer, nn.Linear | nn.Conv2d)):
             skipped[name] = f"{quantizer.name} does not quantize {type(layer).__name__}"
         else:
-            assert isinstance(layer, nn.Linear | nn.Conv2d)
             granularity, size = _granularity(name, layer, spec)
             targets[name] = Target(name, layer, _bits(name, spec), granularity, size)
     return targets, skipped

@@ -46,10 +46,9 @@ class TorchAo(Quantizer):
             job.notes.append(f"{self.name}: no fast int8 matrix product on this device; expect it to be slow")
         records = []
         with job.progress.phase(f"{self.name}: weights ({job.tower})", len(job.targets)) as advance:
-            for name, target in job.targets.items():
-                assert isinstance(target.layer, nn.Linear)
-                original = target.layer.weight.detach()
-                inner = _plain_copy(target.layer)
+            for name, layer in job.linears().items():
+                original = layer.weight.detach()
+                inner = _plain_copy(layer)
                 library.quantize_(inner, getattr(library, self.config)())
                 dense = inner.weight.detach().dequantize()
                 job.replace(name, Flattened(inner, original))

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from benchmark.engine.cache import ArrayStore
 from benchmark.errors import NonFiniteError, QuantizationError
+from benchmark.models.base import ClipModel
 from benchmark.progress import Silent
-from benchmark.quantization import calibrate
-from benchmark.quantization.calibrate import (
+from benchmark.quantization import calibrate, parse, quantize
+from benchmark.quantization.calibrate import Source, in_parts, masked_rows, observe
+from benchmark.quantization.mse import best_scale
+from benchmark.quantization.observers import (
     ChannelMagnitude,
     Histogram,
+    Observer,
     Range,
     SecondMoment,
-    Source,
-    forget,
-    in_parts,
-    masked_rows,
-    observe,
+    Seen,
+    unfolder,
 )
-from benchmark.quantization.mse import best_scale
 from benchmark.quantization.percentile import histogram_range
 from tests.quant_models import calibration, toy
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> None:
-    forget()
 
 
 def test_a_histogram_counts_the_same_whatever_the_order_of_batches() -> None:
@@ -99,7 +97,7 @@ def test_a_second_moment_is_the_mean_outer_product() -> None:
 )
 def test_a_convolution_is_a_linear_on_its_patches(layer: nn.Conv2d) -> None:
     x = torch.randn(2, 3, 12, 12)
-    patches = calibrate.unfolder(layer)(x)
+    patches = unfolder(layer)(x)
     output = patches @ layer.weight.flatten(1).T + layer.bias
     expected = layer(x).permute(0, 2, 3, 1).reshape(-1, 5)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
@@ -121,46 +119,147 @@ def test_text_statistics_do_not_see_padding() -> None:
     model, data = toy(), calibration(6)
     tokens = model.tokenizer(list(data.captions))
     layer = "text.blocks.0.qkv"
-    found = observe(Source(model, "text", data), {layer: [ChannelMagnitude()]}, Silent(), "t")[layer]["magnitude"]
+    found = observe(Source(model, "text", data), {layer: [ChannelMagnitude()]}, Silent(), "t")[layer].get(
+        ChannelMagnitude
+    )
     with torch.inference_mode():
         inputs = model.module.text["blocks"][0].ln_1(model.module.text["embedding"](tokens))
     real = inputs[tokens != ord("~")].abs()
-    assert isinstance(found, ChannelMagnitude)
     torch.testing.assert_close(found.mean, real.mean(0))
     assert torch.equal(found.largest, real.amax(0))
     assert not torch.equal(found.largest, inputs.abs().flatten(0, 1).amax(0))
 
 
-def test_statistics_are_kept_by_content() -> None:
-    model, data = toy(), calibration(6)
-    layer = "visual.proj"
+class Counted:
+    """A model whose images through the vision tower are counted."""
 
-    def range_of(source: Source) -> Range:
-        found = observe(source, {layer: [Range()]}, Silent(), "t")[layer]["range"]
-        assert isinstance(found, Range)
-        return found
+    def __init__(self) -> None:
+        self.images, plain = 0, toy()
 
-    first = range_of(Source(model, "vision", data))
-    assert range_of(Source(model, "vision", data)) is first
-    assert range_of(Source(model, "vision", data, "rotated")) is not first
-    assert range_of(Source(model, "vision", replace(data, digest="other"))) is not first
-    assert range_of(Source(replace(model, digest="other"), "vision", data)) is not first
+        def encode(module: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+            self.images += len(pixels)
+            return plain.image_encoder(module, pixels)
+
+        self.model = replace(plain, image_encoder=encode)
+
+
+LAYER = "visual.blocks.0.fc1"
+
+
+def observers(model: ClipModel) -> list[Observer]:
+    """One of each kind."""
+    return [Range(), ChannelMagnitude(), Histogram(), SecondMoment(model.layers("vision")[LAYER])]  # type: ignore[arg-type]
+
+
+def collected(store: ArrayStore | None, counted: Counted | None = None, **changes: Any) -> tuple[Seen, int]:
+    """Statistics of a layer, and the images that went through the tower for them."""
+    counted = counted or Counted()
+    source = Source(counted.model, "vision", calibration(6), store=store)
+    wanted = {LAYER: observers(counted.model)}
+    return observe(replace(source, **changes), wanted, Silent(), "t")[LAYER], counted.images
+
+
+def test_another_process_finds_every_statistic_as_it_was(tmp_path: Path) -> None:
+    """A store of its own is all that processes share."""
+    first, images = collected(ArrayStore(tmp_path))
+    again, more = collected(ArrayStore(tmp_path))
+    assert images == 6
+    assert more == 0
+    for kind in (Range, ChannelMagnitude, Histogram, SecondMoment):
+        old, new = (seen.get(kind).state() for seen in (first, again))
+        assert old.keys() == new.keys()
+        for name, value in old.items():
+            np.testing.assert_array_equal(new[name], value)
+            assert new[name].dtype == value.dtype
+
+
+def test_a_restored_statistic_goes_on_counting(tmp_path: Path) -> None:
+    """What is read from disk is no view of the file."""
+    collected(ArrayStore(tmp_path))
+    again, _ = collected(ArrayStore(tmp_path))
+    rows = torch.randn(9, 64)
+    for kind in (Range, ChannelMagnitude, Histogram, SecondMoment):
+        again.get(kind).update(rows)
+    assert collected(ArrayStore(tmp_path))[1] == 0
+
+
+@pytest.mark.parametrize("changed", ["stage", "calibration", "model"])
+def test_whatever_determines_a_statistic_is_in_its_key(tmp_path: Path, changed: str) -> None:
+    store, counted = ArrayStore(tmp_path), Counted()
+    other: dict[str, Any] = {
+        "stage": "rotated",
+        "calibration": replace(calibration(6), digest="other"),
+        "model": replace(counted.model, digest="other"),
+    }
+    collected(store, counted)
+    for _ in range(2):  # collected once more, and kept
+        assert collected(store, counted, **{changed: other[changed]})[1] == 12
+
+
+def test_keys_tell_towers_layers_kinds_and_versions_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(toy(), "vision", calibration(4))
+    keys = {source.key("a", Range()), source.key("b", Range()), replace(source, tower="text").key("a", Range())}
+    keys |= {source.key("a", Histogram()), source.key("a", Histogram(64))}
+    monkeypatch.setattr(Range, "version", 2)
+    assert len(keys | {source.key("a", Range())}) == 6
+
+
+def test_a_flipped_bit_is_found_and_the_statistic_computed_again(tmp_path: Path) -> None:
+    first, _ = collected(ArrayStore(tmp_path))
+    file = next(tmp_path.glob("*/*/matrix.npy"))
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 4
+    file.write_bytes(content)
+    store = ArrayStore(tmp_path)
+    again, images = collected(store)
+    assert images == 6
+    assert len(store.damaged) == 1
+    assert torch.equal(again.get(SecondMoment).matrix, first.get(SecondMoment).matrix)
+    assert collected(ArrayStore(tmp_path))[1] == 0
+
+
+def test_the_least_recently_used_statistics_go(tmp_path: Path) -> None:
+    store = ArrayStore(tmp_path, budget=120_000)
+    for stage in "abcdef":
+        collected(store, stage=stage)
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.*") if file.is_file()) <= 120_000
+    assert collected(store, stage="f")[1] < collected(store, stage="a")[1] == 6
+
+
+@pytest.mark.parametrize(
+    "name", ["gptq-w3-channel-vision", "awq-w4a8-channel-tensor-vision", "smoothquant-w8a8-vision"]
+)
+def test_a_second_quantization_looks_at_no_calibration_data(tmp_path: Path, name: str) -> None:
+    """Only probes remain: the report's, and those that find what feeds a layer; the codes are the same."""
+    spec, data = parse(name), calibration(40)
+    found = []
+    for _ in range(2):
+        counted = Counted()
+        model, report = quantize(counted.model, spec, data, statistics=ArrayStore(tmp_path))
+        found.append((report.to_json(), model.encode_image(torch.from_numpy(data.pixels[:4].copy())), counted.images))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert found[0][2] >= found[1][2] + 40
+
+
+def test_a_statistic_that_nobody_asked_for_is_an_error() -> None:
+    with pytest.raises(LookupError, match="no SecondMoment"):
+        Seen([Range()]).get(SecondMoment)
+    assert Seen().find(Range) is None
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = toy(), calibration(6)
     layers = {n: m for n, m in model.layers("vision").items() if isinstance(m, nn.Linear)}
     one_pass = {n: (SecondMoment(m),) for n, m in layers.items()}
-    whole = {n: s[SecondMoment.kind].matrix for p in _parts(model, data, one_pass) for n, s in p.items()}
-    forget()
+    whole = {n: s.get(SecondMoment).matrix for p in _parts(model, data, one_pass) for n, s in p.items()}
     monkeypatch.setattr(calibrate, "STATISTICS_BYTES", 40_000)
     parts = list(_parts(model, data, {n: (SecondMoment(m),) for n, m in layers.items()}))
     assert len(parts) > 1
     for part in parts:
-        assert len(part) == 1 or sum(s[SecondMoment.kind].nbytes for s in part.values()) <= 40_000
+        assert len(part) == 1 or sum(s.get(SecondMoment).nbytes for s in part.values()) <= 40_000
         for name, seen in part.items():
-            assert torch.equal(seen[SecondMoment.kind].matrix, whole[name])
-    assert sum(o.nbytes for o in calibrate._kept.values()) <= 40_000
+            assert torch.equal(seen.get(SecondMoment).matrix, whole[name])
 
 
 def _parts(model: object, data: object, wanted: object) -> object:
