@@ -72,3 +72,7 @@ class PluginError(ReliquantError):
 
 class StorageError(ReliquantError):
     """A results folder, cache or tracking store that cannot be written or read."""
+
+
+class DamagedSamplesError(StorageError):
+    """Per-sample columns of a finished evaluation that cannot be read: running the suite computes them again."""

@@ -6,8 +6,6 @@ A worker that was killed leaves its trial RUNNING. With a database Optuna's hear
 
 from __future__ import annotations
 
-import os
-import socket
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from benchmark.errors import StorageError
+from benchmark.processes import is_gone
 
 RETRIES = 3
 HEARTBEAT = 30
@@ -58,35 +57,6 @@ def open_storage(home: Path, url: str | None = None) -> BaseStorage:
     except Exception as error:  # SQLAlchemy, the drivers and the file system each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StorageError(f"--storage {url or journal_path(home)} cannot be reached: {reason}") from error
-
-
-def owner() -> str:
-    """This process, so that others on its machine can see whether it still runs: host, id and start time."""
-    return f"{socket.gethostname()} {os.getpid()} {_started(os.getpid())}"
-
-
-def is_gone(who: str) -> bool:
-    """Whether a process of this machine has ended; never for other machines."""
-    host, _, rest = who.partition(" ")
-    pid, _, start = rest.partition(" ")
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    return _started(int(pid)) != start
-
-
-def _started(pid: int) -> str:
-    """What tells a process from a later one with the same id; empty where there is none."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:  # no /proc here: the id has to do
-        return "running"
-    return "" if fields[0] in "ZX" else fields[19]
 
 
 def reconcile(study: optuna.Study, lost_after: float = 60.0) -> int:

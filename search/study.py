@@ -19,6 +19,7 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.errors import ReliquantError, SpecError, StorageError
+from benchmark.processes import owner
 from benchmark.progress import Progress, Silent
 from benchmark.quantization import parse
 from benchmark.scalars import Scalar
@@ -27,7 +28,7 @@ from search.front import Floats, non_dominated
 from search.objective import OWN, Goals, Metrics, Problem
 from search.samplers import GRID, Fixed, make_sampler
 from search.space import Dimension, Space
-from search.storage import owner, reconcile, retry
+from search.storage import reconcile, retry
 
 CUSTOMARY = (
     "rtn-w8a8-channel-token-vision",

@@ -9,9 +9,9 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from benchmark.processes import is_gone, owner
 from benchmark.quantization import parse
 from search.objective import Goals
-from search.storage import is_gone, owner
 from trackers.study import STUDY, StudyRun
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from benchmark.errors import StorageError
+from benchmark.errors import DamagedSamplesError, StorageError
 from benchmark.plugins import Outcome
+from benchmark.spec import digest
 
 Status = Literal["done", "failed"]
 
@@ -103,6 +105,7 @@ class Ledger:
         self.reports: dict[str, ReportRow] = {}
         self.efficiencies: dict[str, EfficiencyRow] = {}
         self.broken_lines = 0
+        self._unreadable: set[str] = set()
         self._offset = 0
         self.refresh()
 
@@ -117,29 +120,39 @@ class Ledger:
                 self._take(line)
 
     def done(self, key: str) -> Record | None:
-        """The finished record of an evaluation; failed ones do not count, they are tried again."""
+        """The finished record of an evaluation; failed ones and those whose samples are damaged are tried again."""
         record = self.records.get(key)
-        return record if record is not None and record.status == "done" else None
+        return record if record is not None and record.status == "done" and key not in self._unreadable else None
 
     def append(self, record: Record, outcome: Outcome | None = None) -> None:
-        """Write the samples, then the row; a row is whole or is not there."""
+        """Write the samples, then the row; a row is whole or is not there, and a finished one is there once."""
         if outcome is not None:
             self._write_samples(record.key, outcome)
-        self._append({"kind": "record", **asdict(record)})
-        self.records[record.key] = record
+            self._unreadable.discard(record.key)
+        with self._locked() as file:
+            self.refresh()
+            if self.done(record.key) is None:
+                self._append(file, {"kind": "record", **asdict(record)})
+                self.records[record.key] = record
 
     def append_report(self, row: ReportRow) -> None:
         """Write the report of a configuration."""
-        self._append({"kind": "report", **asdict(row)})
+        with self._locked() as file:
+            self._append(file, {"kind": "report", **asdict(row)})
         self.reports[row.configuration] = row
 
     def append_efficiency(self, row: EfficiencyRow) -> None:
         """Write the efficiency of a configuration."""
-        self._append({"kind": "efficiency", **asdict(row)})
+        with self._locked() as file:
+            self._append(file, {"kind": "efficiency", **asdict(row)})
         self.efficiencies[row.configuration] = row
 
     def outcome(self, record: Record) -> Outcome:
-        """The outcome of a finished record, read back; metric keys relative to the record's."""
+        """The outcome of a finished record, read back; metric keys relative to the record's.
+
+        Raises:
+            DamagedSamplesError: its samples cannot be read; they are taken away and it does not count as done here.
+        """
         prefix = f"{record.task}/{record.dataset}/"
         arrays: dict[str, dict[str, NDArray[Any]]] = {"samples": {}, "tables": {}}
         path = self.samples_path(record.key)
@@ -150,7 +163,10 @@ class Ledger:
                         kind, _, column = name.partition("|")
                         arrays[kind][column] = stored[name]
             except Exception as error:  # a damaged archive may raise anything
-                raise StorageError(f"{path} is damaged ({error}); delete it, the metrics are kept") from error
+                self._unreadable.add(record.key)
+                raise DamagedSamplesError(
+                    f"{path} is damaged ({error}); `reliquant run` computes that evaluation again"
+                ) from error
         return Outcome(
             metrics={key.removeprefix(prefix): value for key, value in record.metrics.items()},
             notes={key.removeprefix(prefix): note for key, note in record.notes.items()},
@@ -175,27 +191,34 @@ class Ledger:
                 os.fsync(file.fileno())
             aside.replace(path)
         except OSError as error:
-            raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+            raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
         finally:
             aside.unlink(missing_ok=True)
 
-    def _append(self, row: Mapping[str, Any]) -> None:
-        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+    @contextmanager
+    def _locked(self) -> Iterator[BinaryIO]:
         try:
             with self._lock, self.file.open("r+b") as file:
-                end = file.seek(0, os.SEEK_END)
-                if end and _last_byte(file, end) != b"\n":
-                    line = b"\n" + line  # a killed writer left half a row: close it, it is skipped on reading
-                file.seek(0, os.SEEK_END)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+                yield file
         except OSError as error:
-            raise StorageError(f"{self.file} cannot be written: {error.strerror}") from error
+            raise StorageError(f"{self.file} cannot be written: {error.strerror or error}") from error
+
+    def _append(self, file: BinaryIO, row: Mapping[str, Any]) -> None:
+        line = json.dumps({**row, "sha256": digest(row)}, allow_nan=False).encode() + b"\n"
+        end = file.seek(0, os.SEEK_END)
+        if end and _last_byte(file, end) != b"\n":
+            line = b"\n" + line  # a killed writer left half a row: close it, it is skipped on reading
+        file.seek(0, os.SEEK_END)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
 
     def _take(self, line: bytes) -> None:
         try:
             row = dict(json.loads(line))
+            claimed = row.pop("sha256", None)  # rows of early versions have none
+            if claimed is not None and claimed != digest(row):
+                raise ValueError("a byte was changed")
             kind = row.pop("kind")
             if kind == "record":
                 self.records[row["key"]] = Record(**row)
@@ -207,7 +230,6 @@ class Ledger:
             self.broken_lines += 1
 
 
-def _last_byte(file: Any, end: int) -> bytes:
+def _last_byte(file: BinaryIO, end: int) -> bytes:
     file.seek(end - 1)
-    last: bytes = file.read(1)
-    return last
+    return file.read(1)

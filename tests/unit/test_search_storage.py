@@ -16,11 +16,12 @@ import pytest
 from optuna.trial import TrialState
 
 from benchmark.errors import InputError, SpecError, StorageError, UnknownNameError
+from benchmark.processes import is_gone, owner
 from benchmark.spec import QuantSpec
 from search.objective import Objective, Problem
 from search.settings import Asked, check_new, create_study, kept_settings, resume_study
 from search.space import Choices, Space
-from search.storage import is_gone, journal_path, open_storage, owner, reconcile
+from search.storage import journal_path, open_storage, reconcile
 from search.study import Search, evaluated
 from tests.search_stub import MEDIUM, SMALL, Stub, make_search
 

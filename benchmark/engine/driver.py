@@ -1,0 +1,232 @@
+"""The driver of a sweep: what is to be done, and the one writer of ledger and trackers. It runs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from benchmark.analysis.compare import Change, Comparer
+from benchmark.engine.claims import Claims
+from benchmark.engine.evaluate import Result, failure
+from benchmark.engine.ledger import Ledger, Record, ReportRow
+from benchmark.engine.plan import Configuration, Evaluation, Plan
+from benchmark.errors import DamagedSamplesError
+from benchmark.plugins import Outcome
+from benchmark.progress import Progress
+from benchmark.spec import FP32
+from benchmark.tracking import FinishedConfiguration, Tracker
+
+
+@dataclass
+class Sweep:
+    """What a run produced.
+
+    Attributes:
+        records: one per evaluation of the plan, in its order, finished now or before.
+        reports: configuration key -> QuantizationReport as JSON. efficiencies: the same for size and speed.
+        computed: evaluations done by this process. forward_images: images that went through a vision tower here.
+        changes: every metric of every quantization against full precision, in the order of the records.
+        uncompared: evaluation -> why it could not be compared with full precision.
+        untracked: tracker name -> why it could not be written (the ledger has everything).
+    """
+
+    plan: Plan
+    records: list[Record] = field(default_factory=list)
+    reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    efficiencies: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    computed: int = 0
+    forward_images: int = 0
+    changes: list[Change] = field(default_factory=list)
+    uncompared: dict[str, str] = field(default_factory=dict)
+    untracked: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> list[Record]:
+        """Records of evaluations that failed."""
+        return [record for record in self.records if record.status == "failed"]
+
+
+@dataclass
+class Driver:
+    """What every executor (local, Ray) shares."""
+
+    plan: Plan
+    ledger: Ledger
+    claims: Claims
+    trackers: Sequence[Tracker]
+    progress: Progress
+    comparer: Comparer | None
+    sweep: Sweep
+
+    def __post_init__(self) -> None:
+        self._failed_before = {k: r for k, r in self.ledger.records.items() if r.status == "failed"}
+        self._full = full_precision(self.plan)
+        self._references: tuple[str, dict[str, Outcome]] = ("", {})
+        self._finished: dict[str, FinishedConfiguration] = {}
+
+    def pending(self, configuration: Configuration) -> list[Evaluation]:
+        """What is neither finished nor has failed since this run began, whoever tried."""
+        return [e for e in configuration.evaluations if not self._settled(e.key)]
+
+    def _settled(self, key: str) -> bool:
+        if self.ledger.done(key) is not None:
+            return True
+        record = self.ledger.records.get(key)
+        return record is not None and record.status == "failed" and record is not self._failed_before.get(key)
+
+    def reference(self, configuration: Configuration) -> Configuration | None:
+        """Full precision of the same model; None for full precision itself."""
+        return None if configuration.quant == FP32 else self._full[configuration.model.name]
+
+    def references(self, configuration: Configuration) -> dict[str, Outcome]:
+        """Full-precision outcomes by evaluation name, those that are finished; kept while the model stays the same.
+
+        Raises:
+            DamagedSamplesError: one cannot be read; it is then pending again.
+        """
+        records = finished_records(self.reference(configuration), self.ledger)
+        key = ",".join(record.key for record in records.values())
+        if self._references[0] != key:
+            self._references = key, {name: self.ledger.outcome(record) for name, record in records.items()}
+        return self._references[1]
+
+    def report(self, configuration: Configuration, report: Mapping[str, Any] | None) -> None:
+        """Keep the QuantizationReport of a configuration, unless the ledger has it."""
+        if report is not None and configuration.content not in self.ledger.reports:
+            self.ledger.append_report(ReportRow(configuration.content, report))
+
+    def write(self, configuration: Configuration, evaluation: Evaluation, result: Result) -> None:
+        """Compare with full precision and record; the references must be settled."""
+        metrics, notes = {}, {}
+        if result.outcome is not None:
+            reference = self.references(configuration).get(evaluation.name)
+            try:
+                compared = evaluation.task.run_comparison(result.outcome, reference) if reference else Outcome({})
+                metrics = {**result.outcome.metrics, **compared.metrics}
+                notes = {**result.outcome.notes, **compared.notes}
+            except Exception as error:  # a stranger's task may raise anything; the reason is recorded
+                result = failure(error, result.provenance)
+        prefix = f"{evaluation.name}/"
+        record = Record(
+            key=evaluation.key,
+            configuration=configuration.key,
+            suite=self.plan.suite.name,
+            model=configuration.model.name,
+            quantization=configuration.quant.name,
+            task=evaluation.task.name,
+            dataset=evaluation.label,
+            pair=evaluation.pair,
+            status="failed" if result.outcome is None else "done",
+            seconds=result.seconds,
+            error=result.error,
+            metrics={prefix + key: float(value) for key, value in metrics.items()},
+            notes={prefix + key: note for key, note in notes.items()},
+            provenance=result.provenance,
+        )
+        self.ledger.append(record, result.outcome)
+        self.sweep.computed += 1
+
+    def finish(self, configuration: Configuration) -> None:
+        """Gather all records of a configuration and tell the trackers; to be called under its claim.
+
+        Raises:
+            DamagedSamplesError: the samples of one cannot be read; it is then pending again.
+        """
+        found = [self.ledger.records[e.key] for e in configuration.evaluations]
+        records = [adopted(record, self.plan, configuration) for record in found]
+        bases = finished_records(self.reference(configuration), self.ledger)
+        finished = gather(self.plan, configuration, records, bases, self.ledger, self.comparer)
+        self._finished[configuration.key] = replace(finished, outcomes={}, references={})
+        for tracker in self.trackers:
+            self._track(tracker, finished)
+
+    def _track(self, tracker: Tracker, finished: FinishedConfiguration) -> None:
+        """A tracker that fails loses nothing: the ledger has the records, `reliquant sync` brings them over."""
+        if tracker.name in self.sweep.untracked:
+            return
+        try:
+            tracker.log(finished)
+        except Exception as error:  # a stranger's tracker or a server may raise anything
+            self.sweep.untracked[tracker.name] = f"{type(error).__name__}: {error}"
+
+    def close(self) -> Sweep:
+        """The sweep, in the plan's order."""
+        for finished in (self._finished[c.key] for c in self.plan.configurations):
+            self.sweep.records += finished.records
+            self.sweep.changes += finished.changes
+            if finished.report is not None:
+                self.sweep.reports[finished.configuration.key] = finished.report
+            if finished.efficiency is not None:
+                self.sweep.efficiencies[finished.configuration.key] = finished.efficiency
+        self.sweep.uncompared = self.comparer.failures if self.comparer else {}
+        return self.sweep
+
+
+def gather(
+    plan: Plan,
+    configuration: Configuration,
+    records: Sequence[Record],
+    bases: Mapping[str, Record],
+    ledger: Ledger,
+    comparer: Comparer | None,
+) -> FinishedConfiguration:
+    """A configuration with its outcomes, references and changes, as trackers get it.
+
+    Args:
+        bases: full-precision records by evaluation name; empty for full precision itself.
+    """
+    report, efficiency = ledger.reports.get(configuration.content), ledger.efficiencies.get(configuration.content)
+    tasks = {e.name: e.task for e in configuration.evaluations}
+    return FinishedConfiguration(
+        plan=plan,
+        configuration=configuration,
+        report=report.report if report else None,
+        efficiency=efficiency.efficiency if efficiency else None,
+        records=tuple(records),
+        outcomes={r.key: ledger.outcome(r) for r in records if r.status == "done"},
+        references={name: ledger.outcome(record) for name, record in bases.items()},
+        changes=tuple(
+            change
+            for record in records
+            if comparer and record.status == "done" and record.name in bases
+            for change in comparer.changes(tasks[record.name], record, bases[record.name], ledger.outcome)
+        ),
+    )
+
+
+def adopted(record: Record, plan: Plan, configuration: Configuration) -> Record:
+    """A record as this plan's: another suite, or another name for the model, may have computed it before."""
+    return replace(record, configuration=configuration.key, suite=plan.suite.name, model=configuration.model.name)
+
+
+def full_precision(plan: Plan) -> dict[str, Configuration]:
+    """Model name -> its configuration in full precision."""
+    return {c.model.name: c for c in plan.configurations if c.quant == FP32}
+
+
+def finished_records(configuration: Configuration | None, ledger: Ledger) -> dict[str, Record]:
+    """Finished records of a configuration by evaluation name; none for none."""
+    done = {e.name: ledger.done(e.key) for e in configuration.evaluations} if configuration else {}
+    return {name: record for name, record in done.items() if record is not None}
+
+
+def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> int:
+    """Tell a tracker of every configuration that the ledger has completely; returns how many. Runs no model."""
+    count, comparer, full = 0, Comparer(ledger.home), full_precision(plan)
+    with progress.phase(f"sync {plan.suite.name}", len(plan.configurations)) as advance, Claims(ledger.home) as claims:
+        for configuration in plan.configurations:
+            advance(1)
+            found = [ledger.records.get(e.key) for e in configuration.evaluations]
+            records = [adopted(record, plan, configuration) for record in found if record is not None]
+            base = None if configuration.quant == FP32 else full[configuration.model.name]
+            with claims.claim(configuration.content) as holder:
+                if len(records) < len(found) or holder is not None:  # its owner tells the trackers
+                    continue
+                try:
+                    bases = finished_records(base, ledger)
+                    tracker.log(gather(plan, configuration, records, bases, ledger, comparer))
+                    count += 1
+                except DamagedSamplesError as damage:
+                    progress.message(str(damage))
+    return count

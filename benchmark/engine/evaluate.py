@@ -1,0 +1,106 @@
+"""What computing an evaluation is, wherever it runs: banks in, an outcome or a reason out. Nothing is written here."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from benchmark.engine.banks import BankMaker
+from benchmark.engine.plan import Evaluation
+from benchmark.engine.provenance import skipped
+from benchmark.errors import ReliquantError, StorageError
+from benchmark.plugins import Banks, Outcome
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one evaluation where it was computed.
+
+    Attributes:
+        outcome: its metrics and samples; None where it failed, for the reason `error`.
+        provenance: where and with what it was computed.
+    """
+
+    seconds: float = 0.0
+    outcome: Outcome | None = None
+    error: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def embed(maker: BankMaker, evaluations: Sequence[Evaluation], with_report: bool) -> dict[str, Any] | None:
+    """Quantize and make the banks of these evaluations, as far as the caches do not have them.
+
+    Returns:
+        The QuantizationReport as JSON, where it is wanted.
+
+    Raises:
+        Exception: whatever a model or a quantizer raises.
+    """
+    report = maker.quantized[1].to_json() if with_report else None
+    maker.prepare(_wanted(evaluations))
+    return report
+
+
+def _wanted(evaluations: Sequence[Evaluation]) -> dict[str, tuple[str, ...]]:
+    wanted: dict[str, tuple[str, ...]] = {}
+    for evaluation in evaluations:
+        for name in {name for names in evaluation.roles.values() for name in names}:
+            wanted[name] = tuple(sorted({*wanted.get(name, ()), *evaluation.taps}))
+    return wanted
+
+
+def evaluate(maker: BankMaker, evaluation: Evaluation, about: Mapping[str, Any]) -> Result:
+    """Run one task on its banks; a task that fails gives a result with the reason.
+
+    Args:
+        about: provenance shared by the evaluations of a configuration.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+    start = time.monotonic()
+    try:
+        banks = {
+            role: [maker.bank(name, evaluation.taps) for name in names] for role, names in evaluation.roles.items()
+        }
+        outcome = evaluation.task.run(Banks(banks, evaluation.options, maker.texts(evaluation.texts)))
+    except StorageError:
+        raise
+    except Exception as error:  # the rest of the sweep goes on; the reason is recorded
+        return failure(error, about)
+    left_out = skipped(maker.plan, [bank for some in banks.values() for bank in some])
+    return Result(time.monotonic() - start, outcome, provenance={**about, "skipped": left_out})
+
+
+def failure(error: Exception, about: Mapping[str, Any], batch_size: int | None = None) -> Result:
+    """A failed evaluation; unexpected errors keep their traceback.
+
+    Args:
+        batch_size: given where a smaller one may help against a full memory.
+    """
+    if out_of_memory(error):
+        first = " ".join(str(error).split(". ")[0].split())[:200]
+        hint = f"; try a --batch-size below {batch_size}" if batch_size is not None and batch_size > 1 else ""
+        return Result(error=f"out of memory ({first or type(error).__name__}){hint}", provenance=about)
+    if isinstance(error, ReliquantError):
+        return Result(error=str(error), provenance=about)
+    trace = "".join(traceback.format_exception(error))
+    return Result(error=f"{type(error).__name__}: {error}", provenance={**about, "traceback": trace})
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, on the device or on the host, also below an error that names a plugin."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY):
+            return True
+        error = error.__cause__
+    return False

@@ -1,0 +1,156 @@
+"""The local executor: one configuration after the other in this process, sharing the work with other processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmark.data.pixels import PixelCache
+from benchmark.engine.banks import BankMaker, ModelHolder
+from benchmark.engine.cache import ArrayStore
+from benchmark.engine.driver import Driver
+from benchmark.engine.evaluate import embed, evaluate, failure, out_of_memory
+from benchmark.engine.plan import Configuration, Evaluation
+from benchmark.engine.provenance import provenance
+from benchmark.engine.timing import Timing, time_configuration
+from benchmark.errors import DamagedSamplesError, StorageError
+from benchmark.processes import shown
+from benchmark.progress import Advance
+
+PAUSE = 0.5
+"""Seconds between looks at what other processes hold."""
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Banks and pixels below one folder."""
+
+    banks: ArrayStore
+    pixels: PixelCache
+
+    @classmethod
+    def open(cls, folder: Path, pixel_budget: int, skip_broken: bool) -> Caches:
+        """The caches below `folder`."""
+        return cls(ArrayStore(folder / "banks"), PixelCache(folder / "pixels", pixel_budget, skip_broken))
+
+
+@dataclass
+class Local:
+    """Evaluates a plan in this process.
+
+    A configuration that another process has claimed is left for later; while full precision is being evaluated
+    elsewhere, quantized models are embedded, and their tasks wait for it.
+    """
+
+    driver: Driver
+    caches: Caches
+    timing: Timing = "never"
+    _holder: ModelHolder | None = None
+    _checked: bool = False
+    _said: set[str] = field(default_factory=set)
+
+    def run(self, advance: Advance) -> None:
+        """Until every configuration is settled, by this process or another.
+
+        Raises:
+            InputError: the first model cannot be loaded, or an image cannot be decoded.
+            StorageError: the results folder cannot be written.
+        """
+        waiting: Sequence[Configuration] = self.driver.plan.configurations
+        while waiting:
+            held: dict[str, str] = {}
+            for configuration in waiting:
+                with self.driver.claims.claim(configuration.content) as holder:
+                    if holder is not None:
+                        held[configuration.key] = holder
+                        continue
+                    self._complete(configuration)
+                advance(1)
+            if len(held) == len(waiting):
+                self._wait(waiting[0], held[waiting[0].key])
+            waiting = [c for c in waiting if c.key in held]
+
+    def _complete(self, configuration: Configuration) -> None:
+        while True:
+            self.driver.ledger.refresh()
+            maker = self._maker(configuration)
+            if pending := self.driver.pending(configuration):
+                self._evaluate(maker, pending)
+            else:
+                self._settle_reference(configuration)
+            time_configuration(maker, self.driver.ledger, self.timing)
+            try:
+                return self.driver.finish(configuration)
+            except DamagedSamplesError as damage:
+                self.driver.progress.message(str(damage))
+
+    def _evaluate(self, maker: BankMaker, pending: Sequence[Evaluation]) -> None:
+        """Evaluate and record; a failure before the tasks (quantizing, embedding) fails every pending evaluation."""
+        driver, settings, configuration = self.driver, self.driver.plan.settings, maker.configuration
+        self._check_first(maker)
+        about = provenance(driver.plan, configuration)
+        try:
+            known = configuration.content in driver.ledger.reports
+            driver.report(configuration, embed(maker, pending, with_report=not known))
+        except StorageError:
+            raise
+        except Exception as error:  # the rest of the sweep goes on; the reason is recorded
+            for evaluation in pending:
+                driver.write(configuration, evaluation, failure(error, about, settings.batch_size))
+        else:
+            self._settle_reference(configuration)
+            for evaluation in pending:
+                driver.write(configuration, evaluation, evaluate(maker, evaluation, about))
+        finally:
+            driver.sweep.forward_images += maker.forward_images
+
+    def _settle_reference(self, configuration: Configuration) -> None:
+        """Until full precision of the same model is settled and can be read: others are compared with it.
+
+        It waits for nothing itself, so that who waits here with a claim of its own is never waited for in turn.
+        """
+        driver, full = self.driver, self.driver.reference(configuration)
+        while full is not None:
+            driver.ledger.refresh()
+            if pending := driver.pending(full):
+                with driver.claims.claim(full.content) as holder:
+                    if holder is None:
+                        driver.ledger.refresh()
+                        if pending := driver.pending(full):
+                            self._evaluate(self._maker(full), pending)
+                if holder is not None:
+                    self._wait(full, holder)
+                continue
+            try:
+                driver.references(configuration)
+                return
+            except DamagedSamplesError as damage:
+                driver.progress.message(str(damage))
+
+    def _maker(self, configuration: Configuration) -> BankMaker:
+        plan = self.driver.plan
+        if self._holder is None or self._holder.resolved is not configuration.model:
+            self._holder = ModelHolder(configuration.model, plan.settings.device)
+        return BankMaker(plan, configuration, self._holder, self.caches.banks, self.caches.pixels, self.driver.progress)
+
+    def _check_first(self, maker: BankMaker) -> None:
+        """What is wrong with images or model is said before any long work."""
+        if self._checked:
+            return
+        self._checked = True
+        try:
+            maker.check_inputs({name for e in maker.configuration.evaluations for r in e.roles.values() for name in r})
+        except Exception as error:
+            if not out_of_memory(error):  # that will be the evaluation's reason
+                raise
+
+    def _wait(self, configuration: Configuration, holder: str) -> None:
+        if holder not in self._said:
+            self._said.add(holder)
+            name = f"{configuration.model.name}, {configuration.quant.name}"
+            self.driver.progress.message(f"waiting for {shown(holder)}, which evaluates {name}")
+        with suppress(InterruptedError):
+            time.sleep(PAUSE)
