@@ -25,6 +25,7 @@ TRACKERS_MAY_IMPORT = (
     "benchmark.plugins",
     "benchmark.spec",
     "benchmark.errors",
+    "benchmark.processes",
     "benchmark.analysis",
     "benchmark.engine.ledger",
 )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from filelock import FileLock
 
 from benchmark.analysis.tables import report_figures
 from benchmark.tracking import FinishedConfiguration, Tracker
@@ -60,30 +63,35 @@ class JsonlTracker(Tracker):
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self._written: set[str] = set()
+        self._offset = 0
 
     def open(self, home: Path, uri: str | None = None) -> JsonlTracker:
         """A tracker on `<home>/records.jsonl` or on the file `uri`."""
-        opened = JsonlTracker(Path(uri) if uri else home / "records.jsonl")
-        if opened.path and opened.path.is_file():
-            text = opened.path.read_text(encoding="utf-8", errors="replace")
-            opened._written = {key for key in map(_key, text.splitlines()) if key}
-            if text and not text.endswith("\n"):  # a killed writer left half a row: close it
-                with opened.path.open("a", encoding="utf-8") as file:
-                    file.write("\n")
-        return opened
+        return JsonlTracker(Path(uri) if uri else home / "records.jsonl")
 
     def log(self, finished: FinishedConfiguration) -> None:
-        """Append the records that are not there yet."""
+        """Append the records that are not there yet, whoever wrote them."""
         if self.path is None:
             raise RuntimeError("JsonlTracker.log before open")
-        with self.path.open("a", encoding="utf-8") as file:
-            for row in rows(finished):
-                if row["key"] not in self._written and row["status"] == "done":
-                    file.write(json.dumps(row, allow_nan=False) + "\n")
-                    self._written.add(row["key"])
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")), self.path.open("a+b") as file:
+            self._read(file)
+            new = [row for row in rows(finished) if row["status"] == "done" and row["key"] not in self._written]
+            file.write(b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in new))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self, file: BinaryIO) -> None:
+        """Take in the rows since the last look; half a row that a killed writer left is closed."""
+        file.seek(self._offset)
+        text = file.read()
+        if text and not text.endswith(b"\n"):
+            text += b"\n"
+            file.write(b"\n")
+        self._offset += len(text)
+        self._written |= {key for key in map(_key, text.splitlines()) if key}
 
 
-def _key(line: str) -> str | None:
+def _key(line: bytes) -> str | None:
     """Key of the record on a line; None for a line that is damaged or not ours."""
     try:
         row = json.loads(line)

@@ -9,30 +9,40 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmark.analysis.compare import adjust
 from benchmark.analysis.export import to_csv, to_json
 from benchmark.analysis.tables import headline_metrics, sample_frames
 from benchmark.engine.ledger import Record
-from benchmark.spec import QuantSpec, SuiteSpec, digest
+from benchmark.processes import is_gone, owner
+from benchmark.spec import SuiteSpec, digest
 from benchmark.tracking import FinishedConfiguration, FinishedStudy, Tracker
+from trackers.mlflow_names import experiment_note, metric_name, quant_params, safe_name
 from trackers.store import (
     CONTENT,
+    ERROR,
     KEY,
     SQLITE,
     complete_configurations,
     connect,
     default_uri,
-    owner,
-    owner_is_gone,
     renew_statistics,
 )
 
 OWNER = "reliquant.owner"
+
+
+class _Found(NamedTuple):
+    """A configuration's run, its children by evaluation key, and its content where it was written to the end."""
+
+    run: Any
+    children: Mapping[str, Any]
+    content: str | None
 
 
 class MLflowTracker(Tracker):
@@ -47,7 +57,7 @@ class MLflowTracker(Tracker):
     def __init__(self, home: Path = Path(), uri: str = "") -> None:
         self._home, self._uri = home, uri
         self._experiments: dict[str, str] = {}
-        self._runs: dict[str, tuple[str, str]] = {}
+        self._runs: dict[str, str] = {}
         self._complete: dict[str, dict[str, str]] = {}
 
     @cached_property
@@ -80,22 +90,23 @@ class MLflowTracker(Tracker):
         if self._is_complete(finished.plan.suite.name, finished.configuration.key, content):
             return
         experiment = self._experiment(finished.plan.suite)
-        parent, logged = self._runs.get(finished.configuration.key, ("", ""))
-        if logged == content:
+        key = finished.configuration.key
+        if self._runs.get(key) == content:
             return
-        failed = [record for record in finished.records if record.status == "failed"]
-        parent = parent or self._create_parent(experiment, finished)
-        try:
-            self._write_parent(finished, parent)
+        found = self._look(experiment, key)
+        if found is not None and found.content == content:  # another process was faster
+            self._runs[key] = content
+            return
+        errors = {f"{ERROR}.{r.task}": (r.error or "")[:5000] for r in finished.records if r.status == "failed"}
+        parent = self._take_up(found.run, errors) if found else self._create_parent(experiment, finished)
+        with self._ending(parent, failed=bool(errors)):
+            self._write_parent(finished, parent, errors)
             for record in finished.records:
-                if record.status == "done" and f"{parent}:{record.key}" not in self._runs:
-                    self._write_child(experiment, finished, record, parent)
+                child = found.children.get(record.key) if found else None
+                if record.status == "done" and (child is None or child.info.status != "FINISHED"):
+                    self._write_child(experiment, finished, record, parent, child)
             self._client.set_tag(parent, CONTENT, content)
-        except BaseException:
-            self._client.set_terminated(parent, "FAILED")
-            raise
-        self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
-        self._runs[finished.configuration.key] = (parent, content)
+        self._runs[key] = content
         renew_statistics(self._uri)
 
     def _is_complete(self, suite: str, key: str, content: str) -> bool:
@@ -113,18 +124,10 @@ class MLflowTracker(Tracker):
             return
         tags = {KEY: study.key, "kind": study.kind, OWNER: owner(), **study.tags}
         run = self._client.create_run(experiment, tags=tags, run_name=study.name).info.run_id
-        try:
-            self._batch(run, {_metric(key): value for key, value in study.metrics.items()}, {}, {})
+        with self._ending(run):
+            self._batch(run, {metric_name(key): value for key, value in study.metrics.items()}, {}, {})
             self._client.log_artifacts(run, str(study.folder))
-        except BaseException:
-            self._client.set_terminated(run, "FAILED")
-            raise
-        self._client.set_terminated(run, "FINISHED")
-        self._runs[study.key] = (run, "")
-
-    def run_of(self, key: str) -> str | None:
-        """MLflow's run id of a configuration or evaluation that was logged or found here."""
-        return self._runs.get(key, (None, ""))[0]
+        self._runs[study.key] = ""
 
     def _experiment(self, suite: SuiteSpec) -> str:
         name = suite.name
@@ -133,37 +136,69 @@ class MLflowTracker(Tracker):
             if found is None:
                 local = self._uri.startswith(SQLITE)
                 place = (self._home / "artifacts" / name).resolve().as_uri() if local else None
-                self._client.create_experiment(name, artifact_location=place)
+                with suppress(Exception):  # another process may be faster; another reason shows below
+                    self._client.create_experiment(name, artifact_location=place)
                 found = self._client.get_experiment_by_name(name)
-                self._client.set_experiment_tag(found.experiment_id, "mlflow.note.content", _note(suite))
+                self._client.set_experiment_tag(found.experiment_id, "mlflow.note.content", experiment_note(suite))
             self._experiments[name] = found.experiment_id
+            self._end_orphans(found.experiment_id)
             self._read_runs(found.experiment_id)
         return self._experiments[name]
 
-    def _read_runs(self, experiment: str) -> None:
-        """All logged keys in one pass; runs that a killed process left RUNNING are ended as FAILED.
+    def _end_orphans(self, experiment: str) -> None:
+        """Runs that a killed process left RUNNING are ended as FAILED; `log` takes them up again."""
+        for run in list(self._search(experiment, "attributes.status = 'RUNNING'")):
+            if is_gone(run.data.tags.get(OWNER, "")):
+                self._client.set_tag(run.info.run_id, ERROR, "the process that wrote this run was killed")
+                self._client.set_terminated(run.info.run_id, "FAILED")
 
-        A parent that was not completed is taken up again: its finished children name it.
-        """
+    def _read_runs(self, experiment: str) -> None:
+        """What is logged of configurations and studies, in one pass."""
+        for run in self._search(experiment, "tags.kind != 'evaluation'"):
+            tags = run.data.tags
+            ended = ("FINISHED", "FAILED") if tags["kind"] == "configuration" else ("FINISHED",)
+            if KEY in tags and ERROR not in tags and run.info.status in ended:
+                self._runs[tags[KEY]] = tags.get(CONTENT, "")
+
+    def _search(self, experiment: str, wanted: str) -> Iterator[Any]:
         token: str | None = None
         while True:
-            page = self._client.search_runs([experiment], max_results=5000, page_token=token)
-            for run in page:
-                tags = run.data.tags
-                if run.info.status == "RUNNING" and owner_is_gone(tags.get(OWNER, "")):
-                    self._client.set_tag(run.info.run_id, "error", "the process that wrote this run was killed")
-                    self._client.set_terminated(run.info.run_id, "FAILED")
-                    mine = True
-                else:
-                    mine = run.info.status != "RUNNING"
-                parent = tags.get("kind") == "configuration" and mine
-                if KEY in tags and (run.info.status == "FINISHED" or parent):
-                    above = tags.get("mlflow.parentRunId") if tags.get("kind") == "evaluation" else None
-                    key = f"{above}:{tags[KEY]}" if above else tags[KEY]
-                    self._runs[key] = (run.info.run_id, tags.get(CONTENT, ""))
+            page = self._client.search_runs([experiment], wanted, max_results=5000, page_token=token)
+            yield from page
             token = page.token
             if not token:
                 return
+
+    def _look(self, experiment: str, key: str) -> _Found | None:
+        """A configuration's run as it is now: another process may have written it, or been killed writing it."""
+        wanted = f"tags.`{KEY}` = '{key}' and tags.kind = 'configuration'"
+        for run in self._client.search_runs([experiment], wanted, max_results=1):
+            below = self._search(experiment, f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+            children = {child.data.tags.get(KEY, ""): child for child in below}
+            whole = run.info.status != "RUNNING" and ERROR not in run.data.tags
+            return _Found(run, children, run.data.tags.get(CONTENT) if whole else None)
+        return None
+
+    def _take_up(self, run: Any, errors: Mapping[str, str]) -> str:
+        """Go on with a run that is there: it is ours now, should we be killed. Errors that are mended go."""
+        name = str(run.info.run_id)
+        self._client.set_tag(name, OWNER, owner())
+        self._client.update_run(name, status="RUNNING")
+        for tag in run.data.tags:
+            if (tag == ERROR or tag.startswith(f"{ERROR}.")) and tag not in errors:
+                self._client.delete_tag(name, tag)
+        return name
+
+    @contextmanager
+    def _ending(self, run: str, failed: bool = False) -> Iterator[None]:
+        """Ends a run with the block: FAILED when that fails, or when its content says so."""
+        try:
+            yield
+        except BaseException:
+            with suppress(Exception):  # the server is gone: the next start ends it
+                self._client.set_terminated(run, "FAILED")
+            raise
+        self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
 
     def _create_parent(self, experiment: str, finished: FinishedConfiguration) -> str:
         quant, model = finished.configuration.quant, finished.configuration.model
@@ -179,15 +214,11 @@ class MLflowTracker(Tracker):
             OWNER: owner(),
             **finished.tags,
         }
-        parent = str(self._client.create_run(experiment, tags=tags, run_name=quant.name).info.run_id)
-        self._runs[finished.configuration.key] = (parent, "")
-        return parent
+        return str(self._client.create_run(experiment, tags=tags, run_name=quant.name).info.run_id)
 
-    def _write_parent(self, finished: FinishedConfiguration, parent: str) -> None:
-        failed = {r.task: r.error or "" for r in finished.records if r.status == "failed"}
-        tags = {f"error.{task}": reason[:5000] for task, reason in failed.items()}
-        tags |= {"kernel": finished.efficiency["kernel"]} if finished.efficiency else {}
-        params = {"model": finished.configuration.model.name, **_params(finished.configuration.quant)}
+    def _write_parent(self, finished: FinishedConfiguration, parent: str, errors: Mapping[str, str]) -> None:
+        tags = {**errors, **({"kernel": finished.efficiency["kernel"]} if finished.efficiency else {})}
+        params = {"model": finished.configuration.model.name, **quant_params(finished.configuration.quant)}
         self._batch(parent, headline_metrics(finished), params, tags)
         if finished.changes:
             tested = adjust(finished.changes)
@@ -197,7 +228,9 @@ class MLflowTracker(Tracker):
             self._client.log_dict(parent, dict(finished.report), "quantization_report.json")
         self._log_inputs(parent, finished)
 
-    def _write_child(self, experiment: str, finished: FinishedConfiguration, record: Record, parent: str) -> None:
+    def _write_child(
+        self, experiment: str, finished: FinishedConfiguration, record: Record, parent: str, begun: Any
+    ) -> None:
         tags = {
             KEY: record.key,
             "kind": "evaluation",
@@ -208,17 +241,14 @@ class MLflowTracker(Tracker):
             "mlflow.parentRunId": parent,
             OWNER: owner(),
         }
-        name = f"{record.task}/{record.dataset}"
-        run = self._client.create_run(experiment, tags=tags, run_name=name).info.run_id
-        try:
+        if begun is None:
+            run = self._client.create_run(experiment, tags=tags, run_name=record.name).info.run_id
+        else:
+            run = self._take_up(begun, {})
+        with self._ending(run):
             metrics = {key.split("/", 1)[1]: value for key, value in record.metrics.items()}
-            self._batch(run, metrics, {}, {f"note.{_safe(k)}": v[:5000] for k, v in record.notes.items()})
+            self._batch(run, metrics, {}, {f"note.{safe_name(k)}": v[:5000] for k, v in record.notes.items()})
             self._log_artifacts(run, finished, record)
-        except BaseException:
-            self._client.set_terminated(run, "FAILED")
-            raise
-        self._client.set_terminated(run, "FINISHED")
-        self._runs[f"{parent}:{record.key}"] = (run, "")
 
     def _log_artifacts(self, run: str, finished: FinishedConfiguration, record: Record) -> None:
         outcome = finished.outcomes[record.key]
@@ -226,13 +256,13 @@ class MLflowTracker(Tracker):
         evaluation = next(e for e in finished.configuration.evaluations if e.name == name)
         with tempfile.TemporaryDirectory() as folder:
             for title, frame in sample_frames(outcome).items():
-                frame.to_csv(Path(folder) / f"{_safe(title)}.csv", index=False)
+                frame.to_csv(Path(folder) / f"{safe_name(title)}.csv", index=False)
             try:
                 figures = (
                     evaluation.task.drawing(outcome, finished.references.get(name)) if evaluation.task.drawing else {}
                 )
                 for title, figure in figures.items():
-                    figure.savefig(Path(folder) / f"{_safe(title)}.png", dpi=90)
+                    figure.savefig(Path(folder) / f"{safe_name(title)}.png", dpi=90)
             except Exception as error:  # a stranger's drawing may raise anything; the numbers are worth more
                 self._client.set_tag(run, "error.figures", f"{type(error).__name__}: {error}"[:5000])
             self._client.log_artifacts(run, folder)
@@ -264,36 +294,6 @@ class MLflowTracker(Tracker):
                 [Param(key, str(value)) for key, value in params.items()] if first else [],
                 [RunTag(key, value) for key, value in tags.items()] if first else [],
             )
-
-
-def _params(quant: QuantSpec) -> dict[str, object]:
-    """The quantization's fields, numbers as bare numbers, so that MLflow can plot and filter them."""
-    fields = quant.model_dump(mode="json", exclude={"options", "overrides", "skip"})
-    params = {f"quant.{key}": value for key, value in fields.items() if value is not None}
-    params |= {f"quant.{key}": value for key, value in quant.options}
-    if quant.skip:
-        params["quant.skip"] = " ".join(quant.skip)
-    if quant.overrides:
-        params["quant.overrides"] = " ".join(f"{o.pattern}={o.bits}" for o in quant.overrides)
-    return params
-
-
-def _note(suite: SuiteSpec) -> str:
-    return (
-        f"{suite.description}\n\nOne run per quantization (open it for the report), with one nested run per task. "
-        "Metric names are paths: task/dataset/metric; `change/...` is the change against fp32, "
-        "`p/...` its p value; `comparison.csv` has every metric with interval and stars. "
-        "Select runs and press Compare for parallel coordinates over `quant.weight_bits` and the metrics."
-    )
-
-
-def _metric(key: str) -> str:
-    """A path with what MLflow refuses in names replaced."""
-    return "/".join(_safe(part) for part in key.split("/"))
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
 
 
 tracker = MLflowTracker()

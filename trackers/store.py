@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sqlite3
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from benchmark.errors import StorageError
 
-KEY, CONTENT = "eval.key", "eval.content"
+KEY, CONTENT, ERROR = "eval.key", "eval.content", "error"
 SQLITE = "sqlite:///"
 ANALYZE_EVERY = 2000
 """Runs after which SQLite's statistics are renewed: without them the UI's queries choose bad plans (50,000 runs
 ordered by a metric: minutes instead of a second)."""
+
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""For a server that is gone: MLflow's own defaults hold a sweep up for minutes at each call."""
 
 WAIT_SECONDS = 5.0
 """How long ANALYZE waits for others who write."""
@@ -31,6 +35,7 @@ _COMPLETE = """
     JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = ?
     JOIN tags c ON c.run_uuid = r.run_uuid AND c.key = ?
     WHERE e.name = ? AND e.lifecycle_stage = 'active'
+    AND NOT EXISTS (SELECT 1 FROM tags x WHERE x.run_uuid = r.run_uuid AND x.key = ?)
 """
 _RUNNING = """
     SELECT count(*) FROM runs r JOIN experiments e ON r.experiment_id = e.experiment_id
@@ -50,13 +55,16 @@ def connect(address: str) -> Any:
         StorageError: the tracking store cannot be reached.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     for noisy in ("alembic", "mlflow", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
     try:
-        client = MlflowClient(tracking_uri=address)
-        client.search_experiments(max_results=1)
+        with FileLock(f"{address.removeprefix(SQLITE)}.lock") if address.startswith(SQLITE) else nullcontext():
+            client = MlflowClient(tracking_uri=address)  # of several processes one creates the tables
+            client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
         raise StorageError(f"tracking store {address} cannot be reached: {error}") from error
     if (file := sqlite_file(address)) is not None:
@@ -84,7 +92,7 @@ def complete_configurations(address: str, experiment: str) -> dict[str, str] | N
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             [(running,)] = database.execute(_RUNNING, (experiment,))
-            return None if running else dict(database.execute(_COMPLETE, (KEY, CONTENT, experiment)))
+            return None if running else dict(database.execute(_COMPLETE, (KEY, CONTENT, experiment, ERROR)))
     except sqlite3.Error:
         return None
 
@@ -109,24 +117,3 @@ def renew_statistics(address: str) -> bool:
         except sqlite3.OperationalError:
             return False
     return True
-
-
-def owner() -> str:
-    """This process, as a run's tag names it."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def owner_is_gone(owner: str) -> bool:
-    """Whether a run's process on this machine has ended; unknown for other machines, whose runs are left alone."""
-    host, _, pid = owner.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    if int(pid) == os.getpid():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

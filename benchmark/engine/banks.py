@@ -19,7 +19,7 @@ from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
 from benchmark.models import ResolvedModel
 from benchmark.models.base import ClipModel
-from benchmark.progress import Progress
+from benchmark.progress import Advance, Progress
 from benchmark.quantization import QuantizationReport, quantize
 from benchmark.quantization.calibration import Calibration
 from benchmark.spec import digest
@@ -116,14 +116,22 @@ class BankMaker:
         opened = {name: self.pixels_of(self.plan.data[name]) for name in missing}
         total = sum(len(pixels) for pixels in opened.values())
         with self.progress.phase(f"embed {self.configuration.quant.name}", total) as advance:
-            for name, arrays in missing.items():
-                taps = [array for array in arrays if array != "image"]
-                pixels = opened[name]
-                features = embed_images(model, pixels.batches(self.plan.settings.batch_size), advance, taps)
-                about = {"logit": np.array([model.logit_scale, model.logit_bias]), "rows": pixels.rows}
-                for array in arrays:
-                    self.store.put(self._image_key(name, array), {array: features[array], **about})
-                self.forward_images += len(pixels)
+            for name, pixels in opened.items():
+                with self.store.lock(self._image_key(name, "image")):
+                    self._embed(name, [a for a in self._missing(name, wanted[name]) if a in has], pixels, advance)
+
+    def _embed(self, name: str, arrays: Sequence[str], pixels: Pixels, advance: Advance) -> None:
+        """Run the vision tower over a data set for arrays that nobody has made in the meantime."""
+        if not arrays:
+            advance(len(pixels))
+            return
+        model = self.quantized[0]
+        taps = [array for array in arrays if array != "image"]
+        features = embed_images(model, pixels.batches(self.plan.settings.batch_size), advance, taps)
+        about = {"logit": np.array([model.logit_scale, model.logit_bias]), "rows": pixels.rows}
+        for array in arrays:
+            self.store.put(self._image_key(name, array), {array: features[array], **about})
+        self.forward_images += len(pixels)
 
     def _missing(self, name: str, taps: Sequence[str]) -> list[str]:
         return [array for array in ("image", *taps) if self._image_key(name, array) not in self.store]
@@ -199,6 +207,9 @@ class BankMaker:
         stored = self.store.get(key)
         if stored is None:
             model = self.quantized[0]
-            weights = embed_texts(model, names) if templates is None else embed_classes(model, names, templates)
-            stored = self.store.put(key, {"text": weights})
+            with self.store.lock(key):
+                stored = self.store.get(key)
+                if stored is None:
+                    made = embed_texts(model, names) if templates is None else embed_classes(model, names, templates)
+                    stored = self.store.put(key, {"text": made})
         return stored["text"]

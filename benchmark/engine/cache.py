@@ -8,12 +8,13 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from benchmark.errors import StorageError
@@ -94,6 +95,27 @@ class ArrayStore:
         self._checked.add(key)
         self.trim(keep=key)
         return found
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Only one process makes what this key stands for; the others wait and then find it.
+
+        Keys share 256 lock files. Never take two locks at once.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        place = self.folder / ".locks" / key[:2]
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(place)
+            lock.acquire()
+        except OSError as error:
+            raise StorageError(f"the cache {self.folder} cannot be written: {error.strerror or error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def trim(self, keep: str = "") -> None:
         """Drop least recently used entries until the budget holds, and files that dead writers left behind."""

@@ -20,6 +20,7 @@ from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings
 from benchmark.errors import StorageError
 from benchmark.models import ResolvedModel
 from benchmark.plugins import Metric, NoOptions, Outcome, Task
+from benchmark.processes import owner
 from benchmark.spec import FP32, DataSpec, ModelSpec, QuantSpec, SuiteSpec
 from benchmark.tracking import FinishedConfiguration
 from trackers.jsonl import JsonlTracker, StreamTracker
@@ -251,11 +252,11 @@ def test_a_failure_shows_and_is_mended_by_the_next_run(opened: Callable[[], MLfl
     assert found[QUANT.name].info.status == "FINISHED"
 
 
-def dead_process() -> int:
-    """The id of a process that has just ended."""
+def dead_process() -> str:
+    """A process of this machine that has just ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    return process.pid
+    return f"{socket.gethostname()} {process.pid} 1"
 
 
 def test_runs_of_killed_processes_end_failed_and_are_completed(opened: Callable[[], MLflowTracker]) -> None:
@@ -266,10 +267,10 @@ def test_runs_of_killed_processes_end_failed_and_are_completed(opened: Callable[
     client = tracker._client
     client.update_run(parent, status="RUNNING")
     client.delete_tag(parent, "eval.content")
-    client.set_tag(parent, "reliquant.owner", f"{socket.gethostname()}:{dead_process()}")
+    client.set_tag(parent, "reliquant.owner", dead_process())
     child = client.create_run(
         runs(tracker, "killed")[QUANT.name].info.experiment_id,
-        tags={"reliquant.owner": f"{socket.gethostname()}:{dead_process()}", "eval.key": "x"},
+        tags={"reliquant.owner": dead_process(), "eval.key": "x"},
         run_name="half a child",
     )
     again = opened()
@@ -283,14 +284,48 @@ def test_runs_of_killed_processes_end_failed_and_are_completed(opened: Callable[
     assert child.info.run_id != parent
 
 
-def test_runs_of_living_and_of_distant_processes_are_left_alone(opened: Callable[[], MLflowTracker]) -> None:
-    import os
+def test_a_child_killed_in_the_middle_is_completed_not_doubled(opened: Callable[[], MLflowTracker]) -> None:
+    tracker = opened()
+    tracker.log(finished("half"))
+    before = runs(tracker, "half")
+    for run in before.values():
+        tracker._client.update_run(run.info.run_id, status="RUNNING")
+        tracker._client.set_tag(run.info.run_id, "reliquant.owner", dead_process())
+    again = opened()
+    again.log(finished("half"))
+    found = runs(again, "half")
+    assert {name: run.info.run_id for name, run in found.items()} == {n: r.info.run_id for n, r in before.items()}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert not any(tag.startswith("error") for run in found.values() for tag in run.data.tags)
 
+
+def test_two_processes_log_one_configuration_once(opened: Callable[[], MLflowTracker]) -> None:
+    """Both have read the store before either has written the configuration, one of them only a part of it."""
+    one, two = opened(), opened()
+    for tracker in (one, two):
+        tracker.log(finished("shared", tasks=("first",)))
+    one.log(finished("shared", quant=FP32, tasks=("zero_shot",)))
+    two.log(finished("shared", quant=FP32, tasks=("zero_shot", "ood")))
+    one.log(finished("shared", quant=FP32, tasks=("zero_shot", "ood")))
+    assert set(runs(one, "shared")) == {QUANT.name, "first/scenes", "fp32", "zero_shot/scenes", "ood/scenes"}
+
+
+def test_the_error_of_a_task_goes_when_it_is_mended(opened: Callable[[], MLflowTracker]) -> None:
+    opened().log(finished("mended", tasks=("zero_shot", "ood"), failing=("ood",)))
+    assert "error.ood" in runs(opened(), "mended")[QUANT.name].data.tags
+    for tracker in (opened(), opened()):
+        tracker.log(finished("mended", tasks=("zero_shot", "ood")))
+    parent = runs(opened(), "mended")[QUANT.name]
+    assert "error.ood" not in parent.data.tags
+    assert parent.info.status == "FINISHED"
+
+
+def test_runs_of_living_and_of_distant_processes_are_left_alone(opened: Callable[[], MLflowTracker]) -> None:
     tracker = opened()
     tracker.log(finished("alive"))
     experiment = tracker._client.get_experiment_by_name("alive").experiment_id
-    for owner in (f"{socket.gethostname()}:{os.getppid()}", "another-machine:1", ""):
-        tracker._client.create_run(experiment, tags={"reliquant.owner": owner}, run_name=f"of {owner}")
+    for who in (owner(), "another-machine 1 1", ""):
+        tracker._client.create_run(experiment, tags={"reliquant.owner": who}, run_name=f"of {who}")
     again = opened()
     again.log(finished("alive"))
     assert sum(run.info.status == "RUNNING" for run in runs(again, "alive").values()) == 3
@@ -335,7 +370,13 @@ def test_nothing_is_written_elsewhere(
     monkeypatch.chdir(tmp_path)
     opened().log(finished("elsewhere"))
     assert list(tmp_path.iterdir()) == []
-    assert {path.name for path in home.iterdir()} <= {"mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "artifacts"}
+    assert {path.name for path in home.iterdir()} <= {
+        "mlflow.db",
+        "mlflow.db-wal",
+        "mlflow.db-shm",
+        "artifacts",
+        ".mlflow.lock",
+    }
 
 
 def test_a_store_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
@@ -362,6 +403,14 @@ def test_jsonl_writes_each_record_once(tmp_path: Path) -> None:
     assert [row["task"] for row in rows] == ["zero_shot", "ood"]
     assert rows[0]["metrics"]["zero_shot/scenes/accuracy"] == 0.75
     assert rows[0]["change"] == {"zero_shot/scenes/accuracy": -0.125}
+
+
+def test_jsonl_of_two_processes_has_each_record_once(tmp_path: Path) -> None:
+    one, two = JsonlTracker().open(tmp_path), JsonlTracker().open(tmp_path)
+    for tracker in (one, two, one):
+        tracker.log(finished("shared"))
+    two.log(finished("shared", tasks=("zero_shot", "ood")))
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("damage", ['{"kind": "rec', "not json\n", "5\n", "{}\n"])

@@ -1,0 +1,133 @@
+"""Claims: one owner at a time; a dead one loses them, also on another machine; a living one never."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from benchmark.engine.claims import Claims
+from benchmark.errors import StorageError
+from benchmark.processes import is_gone, owner, shown
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from benchmark.engine.claims import Claims
+with Claims(Path(sys.argv[1])) as claims:
+    print(claims.take("k"), flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def holding(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that claims `k` and keeps it until its input ends."""
+    command = [sys.executable, "-c", HOLD, str(home)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "None\n"
+        yield process
+        process.kill()
+
+
+def test_a_claim_has_one_owner_who_is_named(tmp_path: Path) -> None:
+    with Claims(tmp_path) as mine, holding(tmp_path) as other:
+        who = mine.take("k")
+        assert who is not None
+        assert shown(who).startswith(f"process {other.pid} on ")
+        assert not is_gone(who)
+        assert mine.take("another") is None
+
+
+def test_a_claim_given_up_is_free(tmp_path: Path) -> None:
+    with Claims(tmp_path) as mine, Claims(tmp_path) as other:
+        with mine.claim("k") as holder:
+            assert holder is None
+            with other.claim("k") as second:
+                assert second == owner()
+        with other.claim("k") as holder:
+            assert holder is None
+    with Claims(tmp_path) as last:
+        assert last.take("k") is None
+
+
+def test_a_killed_owner_loses_its_claims_at_once(tmp_path: Path) -> None:
+    with Claims(tmp_path) as mine, holding(tmp_path) as other:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        assert (tmp_path / "claims" / "k.owner").is_file()
+        assert mine.take("k") is None
+        assert (tmp_path / "claims" / "k.owner").read_text() == owner()
+
+
+@pytest.mark.parametrize("silence", [0.0, 119.0, 121.0, 10_000.0])
+def test_an_owner_elsewhere_is_dead_after_a_long_silence(tmp_path: Path, silence: float) -> None:
+    """Its lock is not seen here: a file system whose locks are local."""
+    with Claims(tmp_path) as mine:
+        assert mine.take("other") is None
+        signed = tmp_path / "claims" / "k.owner"
+        signed.write_text("another-machine 7 1")
+        then = time.time() - silence
+        os.utime(signed, (then, then))
+        assert mine.take("k") == ("another-machine 7 1" if silence < 120 else None)
+        assert mine.take("other") == owner()
+
+
+def test_a_living_owner_is_heard(tmp_path: Path) -> None:
+    with Claims(tmp_path, beat=0.01) as mine:
+        assert mine.take("k") is None
+        signed = tmp_path / "claims" / "k.owner"
+        os.utime(signed, (0, 0))
+        deadline = time.monotonic() + 20
+        while signed.stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert signed.stat().st_mtime > 0
+
+
+@pytest.mark.parametrize("who", ["dead here", "alive here", "unsigned, long ago"])
+def test_where_the_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    def acquire(*_: object, **__: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with Claims(tmp_path) as mine, Claims(tmp_path) as other:
+        assert mine.take("taken") is None
+        assert other.take("taken") == owner()
+        signed = tmp_path / "claims" / "k.owner"
+        signed.write_text({"dead here": owner() + "1", "alive here": owner(), "unsigned, long ago": ""}[who])
+        os.utime(signed, (0, 0))
+        assert mine.take("k") == (owner() if who == "alive here" else None)
+
+
+def test_a_folder_in_the_way_is_said(tmp_path: Path) -> None:
+    (tmp_path / "claims").write_text("")
+    with Claims(tmp_path) as mine, pytest.raises(StorageError, match="claims folder"):
+        mine.take("k")
+
+
+def _take_many(home: Path, gate: Callable[[], object], taken: list[str]) -> None:
+    with Claims(home) as claims:
+        gate()
+        taken += [str(i) for i in range(200) if claims.take(str(i)) is None]
+        gate()
+
+
+def test_of_many_claimants_each_claim_has_one(tmp_path: Path) -> None:
+    import threading
+
+    gate, taken = threading.Barrier(4), [[] for _ in range(4)]  # type: list[list[str]]
+    threads = [threading.Thread(target=_take_many, args=(tmp_path, gate.wait, some)) for some in taken]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(key for some in taken for key in some) == sorted(map(str, range(200)))
