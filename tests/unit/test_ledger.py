@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmark.engine.ledger import EfficiencyRow, Ledger, Record, ReportRow
-from benchmark.errors import StorageError
+from benchmark.errors import DamagedSamplesError, StorageError
 from benchmark.plugins import Outcome
 
 
@@ -271,3 +271,73 @@ def test_damaged_samples_are_said(tmp_path: Path, damage: bytes | None) -> None:
     path.write_bytes(whole[:200] + b"\x00" * 50 + whole[250:] if damage is None else damage)
     with pytest.raises(StorageError, match="k1"):
         ledger.outcome(ledger.records["k1"])
+
+
+def test_damaged_samples_are_computed_again_and_the_row_stays(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(record(), OUTCOME)
+    path = ledger.samples_path("k1")
+    path.write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(DamagedSamplesError, match=r"k1.npz is damaged .*reliquant run"):
+        ledger.outcome(ledger.records["k1"])
+    assert ledger.done("k1") is None
+    ledger.append(record(), OUTCOME)
+    assert ledger.done("k1") == record()
+    np.testing.assert_array_equal(ledger.outcome(record()).samples["id"], OUTCOME.samples["id"])
+    assert len(ledger.file.read_text().splitlines()) == 1
+
+
+@given(data=st.data())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_flipped_bit_in_samples_is_found_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
+    ledger = Ledger(tmp_path)
+    ledger._write_samples("k1", OUTCOME)
+    path = ledger.samples_path("k1")
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    try:
+        found = ledger.outcome(record())
+    except DamagedSamplesError:
+        return
+    for kind in ("samples", "tables"):
+        expected, got = getattr(OUTCOME, kind), getattr(found, kind)
+        assert got.keys() == expected.keys()
+        for name, column in expected.items():
+            np.testing.assert_array_equal(got[name], column)
+
+
+@given(data=st.data())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_flipped_bit_in_a_row_never_changes_a_number(tmp_path: Path, data: st.DataObject) -> None:
+    (tmp_path / "ledger.jsonl").unlink(missing_ok=True)
+    ledger = Ledger(tmp_path)
+    wanted = {f"k{i}": record(f"k{i}", seconds=i / 7) for i in range(3)}
+    for one in wanted.values():
+        ledger.append(one)
+    ledger.append_report(ReportRow("c1", {"effective_bits": 4.25}))
+    content = bytearray(ledger.file.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    ledger.file.write_bytes(content)
+    again = Ledger(tmp_path)
+    assert again.records.items() <= wanted.items()
+    assert len(again.records) >= 1
+    assert all(row.report == {"effective_bits": 4.25} for row in again.reports.values())
+
+
+def test_a_record_that_a_neighbour_has_finished_is_not_written_again(tmp_path: Path) -> None:
+    one, two = Ledger(tmp_path), Ledger(tmp_path)
+    one.append(record(seconds=1.0))
+    two.append(record(seconds=2.0))
+    two.append(record(status="failed", metrics={}, error="out of memory"))
+    assert two.done("k1") == Ledger(tmp_path).done("k1") == record(seconds=1.0)
+    assert len(one.file.read_text().splitlines()) == 1
+
+
+def test_rows_of_early_versions_without_a_digest_are_read(tmp_path: Path) -> None:
+    Ledger(tmp_path).append(record())
+    file = tmp_path / "ledger.jsonl"
+    row = json.loads(file.read_text())
+    del row["sha256"]
+    file.write_text(json.dumps(row) + "\n")
+    assert Ledger(tmp_path).records == {"k1": record()}

@@ -375,7 +375,7 @@ def test_nothing_is_written_elsewhere(
         "mlflow.db-wal",
         "mlflow.db-shm",
         "artifacts",
-        ".mlflow.lock",
+        "mlflow.db.lock",
     }
 
 
