@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from benchmark.progress import Advance, Progress
 from benchmark.quantization import QuantizationReport, quantize
 from benchmark.quantization.calibration import Calibration
 from benchmark.spec import digest
+
+STATISTICS_BUDGET = 10_000_000_000
+"""Bytes of calibration statistics kept on disk; the least recently used go (GPTQ on ViT-B/32: 0.5 GB a tower)."""
 
 
 class ModelHolder:
@@ -213,3 +217,30 @@ class BankMaker:
                     made = embed_texts(model, names) if templates is None else embed_classes(model, names, templates)
                     stored = self.store.put(key, {"text": made})
         return stored["text"]
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Banks, pixels and calibration statistics below one folder; several processes may use it."""
+
+    banks: ArrayStore
+    pixels: PixelCache
+    statistics: ArrayStore
+
+    @classmethod
+    def open(cls, folder: Path, pixel_budget: int, skip_broken: bool) -> Caches:
+        """The caches below `folder`."""
+        return cls(
+            ArrayStore(folder / "banks"),
+            PixelCache(folder / "pixels", pixel_budget, skip_broken),
+            ArrayStore(folder / "statistics", STATISTICS_BUDGET),
+        )
+
+    def maker(self, plan: Plan, configuration: Configuration, holder: ModelHolder, progress: Progress) -> BankMaker:
+        """A maker of a configuration's banks that uses these caches."""
+        return BankMaker(plan, configuration, holder, self.banks, self.pixels, progress, self.statistics)
+
+    @property
+    def damaged(self) -> list[str]:
+        """Damaged entries that were found and removed."""
+        return [*self.banks.damaged, *self.statistics.damaged]

@@ -6,11 +6,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from benchmark.data.pixels import PixelCache
-from benchmark.engine.banks import BankMaker, ModelHolder
-from benchmark.engine.cache import ArrayStore
+from benchmark.engine.banks import BankMaker, Caches, ModelHolder
 from benchmark.engine.driver import Driver
 from benchmark.engine.evaluate import embed, evaluate, failure, out_of_memory
 from benchmark.engine.plan import Configuration, Evaluation
@@ -22,19 +19,6 @@ from benchmark.progress import Advance
 
 PAUSE = 0.5
 """Seconds between looks at what other processes hold."""
-
-
-@dataclass(frozen=True)
-class Caches:
-    """Banks and pixels below one folder."""
-
-    banks: ArrayStore
-    pixels: PixelCache
-
-    @classmethod
-    def open(cls, folder: Path, pixel_budget: int, skip_broken: bool) -> Caches:
-        """The caches below `folder`."""
-        return cls(ArrayStore(folder / "banks"), PixelCache(folder / "pixels", pixel_budget, skip_broken))
 
 
 @dataclass
@@ -134,7 +118,7 @@ class Local:
         plan = self.driver.plan
         if self._holder is None or self._holder.resolved is not configuration.model:
             self._holder = ModelHolder(configuration.model, plan.settings.device)
-        return BankMaker(plan, configuration, self._holder, self.caches.banks, self.caches.pixels, self.driver.progress)
+        return self.caches.maker(plan, configuration, self._holder, self.driver.progress)
 
     def _check_first(self, maker: BankMaker) -> None:
         """What is wrong with images or model is said before any long work."""
