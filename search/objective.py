@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
+from benchmark.analysis.reliability import defined, reliability, reliability_keys
 from benchmark.errors import SpecError, UndefinedMetric, UnknownNameError
-from benchmark.metrics.robustness import signed_relative_change
 from benchmark.plugins import Better
 from benchmark.spec import QuantSpec
 
@@ -136,14 +134,12 @@ class Goals:
         Raises:
             UndefinedMetric: one of them is undefined here.
         """
-        return [_defined(metrics, objective.key) for objective in self.objectives]
+        return [defined(metrics, objective.key) for objective in self.objectives]
 
     def violations(self, metrics: Metrics) -> dict[str, float]:
         """Constraint text -> by how much it is missed (zero or less: it holds)."""
         return {
-            c.text: c.violation(
-                _defined(metrics, c.key), self.reference.get(c.key, float("nan")) if c.relative else 0.0
-            )
+            c.text: c.violation(defined(metrics, c.key), self.reference.get(c.key, float("nan")) if c.relative else 0.0)
             for c in self.constraints
         }
 
@@ -169,58 +165,6 @@ def make_goals(problem: Problem, objectives: Sequence[Objective], constraints: S
     return Goals(tuple(objectives), tuple(constraints), reference, problem.better, keys, left_out)
 
 
-def reliability(
-    metrics: Metrics, reference: Metrics, better: Callable[[str], Better], keys: Mapping[str, Sequence[str]]
-) -> float:
-    r"""How much more (positive) or less reliable than full precision a quantized model is, over all tasks.
-
-    .. math:: R(q) = \frac{1}{T} \sum_{t=1}^{T} \frac{1}{|K_t|} \sum_{k \in K_t} \sigma_k \frac{q_k - f_k}{|f_k|}
-
-    over the T tasks of the suite; `K_t` are the headline metrics of task t (one in the demo), `q` the quantized and
-    `f` the full-precision value, :math:`\sigma = +1` where higher is better and -1 where lower is. 0 for full
-    precision, 0.01 where the tasks improve by 1 % on average. Unbounded below: an ECE that doubles counts -1.
-
-    A headline metric that full precision does not have (UndefinedMetric) or whose full-precision value is zero has no
-    relative change: it is left out for the whole study, which says so at its start (`reliability_keys`).
-
-    Args:
-        keys: task -> headline metrics, from `reliability_keys`.
-
-    Raises:
-        UndefinedMetric: a metric of `keys` is undefined under this quantization. The trial fails with that reason: a
-            mean over fewer tasks would not be comparable.
-    """
-    tasks = []
-    for task_keys in keys.values():
-        changes = []
-        for key in task_keys:
-            direction = better(key)
-            if direction == "neither":
-                raise SpecError(f"headline metric {key} has no better direction")
-            changes.append(signed_relative_change(reference[key], _defined(metrics, key), direction))
-        tasks.append(float(np.mean(changes)))
-    return float(np.mean(tasks))
-
-
-def reliability_keys(
-    reference: Metrics, headline: Iterable[str], better: Callable[[str], Better]
-) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """Task -> headline metrics with a relative change, and for the others the reason why they have none."""
-    keys: dict[str, tuple[str, ...]] = {}
-    left_out: dict[str, str] = {}
-    for key in headline:
-        if key not in reference:
-            left_out[key] = "full precision does not have it"
-        elif reference[key] == 0:
-            left_out[key] = "it is zero in full precision, so there is no relative change"
-        elif better(key) == "neither":
-            left_out[key] = "neither direction is better"
-        else:
-            task = key.split("/")[0]
-            keys[task] = (*keys.get(task, ()), key)
-    return keys, left_out
-
-
 def effective_bits(packed_bits: int, replaced: int, total: int) -> float:
     r"""Measured bits per weight over both towers' Linear and Conv2d weights, scales and zero points included.
 
@@ -232,9 +176,3 @@ def effective_bits(packed_bits: int, replaced: int, total: int) -> float:
     if not 0 <= replaced <= total or total == 0:
         raise UndefinedMetric(f"effective_bits: {replaced} of {total} weights replaced")
     return (packed_bits + 32 * (total - replaced)) / total
-
-
-def _defined(metrics: Metrics, key: str) -> float:
-    if key not in metrics:
-        raise UndefinedMetric(f"{key} is undefined under this quantization")
-    return metrics[key]

@@ -23,8 +23,9 @@ NAMED_SKIPPED = 20
 def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
     """What is the same for all records of a configuration.
 
-    `templates_origin` tells of each data set with classes whose prompts were used: `spec` (the suite's or catalogue's),
-    `data` (its own files), `simple` (nobody gave any).
+    `quantized_model` names the QuantizationReport (`Configuration.content`). `templates_origin` tells of each data set
+    with classes whose prompts were used: `spec` (the suite's or catalogue's), `data` (its own files), `simple` (nobody
+    gave any).
     """
     device = plan.settings.device
     whole = {name: data for name, data in plan.data.items() if "/" not in name}
@@ -35,7 +36,9 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "model": {"ref": configuration.model.ref, "digest": configuration.model.digest},
+        "quantized_model": configuration.content,
         "suite_version": plan.suite.version,
+        "limit": plan.suite.limit,
         "calibration": plan.calibration.digest if plan.calibration else None,
         "data": {name: data.digest for name, data in whole.items()},
         "templates_origin": templates_origin(plan),

@@ -6,18 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark.analysis.reliability import reliability, reliability_keys
 from benchmark.errors import SpecError, UndefinedMetric, UnknownNameError
 from benchmark.plugins import Better
 from benchmark.spec import FP32, QuantSpec
-from search.objective import (
-    Problem,
-    effective_bits,
-    make_goals,
-    make_objective,
-    parse_constraint,
-    reliability,
-    reliability_keys,
-)
+from search.objective import Problem, effective_bits, make_goals, make_objective, parse_constraint
 from tests.search_stub import ACCURACY, ECE, Stub, better
 
 
