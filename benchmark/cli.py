@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from benchmark.cli_options import HOME, Catalogue, Home, Include, Json, Many, Pointed, Suite
+from benchmark.cli_report import report, show
 from benchmark.cli_search import search
 from benchmark.cli_spectrum import spectrum
 from benchmark.errors import ReliquantError
@@ -138,6 +139,8 @@ def compare(
     raise typer.Exit(compare_runs(request))
 
 
+app.command()(report)
+app.command()(show)
 app.command()(search)
 app.command()(spectrum)
 

@@ -46,7 +46,7 @@ def compare_runs(request: CompareRequest) -> int:
     if not (request.home / "ledger.jsonl").is_file():
         raise InputError(f"{request.home} holds no results; run a suite first, or name the folder with --home DIR")
     ledger, comparer = Ledger(request.home), Comparer(request.home)
-    name, headline = _suite(request.suite, ledger)
+    name, headline = find_suite(request.suite, ledger)
     records = newest(record for record in ledger.records.values() if record.suite == name)
     changes = find_changes(_chosen(request, records, name), records, comparer, ledger)
     for evaluation, reason in comparer.failures.items():
@@ -94,7 +94,7 @@ def find_changes(
     return changes
 
 
-def _suite(asked: str, ledger: Ledger) -> tuple[str, tuple[str, ...]]:
+def find_suite(asked: str, ledger: Ledger) -> tuple[str, tuple[str, ...]]:
     """Name of the suite in the ledger and its headline metrics, if its file can be found."""
     recorded = {record.suite for record in ledger.records.values()}
     if asked in suite_names() or asked.endswith((".yaml", ".yml")):

@@ -1,0 +1,1 @@
+"""`reliquant report`: one self-contained page from the records. Gather, advise, draw, write; no model is run."""

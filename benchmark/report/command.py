@@ -1,0 +1,62 @@
+"""What `reliquant report` does: find what is meant, gather, draw, write one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmark.engine.ledger import Ledger
+from benchmark.errors import InputError, StorageError
+from benchmark.include import include_files
+from benchmark.report.finding import find
+from benchmark.report.gather import Results, gather, read_spectra
+from benchmark.report.page import render
+from benchmark.report.reproduce import origin, suite_file
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """The command line of `reliquant report`."""
+
+    what: str | None = None
+    suite: str | None = None
+    output: Path = Path("report.html")
+    home: Path = Path("mlruns")
+    data: Sequence[str] = ()
+    catalogues: Sequence[Path] = ()
+    include: Sequence[Path] = field(default_factory=list)
+
+
+def write_report(request: ReportRequest) -> Path:
+    """Write the page; returns its path.
+
+    Raises:
+        ReliquantError: there are no results, an unknown name, or the file cannot be written.
+    """
+    include_files(request.include)
+    ledger = open_ledger(request.home)
+    asked = find(ledger, request.what, request.suite, request.data, request.catalogues)
+    results = gather(ledger, asked.suite, asked.spec)
+    page = render(results, origin(results, suite_file(asked.name)), _spectra(results, request.home), asked.runs)
+    try:
+        request.output.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{request.output} cannot be written: {error.strerror}") from error
+    return request.output
+
+
+def open_ledger(home: Path) -> Ledger:
+    """The ledger of a results folder.
+
+    Raises:
+        InputError: it holds no results.
+    """
+    if not (home / "ledger.jsonl").is_file():
+        raise InputError(f"{home} holds no results; run a suite first, or name the folder with --home DIR")
+    return Ledger(home)
+
+
+def _spectra(results: Results, home: Path) -> list[dict[str, object]]:
+    known = results.spec.data if results.spec else None
+    return read_spectra(home, results.models, lambda data: known is None or data in known)

@@ -1,0 +1,167 @@
+"""Images that a quantization flips, as thumbnails: read from the data source again, no model is run."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmark.data import open_data
+from benchmark.data.decode import decode, read_bytes
+from benchmark.data.opening import Data
+from benchmark.engine.ledger import Record
+from benchmark.errors import ReliquantError
+from benchmark.pairing import paired
+from benchmark.plugins import Outcome
+from benchmark.report.gather import Results, Row
+
+LOST, REPAIRED = 8, 4
+"""Shown images that turn from right to wrong, and from wrong to right."""
+SIDE = 112
+"""Longest side of a thumbnail in pixels."""
+COLUMNS = ("sample_id", "prediction", "label", "confidence", "correct")
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One image whose prediction changes: its id, indices of classes, and how sure each of the two models is."""
+
+    sample_id: str
+    label: int
+    before: int
+    after: int
+    confidence_before: float
+    confidence_after: float
+    lost: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """A flip with its picture (a data URI) and the names of its classes."""
+
+    flip: Flip
+    image: str
+    label: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The flips of one quantization: how many there are, and the worst; `why` says why none is shown."""
+
+    evaluation: str
+    lost: int = 0
+    repaired: int = 0
+    shown: tuple[Example, ...] = ()
+    why: str = ""
+
+
+def flips(quantized: Outcome, reference: Outcome) -> list[Flip]:
+    """All images that are right in one of the two only; lost ones first, the surest wrong answers at the top.
+
+    Raises:
+        DataError: the two were not evaluated on the same images.
+    """
+    q, f = (outcome.samples for outcome in paired(quantized, reference))
+    found = [
+        Flip(
+            str(q["sample_id"][i]),
+            int(q["label"][i]),
+            int(f["prediction"][i]),
+            int(q["prediction"][i]),
+            float(f["confidence"][i]),
+            float(q["confidence"][i]),
+            bool(f["correct"][i]),
+        )
+        for i in np.flatnonzero(q["correct"] != f["correct"])
+    ]
+    return sorted(found, key=lambda flip: (not flip.lost, -flip.confidence_after, flip.sample_id))
+
+
+def worst(results: Results, row: Row, data: dict[str, Data | str]) -> Examples | None:
+    """The flips of a row on the suite's first zero-shot evaluation; None where it has none.
+
+    Args:
+        data: data sets that are open already, or why they cannot be opened; filled here.
+    """
+    names = [key.rsplit("/", 1)[0] for key in results.headline if key.startswith("zero_shot/")]
+    names += [name for name in row.records if name.startswith("zero_shot/")]
+    record = next((row.records[name] for name in names if name in row.records), None)
+    base = results.reference(record) if record is not None else None
+    if record is None or base is None:
+        return None
+    pair = [results.ledger.outcome(r) for r in (record, base)]
+    if not all(column in outcome.samples for outcome in pair for column in COLUMNS):
+        return Examples(record.name, why="the per-sample columns of this evaluation are not in the results folder")
+    found = flips(*pair)
+    lost = [flip for flip in found if flip.lost]
+    repaired = [flip for flip in found if not flip.lost]
+    if record.name not in data:
+        data[record.name] = _open(results, record)
+    images = data[record.name]
+    if isinstance(images, str):
+        return Examples(record.name, len(lost), len(repaired), why=images)
+    shown = _with_images([*lost[:LOST], *repaired[:REPAIRED]], images)
+    return Examples(record.name, len(lost), len(repaired), shown)
+
+
+def _open(results: Results, record: Record) -> Data | str:
+    """The images of a zero-shot evaluation, or why they cannot be shown."""
+    if results.spec is None:
+        return f"the file of suite '{results.suite}' is not known: give it as FILE.yaml to see the images"
+    binding = results.spec.tasks.get(record.task, {}).get(record.dataset)
+    if binding is None or "test" not in binding.roles:
+        return f"the suite's file has no evaluation {record.name} any more"
+    name = binding.data("test")[0]
+    spec = results.spec.data[name]
+    limits = [limit for limit in (record.provenance.get("limit", results.spec.limit), spec.limit) if limit is not None]
+    try:
+        data = open_data(spec.model_copy(update={"limit": min(limits, default=None)}), name)
+    except ReliquantError as error:
+        return str(error)
+    recorded = record.provenance.get("data", {}).get(name)
+    if recorded is not None and recorded != data.digest:
+        return f"data set '{name}' is not the one that was evaluated (its digest differs)"
+    return data
+
+
+def _with_images(found: Sequence[Flip], data: Data) -> tuple[Example, ...]:
+    order = np.argsort(data.sample_ids, kind="stable")
+    wanted = np.array([flip.sample_id for flip in found], dtype=np.str_)
+    at = np.searchsorted(data.sample_ids, wanted, sorter=order).clip(max=len(order) - 1)
+    kept = [
+        (flip, row)
+        for flip, row in zip(found, order[at].tolist(), strict=True)
+        if data.sample_ids[row] == flip.sample_id
+    ]
+    names = data.class_names
+    return tuple(
+        Example(flip, thumbnail(encoded), names[flip.label], names[flip.before], names[flip.after])
+        for (flip, _), encoded in zip(kept, _encoded(data, [row for _, row in kept]), strict=True)
+    )
+
+
+def _encoded(data: Data, rows: Sequence[int]) -> list[bytes]:
+    """The encoded images of some rows, in their order."""
+    if not rows:
+        return []
+    table = data.dataset
+    table = table.select_columns([c for c in ("image", "offset", "size") if c in table.column_names])
+    return [read_bytes(row) for row in table.with_format("arrow")[list(rows)].to_pylist()]
+
+
+def thumbnail(encoded: bytes) -> str:
+    """A JPEG of at most SIDE pixels as a data URI.
+
+    Raises:
+        DataError: it is no image.
+    """
+    image = decode(encoded)
+    image.thumbnail((SIDE, SIDE))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")

@@ -1,0 +1,220 @@
+"""The page: figures and tables of the results, put into the template."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from benchmark.analysis.claims import CLAIMS, Finding
+from benchmark.analysis.claims import gather as gather_claims
+from benchmark.analysis.compare import Change, adjust
+from benchmark.analysis.tables import shallowest_headlines
+from benchmark.data.opening import Data
+from benchmark.engine.plan import tasks
+from benchmark.report import details, overview, spectral
+from benchmark.report.advice import RULE, Advice, about, advise, claims_sentence, losses
+from benchmark.report.details import Grid, Heat, heat
+from benchmark.report.examples import Examples, worst
+from benchmark.report.gather import Results, Row, better_of
+from benchmark.report.overview import ARROWS, Figure
+from benchmark.report.reproduce import Origin
+from benchmark.report.svg import legend
+
+MOST_DETAILS = 24
+"""Quantizations that get their own figures and images; beyond that the page would grow too large."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of a heat map: its key in parts, and where better lies."""
+
+    key: str
+    parts: tuple[str, ...]
+    arrow: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heat map over quantizations: columns, and for each row its cells (None: undefined or failed)."""
+
+    columns: tuple[Column, ...]
+    lines: tuple[tuple[Row, tuple[Heat | None, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """The figures over all quantizations of one model."""
+
+    model: str
+    advice: Advice
+    pareto: Sequence[Figure]
+    forests: Sequence[Markup]
+    spurious: Sequence[Figure]
+    shifts: Sequence[Figure]
+    spectra: Sequence[tuple[Any, Sequence[Figure]]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The figures of one quantization."""
+
+    row: Row
+    calibration: Sequence[tuple[str, Markup, Markup]]
+    ood: Sequence[tuple[str, Sequence[Markup]]]
+    severity: Sequence[Figure]
+    grids: Sequence[Grid]
+    examples: Examples | None
+
+
+def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequence[tuple[str, str]] = ()) -> str:
+    """The page as HTML.
+
+    Args:
+        studies: spectral studies. focus: (model, quantization) of the rows that get figures of their own; empty for
+            as many as there is room for.
+    """
+    findings = _findings(results)
+    chapters = [_chapter(results, model, studies) for model in results.models]
+    chosen = _detailed(results, chapters, focus)
+    opened: dict[str, Data | str] = {}
+    headline = _table(results, results.headline, [c for row in results.rows for c in row.headline.values()])
+    script = _resource("page.js")
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            results=results,
+            origin=origin,
+            chapters=chapters,
+            findings=findings,
+            claims=claims_sentence(findings),
+            rule=RULE,
+            headline=headline,
+            more=_more(results),
+            panels=[_panel(results, row, opened) for row in chosen],
+            left_out=sum(not row.full_precision for row in results.rows) - len(chosen),
+            panel_ids={(row.model, row.quantization): i for i, row in enumerate(chosen, 1)},
+            chosen_rows={(chapter.model, chapter.advice.chosen) for chapter in chapters},
+            has_latency=any(row.latency is not None for row in results.rows),
+            about=[about(row) for row in results.rows if (row.model, row.quantization) in set(focus)],
+            bases=[base for model in results.models if (base := results.base(model)) is not None],
+            has_spectra=any(chapter.spectra for chapter in chapters),
+            focus=set(focus),
+            losses=losses,
+            histogram_keys=details.HISTOGRAM_KEYS,
+            legend=legend,
+            style=Markup(_resource("page.css")),
+            script=Markup(script),
+            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+            written=datetime.now(UTC).isoformat(timespec="minutes"),
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("benchmark.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["ticks"] = ticks
+    environment.filters["number"] = number
+    return environment
+
+
+def ticks(text: str) -> Markup:
+    """Names between backticks as <code>; everything is escaped.
+
+    >>> ticks("`a` < b")
+    Markup('<code>a</code> &lt; b')
+    """
+    parts = str(escape(text)).split("`")
+    inner = "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+    return Markup(inner)
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """A number, or a dash."""
+    return "–" if value is None else format(value, form)
+
+
+def _resource(name: str) -> str:
+    return files("benchmark.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _findings(results: Results) -> list[Finding]:
+    runs = gather_claims([change for row in results.rows for change in row.changes.values()])
+    return [claim(runs) for claim in CLAIMS]
+
+
+def _table(results: Results, keys: Sequence[str], changes: Sequence[Change]) -> Table:
+    by_row = {(c.model, c.quantization, c.key): c for c in changes}
+    lines = []
+    for row in results.rows:
+        if not row.full_precision:
+            found = [by_row.get((row.model, row.quantization, key)) for key in keys]
+            lines.append((row, tuple(None if change is None else heat(change) for change in found)))
+    columns = tuple(Column(key, tuple(key.split("/")), ARROWS[better_of(key)][:1]) for key in keys)
+    return Table(columns, tuple(lines))
+
+
+def _more(results: Results) -> Table:
+    """The other headline metrics that the tasks declare: stars are adjusted over this table."""
+    present = dict.fromkeys(key for row in results.rows for key in row.changes)
+    declared = {key: tasks.get(key.split("/", 1)[0]).metric(key) for key in present}
+    shallow = [key for key in present if declared[key].headline and key.count("/") <= 3]
+    keys = tuple(dict.fromkeys([*shallowest_headlines(present, tasks.get), *shallow]))
+    keys = tuple(key for key in sorted(keys) if key not in results.headline and declared[key].better != "neither")
+    return _table(results, keys, adjust(row.changes[k] for row in results.rows for k in keys if k in row.changes))
+
+
+def _chapter(results: Results, model: str, studies: Sequence[Any]) -> Chapter:
+    rows = results.of(model)
+    advice = advise(model, rows, results.headline)
+    labels = {row.quantization: row.label for row in rows}
+    return Chapter(
+        model,
+        advice,
+        overview.pareto(rows, results.headline, advice.chosen),
+        overview.forests([row for row in rows if not row.full_precision], results.headline),
+        overview.spurious(rows),
+        overview.shifts(rows),
+        [(study, spectral.draw(study, labels)) for study in studies if study["model"] == model],
+    )
+
+
+def _detailed(results: Results, chapters: Sequence[Chapter], focus: Sequence[tuple[str, str]]) -> list[Row]:
+    """Rows with figures of their own: those in focus; else the recommended ones first, then as in the ledger."""
+    rows = [row for row in results.rows if not row.full_precision and row.records]
+    if focus:
+        return [row for row in rows if (row.model, row.quantization) in focus]
+    recommended = {(chapter.model, chapter.advice.chosen) for chapter in chapters}
+    first = [row for row in rows if (row.model, row.quantization) in recommended]
+    return [*first, *(row for row in rows if row not in first)][:MOST_DETAILS]
+
+
+def _panel(results: Results, row: Row, opened: dict[str, Data | str]) -> Panel:
+    calibration = [
+        (name, details.reliability(now, before, name), details.reliability_legend(now, before))
+        for name, now, before in details.outcomes(results, row, "calibration")
+        if "bin_count" in now.tables
+    ]
+    ood = [
+        (name, details.score_histograms(now, before))
+        for name, now, before in details.outcomes(results, row, "ood")
+        if "scores" in now.tables
+    ]
+    corrupted = [name for name in row.records if name.startswith("corruption/")]
+    curves = [figure for name in corrupted if (figure := details.severity_curves(row, results, name)) is not None]
+    grids = [grid for name in corrupted if (grid := details.corruption_grid(row, name)) is not None]
+    return Panel(row, calibration, ood, curves, grids, worst(results, row, opened))

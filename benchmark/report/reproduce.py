@@ -1,0 +1,125 @@
+"""How to get the same numbers again: command, suite file, versions and digests, from the records' provenance."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import ReliquantError
+from benchmark.quantization import parse
+from benchmark.report.gather import Results
+from benchmark.spec import FP32
+from benchmark.suite import FOLDER, suite_names
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the records come from.
+
+    Attributes:
+        commands: lines for a shell. suite_text: the suite's YAML; empty where its file was not found.
+        facts: (what, value) on versions and machine; several values where the records differ.
+        digests: (what, hash) of models, calibration and data.
+        remarks: what a reader should know before trusting a repetition.
+    """
+
+    commands: tuple[str, ...]
+    suite_text: str
+    facts: tuple[tuple[str, str], ...]
+    digests: tuple[tuple[str, str], ...]
+    remarks: tuple[str, ...]
+
+
+def origin(results: Results, source: Path | None) -> Origin:
+    """Gather it from the records that the page shows.
+
+    Args:
+        source: the suite's file, where it was found.
+    """
+    records = [record for row in results.rows for record in row.records.values()]
+    provenance = [record.provenance for record in records]
+    text = source.read_text(encoding="utf-8") if source is not None else ""
+    return Origin(
+        _commands(results, source, provenance),
+        text,
+        _facts(provenance),
+        _digests(provenance),
+        _remarks(results, provenance),
+    )
+
+
+def suite_file(asked: str) -> Path | None:
+    """The file of a suite that comes with reliquant, or that was given as a path."""
+    if asked.endswith((".yaml", ".yml")):
+        return Path(asked)
+    return FOLDER / f"{asked}.yaml" if asked in suite_names() else None
+
+
+def _commands(results: Results, source: Path | None, provenance: Sequence[Any]) -> tuple[str, ...]:
+    name = results.suite if source is None or source.parent == FOLDER else str(source)
+    command = ["reliquant", "run", name]
+    spec = results.spec
+    quantizations = dict.fromkeys(row.quantization for row in results.rows)
+    if spec is None or set(quantizations) - {FP32.name} != _canonical(spec.quantizations) - {FP32.name}:
+        command += [part for q in quantizations if q != FP32.name for part in ("--quant", q)]
+    refs = dict.fromkeys(str(p["model"]["ref"]) for p in provenance if "model" in p)
+    if spec is None or set(refs) != {model.ref for model in spec.models}:
+        command += [part for ref in refs for part in ("--model", ref)]
+    limits = {p.get("limit") for p in provenance}
+    if len(limits) == 1 and (limit := limits.pop()) is not None and (spec is None or limit != spec.limit):
+        command += ["--limit", str(limit)]
+    if any(p.get("device", "cpu") != "cpu" for p in provenance):
+        command += ["--device", "cuda"]
+    return (shlex.join(command), shlex.join(["reliquant", "report", name]))
+
+
+def _canonical(names: Iterable[str]) -> set[str]:
+    """Short names as the ledger has them; those of methods that are not installed here are left out."""
+    found = set()
+    for name in names:
+        with suppress(ReliquantError):
+            found.add(parse(name).name)
+    return found
+
+
+def _facts(provenance: Sequence[Any]) -> tuple[tuple[str, str], ...]:
+    found: dict[str, dict[str, None]] = {}
+    for each in provenance:
+        facts = {**each.get("versions", {}), "suite version": each.get("suite_version")}
+        facts |= {key: each.get(key) for key in ("device", "cpu", "threads")}
+        for key, value in facts.items():
+            if value is not None:
+                found.setdefault(key, {})[str(value)] = None
+    times = sorted(str(each["time"]) for each in provenance if "time" in each)
+    span = [("evaluated", times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}")] if times else []
+    return (*((key, ", ".join(values)) for key, values in found.items()), *span)
+
+
+def _digests(provenance: Sequence[Any]) -> tuple[tuple[str, str], ...]:
+    found: dict[tuple[str, str], None] = {}
+    for each in provenance:
+        if "model" in each:
+            found[f"model {each['model']['ref']}", str(each["model"]["digest"])] = None
+        if each.get("calibration"):
+            found["calibration pairs", str(each["calibration"])] = None
+        for name, value in each.get("data", {}).items():
+            found[f"data {name}", str(value)] = None
+    return tuple(found)
+
+
+def _remarks(results: Results, provenance: Sequence[Any]) -> tuple[str, ...]:
+    remarks = []
+    if results.spec is None:
+        remarks.append(f"The file of suite '{results.suite}' was not found; give it as FILE.yaml to have it here.")
+    else:
+        versions = {p.get("suite_version") for p in provenance}
+        if versions - {results.spec.version}:
+            written = ", ".join(sorted(map(str, versions)))
+            remarks.append(f"The file has version {results.spec.version} now, the records come from {written}.")
+    skipped = {name: entry["count"] for p in provenance for name, entry in p.get("skipped", {}).items()}
+    remarks += [f"Data set '{name}': {count} broken images were left out." for name, count in skipped.items()]
+    return tuple(remarks)

@@ -1,0 +1,206 @@
+"""`reliquant report` on a small results folder: a valid, accessible, self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import html5lib
+import pytest
+from typer.testing import CliRunner, Result
+
+from benchmark.cli import app
+from benchmark.errors import InputError, StorageError, UnknownNameError
+from tests.report_home import NF4, W4, W8, write_home
+
+SUITE = """
+name: small
+version: 2
+models: [tiny]
+quantizations: [rtn-w8a8, rtn-w4a8, bnb-nf4-vision]
+data: {scenes: {source: demo, split: test}}
+tasks: {zero_shot: {scenes: {test: scenes}}}
+headline: [zero_shot/scenes/accuracy, calibration/scenes/ece_15, ood/scenes/mcm/auroc, spurious/scenes/rsg]
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_home(folder / "home")
+    (folder / "suite.yaml").write_text(SUITE)
+    return folder / "home"
+
+
+def run(home: Path, out: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["report", *arguments, "--home", str(home), "-o", str(out)])
+
+
+@pytest.fixture(scope="module")
+def page(home: Path) -> str:
+    out = home.parent / "page.html"
+    result = run(home, out, str(home.parent / "suite.yaml"))
+    assert result.exit_code == 0, result.output
+    return out.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tree(page: str) -> Any:
+    """The document, parsed by the rules of HTML; the first error fails."""
+    return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page)
+
+
+def text_of(element: Any) -> str:
+    return " ".join(" ".join(element.itertext()).split())
+
+
+def by_id(tree: Any, name: str) -> Any:
+    return next(e for e in tree.iter() if e.get("id") == name)
+
+
+def test_it_recommends_and_shows_every_section(tree: Any) -> None:
+    sections = {e.get("id") for e in tree.iter("section")}
+    assert sections == {"deploy", "changes", "trade", "intervals", "gaps", "one", "claims", "reproduce"}
+    advice = text_of(by_id(tree, "deploy"))
+    assert f"Deploy {NF4}" in advice
+    assert "2 of 3 quantizations of tiny show no significant loss" in advice
+    assert f"Fewer bits cost something: {W4} loses" in advice
+
+
+def test_the_heat_map_has_a_row_a_quantization_and_a_column_a_metric(tree: Any) -> None:
+    table = by_id(tree, "headline")
+    rows = [r for r in table.iter("tr") if r.get("data-name")]
+    assert [r.get("data-name") for r in rows] == [f"tiny {name}" for name in (W8, W4, NF4)]
+    assert [r.get("data-safe") for r in rows] == ["yes", "no", "yes"]
+    cells = [[text_of(cell) for cell in r.iter("td")] for r in rows]
+    assert cells[0] == ["8.0", "0.00", "10.00", "+0.0%", "0.000", "0.000", "0.000", "0.000"]
+    assert cells[1][2] == "–", "a simulated quantization has no latency"
+    assert cells[1][4].endswith("***")
+    tip = next(c for c in rows[1].iter("td") if c.get("data-tip")).get("data-tip")
+    assert "95 % interval [" in tip
+    assert "q < 0.001" in tip
+
+
+def test_nothing_is_loaded_from_anywhere(page: str, tree: Any) -> None:
+    addresses = [e.get(a) for e in tree.iter() if isinstance(e.tag, str) for a in ("src", "href") if e.get(a)]
+    assert addresses
+    assert all(address.startswith(("#", "data:")) for address in addresses)
+    assert not re.findall(r"url\(|@import|fetch\(|XMLHttpRequest", page)
+
+
+def test_the_policy_allows_the_own_script_alone(tree: Any) -> None:
+    policy = next(e.get("content") for e in tree.iter("meta") if e.get("http-equiv") == "Content-Security-Policy")
+    scripts = list(tree.iter("script"))
+    digest = base64.b64encode(hashlib.sha256(scripts[0].text.encode()).digest()).decode()
+    assert len(scripts) == 1
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+
+
+def test_text_of_others_is_escaped(page: str, tree: Any) -> None:
+    assert "onerror=alert(1)> & `code`" in text_of(by_id(tree, "deploy"))
+    assert not [e for e in tree.iter() if e.get("onerror")]
+    assert "<img src=x" not in page
+
+
+def test_it_can_be_read_without_eyes_and_without_a_mouse(tree: Any) -> None:
+    assert next(tree.iter("html")).get("lang") == "en"
+    assert all(e.get("alt") for e in tree.iter("img"))
+    charts = [e for e in tree.iter() if str(e.tag).endswith("}svg") and e.get("aria-hidden") != "true"]
+    assert len(charts) > 20
+    assert all(e.get("aria-label") and e.get("role") in ("img", "group") for e in charts)
+    assert all(text_of(e) or e.get("aria-label") for e in tree.iter("button"))
+    assert all(e.get("aria-pressed") == "true" for e in tree.iter("button") if e.get("data-toggle"))
+    labelled = [e for label in tree.iter("label") for e in label.iter() if e.tag in ("select", "input")]
+    assert len(labelled) == len(list(tree.iter("select"))) + len(list(tree.iter("input")))
+    focusable = [e for chart in charts if chart.get("role") == "group" for e in chart.iter() if e.get("tabindex")]
+    assert focusable
+    assert all(e.get("aria-label") for e in focusable)
+    for table in tree.iter("table"):
+        assert all(cell.get("scope") in ("col", "row") for cell in table.iter("th"))
+    ids = [e.get("id") for e in tree.iter() if e.get("id")]
+    assert len(ids) == len(set(ids))
+    for link in tree.iter("a"):
+        assert link.get("href")[1:] in ids
+
+
+def test_how_to_reproduce_it(tree: Any, home: Path) -> None:
+    text = text_of(by_id(tree, "reproduce"))
+    assert f"reliquant run {home.parent / 'suite.yaml'} --model tiny" not in text
+    assert f"reliquant run {home.parent / 'suite.yaml'} reliquant report" in text
+    assert "name: small version: 2" in text
+    assert "The file has version 2 now, the records come from 1." in text
+    assert "model tiny" in text
+    assert "b" * 16 in text
+
+
+def test_why_there_are_no_pictures(tree: Any) -> None:
+    """The digest of the synthetic data is not the demo's."""
+    assert "No pictures: data set 'scenes' is not the one that was evaluated" in text_of(by_id(tree, "one"))
+
+
+def test_one_quantization_in_focus(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    result = run(home, out, W4, "--suite", "small")
+    assert result.exit_code == 0, result.output
+    tree = html5lib.parse(out.read_text(), namespaceHTMLElements=False)
+    assert f"The quantization that was asked for {W4} of tiny : 4.0 effective bits" in text_of(by_id(tree, "deploy"))
+    assert [text_of(o) for o in by_id(tree, "run").iter("option")] == [W4]
+    assert "The file of suite 'small' was not found" in text_of(by_id(tree, "reproduce"))
+    assert "the file of suite 'small' is not known" in text_of(by_id(tree, "one"))
+
+
+def test_a_ledger_of_one_task_still_makes_a_page(tmp_path: Path) -> None:
+    write_home(tmp_path / "home", ("calibration",))
+    result = run(tmp_path / "home", tmp_path / "page.html", "small")
+    assert result.exit_code == 0, result.output
+    page = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse((tmp_path / "page.html").read_text())
+    assert "no task on spurious correlations or covariate shift" in text_of(by_id(page, "gaps"))
+
+
+def test_old_records_are_matched_to_their_reports_by_name(tmp_path: Path, home: Path) -> None:
+    old = tmp_path / "home"
+    shutil.copytree(home, old)
+    text = re.sub(r'"quantized_model": "[^"]*", ', "", (old / "ledger.jsonl").read_text())
+    assert text != (home / "ledger.jsonl").read_text()
+    (old / "ledger.jsonl").write_text(text)
+    assert run(old, tmp_path / "page.html", "small").exit_code == 0
+    tree = html5lib.parse((tmp_path / "page.html").read_text(), namespaceHTMLElements=False)
+    assert "4.0" in [text_of(cell) for cell in by_id(tree, "headline").iter("td")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["rtn-w5a8-channel-token-vision", "--suite", "small"], UnknownNameError, "Did you mean 'rtn-w"),
+        (["smal"], UnknownNameError, "unknown suite or run (of suite 'small') 'smal'. Did you mean 'small'?"),
+        (["imagenet", "--suite", "small"], InputError, "`reliquant run imagenet`"),
+        (["0" * 32, "--suite", "small"], InputError, "holds no MLflow store"),
+    ],
+)
+def test_names_that_mean_nothing(
+    home: Path, tmp_path: Path, arguments: list[str], error: type[Exception], message: str
+) -> None:
+    result = run(home, tmp_path / "page.html", *arguments)
+    assert isinstance(result.exception, error), result.exception
+    assert message in str(result.exception)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_folders_that_cannot_be_used(home: Path, tmp_path: Path) -> None:
+    assert "holds no results" in str(run(tmp_path, tmp_path / "page.html", "small").exception)
+    result = run(home, tmp_path / "missing" / "page.html", "small")
+    assert isinstance(result.exception, StorageError)
+    assert "cannot be written" in str(result.exception)
+
+
+def test_a_damaged_spectral_study_is_named(home: Path, tmp_path: Path) -> None:
+    old = tmp_path / "home"
+    shutil.copytree(home, old)
+    (old / "spectrum" / "tiny.scenes").mkdir(parents=True)
+    (old / "spectrum" / "tiny.scenes" / "spectrum.json").write_text("{")
+    assert "is damaged" in str(run(old, tmp_path / "page.html", "small").exception)
