@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from benchmark.cli_export import export
 from benchmark.cli_options import HOME, Catalogue, Home, Include, Json, Many, Pointed, Suite
 from benchmark.cli_report import report, show
 from benchmark.cli_search import search
@@ -143,6 +144,7 @@ app.command()(report)
 app.command()(show)
 app.command()(search)
 app.command()(spectrum)
+app.command()(export)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from benchmark.engine.run import run as run_plan
 from benchmark.engine.timing import Timing
 from benchmark.errors import InputError, SpecError
 from benchmark.include import include_files
+from benchmark.models.recipe import refuse_quantized
 from benchmark.printing import print_efficiency, print_table
 from benchmark.progress import open_progress
 from benchmark.quantization import parse
@@ -152,7 +153,13 @@ def _plan(request: RunRequest) -> Plan:
     if request.overrides:
         names = tuple(with_overrides(name, request.overrides) for name in suite.quantizations)
         suite = suite.model_copy(update={"quantizations": names})
-    return make_plan(suite, Settings(request.device, request.batch_size, exact_float=request.exact_float))
+    plan = make_plan(suite, Settings(request.device, request.batch_size, exact_float=request.exact_float))
+    stored = {c.model.ref: c for c in plan.configurations if c.model.quantized}
+    if request.quantizations or request.overrides:
+        refuse_quantized((c.model for c in stored.values()), "--override" if request.overrides else "--quant")
+    for ref, configuration in stored.items():
+        print(f"{ref} is quantized already ({configuration.quant.name}): it is run as it is", file=sys.stderr)
+    return plan
 
 
 def with_overrides(name: str, overrides: Sequence[str]) -> str:

@@ -81,10 +81,12 @@ def find_changes(
     chosen: Sequence[Record], records: Sequence[Record], comparer: Comparer, ledger: Ledger
 ) -> list[Change]:
     """All changes of the chosen records against the full-precision records that they can be compared with."""
-    bases = {(r.model, r.name, r.pair): r for r in records if r.quantization == "fp32"}
+    full = [record for record in records if record.quantization == "fp32"]
+    bases = {(r.model, r.name, r.pair): r for r in full}
+    origins = {(r.name, r.pair): r for r in full if r.pair}  # of exported models, which have another name
     changes: list[Change] = []
     for record in chosen:
-        base = bases.get((record.model, record.name, record.pair))
+        base = bases.get((record.model, record.name, record.pair)) or origins.get((record.name, record.pair))
         if base is None:
             comparer.failures[f"{record.model}, {record.quantization}: {record.name}"] = (
                 "the ledger has no full-precision evaluation on the same data; run the suite again with its --limit"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.errors import InputError
 from benchmark.plugins import Outcome
 from benchmark.registry import Registry
 
@@ -62,6 +63,30 @@ class FinishedStudy:
     folder: Path
 
 
+@dataclass(frozen=True)
+class ServedModel:
+    """An exported folder to be registered, so that it can be served.
+
+    Attributes:
+        name: in the registry. loader: module whose `_load_pyfunc(folder)` gives an object with `predict(table)`.
+        column: of the table that goes in: encoded images, e.g. `example`.
+        classes: columns of the table that comes out: probabilities.
+        configuration: key of the configuration that it is, to be linked with its run.
+        tags, description: for the reader.
+    """
+
+    name: str
+    folder: Path
+    loader: str
+    column: str
+    example: bytes
+    classes: tuple[str, ...]
+    suite: SuiteSpec
+    configuration: str
+    tags: Mapping[str, str]
+    description: str
+
+
 class Tracker(ABC):
     """Writes finished configurations somewhere. The driver alone calls it, one configuration at a time."""
 
@@ -80,6 +105,23 @@ class Tracker(ABC):
 
     def log_study(self, study: FinishedStudy) -> None:  # noqa: B027 - a tracker of evaluations only leaves it out
         """Write a study; one that is there already under its key is left alone. Nothing, unless overridden."""
+
+    def check_registry(self, name: str) -> None:
+        """Refuse, before any work, what `register_model` would refuse.
+
+        Raises:
+            InputError: this tracker has no registry, or the registry refuses the name.
+            StorageError: the registry cannot be reached.
+        """
+        raise InputError(f"tracker '{self.name}' has no model registry")
+
+    def register_model(self, model: ServedModel) -> str:
+        """Make an exported folder a version in a model registry; one line that says which.
+
+        Raises:
+            InputError: this tracker has no registry. StorageError: it cannot be written.
+        """
+        raise InputError(f"tracker '{self.name}' has no model registry")
 
 
 trackers: Registry[Tracker] = Registry("tracker", "reliquant.trackers", Tracker)

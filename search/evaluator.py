@@ -14,7 +14,9 @@ from benchmark.analysis.tables import declared, headline_keys
 from benchmark.engine.plan import Plan, Settings, make_plan
 from benchmark.engine.run import PIXEL_BUDGET, Sweep, run
 from benchmark.errors import QuantizationError, SpecError
+from benchmark.models import resolve as resolve_model
 from benchmark.models.base import ClipModel
+from benchmark.models.recipe import refuse_quantized
 from benchmark.plugins import Better
 from benchmark.progress import Progress, Silent
 from benchmark.quantization import quantizers
@@ -47,6 +49,7 @@ class Engine:
                 f"suite '{self.suite.name}' names {len(self.suite.models)} models, a search is about one; "
                 "choose with --model REF"
             )
+        refuse_quantized([resolve_model(self.suite.models[0])], "search")
 
     @cached_property
     def plan(self) -> Plan:

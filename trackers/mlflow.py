@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmark.analysis.compare import adjust
 from benchmark.analysis.export import to_csv, to_json
@@ -21,28 +21,23 @@ from benchmark.analysis.tables import headline_metrics, sample_frames
 from benchmark.engine.ledger import Record
 from benchmark.processes import is_gone, owner
 from benchmark.spec import SuiteSpec, digest
-from benchmark.tracking import FinishedConfiguration, FinishedStudy, Tracker
+from benchmark.tracking import FinishedConfiguration, FinishedStudy, ServedModel, Tracker
 from trackers.mlflow_names import experiment_note, metric_name, quant_params, safe_name
+from trackers.model_registry import check_name, register
 from trackers.store import (
     CONTENT,
     ERROR,
     KEY,
     SQLITE,
+    Found,
     complete_configurations,
     connect,
     default_uri,
+    every_run,
     renew_statistics,
 )
 
 OWNER = "reliquant.owner"
-
-
-class _Found(NamedTuple):
-    """A configuration's run, its children by evaluation key, and its content where it was written to the end."""
-
-    run: Any
-    children: Mapping[str, Any]
-    content: str | None
 
 
 class MLflowTracker(Tracker):
@@ -129,6 +124,17 @@ class MLflowTracker(Tracker):
             self._client.log_artifacts(run, str(study.folder))
         self._runs[study.key] = ""
 
+    def check_registry(self, name: str) -> None:
+        """Look at the name, and connect."""
+        check_name(name)
+        self.connect()
+
+    def register_model(self, model: ServedModel) -> str:
+        """A version in MLflow's model registry, linked with the run of its configuration."""
+        experiment = self._experiment(model.suite)
+        found = self._look(experiment, model.configuration)
+        return register(self._client, model, experiment, found.run.info.run_id if found else None)
+
     def _experiment(self, suite: SuiteSpec) -> str:
         name = suite.name
         if name not in self._experiments:
@@ -147,36 +153,27 @@ class MLflowTracker(Tracker):
 
     def _end_orphans(self, experiment: str) -> None:
         """Runs that a killed process left RUNNING are ended as FAILED; `log` takes them up again."""
-        for run in list(self._search(experiment, "attributes.status = 'RUNNING'")):
+        for run in list(every_run(self._client, experiment, "attributes.status = 'RUNNING'")):
             if is_gone(run.data.tags.get(OWNER, "")):
                 self._client.set_tag(run.info.run_id, ERROR, "the process that wrote this run was killed")
                 self._client.set_terminated(run.info.run_id, "FAILED")
 
     def _read_runs(self, experiment: str) -> None:
         """What is logged of configurations and studies, in one pass."""
-        for run in self._search(experiment, "tags.kind != 'evaluation'"):
+        for run in every_run(self._client, experiment, "tags.kind != 'evaluation'"):
             tags = run.data.tags
             ended = ("FINISHED", "FAILED") if tags["kind"] == "configuration" else ("FINISHED",)
             if KEY in tags and ERROR not in tags and run.info.status in ended:
                 self._runs[tags[KEY]] = tags.get(CONTENT, "")
 
-    def _search(self, experiment: str, wanted: str) -> Iterator[Any]:
-        token: str | None = None
-        while True:
-            page = self._client.search_runs([experiment], wanted, max_results=5000, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
-
-    def _look(self, experiment: str, key: str) -> _Found | None:
+    def _look(self, experiment: str, key: str) -> Found | None:
         """A configuration's run as it is now: another process may have written it, or been killed writing it."""
         wanted = f"tags.`{KEY}` = '{key}' and tags.kind = 'configuration'"
         for run in self._client.search_runs([experiment], wanted, max_results=1):
-            below = self._search(experiment, f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+            below = every_run(self._client, experiment, f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
             children = {child.data.tags.get(KEY, ""): child for child in below}
             whole = run.info.status != "RUNNING" and ERROR not in run.data.tags
-            return _Found(run, children, run.data.tags.get(CONTENT) if whole else None)
+            return Found(run, children, run.data.tags.get(CONTENT) if whole else None)
         return None
 
     def _take_up(self, run: Any, errors: Mapping[str, str]) -> str:

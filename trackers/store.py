@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 
@@ -71,6 +72,25 @@ def connect(address: str) -> Any:
         with closing(sqlite3.connect(file)) as database:
             database.execute("PRAGMA journal_mode=WAL")
     return client
+
+
+class Found(NamedTuple):
+    """A configuration's run, its children by evaluation key, and its content where it was written to the end."""
+
+    run: Any
+    children: Mapping[str, Any]
+    content: str | None
+
+
+def every_run(client: Any, experiment: str, wanted: str) -> Iterator[Any]:
+    """All runs of an experiment that a filter finds, page by page."""
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment], wanted, max_results=5000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def sqlite_file(address: str) -> Path | None:

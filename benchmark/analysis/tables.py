@@ -101,7 +101,7 @@ def comparison_rows(plan: Plan, records: Sequence[Record], tested: Iterable[Chan
     for change in tested:
         cell = cells.get(change.configuration, {}).get(change.key)
         if cell is not None:
-            cells[change.configuration][change.key] = replace(cell, stars=change.stars)
+            cells[change.configuration][change.key] = replace(cell, change=change.change, stars=change.stars)
     return [Row(c.model.name, c.quant.name, cells.get(c.key, {})) for c in plan.configurations]
 
 

@@ -21,7 +21,7 @@ from benchmark.errors import StorageError
 from benchmark.models import ResolvedModel
 from benchmark.models.base import ClipModel
 from benchmark.progress import Advance, Progress
-from benchmark.quantization import QuantizationReport, quantize
+from benchmark.quantization import LayerState, QuantizationReport, quantize
 from benchmark.quantization.calibration import Calibration
 from benchmark.spec import digest
 
@@ -61,19 +61,26 @@ class BankMaker:
 
     @cached_property
     def quantized(self) -> tuple[ClipModel, QuantizationReport]:
-        """The model under this configuration's quantization, and what was done to it.
+        """The model under this configuration's quantization, and what was done to it; a stored one as it is.
 
         The report's probe images are the calibration data's, where the suite has any, whether the method needs it or
         not: so the reports of all methods compare.
         """
-        calibration = self._calibration() if self.plan.calibration is not None else None
+        stored, settings = self.configuration.model.quantized, self.plan.settings
+        if stored is not None:
+            return stored.load(settings.device, settings.exact_float)
+        return self.quantize()
+
+    def quantize(self, kept: dict[str, LayerState] | None = None) -> tuple[ClipModel, QuantizationReport]:
+        """Quantize the full-precision model; `kept` gets the states of the replaced layers."""
         return quantize(
             self.holder.model,
             self.configuration.quant,
-            calibration,
+            self._calibration(),
             self.progress,
             exact_float=self.plan.settings.exact_float,
             statistics=self.statistics,
+            kept=kept,
         )
 
     @property
@@ -81,7 +88,9 @@ class BankMaker:
         """Whether the quantized model has been made."""
         return "quantized" in vars(self)
 
-    def _calibration(self) -> Calibration:
+    def _calibration(self) -> Calibration | None:
+        if self.plan.calibration is None:
+            return None
         data = self.plan.calibration_data(self.configuration.quant)
         pixels = self.pixels_of(data)
         captions = [(data.captions or ())[row] for row in pixels.rows]
@@ -100,7 +109,10 @@ class BankMaker:
         """
         for name in sorted(names):
             self.pixels_of(self.plan.data[name])
-        self.holder.model  # noqa: B018 (loads on first use)
+        if self.configuration.model.quantized is not None:
+            self.quantized  # noqa: B018 (loads on first use)
+        else:
+            self.holder.model  # noqa: B018
 
     def prepare(self, wanted: Mapping[str, Sequence[str]]) -> None:
         """Embed, in one phase, what is not cached yet.

@@ -76,8 +76,8 @@ class Driver:
         return record is not None and record.status == "failed" and record is not self._failed_before.get(key)
 
     def reference(self, configuration: Configuration) -> Configuration | None:
-        """Full precision of the same model; None for full precision itself."""
-        return None if configuration.quant == FP32 else self._full[configuration.model.name]
+        """Full precision of the same model; None for full precision itself, and where the plan does not have it."""
+        return reference(configuration, self._full)
 
     def references(self, configuration: Configuration) -> dict[str, Outcome]:
         """Full-precision outcomes by evaluation name, those that are finished; kept while the model stays the same.
@@ -85,7 +85,7 @@ class Driver:
         Raises:
             DamagedSamplesError: one cannot be read; it is then pending again.
         """
-        records = finished_records(self.reference(configuration), self.ledger)
+        records = reference_records(configuration, self._full, self.ledger)
         key = ",".join(record.key for record in records.values())
         if self._references[0] != key:
             self._references = key, {name: self.ledger.outcome(record) for name, record in records.items()}
@@ -135,7 +135,7 @@ class Driver:
         """
         found = [self.ledger.records[e.key] for e in configuration.evaluations]
         records = [adopted(record, self.plan, configuration) for record in found]
-        bases = finished_records(self.reference(configuration), self.ledger)
+        bases = reference_records(configuration, self._full, self.ledger)
         finished = gather(self.plan, configuration, records, bases, self.ledger, self.comparer)
         self._finished[configuration.key] = replace(finished, outcomes={}, references={})
         for tracker in self.trackers:
@@ -205,10 +205,27 @@ def full_precision(plan: Plan) -> dict[str, Configuration]:
     return {c.model.name: c for c in plan.configurations if c.quant == FP32}
 
 
-def finished_records(configuration: Configuration | None, ledger: Ledger) -> dict[str, Record]:
-    """Finished records of a configuration by evaluation name; none for none."""
-    done = {e.name: ledger.done(e.key) for e in configuration.evaluations} if configuration else {}
-    return {name: record for name, record in done.items() if record is not None}
+def reference(configuration: Configuration, full: Mapping[str, Configuration]) -> Configuration | None:
+    """Its model in full precision; None for full precision itself, and for a model that was stored quantized."""
+    if configuration.quant == FP32 or configuration.model.quantized is not None:
+        return None
+    return full[configuration.model.name]
+
+
+def reference_records(
+    configuration: Configuration, full: Mapping[str, Configuration], ledger: Ledger
+) -> dict[str, Record]:
+    """Finished full-precision records of its model by evaluation name; empty for full precision itself.
+
+    Of a model that was stored quantized they are those of the model it was made from, where the ledger has them.
+    """
+    if configuration.model.quantized is not None:
+        done = [r for r in ledger.records.values() if r.quantization == FP32.name and r.status == "done"]
+        by_pair = {(r.name, r.pair): r for r in done}
+        return {e.name: by_pair[e.name, e.pair] for e in configuration.evaluations if (e.name, e.pair) in by_pair}
+    base = reference(configuration, full)
+    found = {e.name: ledger.done(e.key) for e in base.evaluations} if base else {}
+    return {name: record for name, record in found.items() if record is not None}
 
 
 def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> int:
@@ -219,12 +236,11 @@ def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> 
             advance(1)
             found = [ledger.records.get(e.key) for e in configuration.evaluations]
             records = [adopted(record, plan, configuration) for record in found if record is not None]
-            base = None if configuration.quant == FP32 else full[configuration.model.name]
             with claims.claim(configuration.content) as holder:
                 if len(records) < len(found) or holder is not None:  # its owner tells the trackers
                     continue
                 try:
-                    bases = finished_records(base, ledger)
+                    bases = reference_records(configuration, full, ledger)
                     tracker.log(gather(plan, configuration, records, bases, ledger, comparer))
                     count += 1
                 except DamagedSamplesError as damage:

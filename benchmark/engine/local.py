@@ -16,6 +16,7 @@ from benchmark.engine.timing import Timing, time_configuration
 from benchmark.errors import DamagedSamplesError, StorageError
 from benchmark.processes import shown
 from benchmark.progress import Advance
+from benchmark.spec import FP32
 
 PAUSE = 0.5
 """Seconds between looks at what other processes hold."""
@@ -97,9 +98,9 @@ class Local:
         It waits for nothing itself, so that who waits here with a claim of its own is never waited for in turn.
         """
         driver, full = self.driver, self.driver.reference(configuration)
-        while full is not None:
+        while configuration.quant != FP32:
             driver.ledger.refresh()
-            if pending := driver.pending(full):
+            if full is not None and driver.pending(full):
                 with driver.claims.claim(full.content) as holder:
                     if holder is None:
                         driver.ledger.refresh()

@@ -104,7 +104,10 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a sweep will do, in order: for each model full precision first."""
+    """Everything a sweep will do, in order: for each model full precision first.
+
+    A model that was stored quantized has one configuration: the quantization that it has.
+    """
 
     suite: SuiteSpec
     settings: Settings
@@ -114,7 +117,12 @@ class Plan:
 
     def tower_key(self, model: ResolvedModel, quant: QuantSpec, tower: Tower) -> dict[str, Any]:
         """What determines a tower's function: weights, the tower's part of the quantization, settings."""
-        return {"model": model.digest, **self.quant_key(quant.for_tower(tower)), **self.settings.hashed()}
+        return self.content(model, quant.for_tower(tower))
+
+    def content(self, model: ResolvedModel, quant: QuantSpec) -> dict[str, Any]:
+        """What determines a quantized model. One that was stored quantized is determined by its files."""
+        own = {"stored": True} if model.quantized else self.quant_key(quant)
+        return {"model": model.digest, **own, **self.settings.hashed()}
 
     def quant_key(self, quant: QuantSpec) -> dict[str, Any]:
         """Content of a quantization: its fields, its method's version, the calibration pairs if it looks at them.
@@ -167,10 +175,10 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
     shared = [suite.name, suite.version, suite.limit, {name: single.digest for name, single in data.items()}]
     configurations = []
     for model in _models(suite):
-        for quant in quants:
-            content = {"model": model.digest, **plan.quant_key(quant), **settings.hashed()}
+        for quant in quants if model.quantized is None else [model.quantized.quant]:
+            content = plan.content(model, quant)
             evaluations = tuple(
-                _evaluation(plan, content, task, label, _bound(binding.roles, groups), binding.options)
+                _evaluation(plan, model, content, task, label, _bound(binding.roles, groups), binding.options)
                 for task, label, binding in bindings
             )
             configurations.append(Configuration(digest([shared, content]), digest(content), model, quant, evaluations))
@@ -258,7 +266,13 @@ def _bound(
 
 
 def _evaluation(
-    plan: Plan, configuration: Mapping[str, Any], task: Task, label: str, roles: Roles, options: Mapping[str, Any]
+    plan: Plan,
+    model: ResolvedModel,
+    configuration: Mapping[str, Any],
+    task: Task,
+    label: str,
+    roles: Roles,
+    options: Mapping[str, Any],
 ) -> Evaluation:
     parsed = task.parse_options(options, f"suite '{plan.suite.name}': tasks.{task.name}.{label}.options")
     evaluation = Evaluation("", task, label, roles, parsed)
@@ -268,7 +282,8 @@ def _evaluation(
     }
     if evaluation.texts:
         content["texts"] = {name: digest(prompts) for name, prompts in evaluation.texts.items()}
-    shared = {"model": configuration["model"], **plan.settings.hashed(), **content}
+    full = model.quantized.base if model.quantized else model.digest  # what a stored model is to be compared with
+    shared = {"model": full, **plan.settings.hashed(), **content}
     return replace(evaluation, key=digest({**configuration, **content}), pair=digest(shared))
 
 

@@ -21,6 +21,7 @@ from benchmark.engine.plan import Configuration, Plan, Settings, expand_sets, ma
 from benchmark.errors import QuantizationError, ReliquantError, SpecError, StorageError, UnknownNameError
 from benchmark.metrics.spectrum import EigenBasis
 from benchmark.models.base import ClipModel
+from benchmark.models.recipe import refuse_quantized
 from benchmark.progress import Advance, Progress
 from benchmark.spec import FP32, SuiteSpec, digest
 
@@ -59,6 +60,7 @@ def plan_spectrum(suite: SuiteSpec, data: str, corruptions: Sequence[str], setti
             raise SpecError(f"--corruption '{corruption}': the form is TYPE/SEVERITY, as in defocus_blur/3")
         sets[corruption] = spec.model_copy(update={"corruption": name, "severity": int(severity)})
     plan = make_plan(suite.model_copy(update={"tasks": {}, "data": suite.data}), settings)
+    refuse_quantized((configuration.model for configuration in plan.configurations), "spectrum")
     for configuration in plan.configurations:
         quant = configuration.quant
         if quant != FP32 and quant.for_tower("vision") == FP32:

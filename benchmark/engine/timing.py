@@ -24,6 +24,8 @@ def time_configuration(maker: BankMaker, ledger: Ledger, timing: Timing) -> None
     content = maker.configuration.content
     if timing == "never" or (timing == "new" and not (maker.in_memory and _unknown(ledger, content))):
         return
+    if maker.configuration.model.quantized is not None:
+        return  # times are shares of full precision's, and that model is not here
     quant = maker.configuration.quant
     with maker.progress.phase(f"time {quant.name}", 1) as advance:
         try:

@@ -13,6 +13,7 @@ from benchmark.models import hub
 from benchmark.models.checkpoint import read_header
 from benchmark.models.identity import TOKENIZER_FILES, display_name, model_digest, read_json, tokenizer_files
 from benchmark.models.preprocess import from_transformers
+from benchmark.models.recipe import Recipe
 from benchmark.models.references import ResolvedModel
 from benchmark.spec import ModelSpec
 
@@ -60,7 +61,8 @@ def resolve(spec: ModelSpec, *, download: bool = True) -> ResolvedModel:
 
         return load(name, family, content, folder, preprocess, device)
 
-    return ResolvedModel(spec, name, family, content, files, parameters, preprocess, loader)
+    recipe = Recipe("transformers", config, folder)
+    return ResolvedModel(spec, name, family, content, files, parameters, preprocess, loader, recipe)
 
 
 def _fetch(repository: str, download: bool) -> Path:

@@ -19,6 +19,7 @@ from benchmark.models.attention import unroll
 from benchmark.models.base import ClipModel
 from benchmark.models.checkpoint import fill, read_state
 from benchmark.models.preprocess import Preprocess
+from benchmark.models.recipe import Recipe
 from benchmark.models.structure import block_names
 from benchmark.models.taps import open_clip_taps
 from benchmark.spec import Tower
@@ -29,37 +30,37 @@ CLIP_TEXT = ("token_embedding", "positional_embedding", "transformer", "ln_final
 
 @dataclass(frozen=True)
 class Source:
-    """Where an open_clip model comes from.
-
-    `tokenizer` is the folder of a transformers tokenizer, None for open_clip's own; `text_model` the folder with the
-    configuration of a transformers text tower, None for open_clip's own.
-    """
+    """Where an open_clip model comes from; `weights` in open_clip's own layout."""
 
     name: str
     family: str
     digest: str
-    architecture: Mapping[str, Any]
+    recipe: Recipe
     preprocess: Preprocess
     weights: Path
-    tokenizer: Path | None
-    text_model: Path | None
 
 
-def load(source: Source, device: str = "cpu") -> ClipModel:
+def load(source: Source, device: str = "cpu", restore: Callable[[nn.Module], None] | None = None) -> ClipModel:
     """Build the architecture, fill it with the weights, rewrite its attention and hand out its ClipModel.
+
+    Args:
+        restore: fills the module, its attention already rewritten, in the place of `source.weights`.
 
     Raises:
         ModelError: the architecture cannot be built, or the weights do not match it.
         NonFiniteError: a weight is NaN or infinite.
     """
-    config = copy.deepcopy(dict(source.architecture))
+    config = copy.deepcopy(dict(source.recipe.architecture))
     tokenizer = _tokenizer(source, config["text_cfg"])
     module = _build(source, config)
-    fill(module, _adapted(module, read_state(source.weights)), source.weights)
+    if restore is None:
+        fill(module, _adapted(module, read_state(source.weights)), source.weights)
     module.eval().requires_grad_(False)
     if hasattr(module, "text_decoder"):
         del module.text_decoder  # CoCa's caption decoder: encode_image and encode_text never run it
     unroll(module)
+    if restore is not None:
+        restore(module)
     towers = _towers(module)
     return ClipModel(
         name=source.name,
@@ -98,7 +99,7 @@ def _build(source: Source, config: dict[str, Any]) -> Any:
         vision["timm_model_pretrained"] = False
     if text.get("hf_model_name"):
         text["hf_model_pretrained"] = False
-        text["hf_model_name"] = str(source.text_model)
+        text["hf_model_name"] = str(source.recipe.text_model)
     custom = config.pop("custom_text", False) or bool(text.get("hf_model_name"))
     kind = (CoCa if "multimodal_cfg" in config else CustomTextCLIP) if custom else CLIP
     try:
@@ -134,7 +135,7 @@ def _tokenizer(source: Source, text: Mapping[str, Any]) -> Callable[[Sequence[st
     from open_clip import SimpleTokenizer
 
     length, options = int(text.get("context_length", 77)), dict(text.get("tokenizer_kwargs") or {})
-    if source.tokenizer is None:
+    if source.recipe.tokenizer is None:
         tokenizer = SimpleTokenizer(context_length=length, **options)
         vocabulary = int(text.get("vocab_size", 49408))
         if not text.get("hf_model_name") and tokenizer.vocab_size > vocabulary:
@@ -153,11 +154,11 @@ def _hub_tokenizer(source: Source, text: Mapping[str, Any], length: int, options
     mode = text.get("tokenizer_mode")
     try:
         return HFTokenizer(
-            str(source.tokenizer), context_length=length, tokenizer_mode=mode, local_files_only=True, **options
+            str(source.recipe.tokenizer), context_length=length, tokenizer_mode=mode, local_files_only=True, **options
         )
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"{source.tokenizer}: no usable tokenizer ({reason})") from None
+        raise ModelError(f"{source.recipe.tokenizer}: no usable tokenizer ({reason})") from None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A model reference -> files, digest and loader, without building the model or importing torch where it can be helped.
 
 `demo`, `local-dir:PATH`, `hf-hub:ORG/NAME`, `NAME/PRETRAINED`, `NAME/FILE`, `transformers:PATH_OR_ID`, or the path of
-a weight file that lies beside its `open_clip_config.json`.
+a weight file that lies beside its `open_clip_config.json`, or of a folder that `reliquant export` wrote.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from benchmark.models.checkpoint import TORCH_SUFFIXES, count_parameters, find_w
 from benchmark.models.families import family_of
 from benchmark.models.identity import TOKENIZER_FILES, display_name, model_digest, read_json, tokenizer_files
 from benchmark.models.preprocess import Preprocess, from_open_clip
+from benchmark.models.recipe import Quantized, Recipe
 from benchmark.spec import ModelSpec
 
 if TYPE_CHECKING:
     from benchmark.models.base import ClipModel
 
 CONFIG_NAME = "open_clip_config.json"
+EXPORT_NAME = "reliquant.json"
+"""The file by which a folder that `reliquant export` wrote is known."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class ResolvedModel:
         digest: SHA-256 over the weight files' bytes, the architecture, the preprocessing and the tokenizer's files.
         files: every file that the model is built from.
         parameters: number of stored values, None where the weight file does not tell without being loaded.
+        recipe: what its module is built from.
+        quantized: for a folder that `reliquant export` wrote; such a model is run as it is.
     """
 
     spec: ModelSpec
@@ -46,6 +51,8 @@ class ResolvedModel:
     parameters: int | None
     preprocess: Preprocess
     loader: Callable[[str], ClipModel] = field(repr=False, compare=False)
+    recipe: Recipe | None = None
+    quantized: Quantized | None = None
 
     @property
     def ref(self) -> str:
@@ -85,6 +92,11 @@ def resolve(spec: ModelSpec | str, *, download: bool = True) -> ResolvedModel:
         UnknownNameError: no such architecture or pretrained tag.
     """
     spec = ModelSpec(ref=spec) if isinstance(spec, str) else spec
+    folder = Path(spec.ref.removeprefix("local-dir:")).expanduser()
+    if (folder / EXPORT_NAME).is_file():
+        from benchmark.export.loading import resolve_exported
+
+        return resolve_exported(spec, folder)
     if spec.ref.startswith("transformers:"):
         from benchmark.models import hf_folder
 
@@ -144,6 +156,11 @@ def _from_architecture(ref: str, download: bool) -> _Parts:
     name, _, pretrained = ref.partition("/")
     known = architectures()
     if name not in known:
+        if Path(ref).expanduser().is_dir():
+            raise ModelError(
+                f"{ref}: {EXPORT_NAME} is missing, so this is no folder that `reliquant export` wrote; "
+                "for open_clip's layout use local-dir:PATH, for a transformers model transformers:PATH"
+            )
         if name in ("", ".", "..", "~") or Path(ref).suffix in (".safetensors", *TORCH_SUFFIXES):
             raise ModelError(f"{ref}: no such file")
         raise UnknownNameError("model architecture", name, known)
@@ -210,20 +227,18 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _resolve_open_clip(spec: ModelSpec, parts: _Parts, download: bool) -> ResolvedModel:
     preprocess = from_open_clip(parts.config["vision_cfg"].get("image_size", 224), parts.preprocess, parts.where)
     name = spec.name or display_name(spec.ref)
-    tokenizer, text_model = _companions(parts, download)
-    files = [parts.weights, *(tokenizer_files(tokenizer) if tokenizer else ())]
-    if text_model:
-        files.append(text_model / "config.json")
+    recipe = Recipe("open_clip", parts.config, *_companions(parts, download))
+    files = [parts.weights, *recipe.files]
     content = model_digest(parts.config, preprocess, files)
     family = family_of(parts.config)
 
     def loader(device: str) -> ClipModel:
         from benchmark.models.open_clip import Source, load
 
-        source = Source(name, family, content, parts.config, preprocess, parts.weights, tokenizer, text_model)
-        return load(source, device)
+        return load(Source(name, family, content, recipe, preprocess, parts.weights), device)
 
-    return ResolvedModel(spec, name, family, content, tuple(files), count_parameters(parts.weights), preprocess, loader)
+    parameters = count_parameters(parts.weights)
+    return ResolvedModel(spec, name, family, content, tuple(files), parameters, preprocess, loader, recipe)
 
 
 def _companions(parts: _Parts, download: bool) -> tuple[Path | None, Path | None]:

@@ -31,8 +31,19 @@ TOWERS: dict[Tower, tuple[str, ...]] = {
 }
 
 
-def load(name: str, family: str, content: str, folder: Path, preprocess: Preprocess, device: str) -> ClipModel:
+def load(
+    name: str,
+    family: str,
+    content: str,
+    folder: Path,
+    preprocess: Preprocess,
+    device: str,
+    restore: Callable[[nn.Module], None] | None = None,
+) -> ClipModel:
     """Build the model from its folder.
+
+    Args:
+        restore: fills the module, its attention already rewritten, in the place of the folder's weights.
 
     Raises:
         ModelError: the extra is missing, the weights do not match, or it is no dual encoder of images and texts.
@@ -45,13 +56,15 @@ def load(name: str, family: str, content: str, folder: Path, preprocess: Preproc
     from benchmark.models.structure import block_names
 
     with _quiet():
-        module = _build(folder)
+        module = _build(folder) if restore is None else _blank(folder)
         tokenizer, padding = _tokenizer(folder, module.config)
     check_finite(dict(module.named_parameters()), folder)
     if family == "ALIGN":
         module.text_model.pooler = None  # BERT's pooler runs, but ALIGN projects the class token's own output
     module.eval().requires_grad_(False)
     unroll(module)
+    if restore is not None:
+        restore(module)
     scale, bias = _logit_parameters(module, folder)
     blocks = {tower: block_names(module, prefixes) for tower, prefixes in TOWERS.items()}
     model = ClipModel(
@@ -125,6 +138,19 @@ def _build(folder: Path) -> Any:
         if not hasattr(module, part):
             raise ModelError(f"{folder}: {type(module).__name__} is no dual encoder of images and texts (no {part})")
     return module
+
+
+def _blank(folder: Path) -> Any:
+    """The module with random weights."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{folder}: transformers cannot build it ({reason})") from error
 
 
 def _logit_parameters(module: Any, folder: Path) -> tuple[float, float]:

@@ -8,10 +8,12 @@ from benchmark.quantization.calibration import Calibration
 from benchmark.quantization.int8 import cpu_capability, int8_available
 from benchmark.quantization.onednn import integer_engine
 from benchmark.quantization.report import QuantizationReport, TowerReport
+from benchmark.quantization.state import LayerState
 
 __all__ = [
     "Calibration",
     "LayerRecord",
+    "LayerState",
     "Options",
     "QuantizationReport",
     "Quantizer",

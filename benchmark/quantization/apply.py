@@ -21,6 +21,7 @@ from benchmark.quantization.report import (
     describe_device,
     tower_report,
 )
+from benchmark.quantization.state import LayerState
 from benchmark.quantization.targets import check_finite, check_patterns, resolve
 from benchmark.registry import Registry
 from benchmark.shortname import parse_short_name
@@ -52,6 +53,7 @@ def quantize(
     progress: Progress | None = None,
     exact_float: bool = False,
     statistics: Store | None = None,
+    kept: dict[str, LayerState] | None = None,
 ) -> tuple[ClipModel, QuantizationReport]:
     """Quantize a copy of a model.
 
@@ -62,6 +64,7 @@ def quantize(
         progress: told about long phases.
         exact_float: compute on dequantized floats even where an int8 matrix product would be faster.
         statistics: keeps what the calibration data says about layers; what it has is not computed again.
+        kept: gets the states of the replaced layers by name, to be stored.
 
     Raises:
         SpecError, QuantizationError: it cannot be done as asked (before any work), or it had no effect.
@@ -89,7 +92,17 @@ def quantize(
     for tower in spec.towers:
         targets, skipped = resolve(method, clone, tower, spec)
         job = TowerJob(
-            clone, tower, spec, targets, calibration, progress or Silent(), exact_float, statistics, notes, skipped
+            model=clone,
+            tower=tower,
+            spec=spec,
+            targets=targets,
+            calibration=calibration,
+            progress=progress or Silent(),
+            exact_float=exact_float,
+            statistics=statistics,
+            notes=notes,
+            skipped=skipped,
+            kept=kept,
         )
         records = method.quantize_tower(job)
         towers[tower] = tower_report(model, clone, tower, records, job.skipped, calibration, spec)

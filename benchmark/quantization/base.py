@@ -15,6 +15,7 @@ from benchmark.models.base import ClipModel
 from benchmark.progress import Progress
 from benchmark.quantization.calibrate import Source, Store
 from benchmark.quantization.calibration import Calibration
+from benchmark.quantization.state import LayerState, put
 from benchmark.spec import QuantSpec, Tower
 
 Granularity = Literal["tensor", "channel", "group"]
@@ -91,7 +92,8 @@ class LayerRecord:
 class TowerJob:
     """The quantization of one tower: the model is a clone, `targets` are its layers that must be replaced.
 
-    `notes` collects what a reader of the report should know (a layer that could not be folded, ...).
+    `notes` collects what a reader of the report should know (a layer that could not be folded, ...); `kept` the states
+    of the replaced layers by name, where somebody wants to store the model.
     """
 
     model: ClipModel
@@ -104,6 +106,7 @@ class TowerJob:
     statistics: Store | None = None
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, LayerState] | None = None
 
     def source(self, stage: str = "plain", transforms: Mapping[str, nn.Module] | None = None) -> Source:
         """Where this job's calibration statistics come from.
@@ -121,11 +124,7 @@ class TowerJob:
 
     def replace(self, name: str, module: nn.Module) -> None:
         """Put a module in the place of the layer called `name`, under all its names if it is shared."""
-        old = self.model.module.get_submodule(name)
-        for alias, other in list(self.model.module.named_modules(remove_duplicate=False)):
-            if other is old:
-                parent, _, child = alias.rpartition(".")
-                setattr(self.model.module.get_submodule(parent), child, module)
+        put(self.model.module, name, module)
 
 
 @dataclass(frozen=True)
@@ -214,8 +213,21 @@ class Quantizer(ABC):
         """Rewrite the target layers of one tower in place; one record per replaced layer.
 
         A target that the method cannot replace goes to `job.skipped` with the reason. The towers are independent
-        of each other: nothing may depend on the other tower.
+        of each other: nothing may depend on the other tower. Where `job.kept` is given, it gets each layer's state.
         """
+
+    def rebuild(
+        self, spec: QuantSpec, layer: nn.Linear | nn.Conv2d, state: LayerState, exact_float: bool = False
+    ) -> tuple[nn.Module, str]:
+        """The module that a stored state stands for, and its engine.
+
+        Args:
+            layer: what it replaces, on its device; its bias is right, its weight may hold anything.
+
+        Raises:
+            QuantizationError: this method's layers cannot be stored. ModelError: the state is damaged.
+        """
+        raise QuantizationError(f"{self.name} does not say how its layers are stored")
 
     def describe(self) -> dict[str, Any]:
         """What `reliquant list quantizers` shows."""

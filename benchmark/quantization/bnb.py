@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.errors import QuantizationError
+from benchmark.errors import ModelError, QuantizationError
 from benchmark.quantization import affine
 from benchmark.quantization.base import COMMON_FIELDS, LayerRecord, Options, Quantizer, TowerJob
 from benchmark.quantization.linear import Flattened
+from benchmark.quantization.state import LayerState
 from benchmark.spec import QuantSpec
 
 ENGINE = "bitsandbytes"
@@ -56,6 +59,9 @@ class BitsAndBytes(Quantizer):
             for name, layer in job.linears().items():
                 inner, dense, packed = self.convert(layer, job.spec)
                 original = layer.weight.detach()
+                if job.kept is not None:
+                    stored = {key: value.clone() for key, value in inner.state_dict().items() if key != "bias"}
+                    job.kept[name] = LayerState({"bitsandbytes": version("bitsandbytes")}, stored)
                 job.replace(name, Flattened(inner, original))
                 relative, sqnr = affine.error(original, dense)
                 bits, grain = (8, "channel") if self.format == "int8" else (4, "block 64")
@@ -63,6 +69,23 @@ class BitsAndBytes(Quantizer):
                 records.append(LayerRecord(name, "Linear", shape, bits, grain, packed, relative, sqnr, ENGINE))
                 advance(1)
         return records
+
+    def rebuild(
+        self, spec: QuantSpec, layer: nn.Linear | nn.Conv2d, state: LayerState, exact_float: bool = False
+    ) -> tuple[nn.Module, str]:
+        """bitsandbytes' module around the stored codes."""
+        if not isinstance(layer, nn.Linear):
+            raise ModelError(f"it is a {type(layer).__name__}, for which bitsandbytes has no kernel")
+        try:
+            inner = self.restore(layer, spec, state.tensors)
+        except (KeyError, ValueError, RuntimeError, AttributeError) as error:
+            raise ModelError(f"its stored state is damaged ({type(error).__name__}: {error})") from error
+        _fill(inner, layer)
+        return Flattened(inner, layer.weight.detach()), ENGINE
+
+    @abstractmethod
+    def restore(self, layer: nn.Linear, spec: QuantSpec, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """bitsandbytes' module with the stored codes, its bias still to be filled in."""
 
     @abstractmethod
     def convert(self, layer: nn.Linear, spec: QuantSpec) -> tuple[nn.Module, Tensor, int]:
@@ -78,6 +101,14 @@ class Int8(BitsAndBytes):
         """`Linear8bitLt`."""
         return _int8(layer, self.read_options(spec, Int8Options).threshold)
 
+    def restore(self, layer: nn.Linear, spec: QuantSpec, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """`Linear8bitLt`."""
+        params, device = _bitsandbytes().nn.Int8Params, layer.weight.device
+        new: nn.Module = _empty_int8(layer, self.read_options(spec, Int8Options).threshold)
+        codes, scale = tensors["weight"].to(device), tensors["SCB"].to(device)
+        new.weight = params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scale)
+        return new
+
 
 class FourBit(BitsAndBytes):
     """NF4 and FP4."""
@@ -87,6 +118,16 @@ class FourBit(BitsAndBytes):
     def convert(self, layer: nn.Linear, spec: QuantSpec) -> tuple[nn.Module, Tensor, int]:
         """`Linear4bit`."""
         return _four_bit(layer, self.format, self.read_options(spec, FourBitOptions).doublequant)
+
+    def restore(self, layer: nn.Linear, spec: QuantSpec, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """`Linear4bit`."""
+        params, device = _bitsandbytes().nn.Params4bit, layer.weight.device
+        new: nn.Module = _empty_four_bit(layer, self.format, self.read_options(spec, FourBitOptions).doublequant)
+        statistics = {key.removeprefix("weight."): tensors[key] for key in tensors if key != "weight"}
+        new.weight = params.from_prequantized(
+            tensors["weight"], statistics, requires_grad=False, device=device, module=new
+        )
+        return new
 
 
 def _bitsandbytes() -> Any:
@@ -103,11 +144,26 @@ def _fill(new: Any, layer: nn.Linear) -> None:
     new.eval().requires_grad_(False)
 
 
-def _int8(layer: nn.Linear, threshold: float) -> tuple[nn.Module, Tensor, int]:
-    bnb, weight = _bitsandbytes(), layer.weight.detach().float()
-    new = bnb.nn.Linear8bitLt(
+def _empty_int8(layer: nn.Linear, threshold: float) -> Any:
+    return _bitsandbytes().nn.Linear8bitLt(
         layer.in_features, layer.out_features, layer.bias is not None, has_fp16_weights=False, threshold=threshold
     )
+
+
+def _empty_four_bit(layer: nn.Linear, kind: str, double: bool) -> Any:
+    return _bitsandbytes().nn.Linear4bit(
+        layer.in_features,
+        layer.out_features,
+        layer.bias is not None,
+        compute_dtype=torch.float32,
+        compress_statistics=double,
+        quant_type=kind,
+    )
+
+
+def _int8(layer: nn.Linear, threshold: float) -> tuple[nn.Module, Tensor, int]:
+    bnb, weight = _bitsandbytes(), layer.weight.detach().float()
+    new = _empty_int8(layer, threshold)
     new.weight = bnb.nn.Int8Params(weight.cpu().contiguous(), requires_grad=False, has_fp16_weights=False)
     _fill(new, layer)
     new = new.to(weight.device)
@@ -120,14 +176,7 @@ def _int8(layer: nn.Linear, threshold: float) -> tuple[nn.Module, Tensor, int]:
 
 def _four_bit(layer: nn.Linear, kind: str, double: bool) -> tuple[nn.Module, Tensor, int]:
     bnb, weight = _bitsandbytes(), layer.weight.detach().float()
-    new = bnb.nn.Linear4bit(
-        layer.in_features,
-        layer.out_features,
-        layer.bias is not None,
-        compute_dtype=torch.float32,
-        compress_statistics=double,
-        quant_type=kind,
-    )
+    new = _empty_four_bit(layer, kind, double)
     new.weight = bnb.nn.Params4bit(
         weight.cpu().contiguous(), requires_grad=False, compress_statistics=double, quant_type=kind, module=new
     )

@@ -20,6 +20,7 @@ from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import COMMON_FIELDS, TowerJob
 from benchmark.quantization.observers import Seen
+from benchmark.quantization.packing import Parts
 from benchmark.quantization.simulated import Prepared, Simulated
 from benchmark.spec import QuantSpec
 
@@ -70,6 +71,8 @@ class Float8Tensor(TensorQuantizer):
 
 class Float8(Simulated):
     """E4M3 codes."""
+
+    parts = Parts(Float8Weight, {"token": Float8Token, "tensor": Float8Tensor})
 
     def check(self, spec: QuantSpec) -> None:
         """The format has 8 bits."""

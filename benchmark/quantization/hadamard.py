@@ -6,7 +6,9 @@ import math
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from benchmark.quantization.linear import Transform
 
 
 @lru_cache(maxsize=64)
@@ -92,7 +94,7 @@ def random_orthogonal(size: int) -> Tensor:
     return rotation
 
 
-class Rotation(nn.Module):
+class Rotation(Transform):
     """x -> x R with R = (diag(s) left) kron (diag(t) right): orthonormal, applied in two small products.
 
     Args:
@@ -120,6 +122,10 @@ class Rotation(nn.Module):
         left, right = self.left.double(), self.right.double()
         folded = weight.double().reshape(-1, len(left), len(right))
         return torch.matmul(left.t(), folded @ right).reshape(weight.shape)
+
+    def undo(self, weight: Tensor) -> Tensor:
+        """`unrotate`."""
+        return self.unrotate(weight)
 
     def unrotate(self, weight: Tensor) -> Tensor:
         """weight (O, K) @ R^T, computed in float64."""

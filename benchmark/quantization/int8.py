@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmark.quantization.activation import TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight
-from benchmark.quantization.linear import simulated_layer
+from benchmark.quantization.linear import Transform, simulated_layer
 
 INT8_ENGINE = "int8-gemm"
 ONEDNN_ENGINE = "int8-onednn"
@@ -50,10 +50,15 @@ def replacement(
     layer: nn.Linear | nn.Conv2d,
     weight: QuantizedWeight | None,
     activation: TokenQuantizer | None,
-    transform: nn.Module | None,
+    transform: Transform | None,
     exact_float: bool,
 ) -> tuple[nn.Module, str]:
-    """The module that takes a layer's place, and the name of its engine."""
+    """The module that takes a layer's place, and the name of its engine.
+
+    Where the input is not quantized, its transformation is undone within the dequantized weight.
+    """
+    if activation is None and weight is not None and transform is not None:
+        return simulated_layer(layer, transform.undo(weight.dequantize())), FLOAT_ENGINE
     device = layer.weight.device
     if not exact_float and weight is not None and activation is not None and fits_int8(layer, weight, device):
         from benchmark.quantization.onednn import OneDnnLayer, fits_onednn, onednn_available

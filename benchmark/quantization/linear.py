@@ -84,7 +84,15 @@ def simulated_layer(
     return kind(layer, weight, activation, transform).to(layer.weight.device)  # type: ignore[arg-type]
 
 
-class Scaled(nn.Module):
+class Transform(nn.Module):
+    """An invertible linear map of a layer's input, applied when the model runs; its weights are made for the result."""
+
+    def undo(self, weight: Tensor) -> Tensor:
+        """The weight (O, K) that does to the plain input what `weight` does to the transformed one."""
+        raise NotImplementedError
+
+
+class Scaled(Transform):
     """Multiplies the input features by a vector: the online part of a diagonal input transformation."""
 
     factor: Tensor
@@ -96,6 +104,10 @@ class Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., K) times factor (K,)."""
         return x * self.factor
+
+    def undo(self, weight: Tensor) -> Tensor:
+        """Each column times its factor."""
+        return weight * self.factor
 
 
 class Flattened(nn.Module):

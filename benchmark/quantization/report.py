@@ -96,6 +96,20 @@ class QuantizationReport:
         value: dict[str, Any] = json.loads(json.dumps(asdict(self) | {"engine": self.engine}, allow_nan=False))
         return value
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> QuantizationReport:
+        """The inverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, AttributeError: it is not what `to_json` gives.
+        """
+        towers: dict[Tower, TowerReport] = {}
+        for name, tower in value["towers"].items():
+            layers = tuple(LayerRecord(**{**layer, "shape": tuple(layer["shape"])}) for layer in tower["layers"])
+            towers[name] = TowerReport(**{**tower, "layers": layers})
+        fields = {key: found for key, found in value.items() if key != "engine"}
+        return cls(**{**fields, "towers": towers, "notes": tuple(value["notes"])})
+
 
 @dataclass(frozen=True)
 class Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,11 @@ from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import LayerRecord, Quantizer, Target, TowerJob
 from benchmark.quantization.calibrate import in_parts
-from benchmark.quantization.int8 import FLOAT_ENGINE, replacement
-from benchmark.quantization.linear import simulated_layer
+from benchmark.quantization.int8 import replacement
+from benchmark.quantization.linear import Transform
 from benchmark.quantization.observers import Observer, Range, Seen
+from benchmark.quantization.packing import Parts, pack_layer, unpack_layer
+from benchmark.quantization.state import LayerState
 from benchmark.spec import QuantSpec
 
 
@@ -34,7 +37,7 @@ class Prepared:
 
     target: Target
     original: Tensor
-    online: nn.Module | None = None
+    online: Transform | None = None
     undo: Callable[[Tensor], Tensor] | None = None
     span: tuple[Tensor, Tensor] | None = None
 
@@ -51,7 +54,12 @@ def scheme_of(target: Target, spec: QuantSpec) -> Scheme | None:
 
 
 class Simulated(Quantizer):
-    """Base of the methods that quantize and dequantize; subclasses override the steps that make them what they are."""
+    """Base of the methods that quantize and dequantize; subclasses override the steps that make them what they are.
+
+    `parts` are the classes that its layers are made of, by the names under which they are stored.
+    """
+
+    parts: ClassVar[Parts] = Parts()
 
     def check(self, spec: QuantSpec) -> None:
         """At least one of weights and activations must be quantized."""
@@ -139,16 +147,19 @@ class Simulated(Quantizer):
     def _replace(
         self, job: TowerJob, item: Prepared, weight: QuantizedWeight | None, activation: TokenQuantizer | None
     ) -> LayerRecord:
-        """Without activation quantization, an online transformation is undone within the dequantized weight."""
         target = item.target
-        if activation is None and weight is not None and item.online is not None:
-            dense = item.effective(weight.dequantize())
-            module: nn.Module = simulated_layer(target.layer, dense)
-            engine = FLOAT_ENGINE
-        else:
-            module, engine = replacement(target.layer, weight, activation, item.online, job.exact_float)
+        module, engine = replacement(target.layer, weight, activation, item.online, job.exact_float)
+        if job.kept is not None:
+            job.kept[target.name] = pack_layer(target.layer, weight, activation, item.online, self.parts)
         job.replace(target.name, module)
         return _record(item, weight, engine)
+
+    @torch.no_grad()
+    def rebuild(
+        self, spec: QuantSpec, layer: nn.Linear | nn.Conv2d, state: LayerState, exact_float: bool = False
+    ) -> tuple[nn.Module, str]:
+        """From codes, scales, the quantizer of the input and its transformation."""
+        return unpack_layer(layer, state, self.parts, exact_float)
 
 
 def _record(item: Prepared, weight: QuantizedWeight | None, engine: str) -> LayerRecord:

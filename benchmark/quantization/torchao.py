@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor, nn
 
-from benchmark.errors import QuantizationError
+from benchmark.errors import ModelError, QuantizationError
 from benchmark.quantization import affine
 from benchmark.quantization.base import COMMON_FIELDS, LayerRecord, Quantizer, TowerJob
 from benchmark.quantization.int8 import int8_available
 from benchmark.quantization.linear import Flattened
+from benchmark.quantization.state import LayerState
+from benchmark.spec import QuantSpec
 
 ENGINE = "torchao"
 
@@ -51,12 +54,41 @@ class TorchAo(Quantizer):
                 inner = _plain_copy(layer)
                 library.quantize_(inner, getattr(library, self.config)())
                 dense = inner.weight.detach().dequantize()
+                if job.kept is not None:
+                    stored = {key: getattr(inner.weight, key) for key in _inner_names(inner.weight)}
+                    job.kept[name] = LayerState({"torchao": version("torchao")}, stored)
                 job.replace(name, Flattened(inner, original))
                 packed, shape = 8 * original.numel() + 32 * len(original), tuple(original.shape)
                 errors = affine.error(original, dense)
                 records.append(LayerRecord(name, "Linear", shape, 8, "channel", packed, *errors, ENGINE))
                 advance(1)
         return records
+
+    def rebuild(
+        self, spec: QuantSpec, layer: nn.Linear | nn.Conv2d, state: LayerState, exact_float: bool = False
+    ) -> tuple[nn.Module, str]:
+        """torchao's own tensor, made of any weight and then filled with the stored codes and scales."""
+        if not isinstance(layer, nn.Linear):
+            raise ModelError(f"it is a {type(layer).__name__}, for which torchao has no kernel")
+        library, inner = _torchao(), _plain_copy(layer)
+        library.quantize_(inner, getattr(library, self.config)())
+        names = _inner_names(inner.weight)
+        if sorted(names) != sorted(state.tensors):
+            raise ModelError(
+                f"it was stored by torchao {state.about.get('torchao')} as {', '.join(sorted(state.tensors))}; torchao "
+                f"{version('torchao')} has {', '.join(sorted(names))}: install the version that stored it"
+            )
+        try:
+            for name in names:
+                getattr(inner.weight, name).copy_(state.tensors[name])
+        except RuntimeError as error:
+            raise ModelError(f"its stored state is damaged ({error})") from error
+        return Flattened(inner, layer.weight.detach()), ENGINE
+
+
+def _inner_names(weight: Any) -> list[str]:
+    """Names of the plain tensors that a tensor subclass is made of."""
+    return list(weight.__tensor_flatten__()[0])
 
 
 def _torchao() -> Any:

@@ -1,0 +1,260 @@
+"""What `reliquant export` does: quantize, store, check the stored model, write its card, register it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.commands import check_device
+from benchmark.engine.banks import BankMaker, Caches, ModelHolder
+from benchmark.engine.embed import embed_classes
+from benchmark.engine.ledger import Ledger
+from benchmark.engine.plan import Configuration, Plan, Settings, make_plan
+from benchmark.engine.provenance import provenance
+from benchmark.engine.run import PIXEL_BUDGET
+from benchmark.errors import QuantizationError, SpecError
+from benchmark.export.card import CardFacts, card
+from benchmark.export.folder import CARD, VERSION, WEIGHTS, Base, Classes, ExportConfig
+from benchmark.export.results import Found, classes_data, find_results, tuned_scale
+from benchmark.export.serving import COLUMN, columns, example
+from benchmark.export.writing import (
+    all_tensors,
+    check_same,
+    copy_base,
+    new_folder,
+    write_classes,
+    write_config,
+    write_weights,
+)
+from benchmark.include import include_files
+from benchmark.models import ResolvedModel
+from benchmark.models.base import ClipModel
+from benchmark.models.recipe import Recipe, refuse_quantized
+from benchmark.progress import open_progress
+from benchmark.quantization import LayerState, QuantizationReport, parse, quantizers, requires_calibration
+from benchmark.spec import FP32, SuiteSpec
+from benchmark.suite import load_suite, narrow
+from benchmark.tracking import ServedModel, trackers
+
+PROBE = 8
+"""Images on which the stored model is compared with the one that it was stored from."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """The command line of `reliquant export`."""
+
+    config: str
+    to: Path
+    suite: str = "demo"
+    model: str | None = None
+    classes: str | None = None
+    register: str | None = None
+    tracking_uri: str | None = None
+    data: Sequence[str] = ()
+    catalogues: Sequence[Path] = ()
+    limit: int | None = None
+    device: str = "cpu"
+    home: Path = Path("mlruns")
+    include: Sequence[Path] = field(default_factory=list)
+    quiet: bool = False
+
+    @property
+    def line(self) -> str:
+        """The command, as it could be typed."""
+        options: dict[str, object] = {
+            "--suite": self.suite,
+            "--model": self.model,
+            "--classes": self.classes,
+            "--limit": self.limit,
+            "--to": self.to.name,
+        }
+        given = [word for key, value in options.items() if value is not None for word in (key, str(value))]
+        given += [word for item in self.data for word in ("--data", item)]
+        return shlex.join(["reliquant", "export", self.config, *given])
+
+
+def export(request: ExportRequest) -> None:
+    """Write the folder, say what is in it, and register it if asked to.
+
+    Raises:
+        ReliquantError: it cannot be exported as asked; nothing is left behind.
+    """
+    include_files(request.include)
+    plan = _plan(request)
+    configuration = plan.configurations[-1]
+    chosen = classes_data(plan, configuration, request.classes)
+    if request.register is not None and chosen is None:
+        raise SpecError(f"--register: suite '{plan.suite.name}' has no zero_shot data; name its classes by --classes")
+    tracker = None
+    if request.register is not None:
+        tracker = trackers.get("mlflow").open(request.home, request.tracking_uri)
+        tracker.check_registry(request.register)
+    Ledger(request.home)
+    with new_folder(request.to) as folder, open_progress(request.quiet) as progress:
+        caches = Caches.open(request.home / "cache", PIXEL_BUDGET, skip_broken=False)
+        maker = caches.maker(plan, configuration, ModelHolder(configuration.model, request.device), progress)
+        found = find_results(plan, configuration, request.home)
+        config = _write(folder, maker, request, chosen, found)
+    size = (request.to / WEIGHTS).stat().st_size
+    print(f"{request.to}: {config.short_name}, {size / 1e6:.2f} MB of weights; checked: the stored model is identical")
+    if not found.records:
+        print(
+            f"warning: {request.home} has no evaluation of it, so the card has no reliability table; run "
+            f"`reliquant run {request.suite} --quant {shlex.quote(config.short_name)}` first",
+            file=sys.stderr,
+        )
+    if tracker is not None and request.register is not None and config.classes is not None:
+        print(
+            tracker.register_model(_served(request.register, request.to, plan, configuration, config, config.classes))
+        )
+    print(f"Use it: reliquant run {request.suite} --model {shlex.quote(str(request.to))}")
+
+
+def _plan(request: ExportRequest) -> Plan:
+    check_device(request.device)
+    suite, name = _suite_and_name(request)
+    quant = parse(name)
+    if quant == FP32:
+        raise SpecError("fp32 is the model as it is; export takes a quantization (`reliquant list quantizers`)")
+    method = quantizers.get(quant.method)
+    if method.kind == "control":
+        raise QuantizationError(f"{method.name} changes features, not weights: there is nothing to export")
+    suite = narrow(
+        suite, models=[request.model] if request.model else [], quantizations=[quant.name], limit=request.limit
+    )
+    if len(suite.models) != 1:
+        names = ", ".join(model.ref for model in suite.models)
+        raise SpecError(f"suite '{suite.name}' has {len(suite.models)} models ({names}); name one by --model")
+    plan = make_plan(suite, Settings(request.device))
+    refuse_quantized([plan.configurations[-1].model], "export")
+    return plan
+
+
+def _suite_and_name(request: ExportRequest) -> tuple[SuiteSpec, str]:
+    """The suite and the quantization's short name; CONFIG may be FILE.yaml or FILE.yaml:N, as a search writes it."""
+    match = re.fullmatch(r"(.+\.ya?ml)(?::(\d+))?", request.config)
+    if match is None:
+        return load_suite(request.suite, request.data, request.catalogues), request.config
+    suite = load_suite(match[1], request.data, request.catalogues)
+    names = [name for name in suite.quantizations if parse(name) != FP32]
+    number = int(match[2]) if match[2] else 1 if len(names) == 1 else 0
+    if not 1 <= number <= len(names):
+        listed = ", ".join(f"{i} {name}" for i, name in enumerate(names, 1))
+        raise SpecError(f"{request.config}: name one of its quantizations by FILE:NUMBER; it has {listed or 'none'}")
+    return suite, names[number - 1]
+
+
+def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str | None, found: Found) -> ExportConfig:
+    """All files of the folder, the stored model checked against the one in memory."""
+    plan, configuration = maker.plan, maker.configuration
+    kept: dict[str, LayerState] = {}
+    quantized, report = maker.quantize(kept)
+    _check_kept(configuration, report, kept)
+    tensors, same = all_tensors(maker.holder.model, quantized, kept)
+    quant, recipe = configuration.quant, configuration.model.recipe
+    if recipe is None:
+        raise QuantizationError(f"model {configuration.model.ref} does not say what it is built from")
+    copy_base(folder, recipe)
+    config = ExportConfig(
+        format=VERSION,
+        short_name=quant.name,
+        quantization=quant,
+        base=_base(configuration.model, recipe),
+        layers={name: dict(state.about) for name, state in kept.items()},
+        same=same,
+        weights=write_weights(folder, tensors),
+        logit_scale=quantized.logit_scale,
+        logit_bias=quantized.logit_bias,
+        tuned=tuned_scale(configuration.evaluations, found.records, chosen),
+        classes=_classes(folder, plan, quantized, chosen),
+        calibration=plan.calibration_data(quant).digest if requires_calibration(quant) else None,
+        provenance=_provenance(plan, configuration),
+    )
+    write_config(folder, config, report)
+    check_same(folder, quantized, _probe(maker), plan.settings.device)
+    suite = f"{plan.suite.name} (version {plan.suite.version})"
+    size = (folder / WEIGHTS).stat().st_size
+    about = (found.headline, found.changes, found.values)
+    facts = CardFacts(request.to.name, config, report, size, suite, request.line, *about)
+    (folder / CARD).write_text(card(facts), encoding="utf-8")
+    return config
+
+
+def _check_kept(configuration: Configuration, report: QuantizationReport, kept: Mapping[str, LayerState]) -> None:
+    """Every replaced layer must have said how it is stored."""
+    replaced = {layer.name for tower in report.towers.values() for layer in tower.layers}
+    if missing := sorted(replaced - set(kept)):
+        raise QuantizationError(
+            f"quantization '{configuration.quant.name}': method '{configuration.quant.method}' does not say how layer "
+            f"'{missing[0]}' is stored, so it cannot be exported; a quantizer has to fill `TowerJob.kept`"
+        )
+
+
+def _base(model: ResolvedModel, recipe: Recipe) -> Base:
+    return Base(
+        ref=model.ref,
+        name=model.name,
+        family=model.family,
+        sha256=model.digest,
+        parameters=model.parameters,
+        library=recipe.library,
+        architecture=dict(recipe.architecture),
+        preprocess=model.preprocess,
+        tokenizer=recipe.tokenizer is not None,
+        text_model=recipe.text_model is not None,
+    )
+
+
+def _classes(folder: Path, plan: Plan, quantized: ClipModel, chosen: str | None) -> Classes | None:
+    if chosen is None:
+        return None
+    data = plan.data[chosen]
+    text = embed_classes(quantized, data.class_names, data.templates)
+    sha256 = write_classes(folder, text)
+    return Classes(dataset=chosen, names=data.class_names, templates=data.templates, sha256=sha256)
+
+
+def _provenance(plan: Plan, configuration: Configuration) -> dict[str, object]:
+    known = provenance(plan, configuration)
+    method = quantizers.get(configuration.quant.method)
+    kept = {key: known[key] for key in ("time", "versions", "device", "cpu")}
+    return {**kept, "method": f"{method.name}, version {method.version}, {method.paper}"}
+
+
+def _probe(maker: BankMaker) -> NDArray[np.uint8]:
+    """A few calibration images where there are any, else seeded noise: (B, 3, H, W) uint8."""
+    if maker.plan.calibration is not None:
+        return np.array(maker.pixels_of(maker.plan.calibration).array[:PROBE])
+    shape = (PROBE, 3, *maker.configuration.model.preprocess.size)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _served(
+    name: str, folder: Path, plan: Plan, configuration: Configuration, config: ExportConfig, classes: Classes
+) -> ServedModel:
+    return ServedModel(
+        name=name,
+        folder=folder,
+        loader="benchmark.export.serving",
+        column=COLUMN,
+        example=example(configuration.model.preprocess.size),
+        classes=columns(classes.names),
+        suite=plan.suite,
+        configuration=configuration.key,
+        tags={
+            "quantization": config.short_name,
+            "model": config.base.ref,
+            "model.digest": config.base.sha256,
+            "classes": classes.dataset,
+            "logit_scale": "tuned" if config.tuned else "own",
+        },
+        description=(folder / CARD).read_text(encoding="utf-8"),
+    )

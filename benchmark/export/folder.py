@@ -1,0 +1,136 @@
+"""What lies in an exported folder: `reliquant.json`, packed weights, the report, a model card; nothing is code.
+
+reliquant.json               ExportConfig: how it was quantized, what it is built from, digests
+model.safetensors            packed codes, scales; unquantized parameters as they are
+classes.safetensors          `text` (C, D): the class weights for serving, where the suite has classes
+quantization_report.json     the QuantizationReport
+base/                        tokenizer files and configurations of transformers parts, where there are any
+README.md                    the model card
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from benchmark.errors import ModelError, SpecError
+from benchmark.models.checkpoint import file_digest
+from benchmark.models.identity import read_json
+from benchmark.models.preprocess import Preprocess
+from benchmark.models.references import EXPORT_NAME
+from benchmark.spec import Frozen, Name, QuantSpec, parse_spec
+
+VERSION = 1
+"""Of the folder's layout; a folder of another version is refused."""
+
+WEIGHTS = "model.safetensors"
+CLASSES = "classes.safetensors"
+REPORT = "quantization_report.json"
+CARD = "README.md"
+BASE = "base"
+TEXT_MODEL = "text_model"
+
+
+class Base(Frozen):
+    """The full-precision model; `sha256` is its digest (`ResolvedModel.digest`).
+
+    `tokenizer` and `text_model`: whether `base/` holds a transformers tokenizer, and `base/text_model/` the
+    configuration of a transformers text tower.
+    """
+
+    ref: str
+    name: Name
+    family: str
+    sha256: str
+    parameters: int | None
+    library: Literal["open_clip", "transformers"]
+    architecture: dict[str, JsonValue]
+    preprocess: Preprocess
+    tokenizer: bool
+    text_model: bool
+
+
+class TunedScale(Frozen):
+    """The logit scale with the lowest NLL on the data sets `fit`, as the evaluation `source` found it."""
+
+    scale: float = Field(gt=0)
+    source: str
+    fit: tuple[str, ...]
+
+
+class Classes(Frozen):
+    """The classes that a served model tells apart, of the suite's data set `dataset`; `templates` as in its prompts."""
+
+    dataset: str
+    names: tuple[str, ...] = Field(min_length=2)
+    templates: tuple[str, ...]
+    sha256: str
+
+
+class ExportConfig(Frozen):
+    """`reliquant.json`.
+
+    Attributes:
+        quantization: the QuantSpec; `short_name` is its name, for the reader.
+        layers: name -> what `LayerState.about` says of it. same: tensor -> the one of equal content that is stored.
+        weights: SHA-256 of `model.safetensors`.
+        logit_scale, logit_bias: the model's own. tuned: the refitted scale, where it was evaluated.
+        calibration: digest of the calibration pairs, where the method looked at them.
+        provenance: versions, device, the command, ...; for the reader, part of no digest.
+    """
+
+    format: Literal[1]
+    short_name: str
+    quantization: QuantSpec
+    base: Base
+    layers: dict[str, dict[str, JsonValue]] = Field(min_length=1)
+    same: dict[str, str] = Field(default_factory=dict)
+    weights: str
+    logit_scale: float = Field(gt=0)
+    logit_bias: float
+    tuned: TunedScale | None = None
+    classes: Classes | None = None
+    calibration: str | None = None
+    provenance: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+def read_config(folder: Path) -> ExportConfig:
+    """`reliquant.json` of a folder, its files checked against the digests that it names.
+
+    Raises:
+        ModelError: a file is missing, damaged, or of another format version; the message names it.
+    """
+    path = folder / EXPORT_NAME
+    content = read_json(path)
+    if content.get("format") != VERSION:
+        raise ModelError(
+            f"{path}: format {content.get('format')!r}, this reliquant reads format {VERSION}; "
+            "export the model again, or install the reliquant that wrote it"
+        )
+    try:
+        config = parse_spec(ExportConfig, content, str(path))
+    except SpecError as error:
+        raise ModelError(str(error)) from None
+    expected = {WEIGHTS: config.weights}
+    if config.classes is not None:
+        expected[CLASSES] = config.classes.sha256
+    check_digests(folder, expected)
+    return config
+
+
+def check_digests(folder: Path, expected: Mapping[str, str]) -> None:
+    """Refuse files whose bytes are not those that were written.
+
+    Raises:
+        ModelError: a file is missing or has another SHA-256.
+    """
+    for name, digest in expected.items():
+        try:
+            found = file_digest(folder / name)
+        except OSError as error:
+            raise ModelError(f"{folder / name}: cannot be read ({error.strerror}); export the model again") from None
+        if found != digest:
+            raise ModelError(f"{folder / name}: damaged, its SHA-256 is not the one in {EXPORT_NAME}; export it again")
