@@ -21,10 +21,7 @@ class TokenQuantizer(nn.Module):
 
     def span(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point per token, broadcastable to x (..., K)."""
-        if self.symmetric:
-            high = torch.linalg.vector_norm(x, torch.inf, dim=self.dims, keepdim=True)
-            return affine.parameters(-high, high, self.bits, True)
-        return affine.parameters(x.amin(self.dims, True), x.amax(self.dims, True), self.bits, False)
+        return affine.parameters(x.amin(self.dims, True), x.amax(self.dims, True), self.bits, self.symmetric)
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (float), scale and zero point of x."""
