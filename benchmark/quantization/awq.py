@@ -131,23 +131,23 @@ class Awq(Simulated):
         spans: dict[str, tuple[Tensor, Tensor]],
     ) -> Tensor:
         """The scale of a group; the ranges of its layers go to `spans`."""
-        moment, magnitude = seen.get(SecondMoment), seen.get(ChannelMagnitude)
+        moment, mean = seen.get(SecondMoment).matrix, seen.get(ChannelMagnitude).mean
         weights = [
             (target.layer.weight.detach().float(), scheme)
             for target in (job.targets[name] for name in group.layers)
             if (scheme := scheme_of(target, job.spec)) is not None  # always: AWQ requires weight bits
         ]
         options = self.read_options(job.spec, AwqOptions)
-        scale, _ = best_scale(weights, magnitude.mean, moment.matrix, options.grid)
+        scale, _ = best_scale(weights, mean, moment, options.grid)
         if options.clip:
             for name, (weight, scheme) in zip(group.layers, weights, strict=True):
-                spans[name] = best_span(weight, scale, scheme, moment.matrix)
+                spans[name] = best_span(weight, scale, scheme, moment)
         return scale
 
 
 quantizer = Awq(
     name="awq",
-    version=1,
+    version=2,
     title="AWQ: activation-aware scaling of weights",
     paper="Lin et al. 2024, arXiv 2306.00978",
     fields=WEIGHT_FIELDS | ACTIVATION_FIELDS | COMMON_FIELDS | {"options"},

@@ -25,7 +25,7 @@ from benchmark.errors import QuantizationError
 from benchmark.quantization import affine
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import ACTIVATION_FIELDS, COMMON_FIELDS, WEIGHT_FIELDS, Options, TowerJob
-from benchmark.quantization.observers import Observer, SecondMoment, Seen
+from benchmark.quantization.observers import Observer, SecondMoment, Seen, strips
 from benchmark.quantization.simulated import Prepared, Simulated
 from benchmark.spec import QuantSpec
 
@@ -102,7 +102,12 @@ def _ranges(rows: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
 def output_error(weight: Tensor, other: Tensor, moment: Tensor) -> Tensor:
     """Mean squared change (O,) of each output on the calibration data: d H d^T for each row d."""
     difference = (other - weight).reshape(len(weight), -1)
-    return ((difference @ moment) * difference).sum(1)
+    error = difference.new_zeros(len(difference))
+    for start, stop in strips(difference.shape[1]):  # H is symmetric: what lies right of a diagonal block counts twice
+        product = difference[:, start:stop] @ moment[start:stop, start:]
+        product[:, stop - start :] *= 2
+        error += product.mul_(difference[:, start:]).sum(1)
+    return error
 
 
 def _better_rows(
@@ -152,7 +157,7 @@ class Gptq(Simulated):
 
 quantizer = Gptq(
     name="gptq",
-    version=1,
+    version=2,
     title="GPTQ: rounding errors passed on to later columns",
     paper="Frantar et al. 2023, arXiv 2210.17323",
     fields=WEIGHT_FIELDS | ACTIVATION_FIELDS | COMMON_FIELDS | {"options"},

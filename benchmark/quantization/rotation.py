@@ -60,7 +60,7 @@ class Rotated(RoundingChoice):
 
 quantizer = Rotated(
     name="rotation",
-    version=1,
+    version=2,
     title="rotation by randomised Hadamard matrices (QuaRot style)",
     paper="Ashkboos et al. 2024, arXiv 2404.00456",
     fields=WEIGHT_FIELDS | ACTIVATION_FIELDS | COMMON_FIELDS | {"options"},

@@ -77,14 +77,16 @@ def test_the_best_scale_of_a_histogram_is_that_of_the_values() -> None:
     assert from_bins.item() == pytest.approx(from_values.item(), rel=0.1)
 
 
-def test_a_second_moment_is_the_mean_outer_product() -> None:
-    layer = nn.Linear(12, 3)
+@pytest.mark.parametrize("columns", [1, 3, 12, 13])
+def test_a_second_moment_is_the_mean_outer_product(columns: int) -> None:
+    layer = nn.Linear(columns, 3)
     seen = SecondMoment(layer)
-    batches = [torch.randn(n, 12) for n in (5, 30, 1)]
+    batches = [torch.randn(n, columns) for n in (5, 30, 1)]
     for batch in batches:
         seen.update(batch)
     rows = torch.cat(batches)
     torch.testing.assert_close(seen.matrix, rows.T @ rows / len(rows))
+    assert torch.equal(seen.matrix, seen.matrix.T)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_keys_tell_towers_layers_kinds_and_versions_apart(monkeypatch: pytest.Mo
 
 def test_a_flipped_bit_is_found_and_the_statistic_computed_again(tmp_path: Path) -> None:
     first, _ = collected(ArrayStore(tmp_path))
-    file = next(tmp_path.glob("*/*/matrix.npy"))
+    file = next(tmp_path.glob("*/*/upper.npy"))
     content = bytearray(file.read_bytes())
     content[-5] ^= 4
     file.write_bytes(content)

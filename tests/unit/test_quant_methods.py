@@ -171,6 +171,13 @@ def test_gptq_leaves_dead_features_alone() -> None:
     assert (found[:, 3] - weight[:, 3]).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("columns", [1, 3, 12, 13])
+def test_an_output_error_is_the_mean_square_of_the_outputs_change(columns: int) -> None:
+    weight, other, rows = torch.randn(5, columns), torch.randn(5, columns), torch.randn(40, columns)
+    expected = (rows @ (other - weight).T).square().mean(0)
+    torch.testing.assert_close(output_error(weight, other, rows.T @ rows / len(rows)), expected)
+
+
 def test_awq_picks_the_scale_with_the_least_output_error() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(32, 64, generator=generator)
