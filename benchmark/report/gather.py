@@ -160,30 +160,30 @@ def better_of(key: str) -> Better:
 def _rows(
     own: Sequence[Record], done: Sequence[Record], found: Sequence[Change], adjusted: Sequence[Change]
 ) -> list[Row]:
-    names = dict.fromkeys((record.model, record.quantization) for record in own)
+    """Full precision first for each model; of several full-precision records the one that others are compared with."""
     pairs = {(r.model, r.name, r.pair) for r in done if r.quantization != FP32.name}
-
-    def paired(record: Record) -> bool:  # of several full-precision records, the one that others are compared with
-        return (record.model, record.name, record.pair) in pairs
-
-    rows = []
-    for model, quantization in sorted(names, key=lambda name: (_first(own, name[0]), name[1] != FP32.name)):
-
-        def mine(changes: Iterable[Change], name: tuple[str, str] = (model, quantization)) -> dict[str, Change]:
-            return {change.key: change for change in changes if (change.model, change.quantization) == name}
-
-        records = {r.name: r for r in sorted(done, key=paired) if (r.model, r.quantization) == (model, quantization)}
-        failed = {
-            r.name: r.error or "no reason was recorded"
-            for r in own
-            if (r.model, r.quantization) == (model, quantization) and r.status == "failed" and r.name not in records
-        }
-        rows.append(Row(model, quantization, records, failed, mine(found), mine(adjusted)))
-    return rows
+    models = list(dict.fromkeys(record.model for record in own))
+    names = dict.fromkeys((record.model, record.quantization) for record in own)
+    records: dict[tuple[str, str], dict[str, Record]] = {name: {} for name in names}
+    failed: dict[tuple[str, str], dict[str, str]] = {name: {} for name in names}
+    for record in sorted(done, key=lambda r: (r.model, r.name, r.pair) in pairs):
+        records[record.model, record.quantization][record.name] = record
+    for record in own:
+        name = (record.model, record.quantization)
+        if record.status == "failed" and record.name not in records[name]:
+            failed[name][record.name] = record.error or "no reason was recorded"
+    changes, headline = _by_row(found), _by_row(adjusted)
+    return [
+        Row(*name, records[name], failed[name], changes.get(name, {}), headline.get(name, {}))
+        for name in sorted(names, key=lambda name: (models.index(name[0]), name[1] != FP32.name))
+    ]
 
 
-def _first(own: Sequence[Record], model: str) -> int:
-    return next(i for i, record in enumerate(own) if record.model == model)
+def _by_row(changes: Iterable[Change]) -> dict[tuple[str, str], dict[str, Change]]:
+    found: dict[tuple[str, str], dict[str, Change]] = {}
+    for change in changes:
+        found.setdefault((change.model, change.quantization), {})[change.key] = change
+    return found
 
 
 def _measured(row: Row, ledger: Ledger, headline: Sequence[str]) -> Row:

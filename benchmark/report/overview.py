@@ -37,7 +37,7 @@ COSTS: Mapping[str, tuple[str, Cost]] = {
     "bits": ("effective bits per weight (← better)", lambda row: row.size.effective_bits if row.size else None),
     "size": ("size of the towers, MB (← better)", lambda row: row.size.megabytes if row.size else None),
     "latency": (
-        "latency of one image, median ms (← better)",
+        "latency, ms (← better)",
         lambda row: row.latency.milliseconds if row.latency else None,
     ),
 }
@@ -112,7 +112,7 @@ def _panel(rows: Sequence[Row], cost: str, key: str, better: str, chosen: str | 
     found = _placed(rows, cost, key)
     if sum(not each.row.full_precision for each in found) < 2:
         return None
-    label = COSTS[cost][0] + (_where(rows) if cost == "latency" else "")
+    label = COSTS[cost][0].replace("better)", f"better{_where(rows) if cost == 'latency' else ''})")
     up = f"{'reliability score' if key == RELIABILITY else key} ({ARROWS[better]})"
     low, high = usual([each.value for each in found])
     ends = [end for each in found for end in (each.low, each.high) if low <= each.value <= high]

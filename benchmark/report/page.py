@@ -197,7 +197,7 @@ def _detailed(results: Results, chapters: Sequence[Chapter], focus: Sequence[tup
     """Rows with figures of their own: those in focus; else the recommended ones first, then as in the ledger."""
     rows = [row for row in results.rows if not row.full_precision and row.records]
     if focus:
-        return [row for row in rows if (row.model, row.quantization) in focus]
+        return [row for row in rows if (row.model, row.quantization) in focus][:MOST_DETAILS]
     recommended = {(chapter.model, chapter.advice.chosen) for chapter in chapters}
     first = [row for row in rows if (row.model, row.quantization) in recommended]
     return [*first, *(row for row in rows if row not in first)][:MOST_DETAILS]
