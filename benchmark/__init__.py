@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Any
 from benchmark._siblings import check_siblings
 
 if TYPE_CHECKING:
+    from benchmark.analysis.compare import adjust, compare
     from benchmark.bank import FeatureBank
+    from benchmark.engine.plan import Settings, make_plan, tasks
+    from benchmark.engine.run import Sweep, run
     from benchmark.errors import ReliquantError, UndefinedMetric
     from benchmark.plugins import Banks, Metric, Outcome, Task, TextList, task
+    from benchmark.python_api import embed, load_calibration, load_model
+    from benchmark.quantization import parse, quantize
     from benchmark.spec import DataSpec, ModelSpec, QuantSpec, SuiteSpec
+    from benchmark.suite import load_suite, narrow
 
 check_siblings()
 
@@ -27,18 +33,38 @@ __all__ = [
     "Outcome",
     "QuantSpec",
     "ReliquantError",
+    "Settings",
     "SuiteSpec",
+    "Sweep",
     "Task",
     "TextList",
     "UndefinedMetric",
+    "adjust",
+    "compare",
+    "embed",
+    "load_calibration",
+    "load_model",
+    "load_suite",
+    "make_plan",
+    "narrow",
+    "parse",
+    "quantize",
+    "run",
     "task",
+    "tasks",
 ]
 
 _HOMES = {
+    "benchmark.analysis.compare": ("adjust", "compare"),
     "benchmark.bank": ("FeatureBank",),
+    "benchmark.engine.plan": ("Settings", "make_plan", "tasks"),
+    "benchmark.engine.run": ("Sweep", "run"),
     "benchmark.errors": ("ReliquantError", "UndefinedMetric"),
     "benchmark.plugins": ("Banks", "Metric", "Outcome", "Task", "TextList", "task"),
+    "benchmark.python_api": ("embed", "load_calibration", "load_model"),
+    "benchmark.quantization": ("parse", "quantize"),
     "benchmark.spec": ("DataSpec", "ModelSpec", "QuantSpec", "SuiteSpec"),
+    "benchmark.suite": ("load_suite", "narrow"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

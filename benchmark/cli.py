@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from benchmark.cli_export import export
+from benchmark.cli_new import new_app
 from benchmark.cli_options import HOME, Catalogue, Home, Include, Json, Many, Pointed, Suite
 from benchmark.cli_report import report, show
 from benchmark.cli_search import search
@@ -23,7 +24,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-new_app = typer.Typer(help="Write a new plugin with its contract test.", no_args_is_help=True)
 app.add_typer(new_app, name="new")
 
 
@@ -177,16 +177,6 @@ def sync(
     from benchmark.commands import sync_suite
 
     raise typer.Exit(sync_suite(suite, home, tracking_uri, include or []))
-
-
-@new_app.command("task")
-def new_task(name: str, folder: Annotated[Path, typer.Option("--folder", help="Where to write it.")] = Path()) -> None:
-    """Write NAME.py with a task and test_NAME.py with its contract test."""
-    from benchmark.scaffold import write_task
-
-    for path in write_task(name, folder):
-        typer.echo(f"wrote {path}")
-    typer.echo(f"next: pytest {folder / f'test_{name}.py'}; reliquant run SUITE --include {folder / f'{name}.py'}")
 
 
 def main() -> None:

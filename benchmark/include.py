@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from benchmark.data import sources
 from benchmark.engine.plan import tasks
 from benchmark.errors import InputError, PluginError
-from benchmark.plugins import Task
-from benchmark.quantization import Quantizer, quantizers
-from benchmark.registry import Origin
+from benchmark.quantization import quantizers
+from benchmark.registry import Origin, Registry
+from benchmark.tracking import trackers
+
+_REGISTRIES: tuple[Registry[Any], ...] = (tasks, quantizers, sources, trackers)
 
 
 def include_files(paths: Sequence[Path]) -> None:
-    """Import each file and register every Task and Quantizer that it defines.
+    """Import each file and register every task, quantizer, data source and tracker that it defines.
 
     Raises:
         InputError: no such file. PluginError: it cannot be imported, or defines no plugin.
@@ -32,12 +36,11 @@ def include_files(paths: Sequence[Path]) -> None:
             raise PluginError(f"--include {path}: {type(error).__name__}: {error}") from error
         origin = Origin(str(path), path.stem)
         found = 0
-        for plugin in vars(module).values():
-            if isinstance(plugin, Task):
-                tasks.add(plugin.name, plugin, origin)
-                found += 1
-            elif isinstance(plugin, Quantizer):
-                quantizers.add(plugin.name, plugin, origin)
-                found += 1
+        for plugin in list(vars(module).values()):
+            for registry in _REGISTRIES:
+                if isinstance(plugin, registry.base):
+                    registry.add(plugin.name, plugin, origin)
+                    found += 1
         if not found:
-            raise PluginError(f"--include {path}: defines no task and no quantizer")
+            kinds = ", ".join(registry.kind for registry in _REGISTRIES)
+            raise PluginError(f"--include {path}: defines no plugin ({kinds})")

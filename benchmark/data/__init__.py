@@ -3,11 +3,15 @@
 from benchmark.data.catalogue import detect, load_catalogue
 from benchmark.data.opening import Data, check_data, data_digest, expand, forget, open_data, sources
 from benchmark.data.pixels import PixelCache, Pixels
+from benchmark.data.sources.base import LoadedData, Source, SourceOptions, paths_dataset
 
 __all__ = [
     "Data",
+    "LoadedData",
     "PixelCache",
     "Pixels",
+    "Source",
+    "SourceOptions",
     "check_data",
     "data_digest",
     "detect",
@@ -15,5 +19,6 @@ __all__ = [
     "forget",
     "load_catalogue",
     "open_data",
+    "paths_dataset",
     "sources",
 ]

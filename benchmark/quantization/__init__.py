@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.apply import parse, quantize, quantizers, requires_calibration
-from benchmark.quantization.base import LayerRecord, Options, Quantizer, Target, TowerJob
+from benchmark.quantization.base import (
+    ACTIVATION_FIELDS,
+    COMMON_FIELDS,
+    WEIGHT_FIELDS,
+    LayerRecord,
+    Options,
+    Quantizer,
+    Target,
+    TowerJob,
+)
+from benchmark.quantization.calibrate import Observer
 from benchmark.quantization.calibration import Calibration
 from benchmark.quantization.int8 import cpu_capability, int8_available
 from benchmark.quantization.onednn import integer_engine
 from benchmark.quantization.report import QuantizationReport, TowerReport
 from benchmark.quantization.state import LayerState
+from benchmark.quantization.simulated import Prepared, Simulated
 
 __all__ = [
+    "ACTIVATION_FIELDS",
+    "COMMON_FIELDS",
+    "WEIGHT_FIELDS",
     "Calibration",
     "LayerRecord",
     "LayerState",
+    "Observer",
     "Options",
+    "Prepared",
     "QuantizationReport",
+    "QuantizedWeight",
     "Quantizer",
+    "Scheme",
+    "Simulated",
     "Target",
     "TowerJob",
     "TowerReport",

@@ -11,36 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from benchmark.data import Data
-from benchmark.engine.ledger import Record
-from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings
 from benchmark.errors import StorageError
-from benchmark.models import ResolvedModel
-from benchmark.plugins import Metric, NoOptions, Outcome, Task
+from benchmark.plugins import Outcome
 from benchmark.processes import owner
-from benchmark.spec import FP32, DataSpec, ModelSpec, QuantSpec, SuiteSpec
+from benchmark.spec import FP32, QuantSpec
+from benchmark.testing import make_finished
+from benchmark.testing.trackers import REPORT
 from benchmark.tracking import FinishedConfiguration
 from trackers.jsonl import JsonlTracker, StreamTracker
 from trackers.mlflow import MLflowTracker
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own deprecations
 QUANT = QuantSpec(method="rtn", weight_bits=4, activation_bits=8, skip=("head*",), options=(("alpha", 0.5),))
-LAYER = {"name": "visual.a", "shape": [4, 8], "packed_bits": 136, "bits": 4.0}
-TOWER = {
-    "layers": [LAYER],
-    "skipped": {},
-    "weight_share": 1.0,
-    "packed_bytes": 17,
-    "float_bytes": 128,
-    "effective_bits": 4.25,
-    "embedding_sqnr_db": 20.0,
-    "cosine": 0.99,
-}
-REPORT = {"effective_bits": 4.25, "towers": {"vision": TOWER}}
-"""A QuantizationReport as JSON, as far as the trackers read it: 32 weights in 136 bits."""
 
 
 def draw(outcome: Outcome, reference: Outcome | None) -> dict[str, Any]:
@@ -52,83 +36,9 @@ def draw(outcome: Outcome, reference: Outcome | None) -> dict[str, Any]:
     return {"curve": figure}
 
 
-def task(name: str, drawing: Any = None) -> Task:
-    metrics = (Metric("accuracy", "higher", headline=True), Metric("ece_15", "lower"))
-    return Task(name, 1, ("test",), metrics, lambda banks: Outcome({}), drawing=drawing)
-
-
-def data(name: str) -> Data:
-    return Data(
-        name=name,
-        spec=DataSpec(source="demo", split="test"),
-        labels=np.zeros(2, np.int64),
-        sample_ids=np.array(["a", "b"]),
-        class_names=("x",),
-        templates=("{}",),
-        templates_origin="data",
-        classes_origin="data",
-        digest="d" * 64,
-    )
-
-
-def finished(
-    suite: str,
-    quant: QuantSpec = QUANT,
-    tasks: tuple[str, ...] = ("zero_shot",),
-    failing: tuple[str, ...] = (),
-    drawing: Any = draw,
-    **fields: Any,
-) -> FinishedConfiguration:
-    """A finished configuration made by hand of the real dataclasses."""
-    evaluations = tuple(
-        Evaluation(
-            f"{suite}-{quant.name}-{name}".ljust(64, "0"),
-            task(name, drawing),
-            "scenes",
-            {"test": ("scenes",)},
-            NoOptions(),
-        )
-        for name in tasks
-    )
-    model = ResolvedModel(ModelSpec(ref="demo"), "demo", "ViT", "m" * 64, (), 5, None, lambda device: None)  # type: ignore[arg-type, return-value]
-    configuration = Configuration(f"{suite}-{quant.name}".ljust(64, "0"), quant.name, model, quant, evaluations)
-    spec = SuiteSpec.model_validate(
-        {
-            "name": suite,
-            "version": 3,
-            "models": ["demo"],
-            "quantizations": [quant.name],
-            "data": {"scenes": {"source": "demo", "split": "test"}},
-            "tasks": {name: {"scenes": {"test": "scenes"}} for name in tasks},
-        }
-    )
-    plan = Plan(spec, Settings(), {"scenes": data("scenes")}, None, (configuration,))
-    records, outcomes = [], {}
-    for evaluation in evaluations:
-        name = evaluation.task.name
-        metrics = {f"{name}/scenes/accuracy": 0.75, f"{name}/scenes/deep/ece_15": 0.125}
-        record = Record(
-            key=evaluation.key,
-            configuration=configuration.key,
-            suite=suite,
-            model="demo",
-            quantization=quant.name,
-            task=name,
-            dataset="scenes",
-            status="failed" if name in failing else "done",
-            seconds=0.1,
-            metrics={} if name in failing else metrics,
-            notes={f"{name}/scenes/x": "undefined"},
-            error="NaN in layer 'visual.a'" if name in failing else None,
-        )
-        records.append(record)
-        if name not in failing:
-            outcomes[record.key] = Outcome(
-                {"accuracy": 0.75, "deep/ece_15": 0.125},
-                {"sample_id": np.array(["a", "b"]), "correct": np.array([True, False])},
-            )
-    references = {f"{name}/scenes": Outcome({"accuracy": 0.875}) for name in tasks} if quant != FP32 else {}
-    return FinishedConfiguration(plan, configuration, REPORT, tuple(records), outcomes, references, **fields)
+def finished(suite: str, quant: QuantSpec = QUANT, drawing: Any = draw, **fields: Any) -> FinishedConfiguration:
+    """A finished configuration with a figure, under a quantization with options and a skip."""
+    return make_finished(suite, quant, drawing=drawing, **fields)
 
 
 # --- MLflow ------------------------------------------------------------------------------------------------------

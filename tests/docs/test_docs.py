@@ -1,0 +1,241 @@
+"""Every command and code block of README, CONTRIBUTING and docs/ is run, or marked with the reason why not."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmark.data import forget, sources
+from benchmark.engine.plan import tasks
+from benchmark.quantization import quantizers
+from benchmark.tracking import trackers
+from tests.docs.markdown import (
+    PAGES,
+    ROOT,
+    Block,
+    anchors,
+    blocks,
+    blocks_of,
+    commands,
+    indented_code,
+    inline_commands,
+    links,
+)
+from tests.docs.running import DocsError, Reader, check_command, check_extras, check_only, check_reliquant
+from tests.layouts import write_image_folder
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and others' deprecations: the reader sees none of them
+
+LANGUAGES = {"bash", "python", "yaml", "toml", "text"}
+COMMAND_LIKE = re.compile(r"^\s*(\$ |reliquant |pip |make |python |git |cd )", re.MULTILINE)
+QUANTS = ("rtn-w8a8-vision", "rtn-w4a8-vision", "bnb-nf4-vision")
+
+
+def page_id(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=page_id)
+
+
+# --- what every page keeps ---------------------------------------------------------------------------------------
+
+
+@every_page
+def test_blocks_have_a_known_language_and_marks_a_reason(page: Path) -> None:
+    for block in blocks(page):
+        assert block.language in LANGUAGES, f"{block.place}: unknown language '{block.language}'"
+        assert block.mark is None or len(block.reason) > 5, f"{block.place}: the mark gives no reason"
+        if block.language == "text":
+            found = COMMAND_LIKE.search(block.text)
+            assert found is None, f"{block.place}: '{found and found[0]}' in a text block is not tested"
+
+
+@every_page
+def test_code_is_fenced(page: Path) -> None:
+    """An indented block has no language, and no test would see it."""
+    assert not indented_code(page.read_text(encoding="utf-8"))
+
+
+@every_page
+def test_blocks_that_are_not_run_could_be(page: Path) -> None:
+    """Subcommands, options, make targets, modules and files exist."""
+    for block in blocks(page):
+        if block.mark is not None:
+            try:
+                check_only(block)
+            except DocsError as error:
+                pytest.fail(f"{block.place}: {error}")
+
+
+@every_page
+def test_commands_within_sentences_exist(page: Path) -> None:
+    for command in inline_commands(page.read_text(encoding="utf-8")):
+        if not re.search(r"[|\[]|\.\.\.", command):
+            for words in commands(command):
+                check_reliquant(words[1:])
+
+
+@every_page
+def test_links_and_images_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link in links(text):
+        target, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        place = (page.parent / target).resolve() if target else page
+        assert place.exists(), f"{page.name}: {link}"
+        if anchor and place.suffix == ".md":
+            assert anchor in anchors(place.read_text(encoding="utf-8")), f"{page.name}: {link}"
+
+
+@every_page
+def test_extras_exist(page: Path) -> None:
+    check_extras(page.read_text(encoding="utf-8"))
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages <= {link.partition("#")[0] for link in links(index)}
+
+
+# --- following the pages -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with the demo on a few images under three quantizations, computed once."""
+    folder = tmp_path_factory.mktemp("docs")
+    quants = " ".join(f"--quant {name}" for name in QUANTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Reader(folder, patch).command(commands(f"reliquant run demo {quants} --home {folder / 'mlruns'}")[0])
+    return folder / "mlruns"
+
+
+@pytest.fixture
+def reader(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """A reader in an empty folder beside the images and the model that the pages call `path/to/...`."""
+    shutil.copytree(results, tmp_path / "mlruns")
+    place = tmp_path / "path" / "to"
+    for name in ("images", "sketches", "other"):
+        write_image_folder(place / name, ["red panda", "fox", "badger"], 12)
+    shutil.copytree(ROOT / "benchmark" / "demo" / "checkpoint", place / "model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RELIQUANT_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    before = {registry: registry.names() for registry in (tasks, quantizers, sources, trackers)}
+    yield Reader(tmp_path, monkeypatch)
+    for registry, names in before.items():
+        for name in set(registry.names()) - set(names):
+            registry.remove(name)  # type: ignore[attr-defined]
+    forget()
+
+
+def follow(reader: Reader, page: Path, wanted: Callable[[Block], bool]) -> None:
+    """Run the wanted blocks of a page, in order."""
+    for block in filter(wanted, blocks(page)):
+        try:
+            reader.follow(block)
+        except Exception as error:
+            raise DocsError(f"{block.place}: {type(error).__name__}: {error}") from error
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(b.mark is None for b in blocks(p))], ids=page_id)
+def test_following_a_page(page: Path, reader: Reader) -> None:
+    follow(reader, page, lambda block: block.mark is None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if any(b.mark == "slow" for b in blocks(p))], ids=page_id)
+def test_following_a_page_with_its_slow_blocks(page: Path, reader: Reader) -> None:
+    follow(reader, page, lambda block: block.mark != "not run")
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "docs" / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_run(example: Path, reader: Reader) -> None:
+    reader.process([f"docs/examples/{example.name}", "--small"])
+
+
+# --- the tests of the tests --------------------------------------------------------------------------------------
+
+PAGE = """
+<!-- not run: needs a cluster -->
+
+```bash
+ray start --head
+```
+text
+```python
+x = 1
+```
+<!-- slow -->
+```bash
+reliquant run demo   # all of it
+```
+"""
+
+
+def test_blocks_are_found_with_their_marks() -> None:
+    found = list(blocks_of(PAGE))
+    assert [(b.language, b.mark, b.reason) for b in found] == [
+        ("bash", "not run", "needs a cluster"),
+        ("python", None, ""),
+        ("bash", "slow", ""),
+    ]
+    assert found[1].text == "x = 1"
+
+
+def test_commands_are_split_like_a_shell_does() -> None:
+    script = "reliquant run 'a b' \\\n  --quant x   # why\n\ncd y && make demo\n"
+    assert commands(script) == [["reliquant", "run", "a b", "--quant", "x"], ["cd", "y"], ["make", "demo"]]
+
+
+def test_indented_code_is_found_but_not_lists_nor_paragraphs() -> None:
+    assert indented_code("text\n\n    code\n    more\n") == ["    code", "    more"]
+    assert indented_code("- item\n\n    still the item\n") == []
+    assert indented_code("a line\n    that goes on\n") == []
+
+
+def test_links_in_code_are_not_links() -> None:
+    assert links('[a](b.md#c) `[x](y)` ![d](e.png) <img src="f.svg">') == ["b.md#c", "e.png", "f.svg"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "reliquant rnu demo",
+        "reliquant run demo --lmit 3",
+        "reliquant list models data",
+        "make dmeo",
+        "python -m tests.nothing",
+        "python docs/examples/nothing.py",
+        "pip install 'reliquant[everything]'",
+        "pytest tests/nothing.py",
+        "frobnicate",
+    ],
+)
+def test_wrong_commands_are_found(command: str) -> None:
+    with pytest.raises(DocsError):
+        check_command(commands(command)[0])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "reliquant run SUITE --include NAME.py --quant rtn-w4",
+        "reliquant new task NAME",
+        "RELIQUANT_HOME=x .venv/bin/reliquant run --help",
+        "make demo PYTHON=python3.12",
+        "python -m tests.parity",
+        "pip install 'reliquant[search-ui,torchao]'",
+    ],
+)
+def test_right_commands_pass(command: str) -> None:
+    check_command(commands(command)[0])
