@@ -14,9 +14,9 @@ from benchmark.quantization.base import (
     Target,
     TowerJob,
 )
-from benchmark.quantization.calibrate import Observer
 from benchmark.quantization.calibration import Calibration
 from benchmark.quantization.int8 import cpu_capability, int8_available
+from benchmark.quantization.observers import Observer, Seen
 from benchmark.quantization.onednn import integer_engine
 from benchmark.quantization.report import QuantizationReport, TowerReport
 from benchmark.quantization.state import LayerState
@@ -36,6 +36,7 @@ __all__ = [
     "QuantizedWeight",
     "Quantizer",
     "Scheme",
+    "Seen",
     "Simulated",
     "Target",
     "TowerJob",

@@ -33,7 +33,8 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.ln_1(x)).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
         attended = nn.functional.scaled_dot_product_attention(q, k, v)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.fc2(nn.functional.gelu(self.fc1(self.ln_2(x))))
+        output: Tensor = x + self.fc2(nn.functional.gelu(self.fc1(self.ln_2(x))))
+        return output
 
 
 class TwoTowers(nn.Module):
@@ -106,7 +107,7 @@ def with_outliers(model: ClipModel, channels: int = 5, factor: float = 30.0) -> 
     module = copy.deepcopy(model.module)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for block in [*module.visual["blocks"], *module.text["blocks"]]:
+        for block in (layer for layer in module.modules() if isinstance(layer, Block)):
             for norm, linear in ((block.ln_1, block.qkv), (block.ln_2, block.fc1)):
                 chosen = torch.randperm(norm.weight.numel(), generator=generator)[:channels]
                 norm.weight[chosen] *= factor

@@ -70,7 +70,8 @@ class QuantizerContract:
     def spec(self, scope: str = "vision", **more: Any) -> QuantSpec:
         """The quantization that is tried, with other fields where given."""
         takes = {name: 8 for name in ("weight_bits", "activation_bits") if name in self.quantizer.fields}
-        return QuantSpec.model_validate({"method": self.quantizer.name, **takes, **self.fields, "scope": scope} | more)
+        fields: dict[str, Any] = {"method": self.quantizer.name, **takes, **self.fields, "scope": scope, **more}
+        return QuantSpec.model_validate(fields)
 
     def quantized(self, scope: str = "vision", **more: Any) -> tuple[ClipModel, QuantizationReport]:
         """The quantized model with its report; the test is skipped where the method cannot run on this machine."""
@@ -138,7 +139,8 @@ class QuantizerContract:
 
     def test_features_hardly_depend_on_the_batch(self) -> None:
         """Exact up to flips of a rounding: a token's codes come from the token alone."""
-        changed, _ = self.quantized(**({"options": dict(self.batch_options)} if self.batch_options else {}))
+        more: dict[str, Any] = {"options": dict(self.batch_options)} if self.batch_options else {}
+        changed, _ = self.quantized("vision", **more)
         whole = images(changed)
         alone = torch.cat([changed.encode_image(pixels()[i : i + 1]) for i in range(len(pixels()))])
         assert (whole - alone).norm() / whole.norm() < 2e-2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from benchmark.testing import TrackerContract
-from benchmark.tracking import trackers
+from benchmark.tracking import Tracker, trackers
 from trackers.jsonl import StreamTracker
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own deprecations
@@ -46,12 +47,24 @@ class TestStream(TrackerContract):
         return entries(self.printed)
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with an empty store: making one takes MLflow seconds."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    trackers.get("mlflow").open(folder).connect()
+    return folder
+
+
 class TestMLflow(TrackerContract):
     tracker = trackers.get("mlflow")
 
-    @pytest.fixture(autouse=True)
-    def _local(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.fixture
+    def opened(
+        self, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[[], Tracker]
+    ) -> Callable[[], Tracker]:
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        shutil.copytree(database, tmp_path / "home", dirs_exist_ok=True)
+        return opened
 
     def written(self, home: Path) -> Sequence[str]:
         from mlflow import MlflowClient

@@ -20,6 +20,7 @@ from benchmark.engine.plan import check_suite
 from benchmark.spec import SuiteSpec, parse_spec
 from benchmark.suite import load_suite
 from tests.docs.markdown import ROOT, Block, commands
+from tests.registries import restored
 
 STAND_INS = {"ViT-B-32/laion2b_s34b_b79k": "demo"}
 """Models that the docs name and a machine without a network lacks -> the model that is run in their place."""
@@ -70,17 +71,19 @@ def check_command(words: Sequence[str]) -> None:
         raise DocsError(f"{program}: neither run nor known")
 
 
-def check_reliquant(arguments: Sequence[str]) -> None:
-    """The subcommand exists and takes these options and arguments."""
+def check_reliquant(arguments: Sequence[str], partial: bool = False) -> None:
+    """The subcommand exists and takes these options and arguments; `partial`: more arguments may be needed."""
     command: Any = typer.main.get_command(app)
     rest, parent = list(arguments), None
     try:
-        while hasattr(command, "commands"):
+        while hasattr(command, "commands") and (rest or not partial):
             parent = command.make_context("reliquant", [], parent=parent, resilient_parsing=True)
-            name, command, rest = command.resolve_command(parent, rest)
-        if "--help" not in rest:
-            command.make_context(name, rest, parent=parent)
+            _, command, rest = command.resolve_command(parent, rest)
+        if "--help" not in rest and not hasattr(command, "commands"):
+            command.make_context(command.name, rest, parent=parent)
     except Exception as error:  # the parser's own exceptions
+        if partial and type(error).__name__ == "MissingParameter":
+            return
         message = getattr(error, "message", None) or str(error) or type(error).__name__
         raise DocsError(f"reliquant {' '.join(arguments)}: {message}") from None
 
@@ -188,7 +191,8 @@ class Reader:
         words += SMALL.get(words[0], ())
         self.monkeypatch.setattr(sys, "argv", ["reliquant", *words])
         try:
-            main()
+            with restored():
+                main()
         except SystemExit as end:
             if end.code not in (0, None):
                 raise DocsError(f"reliquant {' '.join(words)}: exit status {end.code}") from None

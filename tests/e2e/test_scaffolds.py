@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from benchmark.data import forget, sources
-from benchmark.engine.plan import tasks
-from benchmark.quantization import quantizers
 from tests.e2e.test_cli import ROOT, call
+from tests.e2e.test_suites import records
 from tests.layouts import write_image_folder
+from tests.registries import restored
 
 Reliquant = Callable[..., tuple[int, str, str]]
 SUITE = """
@@ -42,12 +40,8 @@ def reliquant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
     """Included plugins are known to one test only."""
-    before = {registry: registry.names() for registry in (tasks, quantizers, sources)}
-    yield
-    for registry, names in before.items():
-        for name in set(registry.names()) - set(names):
-            registry.remove(name)  # type: ignore[attr-defined]
-    forget()
+    with restored():
+        yield
 
 
 def own_test_passes(folder: Path, name: str) -> None:
@@ -64,17 +58,12 @@ def own_test_passes(folder: Path, name: str) -> None:
     assert " passed" in result.stdout
 
 
-def metrics(out: str) -> dict[str, dict[str, Any]]:
-    """Metrics by quantization, from the lines of `run --json`."""
-    return {row["quantization"]: row["metrics"] for row in map(json.loads, out.splitlines())}
-
-
 def run(reliquant: Reliquant, *arguments: object) -> dict[str, dict[str, Any]]:
-    """Metrics of a small run."""
-    options = ("--home", "home", "--tracker", "jsonl", "--json", "--limit", "12", "--no-speed")
-    status, out, err = reliquant("run", *arguments, *options)
+    """Metrics of a small run by quantization."""
+    options = ("--home", "home", "--tracker", "jsonl", "--limit", "12", "--no-speed")
+    status, _, err = reliquant("run", *arguments, *options)
     assert status == 0, err
-    return metrics(out)
+    return {record["quantization"]: record["metrics"] for record in records(Path("home"))}
 
 
 def test_a_task_comes_with_a_suite_that_runs_it(reliquant: Reliquant, tmp_path: Path) -> None:

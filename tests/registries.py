@@ -1,0 +1,26 @@
+"""Plugins that a test includes are forgotten afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmark.data import forget, sources
+from benchmark.engine.plan import tasks
+from benchmark.quantization import quantizers
+from benchmark.registry import Registry
+from benchmark.tracking import trackers
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """The registries are as before at the end, as if another process had included the files."""
+    registries: tuple[Registry[object], ...] = (tasks, quantizers, sources, trackers)  # type: ignore[assignment]
+    before = [set(registry.names()) for registry in registries]
+    try:
+        yield
+    finally:
+        for registry, names in zip(registries, before, strict=True):
+            for name in set(registry.names()) - names:
+                registry.remove(name)
+        forget()
