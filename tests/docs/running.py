@@ -26,11 +26,11 @@ STAND_INS = {"ViT-B-32/laion2b_s34b_b79k": "demo"}
 """Models that the docs name and a machine without a network lacks -> the model that is run in their place."""
 
 SMALL: Mapping[str, Sequence[str]] = {
-    "run": ("--limit", "24", "--no-speed"),
-    "search": ("--limit", "24", "--trials", "7"),
-    "spectrum": ("--limit", "24"),
+    "run": ("--limit", "12", "--no-speed", "--tracker", "jsonl"),
+    "search": ("--limit", "12", "--trials", "7", "--no-tracking"),
+    "spectrum": ("--limit", "12"),
 }
-"""Options that are added to a command; click takes the last one given."""
+"""Options that are added to a command; of two the last one counts. MLflow's figures would take most of the time."""
 
 OUTSIDE = {"git", "ray", "sbatch", "srun", "ssh", "rsync", "scp", "docker", "curl", "huggingface-cli", "hf", "psql"}
 """Programs that only blocks that are not run may call."""
