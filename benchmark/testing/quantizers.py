@@ -69,7 +69,9 @@ class QuantizerContract:
 
     def spec(self, scope: str = "vision", **more: Any) -> QuantSpec:
         """The quantization that is tried, with other fields where given."""
-        takes = {name: 8 for name in ("weight_bits", "activation_bits") if name in self.quantizer.fields}
+        takes: dict[str, Any] = {
+            name: 8 for name in ("weight_bits", "activation_bits") if name in self.quantizer.fields
+        }
         fields: dict[str, Any] = {"method": self.quantizer.name, **takes, **self.fields, "scope": scope, **more}
         return QuantSpec.model_validate(fields)
 

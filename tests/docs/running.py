@@ -119,11 +119,16 @@ def check_only(block: Block) -> None:
 
 
 def read_yaml(block: Block) -> Any:
-    """The content; a suite must keep the schema, and its names must exist."""
+    """The content; a suite must keep the schema, unless a catalogue of the reader's fills it in."""
     content = yaml.safe_load(block.text)
-    if isinstance(content, dict) and "tasks" in content and "models" in content:
+    if is_suite(content) and "catalogue:" not in block.text:
         parse_spec(SuiteSpec, {**content, "models": ["demo"], "quantizations": ["fp32"]}, block.place)
     return content
+
+
+def is_suite(content: Any) -> bool:
+    """Whether YAML is a suite, and not a part of one or a catalogue."""
+    return isinstance(content, dict) and {"name", "models", "tasks"} <= set(content)
 
 
 class Reader:
@@ -164,11 +169,11 @@ class Reader:
         """
         content = read_yaml(block)
         name = re.match(r"# (\w+\.yaml)\n", block.text)
-        suite = isinstance(content, dict) and "tasks" in content and "models" in content
-        if name or suite:
+        if name or is_suite(content):
             path = self.folder / (name[1] if name else f"{content['name']}.yaml")
             path.write_text(block.text)
-            if suite and not self.wrote_plugins:  # a suite with a plugin of the page's is checked by its commands
+            own = self.wrote_plugins or "catalogue:" in block.text  # checked by the commands that follow
+            if is_suite(content) and not own:
                 check_suite(load_suite(str(path)))
 
     def command(self, words: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,6 @@ from tests.docs.markdown import (
 )
 from tests.docs.running import DocsError, Reader, check_command, check_extras, check_only, check_reliquant
 from tests.layouts import write_image_folder
-from tests.registries import restored
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and others' deprecations: the reader sees none of them
 
@@ -104,31 +103,46 @@ def test_the_index_names_every_page() -> None:
 # --- following the pages -----------------------------------------------------------------------------------------
 
 
+MINE = """
+name: mine
+version: 1
+models: ["local-dir:path/to/model"]
+quantizations: [fp32, rtn-w4a8-vision]
+data:
+  photos: {source: image_folder, path: path/to/images}
+tasks:
+  zero_shot: {photos: {test: photos}}
+"""
+
+
 @pytest.fixture(scope="session")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder with the demo on a few images under three quantizations, computed once."""
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages take for granted: images and a model below `path/to`, `mine.yaml`, and `mlruns` with results.
+
+    The results are the demo on a few images under three quantizations, and `mine.yaml`.
+    """
     folder = tmp_path_factory.mktemp("docs")
-    quants = " ".join(f"--quant {name}" for name in QUANTS)
+    for name in ("images", "sketches", "other"):
+        write_image_folder(folder / "path" / "to" / name, ["red panda", "fox", "badger"], 12)
+    shutil.copytree(ROOT / "benchmark" / "demo" / "checkpoint", folder / "path" / "to" / "model")
+    (folder / "mine.yaml").write_text(MINE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        Reader(folder, patch).command(commands(f"reliquant run demo {quants} --home {folder / 'mlruns'}")[0])
-    return folder / "mlruns"
+        visitor = Reader(folder, patch)
+        visitor.reliquant(["run", "demo", *(word for name in QUANTS for word in ("--quant", name))])
+        visitor.reliquant(["run", "mine.yaml"])
+    return folder
 
 
 @pytest.fixture
-def reader(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    """A reader in an empty folder beside the images and the model that the pages call `path/to/...`."""
-    shutil.copytree(results, tmp_path / "mlruns")
-    place = tmp_path / "path" / "to"
-    for name in ("images", "sketches", "other"):
-        write_image_folder(place / name, ["red panda", "fox", "badger"], 12)
-    shutil.copytree(ROOT / "benchmark" / "demo" / "checkpoint", place / "model")
+def reader(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    """A reader in a workplace of their own."""
+    shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("RELIQUANT_DATA", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "RELIQUANT_DATA", "RELIQUANT_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
-    with restored():
-        yield Reader(tmp_path, monkeypatch)
+    return Reader(tmp_path, monkeypatch)
 
 
 def follow(reader: Reader, page: Path, wanted: Callable[[Block], bool]) -> None:
