@@ -244,8 +244,9 @@ def test_nothing_else_at_the_top_level_is_code() -> None:
         for place in ROOT.iterdir()
         if place.is_dir() and not place.name.startswith(".") and place.name not in beside and any(place.rglob("*.py"))
     }
-    assert folders == {*PACKAGES, "tests"}
+    assert folders == {*PACKAGES, "tests", "docs"}
     assert not list(ROOT.glob("*.py"))
+    assert {path.parent.name for path in (ROOT / "docs").rglob("*.py")} == {"examples"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

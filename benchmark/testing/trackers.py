@@ -144,7 +144,7 @@ class TrackerContract(ABC):
     def opened(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Tracker]:
         """Opens the tracker on a results folder, as a new process would; the working folder is another one."""
         (tmp_path / "work").mkdir()
-        (tmp_path / "home").mkdir()
+        (tmp_path / "home").mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / "work")
         return lambda: self.tracker.open(tmp_path / "home")
 

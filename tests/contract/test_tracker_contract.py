@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from benchmark.testing import TrackerContract
-from benchmark.tracking import Tracker, trackers
+from benchmark.tracking import trackers
 from trackers.jsonl import StreamTracker
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own deprecations
@@ -58,13 +58,10 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestMLflow(TrackerContract):
     tracker = trackers.get("mlflow")
 
-    @pytest.fixture
-    def opened(
-        self, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[[], Tracker]
-    ) -> Callable[[], Tracker]:
+    @pytest.fixture(autouse=True)
+    def _prepared(self, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        shutil.copytree(database, tmp_path / "home", dirs_exist_ok=True)
-        return opened
+        shutil.copytree(database, tmp_path / "home")
 
     def written(self, home: Path) -> Sequence[str]:
         from mlflow import MlflowClient
