@@ -165,6 +165,7 @@ def test_following_a_page_with_its_slow_blocks(page: Path, reader: Reader) -> No
     follow(reader, page, lambda block: block.mark != "not run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", sorted((ROOT / "docs" / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_examples_run(example: Path, reader: Reader) -> None:
     """As a user would: two lines changed, and two to make it quick."""
