@@ -19,8 +19,8 @@ from benchmark.quantization.int8 import cpu_capability, int8_available
 from benchmark.quantization.observers import Observer, Seen
 from benchmark.quantization.onednn import integer_engine
 from benchmark.quantization.report import QuantizationReport, TowerReport
-from benchmark.quantization.state import LayerState
 from benchmark.quantization.simulated import Prepared, Simulated
+from benchmark.quantization.state import LayerState
 
 __all__ = [
     "ACTIVATION_FIELDS",

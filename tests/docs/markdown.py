@@ -116,17 +116,25 @@ def anchors(text: str) -> set[str]:
 
 
 def commands(script: str) -> list[list[str]]:
-    """The commands of a shell block as words: comments removed, continued lines joined, `&&` split.
+    """The commands of a shell block as words: comments removed, continued lines joined, `&&` and `|` split.
+
+    What stands in a here-document belongs to no command.
 
     Raises:
         ValueError: a quote is not closed.
     """
-    found = []
+    found, end = [], None
     for line in script.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
-        while "&&" in words:
-            found.append(words[: words.index("&&")])
-            words = words[words.index("&&") + 1 :]
-        if words:
-            found.append(words)
+        if end is not None:
+            end = None if line.strip() == end else end
+            continue
+        words: list[str] = []
+        for word in [*shlex.split(line, comments=True), "&&"]:
+            if word not in ("&&", "|"):
+                words.append(word)
+            elif words:
+                found.append(words)
+                words = []
+        if here := re.search(r"<<-?\s*['\"]?(\w+)", line):
+            end = here[1]
     return found

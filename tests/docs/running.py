@@ -26,13 +26,28 @@ STAND_INS = {"ViT-B-32/laion2b_s34b_b79k": "demo"}
 """Models that the docs name and a machine without a network lacks -> the model that is run in their place."""
 
 SMALL: Mapping[str, Sequence[str]] = {
-    "run": ("--limit", "12", "--no-speed", "--tracker", "jsonl"),
-    "search": ("--limit", "12", "--trials", "7", "--no-tracking"),
-    "spectrum": ("--limit", "12"),
+    "run": ("--limit", "16", "--no-speed", "--tracker", "jsonl"),
+    "search": ("--limit", "16", "--trials", "7", "--no-tracking"),
+    "spectrum": ("--limit", "16"),
+    "export": ("--limit", "16"),
 }
 """Options that are added to a command; of two the last one counts. MLflow's figures would take most of the time."""
 
-OUTSIDE = {"git", "ray", "sbatch", "srun", "ssh", "rsync", "scp", "docker", "curl", "huggingface-cli", "hf", "psql"}
+OUTSIDE = {
+    "git",
+    "ray",
+    "sbatch",
+    "srun",
+    "ssh",
+    "rsync",
+    "scp",
+    "docker",
+    "curl",
+    "mlflow",
+    "huggingface-cli",
+    "hf",
+    "psql",
+}
 """Programs that only blocks that are not run may call."""
 
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])

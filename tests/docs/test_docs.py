@@ -213,6 +213,11 @@ def test_blocks_are_found_with_their_marks() -> None:
 def test_commands_are_split_like_a_shell_does() -> None:
     script = "reliquant run 'a b' \\\n  --quant x   # why\n\ncd y && make demo\n"
     assert commands(script) == [["reliquant", "run", "a b", "--quant", "x"], ["cd", "y"], ["make", "demo"]]
+    assert commands("python - <<'END' | curl x\nrm y\nEND\npip z") == [
+        ["python", "-", "<<END"],
+        ["curl", "x"],
+        ["pip", "z"],
+    ]
 
 
 def test_indented_code_is_found_but_not_lists_nor_paragraphs() -> None:
