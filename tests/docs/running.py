@@ -26,10 +26,10 @@ STAND_INS = {"ViT-B-32/laion2b_s34b_b79k": "demo"}
 """Models that the docs name and a machine without a network lacks -> the model that is run in their place."""
 
 SMALL: Mapping[str, Sequence[str]] = {
-    "run": ("--limit", "16", "--no-speed", "--tracker", "jsonl"),
-    "search": ("--limit", "16", "--trials", "7", "--no-tracking"),
-    "spectrum": ("--limit", "16"),
-    "export": ("--limit", "16"),
+    "run": ("--limit", "20", "--no-speed", "--tracker", "jsonl"),
+    "search": ("--limit", "20", "--trials", "7", "--no-tracking"),
+    "spectrum": ("--limit", "20"),
+    "export": ("--limit", "20"),
 }
 """Options that are added to a command; of two the last one counts. MLflow's figures would take most of the time."""
 
