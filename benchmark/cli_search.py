@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from benchmark.cli_options import HOME, Catalogue, Home, Include, Many, Pointed
+from benchmark.errors import SpecError
 
 
 def search(
@@ -24,6 +25,10 @@ def search(
     method: Annotated[Many, typer.Option("--method", help="Only this quantizer; repeatable.")] = None,
     scope: Annotated[Many, typer.Option("--scope", help="vision, text or vision+text; repeatable.")] = None,
     per_block: Annotated[bool, typer.Option("--per-block", help="Own weight bits for each block.")] = False,
+    racing: Annotated[
+        bool | None, typer.Option("--racing/--no-racing", help="Stop dominated trials early (default: yes).")
+    ] = None,
+    rungs: Annotated[str | None, typer.Option("--rungs", help="Shares of the images to stop at: 1/9,1/3.")] = None,
     model: Annotated[Many, typer.Option("--model", help="Model instead of the suite's.")] = None,
     data: Pointed = None,
     limit: Annotated[int | None, typer.Option("--limit", help="At most N images of each data set.")] = None,
@@ -38,7 +43,12 @@ def search(
 ) -> None:
     """Find the quantizations with the best trade-off: an Optuna study; ends with the Pareto front."""
     from search.command import SearchRequest, run_search
+    from search.rungs import SHARES
     from search.settings import Asked
+
+    if racing is False and rungs is not None:
+        raise SpecError("--no-racing and --rungs contradict each other")
+    parts = rungs.split(",") if rungs is not None else None if racing is None else SHARES if racing else ()
 
     asked = Asked(
         suite=suite,
@@ -53,6 +63,7 @@ def search(
         sampler=sampler,
         seed=seed,
         trials=trials,
+        rungs=parts,
     )
     request = SearchRequest(
         asked,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,8 +23,10 @@ from benchmark.spec import SuiteSpec
 from benchmark.suite import load_suite, narrow
 from benchmark.tracking import trackers
 from search.evaluator import Engine
-from search.objective import DEFAULT, Goals, Metrics, make_goals, make_objective, parse_constraint
+from search.history import early, evaluated, front
+from search.objective import DEFAULT, Goals, Metrics, check_constraint, make_goals, make_objective, parse_constraint
 from search.report import print_front, write_figures, write_suite
+from search.rungs import make_rungs, parse_shares
 from search.selection import halved, report_suite, selection_suite
 from search.settings import (
     TRIALS,
@@ -36,7 +38,7 @@ from search.settings import (
 )
 from search.space import Choices, Space
 from search.storage import journal_path, open_storage
-from search.study import Search, check_grid, evaluated, front
+from search.study import Search, check_grid
 from search.tracking import MlflowLog
 from trackers.study import StudyRun
 
@@ -104,11 +106,14 @@ def _prepared(
     settings = Settings(request.device, request.batch_size)
     engine = Engine(selection_suite(suite), settings, request.home, progress, quiet)
     objectives = [make_objective(key, engine.better, engine.known) for key in asked.objectives or DEFAULT]
+    for constraint in constraints:
+        check_constraint(constraint, engine.known)
     space = Space(_choices(asked, engine), engine.check)
     check_grid(asked.sampler or "", space)
     progress.message(_rule(suite, name))
-    problem = engine.problem
-    goals = make_goals(problem, objectives, constraints)
+    goals = make_goals(engine.problem, objectives, constraints)
+    rungs = make_rungs(engine, parse_shares(asked.rungs or ()), goals.keys)
+    problem = replace(engine.problem, rungs=rungs)
     for key, why in goals.left_out.items():
         progress.message(f"reliability leaves out {key}: {why}")
     resumed = None if request.resume is None else resume_study(storage, name, space)
@@ -171,11 +176,13 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Mlflo
     done, trials = len(evaluated(study)), len(study.get_trials(deepcopy=False))
     if log is not None:
         summary = {"study/configurations": done, "study/trials": trials, "study/front": len(found)}
+        summary["study/stopped"] = len(early(study))
         log.finish(folder, summary | ({} if volume is None else {"study/hypervolume": volume}))
         warnings += [] if log.broken is None else [f"warning: MLflow could not be written ({log.broken})"]
     for line in warnings:
         print(line, file=sys.stderr)
-    print(f"{done} configurations in {trials} trials. Figures and the front as a suite: {folder}")
+    stopped = len(early(study))
+    print(f"{done} configurations in {trials} trials, {stopped} of them stopped early. Figures and front: {folder}")
     print(f"Look closer: reliquant run {folder / 'front.yaml'}")
     return PARTIAL if len(told) < len(names) else 0
 

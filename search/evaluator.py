@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from benchmark.analysis.tables import declared, headline_keys
+from benchmark.data import Data
 from benchmark.engine.plan import Plan, Settings, make_plan
 from benchmark.engine.run import PIXEL_BUDGET, Sweep, run
 from benchmark.errors import QuantizationError, SpecError
@@ -31,6 +32,7 @@ class Engine:
 
     Attributes:
         quiet: for the trials, which follow each other quickly; full precision reports to `progress`.
+        related: data sets of other engines that share images with this one's; see `Plan.related`.
     """
 
     suite: SuiteSpec
@@ -42,6 +44,7 @@ class Engine:
     skip_broken: bool = False
     forward_images: int = 0
     computed: int = 0
+    related: Mapping[str, tuple[Data, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.suite.models) != 1:
@@ -54,7 +57,7 @@ class Engine:
     @cached_property
     def plan(self) -> Plan:
         """Full precision alone: checks the suite before any work."""
-        return self._plan(FP32)
+        return self.plan_of(FP32)
 
     @cached_property
     def reference(self) -> Sweep:
@@ -80,7 +83,7 @@ class Engine:
         Raises:
             QuantizationError: it cannot be done, or a task failed: with the first reason.
         """
-        sweep = self.reference if quant == FP32 else self._run(self._plan(quant), self.quiet)
+        sweep = self.reference if quant == FP32 else self._run(self.plan_of(quant), self.quiet)
         own = [r for r in sweep.records if r.quantization == quant.name]
         if failed := [record for record in own if record.status == "failed"]:
             raise QuantizationError(f"{failed[0].task}/{failed[0].dataset}: {failed[0].error}")
@@ -124,8 +127,10 @@ class Engine:
         bits = effective_bits(packed, sum(weights[name] for name in done), sum(weights.values()))
         return {EFFECTIVE_BITS: bits, SIZE: size / 1e6}
 
-    def _plan(self, quant: QuantSpec) -> Plan:
-        return make_plan(self.suite.model_copy(update={"quantizations": (quant.name,)}), self.settings)
+    def plan_of(self, quant: QuantSpec) -> Plan:
+        """Full precision and one quantization."""
+        plan = make_plan(self.suite.model_copy(update={"quantizations": (quant.name,)}), self.settings)
+        return replace(plan, related=self.related)
 
     def _run(self, plan: Plan, progress: Progress) -> Sweep:
         sweep = run(

@@ -25,6 +25,32 @@ _CONSTRAINT = re.compile(rf"\s*(\S+?)\s*(>=|<=)\s*({_NUMBER})\s*(\*\s*fp32)?\s*"
 
 
 @dataclass(frozen=True)
+class Partial:
+    """What was measured on a part of the images.
+
+    Attributes:
+        metrics: by full key, as `Problem.evaluate` gives them.
+        replicates: the same with one group of images left out each, the same groups for every quantization.
+    """
+
+    metrics: Metrics
+    replicates: tuple[Metrics, ...]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """An evaluation on a part of the images, cheaper than `Problem.evaluate`.
+
+    Attributes:
+        share: of the images, the same ones for every quantization; a larger rung holds those of the smaller ones.
+        evaluate: raises a ReliquantError where the quantization cannot be evaluated there.
+    """
+
+    share: float
+    evaluate: Callable[[QuantSpec], Partial]
+
+
+@dataclass(frozen=True)
 class Problem:
     """What is searched over, without knowing how a model is run.
 
@@ -33,11 +59,13 @@ class Problem:
             `size_mb`; raises a ReliquantError where the quantization cannot be evaluated.
         better: metric key -> its better direction.
         headline: the metric keys that `reliability` is the mean of; the first part of a key is its task.
+        rungs: cheaper evaluations, the smallest part first; none: every trial gets all images at once.
     """
 
     evaluate: Callable[[QuantSpec], Metrics]
     better: Callable[[str], Better]
     headline: tuple[str, ...]
+    rungs: tuple[Rung, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +130,15 @@ def make_objective(key: str, better: Callable[[str], Better], known: Callable[[s
     return Objective(key, "maximize" if direction == "higher" else "minimize")
 
 
+def check_constraint(constraint: Constraint, known: Callable[[str], bool]) -> None:
+    """Refuse a constraint on what no task of the suite can report, before anything is evaluated."""
+    if constraint.key not in OWN and not known(constraint.key):
+        raise SpecError(
+            f"--constraint '{constraint.text}': no task of this suite reports {constraint.key}; the form is "
+            f"task/dataset/metric, or one of {', '.join(OWN)}"
+        )
+
+
 @dataclass(frozen=True)
 class Goals:
     """Objectives and constraints of a study, and what their values are relative to.
@@ -118,6 +155,13 @@ class Goals:
     better: Callable[[str], Better]
     reliability_keys: Mapping[str, tuple[str, ...]]
     left_out: Mapping[str, str]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every metric key that objectives, constraints and `reliability` are made of."""
+        given = [*(o.key for o in self.objectives), *(c.key for c in self.constraints)]
+        headline = [key for keys in self.reliability_keys.values() for key in keys]
+        return tuple(dict.fromkeys(key for key in (*given, *headline) if key != RELIABILITY))
 
     def complete(self, metrics: Metrics) -> dict[str, float]:
         """The metrics with `reliability`.

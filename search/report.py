@@ -18,8 +18,8 @@ from rich.text import Text
 
 from benchmark.spec import SuiteSpec
 from search.front import Floats, hypervolume_curve
+from search.history import ESTIMATE, early, losses
 from search.objective import Goals, Metrics
-from search.study import losses
 
 MANY = 12
 """Dimensions that the slices show at most, the most important first."""
@@ -73,7 +73,7 @@ def write_figures(folder: Path, study: optuna.Study, goals: Goals, front: Sequen
     feasible = [t for t in done if all(violation <= 0 for violation in t.constraints.values())]
     volume = None
     if len(goals.objectives) > 1 and feasible:
-        _draw_front(folder / "front.png", done, feasible, front, goals)
+        _draw_front(folder / "front.png", done, feasible, front, early(study), goals)
         volume = _draw_hypervolume(folder / "hypervolume.png", study, feasible)
     shares = importances(study, done)
     if any(shares):
@@ -116,7 +116,12 @@ def _plot(columns: int = 1, rows: int = 1, sharey: bool = False) -> tuple[Any, A
 
 
 def _draw_front(
-    path: Path, done: Sequence[FrozenTrial], feasible: Sequence[FrozenTrial], front: Sequence[FrozenTrial], goals: Goals
+    path: Path,
+    done: Sequence[FrozenTrial],
+    feasible: Sequence[FrozenTrial],
+    front: Sequence[FrozenTrial],
+    stopped: Sequence[FrozenTrial],
+    goals: Goals,
 ) -> None:
     """The first two objectives: the second across, the first up."""
     figure, axes = _plot()
@@ -129,6 +134,10 @@ def _draw_front(
     ):
         if trials:
             plot.scatter([t.values[1] for t in trials], [t.values[0] for t in trials], s=22, label=label, **style)
+    if stopped:
+        guesses = [trial.user_attrs[ESTIMATE] for trial in stopped]
+        style = {"marker": ".", "color": "0.8", "label": "stopped early (estimate)"}
+        plot.scatter([guess[1] for guess in guesses], [guess[0] for guess in guesses], s=16, zorder=0, **style)
     ordered = sorted(front, key=lambda t: t.values[1])
     across, up = [t.values[1] for t in ordered], [t.values[0] for t in ordered]
     plot.step(across, up, "o-", where="post", color="tab:red", ms=4, lw=1, label="front")

@@ -18,14 +18,18 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from benchmark.errors import UnknownNameError
+from benchmark.scalars import Scalar
 
 GRID = "grid"
+FLAT = ("nsga2", "nsga3", "gp", "qmc")
+"""Samplers that model only parameters that all trials have: they get the flat space (`search.flat`)."""
 _POPULATION = 20
 _RANDOM_START = 10
 
 Make = Callable[[int, int], samplers.BaseSampler]
 _SAMPLERS: dict[str, Make] = {
-    "tpe": lambda _, trial: samplers.TPESampler(seed=trial, n_startup_trials=_RANDOM_START),
+    # choices are conditional, so they are modelled one by one, with one objective too
+    "tpe": lambda _, trial: samplers.TPESampler(seed=trial, n_startup_trials=_RANDOM_START, multivariate=False),
     "nsga2": lambda _, trial: samplers.NSGAIISampler(seed=trial, population_size=_POPULATION),
     "nsga3": lambda _, trial: samplers.NSGAIIISampler(seed=trial, population_size=_POPULATION),
     "gp": lambda _, trial: samplers.GPSampler(
@@ -42,11 +46,8 @@ _SAMPLERS: dict[str, Make] = {
 NAMES = (*_SAMPLERS, GRID)
 
 
-class Fixed(samplers.BaseSampler):
-    """Gives the parameters of a configuration that is already chosen, so that the next trials learn from it."""
-
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self._params = params
+class _ByParameter(samplers.BaseSampler):
+    """Draws one parameter after the other."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """None: each parameter is given by itself."""
@@ -58,11 +59,48 @@ class Fixed(samplers.BaseSampler):
         """None."""
         return {}
 
+
+class Fixed(_ByParameter):
+    """Gives the parameters of a configuration that is already chosen, so that the next trials learn from it."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._params = params
+
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """The given value."""
         return self._params[param_name]
+
+
+class Looking(_ByParameter):
+    """A sampler that looks at another view of the study."""
+
+    def __init__(self, sampler: samplers.BaseSampler, seen: Study) -> None:
+        self._sampler, self._seen = sampler, seen
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """What the sampler draws from what it sees."""
+        return self._sampler.sample_independent(self._seen, trial, param_name, param_distribution)
+
+
+def draw_all(
+    sampler: samplers.BaseSampler, seen: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]
+) -> dict[str, Scalar]:
+    """All parameters of a flat space at once; what the sampler leaves open (start, mutation) it draws at random."""
+    drawn = sampler.sample_relative(seen, trial, dict(space))
+    return {
+        name: drawn[name] if name in drawn else sampler.sample_independent(seen, trial, name, one)
+        for name, one in space.items()
+    }
+
+
+def join(sampler: samplers.BaseSampler, seen: Study, trial: FrozenTrial) -> None:
+    """Make a trial that was chosen by other means a member of a genetic sampler's current generation."""
+    if isinstance(sampler, samplers.NSGAIISampler | samplers.NSGAIIISampler):
+        sampler.get_trial_generation(seen, trial)
 
 
 def check_sampler(name: str) -> None:

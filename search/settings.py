@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage
 
 from benchmark.errors import InputError, SpecError, UnknownNameError
 from search.objective import DEFAULT, Objective
+from search.rungs import SHARES, parse_shares
 from search.samplers import check_sampler
 from search.space import Space
 
@@ -22,7 +23,10 @@ SETTINGS, SPACE = "settings", "space"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a study is about; kept in it. On resuming, None takes what it was created with."""
+    """What a study is about; kept in it. On resuming, None takes what it was created with.
+
+    `rungs` are parts of the images on which a trial may be stopped; none: every trial gets all images.
+    """
 
     suite: str | None = None
     models: Sequence[str] | None = None
@@ -36,6 +40,7 @@ class Asked:
     sampler: str | None = None
     seed: int | None = None
     trials: int | None = None
+    rungs: Sequence[str] | None = None
 
     def over(self, before: Mapping[str, Any], study: str) -> Asked:
         """These settings over those that a study was created with.
@@ -62,6 +67,7 @@ class Asked:
         given = {name: value for name, value in asdict(self).items() if value is not None}
         default = {"suite": "demo", "objectives": DEFAULT, "sampler": "tpe", "seed": 0, "trials": TRIALS}
         default |= {"per_block": False, "methods": (), "scopes": (), "constraints": (), "models": (), "data": ()}
+        default |= {"rungs": SHARES}
         return Asked(**{**default, **given}).checked()
 
     def checked(self) -> Asked:
@@ -69,6 +75,7 @@ class Asked:
         check_sampler(self.sampler or "")
         if self.trials is not None and self.trials < 1:
             raise SpecError(f"--trials: at least 1, got {self.trials}")
+        parse_shares(self.rungs or ())
         if self.seed is not None and self.seed < 0:
             raise SpecError(f"--seed: 0 or more, got {self.seed}")
         return self

@@ -18,6 +18,8 @@ from benchmark.spec import QuantSpec, Tower, digest
 
 Params = Mapping[str, Scalar]
 Choose = Callable[["Dimension"], Scalar]
+_OPENING = ("method", "scope", "weight_granularity", "activations")
+"""The choices on which it depends which others there are."""
 _COMPLETIONS = 2000
 """Completions that are tried before a prefix counts as invalid, where the plainest completion is."""
 
@@ -123,18 +125,36 @@ class Space:
                 break
         return count
 
-    def labelled(self, spec: QuantSpec) -> dict[str, Scalar] | None:
-        """Optuna's parameters of a quantization; None where it is not a point of this space."""
-        labels: dict[str, Scalar] = {}
+    def way(self, spec: QuantSpec) -> list[tuple[Dimension, Scalar]] | None:
+        """The choices that lead to a quantization, in order; None where it is not a point of this space."""
+        steps: list[tuple[Dimension, Scalar]] = []
         params: dict[str, Scalar] = {}
         while (dimension := self.next(params)) is not None:
             value = _read(spec, dimension.name, self._methods)
             if value is None or value not in dimension.values:
                 return None
             params[dimension.name] = value
-            if len(dimension.values) > 1:
-                labels[dimension.label] = value
-        return labels if self.spec(params) == spec else None
+            steps.append((dimension, value))
+        return steps if self.spec(params) == spec else None
+
+    def labelled(self, spec: QuantSpec) -> dict[str, Scalar] | None:
+        """Optuna's parameters of a quantization; None where it is not a point of this space."""
+        way = self.way(spec)
+        return None if way is None else {step.label: value for step, value in way if len(step.values) > 1}
+
+    def declared(self) -> dict[str, tuple[Scalar, ...]]:
+        """Every choice of the space -> all values that it has below any other choice."""
+        found: dict[str, tuple[Scalar, ...]] = {}
+        waiting: list[dict[str, Scalar]] = [{}]
+        while waiting:
+            params = waiting.pop()
+            dimension = next((d for d in self._dimensions(params) if d.name not in params), None)
+            if dimension is None:
+                continue
+            found[dimension.name] = tuple(dict.fromkeys((*found.get(dimension.name, ()), *dimension.values)))
+            opening = dimension.values if dimension.name in _OPENING else dimension.values[:1]
+            waiting += [{**params, dimension.name: value} for value in opening]
+        return found
 
     def spec(self, params: Params) -> QuantSpec:
         """The quantization of a complete set of choices.

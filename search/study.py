@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import optuna
@@ -22,12 +23,13 @@ from benchmark.errors import ReliquantError, SpecError, StorageError
 from benchmark.processes import owner
 from benchmark.progress import Progress, Silent
 from benchmark.quantization import parse
-from benchmark.scalars import Scalar
 from benchmark.spec import FP32, QuantSpec
-from search.front import Floats, non_dominated
+from search.draw import Draw
+from search.history import ESTIMATE, STANDINGS, STOPPED, evaluated, front, over
 from search.objective import OWN, Goals, Metrics, Problem
-from search.samplers import GRID, Fixed, make_sampler
-from search.space import Dimension, Space
+from search.racing import Member, Race, Standing
+from search.samplers import GRID
+from search.space import Space
 from search.storage import reconcile, retry
 
 CUSTOMARY = (
@@ -38,12 +40,9 @@ CUSTOMARY = (
     "bnb-int8-vision",
 )
 """What people use without a search; evaluated first, after full precision."""
-PATIENCE = 10
-"""Repeats in a row after which a trial is drawn from the points that are not evaluated yet."""
 LARGEST_GRID = 10_000
 _ENOUGH = 100
 """Repeats in a row after which the space counts as exhausted."""
-_DRAWS = 1000
 
 
 class TrialLog(Protocol):
@@ -144,6 +143,14 @@ class Search:
         """Full precision, and the customary configurations that this model and suite can do."""
         return {"fp32": FP32} | {spec.name: spec for spec in map(parse, self.baselines) if self.space.accepts(spec)}
 
+    @cached_property
+    def _draw(self) -> Draw:
+        return Draw(self.study, self.space, self.sampler, self.seed)
+
+    @cached_property
+    def _race(self) -> Race:
+        return Race(self.problem, self.goals, self.progress)
+
     def _waiting(self) -> bool:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
@@ -153,18 +160,18 @@ class Search:
     def _objective(self, repeats: int) -> Callable[[optuna.Trial], Sequence[float]]:
         def objective(trial: optuna.Trial) -> Sequence[float]:
             trial.set_user_attr("owner", owner())
-            self.study.sampler = make_sampler(self.sampler, self.seed, trial.number)
             return self._values(trial, repeats)
 
         return objective
 
     def _values(self, trial: optuna.Trial, repeats: int) -> Sequence[float]:
-        spec = self._configuration(trial, repeats)
+        spec = self._draw.configuration(trial, repeats)
         earlier = self._claim(trial, spec)
         if earlier is not None:
             return self._repeat(trial, earlier)
         start = time.monotonic()
         try:
+            self._race_up(trial, spec)
             metrics = self.goals.complete(self.problem.evaluate(spec))
             values, violations = self.goals.values(metrics), self.goals.violations(metrics)
         except (KeyboardInterrupt, StorageError):  # nothing is wrong with the configuration
@@ -174,7 +181,8 @@ class Search:
             trial.set_user_attr("error", str(error))
             self.progress.message(f"trial {trial.number}: {spec.name} failed: {error}")
             raise TrialFailed(str(error)) from error
-        trial.set_user_attr("seconds", time.monotonic() - start)
+        finally:
+            trial.set_user_attr("seconds", time.monotonic() - start)
         self._keep(trial, metrics)
         for text, violation in violations.items():
             trial.set_constraint(text, violation)
@@ -182,27 +190,37 @@ class Search:
         self.progress.message(f"trial {trial.number}: {spec.name}: {shown}")
         return values
 
-    def _configuration(self, trial: optuna.Trial, repeats: int) -> QuantSpec:
-        """The queued configuration, or one that the sampler chooses; after many repeats one that is new."""
-        name = trial.user_attrs.get("configuration")
-        spec = parse(name) if name is not None else self._unseen(trial.number) if repeats >= PATIENCE else None
-        if spec is None:
-            return self.space.sample(lambda dimension: suggest(trial, dimension))
-        labels = self.space.labelled(spec)
-        if labels is not None:  # a point of the space: the sampler is to learn from it
-            self.study.sampler = Fixed(labels)
-            self.space.sample(lambda dimension: suggest(trial, dimension))
-        return spec
+    def _race_up(self, trial: optuna.Trial, spec: QuantSpec) -> None:
+        """Measure a trial on the rungs, one after the other; baselines are not stopped.
 
-    def _unseen(self, number: int) -> QuantSpec | None:
-        """A point, drawn at random, that no trial has; None where many draws find none."""
-        seen = {trial.user_attrs.get("configuration") for trial in self.study.get_trials(deepcopy=False)}
-        rng = np.random.default_rng([self.seed, number])
-        for _ in range(_DRAWS):
-            spec = self.space.sample(lambda dimension: dimension.values[rng.integers(len(dimension.values))])
-            if spec.name not in seen:
-                return spec
-        return None
+        Raises:
+            TrialPruned: it is confidently dominated, or misses a constraint.
+        """
+        standings: list[Standing | None] = []
+        for index in range(len(self._race.rungs)):
+            standing = self._race.standing(spec, index)
+            standings.append(standing)
+            trial.set_user_attr(STANDINGS, [None if s is None else asdict(s) for s in standings])
+            if standing is None or trial.user_attrs.get("baseline"):
+                continue
+            reason = self._race.verdict(standing, index, self._members(index))
+            if reason is not None:
+                trial.set_user_attr(ESTIMATE, standing.values)
+                trial.set_user_attr(STOPPED, reason)
+                for constraint, violation in zip(self.goals.constraints, standing.violations, strict=True):
+                    trial.set_constraint(constraint.text, violation)
+                self.progress.message(f"trial {trial.number}: {spec.name}: stopped, {reason}")
+                raise optuna.TrialPruned(reason)
+
+    def _members(self, index: int) -> list[Member]:
+        """The front's configurations that have a standing on a rung."""
+        found = []
+        for trial in front(self.study):
+            standings = trial.user_attrs.get(STANDINGS, [])
+            if index < len(standings) and standings[index] is not None:
+                standing = Standing.read(standings[index])
+                found.append(Member(trial.user_attrs["configuration"], trial.values, standing))
+        return found
 
     def _claim(self, trial: optuna.Trial, spec: QuantSpec) -> FrozenTrial | None:
         """Sign a configuration, so that no other process evaluates it; a trial that has evaluated it already.
@@ -214,7 +232,7 @@ class Search:
             for other in self.study.get_trials(deepcopy=False):
                 if other.number == trial.number or other.user_attrs.get("configuration") != spec.name:
                     continue
-                if other.state is TrialState.COMPLETE:
+                if other.state in (TrialState.COMPLETE, TrialState.PRUNED):
                     trial.set_user_attr("configuration", spec.name)
                     return other
                 if "error" in other.user_attrs:
@@ -227,11 +245,19 @@ class Search:
         return None
 
     def _repeat(self, trial: optuna.Trial, earlier: FrozenTrial) -> Sequence[float]:
-        """The values of an earlier trial of the same configuration."""
+        """The values of an earlier trial of the same configuration.
+
+        Raises:
+            TrialPruned: that one was stopped.
+        """
         trial.set_user_attr("repeat_of", earlier.user_attrs.get("repeat_of", earlier.number))
-        trial.set_user_attr("metrics", earlier.user_attrs["metrics"])
+        for name in ("metrics", ESTIMATE, STOPPED):
+            if name in earlier.user_attrs:
+                trial.set_user_attr(name, earlier.user_attrs[name])
         for text, violation in earlier.constraints.items():
             trial.set_constraint(text, violation)
+        if earlier.state is TrialState.PRUNED:
+            raise optuna.TrialPruned(earlier.user_attrs[STOPPED])
         return list(earlier.values)
 
     def _keep(self, trial: optuna.Trial, metrics: Metrics) -> None:
@@ -241,7 +267,7 @@ class Search:
         trial.set_user_attr("metrics", {key: metrics[key] for key in dict.fromkeys(keys) if key in metrics})
 
     def _log(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        if trial.state is TrialState.COMPLETE or "error" in trial.user_attrs:
+        if over(trial):
             self.log.trial(trial)
 
 
@@ -252,39 +278,3 @@ def check_grid(sampler: str, space: Space) -> None:
             f"--sampler {GRID}: the space has more than {LARGEST_GRID:,} points; narrow it with --method and "
             "--scope, or choose another sampler"
         )
-
-
-def suggest(trial: optuna.Trial, dimension: Dimension) -> Scalar:
-    """Ask the sampler; consecutive whole numbers are ordered, anything else is categorical."""
-    values = dimension.values
-    if all(type(v) is int for v in values) and values == tuple(range(int(values[0]), int(values[-1]) + 1)):
-        return trial.suggest_int(dimension.label, int(values[0]), int(values[-1]))
-    return cast(Scalar, trial.suggest_categorical(dimension.label, values))
-
-
-def evaluated(study: optuna.Study) -> list[str]:
-    """Short names of the different configurations that were evaluated, or found impossible, in order."""
-    finished = [
-        t for t in study.get_trials(deepcopy=False) if t.state is TrialState.COMPLETE or "error" in t.user_attrs
-    ]
-    return list(dict.fromkeys(t.user_attrs["configuration"] for t in finished))
-
-
-def front(study: optuna.Study) -> list[FrozenTrial]:
-    """The feasible, non-dominated trials, one for each configuration, in the order of the last objective."""
-    first: dict[str, FrozenTrial] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if all(violation <= 0 for violation in trial.constraints.values()):
-            first.setdefault(trial.user_attrs["configuration"], trial)
-    trials = list(first.values())
-    if not trials:
-        return []
-    keep = non_dominated(losses(study, trials))
-    return sorted((t for t, on in zip(trials, keep, strict=True) if on), key=lambda t: t.values[::-1])
-
-
-def losses(study: optuna.Study, trials: Sequence[FrozenTrial]) -> Floats:
-    """(N, M) values of complete trials, turned so that lower is better."""
-    signs = np.array([-1.0 if d is optuna.study.StudyDirection.MAXIMIZE else 1.0 for d in study.directions])
-    values: Floats = np.array([trial.values for trial in trials], np.float64).reshape(-1, len(signs)) * signs
-    return values

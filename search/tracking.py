@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.processes import is_gone, owner
 from benchmark.quantization import parse
+from search.history import ESTIMATE, over
 from search.objective import Goals
 from trackers.study import STUDY, StudyRun
 
@@ -35,12 +36,19 @@ class MlflowLog:
         name = trial.user_attrs["configuration"]
         tags = {STUDY: self.study}
         tags |= {"baseline": "true"} if trial.user_attrs.get("baseline") else {}
-        tags |= {key: str(trial.user_attrs[key])[:5000] for key in ("repeat_of", "error") if key in trial.user_attrs}
+        tags |= {
+            key: str(trial.user_attrs[key])[:5000]
+            for key in ("repeat_of", "error", "stopped")
+            if key in trial.user_attrs
+        }
         metrics = dict(trial.user_attrs.get("metrics", {}))
         if trial.state is TrialState.COMPLETE:
             pairs = zip(self.goals.objectives, trial.values, strict=True)
             metrics |= {f"objective/{objective.key}": value for objective, value in pairs}
             metrics |= {f"violation/{i}": value for i, value in enumerate(trial.constraints.values())}
+        if trial.state is TrialState.PRUNED:  # from a part of the images: apart from what is measured on all
+            pairs = zip(self.goals.objectives, trial.user_attrs[ESTIMATE], strict=True)
+            metrics |= {f"estimate/{objective.key}": value for objective, value in pairs}
         if "seconds" in trial.user_attrs:
             metrics["trial/seconds"] = trial.user_attrs["seconds"]
         fields = parse(name).model_dump(mode="json", exclude={"skip", "overrides", "options"}, exclude_none=True)
@@ -66,7 +74,7 @@ class MlflowLog:
             for trial in study.get_trials(deepcopy=False)
             if trial.number not in logged
             and "configuration" in trial.user_attrs
-            and (trial.state is TrialState.COMPLETE or "error" in trial.user_attrs)
+            and over(trial)
             and (trial.user_attrs["owner"] == owner() or is_gone(trial.user_attrs["owner"]))
         ]
         for trial in missing:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from benchmark.errors import QuantizationError
 from benchmark.plugins import Better
 from benchmark.spec import FP32, QuantSpec
-from search.objective import Goals, Problem, make_goals, make_objective, parse_constraint
+from search.objective import Goals, Metrics, Partial, Problem, Rung, make_goals, make_objective, parse_constraint
 from search.space import Choices, Space
 from search.study import Search
 
@@ -19,6 +23,10 @@ ACCURACY, ECE = "zero_shot/scenes/accuracy", "calibration/scenes/ece_15"
 SMALL = Choices(methods=("rtn",), scopes=("vision",), weight_bits=(3, 4), group_size=(32,), activations=("none",))
 """2 bits x 3 granularities x 2 symmetries = 12 points."""
 MEDIUM = Choices(methods=("rtn", "percentile", "gptq", "bnb-nf4"), scopes=("vision", "vision+text"))
+
+
+GROUPS = 10
+Values = NDArray[np.float64]
 
 
 class Stub:
@@ -71,3 +79,64 @@ def make_search(
         load_if_exists=True,
     )
     return Search(study, Space(choices), problem, goals, sampler, seed, lock=lock, pause=0.05)
+
+
+class Images:
+    """A problem whose accuracy is a mean over images; `values` gives them for a quantization."""
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.order, self.group = rng.permutation(count), rng.integers(GROUPS, size=count)
+        self.count, self.paid = count, Counter[str]()
+        self.table: dict[str, tuple[float, Values]] = {}
+        self.put("fp32", 32.0, np.full(count, 0.8))
+
+    def put(self, name: str, bits: float, values: Values) -> None:
+        self.table[name] = (bits, values)
+
+    def of(self, spec: QuantSpec) -> tuple[float, Values]:
+        return self.table[spec.name]
+
+    def _metrics(self, spec: QuantSpec, rows: NDArray[np.int64]) -> dict[str, float]:
+        bits, values = self.of(spec)
+        return {ACCURACY: float(values[rows].mean()), "effective_bits": bits, "size_mb": bits}
+
+    def whole(self, spec: QuantSpec) -> Metrics:
+        self.paid[spec.name] = self.count
+        return self._metrics(spec, np.arange(self.count))
+
+    def part(self, share: float, spec: QuantSpec) -> Partial:
+        rows = self.order[: round(share * self.count)]
+        self.paid[spec.name] = max(self.paid[spec.name], len(rows))
+        without = [self._metrics(spec, rows[self.group[rows] != g]) for g in range(GROUPS)]
+        return Partial(self._metrics(spec, rows), tuple(without))
+
+    def problem(self, shares: tuple[float, ...] = (1 / 9, 1 / 3)) -> Problem:
+        rungs = tuple(Rung(share, partial(self.part, share)) for share in shares)
+        return Problem(self.whole, better, (ACCURACY,), rungs)
+
+
+def goals_of(problem: Problem, *constraints: str) -> Goals:
+    objectives = [make_objective(key, better, lambda key: key == ACCURACY) for key in (ACCURACY, "effective_bits")]
+    return make_goals(problem, objectives, [parse_constraint(text) for text in constraints])
+
+
+class Noisy(Images):
+    """The stub's formula as the mean of noisy images."""
+
+    def of(self, spec: QuantSpec) -> tuple[float, Values]:
+        if spec.name not in self.table:
+            metrics = Stub().evaluate(spec)
+            rng = np.random.default_rng(list(spec.name.encode()))
+            noise = rng.normal(0, 0.02, self.count)
+            self.put(spec.name, metrics["effective_bits"], metrics[ACCURACY] + noise - noise.mean())
+        return self.table[spec.name]
+
+
+def raced(images: Images, trials: int, racing: bool = True, **options: object) -> Search:
+    search = make_search(Stub(), MEDIUM, objectives=(ACCURACY, "effective_bits"), **options)  # type: ignore[arg-type]
+    problem = images.problem() if racing else replace(images.problem(), rungs=())
+    search.problem, search.goals = problem, goals_of(problem, *(c.text for c in search.goals.constraints))
+    search.prepare(trials)
+    search.run(trials)
+    return search

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmark.data import prompts
 from benchmark.data.corruption_names import COMMON, EXTRA, GENERATOR_VERSION
-from benchmark.data.rows import check_ids, check_labels, take_classes, take_half, take_limit
+from benchmark.data.rows import check_ids, check_labels, take_classes, take_half, take_limit, take_part
 from benchmark.data.sources.base import LoadedData, Source
 from benchmark.errors import DataError, InputError, UnknownNameError
 from benchmark.registry import Registry
@@ -248,6 +248,7 @@ def _open(spec: DataSpec, source: Source[Any]) -> Data:
     rows, labels = take_half(options.half, rows, labels, ids)
     if spec.limit is not None and not _limits_itself(spec, source):
         rows, labels = take_limit(rows, labels, ids, spec.limit, names)
+    rows, labels = take_part(options.part, rows, labels, ids)
     dataset = loaded.dataset if len(rows) == len(ids) else loaded.dataset.select(rows)
     if "caption" not in columns and spec.text == "captions":
         raise DataError(f"has no captions; its columns are {', '.join(columns)}")

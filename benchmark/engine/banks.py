@@ -15,7 +15,8 @@ from benchmark.bank import FeatureBank
 from benchmark.data import Data
 from benchmark.data.pixels import PixelCache, Pixels
 from benchmark.engine.cache import ArrayStore
-from benchmark.engine.embed import embed_classes, embed_images, embed_texts
+from benchmark.engine.embed import embed_classes, embed_texts
+from benchmark.engine.parts import Part
 from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
 from benchmark.models import ResolvedModel
@@ -108,11 +109,8 @@ class BankMaker:
             InputError: names the image, or what does not fit about the checkpoint.
         """
         for name in sorted(names):
-            self.pixels_of(self.plan.data[name])
-        if self.configuration.model.quantized is not None:
-            self.quantized  # noqa: B018 (loads on first use)
-        else:
-            self.holder.model  # noqa: B018
+            self.pixels_of(self._largest(name))
+        self._plain  # noqa: B018 (loads on first use)
 
     def prepare(self, wanted: Mapping[str, Sequence[str]]) -> None:
         """Embed, in one phase, what is not cached yet.
@@ -124,13 +122,13 @@ class BankMaker:
         missing = {name: arrays for name, arrays in missing.items() if arrays}
         if not missing:
             return
-        model = self.quantized[0]
-        has = ("image", *model.taps)
+        plain = self._plain
+        has = ("image", *plain.taps)
         missing = {name: kept for name, arrays in missing.items() if (kept := [a for a in arrays if a in has])}
         if not missing:
             return
-        opened = {name: self.pixels_of(self.plan.data[name]) for name in missing}
-        total = sum(len(pixels) for pixels in opened.values())
+        opened = {name: self.pixels_of(self._largest(name)) for name in missing}
+        total = sum(len(self.plan.data[name]) for name in missing)
         with self.progress.phase(f"embed {self.configuration.quant.name}", total) as advance:
             for name, pixels in opened.items():
                 with self.store.lock(self._image_key(name, "image")):
@@ -139,15 +137,27 @@ class BankMaker:
     def _embed(self, name: str, arrays: Sequence[str], pixels: Pixels, advance: Advance) -> None:
         """Run the vision tower over a data set for arrays that nobody has made in the meantime."""
         if not arrays:
-            advance(len(pixels))
+            advance(len(self.plan.data[name]))
             return
-        model = self.quantized[0]
-        taps = [array for array in arrays if array != "image"]
-        features = embed_images(model, pixels.batches(self.plan.settings.batch_size), advance, taps)
-        about = {"logit": np.array([model.logit_scale, model.logit_bias]), "rows": pixels.rows}
+        others, plain = self.plan.related.get(name, ()), self._plain
+        part = Part(self.plan.data[name], others, arrays, pixels, self.image_key, self.store)
+        new = int(part.new.sum())
+        advance(len(part.rows) - new)
+        model = self.quantized[0] if new else plain  # which then is not run
+        features = part.features(model, self.plan.settings.batch_size, advance)
+        about = {"logit": np.array([plain.logit_scale, plain.logit_bias]), "rows": part.rows}
         for array in arrays:
             self.store.put(self._image_key(name, array), {array: features[array], **about})
-        self.forward_images += len(pixels)
+        self.forward_images += new
+
+    @property
+    def _plain(self) -> ClipModel:
+        """A model with this one's taps and logit scale: that of full precision, or the stored quantized one."""
+        return self.holder.model if self.configuration.model.quantized is None else self.quantized[0]
+
+    def _largest(self, name: str) -> Data:
+        """The data set whose pixels are used: of those that share images with this one, the largest."""
+        return max((self.plan.data[name], *self.plan.related.get(name, ())), key=len)
 
     def _missing(self, name: str, taps: Sequence[str]) -> list[str]:
         return [array for array in ("image", *taps) if self._image_key(name, array) not in self.store]
@@ -195,9 +205,13 @@ class BankMaker:
         )
 
     def _image_key(self, name: str, array: str) -> str:
+        return self.image_key(self.plan.data[name], array)
+
+    def image_key(self, data: Data, array: str) -> str:
+        """Content hash that names one array of a data set's features."""
         plan, configuration = self.plan, self.configuration
         tower = plan.tower_key(configuration.model, configuration.quant, "vision")
-        return digest(["image", tower, plan.data[name].digest, array])
+        return digest(["image", tower, data.digest, array])
 
     def _text_key(self, data: Data) -> str:
         tower = self.plan.tower_key(self.configuration.model, self.configuration.quant, "text")

@@ -107,6 +107,9 @@ class Plan:
     """Everything a sweep will do, in order: for each model full precision first.
 
     A model that was stored quantized has one configuration: the quantization that it has.
+
+    Attributes:
+        related: data set -> others that share images with it: features and pixels are taken from theirs.
     """
 
     suite: SuiteSpec
@@ -114,6 +117,7 @@ class Plan:
     data: Mapping[str, Data]
     calibration: Data | None
     configurations: tuple[Configuration, ...]
+    related: Mapping[str, tuple[Data, ...]] = field(default_factory=dict)
 
     def tower_key(self, model: ResolvedModel, quant: QuantSpec, tower: Tower) -> dict[str, Any]:
         """What determines a tower's function: weights, the tower's part of the quantization, settings."""

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from benchmark.suite import load_suite
+from search.history import evaluated
 from search.storage import open_storage
-from search.study import evaluated
 from tests.e2e.test_cli import call
 
 SUITE = """
@@ -35,6 +35,9 @@ tasks:
 BAD = {
     "objective of no task": (["--objective", "zero_shot/scenes/speed"], "no task of this suite reports it"),
     "objective without a direction": (["--objective", "zero_shot/scenes/samples"], "neither direction is better"),
+    "constraint of no task": (["--constraint", "zero_shot/scenes/speed >= 1"], "reports zero_shot/scenes/speed"),
+    "rungs": (["--rungs", "1/9,2"], "--rungs: '2' is no share of the images"),
+    "rungs without racing": (["--rungs", "1/9", "--no-racing"], "contradict each other"),
     "form of a constraint": (["--constraint", "accuracy > 1"], "the form is 'KEY >= NUMBER'"),
     "sampler": (["--sampler", "tpo"], "unknown sampler 'tpo'. Did you mean 'tpe'"),
     "method": (["--method", "rnt"], "unknown quantizer 'rnt'. Did you mean 'rtn'"),

@@ -10,7 +10,14 @@ from benchmark.analysis.reliability import reliability, reliability_keys
 from benchmark.errors import SpecError, UndefinedMetric, UnknownNameError
 from benchmark.plugins import Better
 from benchmark.spec import FP32, QuantSpec
-from search.objective import Problem, effective_bits, make_goals, make_objective, parse_constraint
+from search.objective import (
+    Problem,
+    check_constraint,
+    effective_bits,
+    make_goals,
+    make_objective,
+    parse_constraint,
+)
 from tests.search_stub import ACCURACY, ECE, Stub, better
 
 
@@ -76,6 +83,13 @@ def test_constraints(text: str, value: float, reference: float, violation: float
     constraint = parse_constraint(text)
     assert constraint.key in ("a/b/c", "effective_bits")
     assert constraint.violation(value, reference) == pytest.approx(violation)
+
+
+def test_a_constraint_on_what_nobody_reports_is_refused_early() -> None:
+    check_constraint(parse_constraint("effective_bits <= 5"), lambda _: False)
+    check_constraint(parse_constraint("a/b/c <= 5"), lambda _: True)
+    with pytest.raises(SpecError, match=r"--constraint 'a/b/c <= 5': no task of this suite reports a/b/c"):
+        check_constraint(parse_constraint("a/b/c <= 5"), lambda _: False)
 
 
 @pytest.mark.parametrize("text", ["", "a/b/c", "a/b/c > 1", "a/b/c >= x", "a/b/c >= 1 * int8", ">= 1", "a >= 1 <= 2"])

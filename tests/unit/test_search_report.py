@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 from benchmark.suite import load_suite
+from search.history import early, front, losses
 from search.objective import Goals
 from search.report import importances, print_front, reference_point, write_figures, write_suite
 from search.selection import report_suite
 from search.storage import open_storage
-from search.study import Search, front, losses
+from search.study import Search
 from search.tracking import MlflowLog
-from tests.search_stub import ACCURACY, MEDIUM, Stub, make_search
+from tests.search_stub import ACCURACY, MEDIUM, Noisy, Stub, make_search, raced
 from trackers.study import StudyRun
 
 
@@ -79,8 +80,7 @@ def test_trials_are_runs_below_the_study(search: Search, tmp_path: Path) -> None
     assert again.run.run == log.run.run
     assert again.catch_up(search.study) == len(trials) - 3
     assert again.catch_up(search.study) == 0
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "front.yaml").write_text("name: x")
+    write_figures(tmp_path / "figures", search.study, search.goals, front(search.study))
     again.finish(tmp_path / "figures", {"study/front": 3.0})
     assert again.broken is None
     client = MlflowClient(tracking_uri=uri)
@@ -90,7 +90,8 @@ def test_trials_are_runs_below_the_study(search: Search, tmp_path: Path) -> None
         {"study/front": 3.0},
         "study",
     )
-    assert [item.path for item in client.list_artifacts(log.run.run)] == ["front.yaml"]
+    figures = {item.path for item in client.list_artifacts(log.run.run)}
+    assert figures == {"front.png", "hypervolume.png", "importance.png", "slices.png"}
     experiment = client.get_experiment_by_name("demo")
     runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'", order_by=["attributes.start_time"])
     assert {int(run.data.tags["optuna.trial"]) for run in runs} == {t.number for t in trials}
@@ -101,6 +102,26 @@ def test_trials_are_runs_below_the_study(search: Search, tmp_path: Path) -> None
     assert first.data.metrics["objective/effective_bits"] == trials[1].values[1]
     assert ACCURACY in first.data.metrics
     assert first.data.tags["optuna.study"] == search.study.study_name
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own deprecations
+def test_a_stopped_trial_is_a_run_with_its_estimate_and_the_reason(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    stopped = raced(Noisy(450), 20)
+    write_figures(tmp_path, stopped.study, stopped.goals, front(stopped.study))
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    log = opened(tmp_path, uri, stopped.goals)
+    log.catch_up(stopped.study)
+    client = MlflowClient(tracking_uri=uri)
+    (experiment,) = (e.experiment_id for e in client.search_experiments() if e.name == "demo")
+    runs = client.search_runs([experiment], "tags.kind = 'trial'")
+    by_number = {int(run.data.tags["optuna.trial"]): run for run in runs}
+    trial = early(stopped.study)[0]
+    run = by_number[trial.number]
+    assert run.data.tags["stopped"] == trial.user_attrs["stopped"]
+    assert run.data.metrics["estimate/effective_bits"] == trial.user_attrs["estimate"][1]
+    assert not any(key.startswith("objective/") for key in run.data.metrics)
 
 
 def opened(home: Path, uri: str, goals: Goals) -> MlflowLog:

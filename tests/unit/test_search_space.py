@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.quantization import parse, quantizers
 from benchmark.spec import QuantSpec
+from search.draw import suggest
 from search.space import Choices, Dimension, Space
-from search.study import CUSTOMARY, suggest
+from search.study import CUSTOMARY
 from tests.search_stub import MEDIUM, SMALL
 
 METHODS = tuple(n for n in quantizers.names() if n != "fp32" and quantizers.get(n).kind == "quantization")

@@ -18,11 +18,12 @@ from optuna.trial import TrialState
 from benchmark.errors import InputError, SpecError, StorageError, UnknownNameError
 from benchmark.processes import is_gone, owner
 from benchmark.spec import QuantSpec
+from search.history import evaluated
 from search.objective import Objective, Problem
 from search.settings import Asked, check_new, create_study, kept_settings, resume_study
 from search.space import Choices, Space
 from search.storage import journal_path, open_storage, reconcile
-from search.study import Search, evaluated
+from search.study import Search
 from tests.search_stub import MEDIUM, SMALL, Stub, make_search
 
 OBJECTIVES = [Objective("reliability", "maximize"), Objective("effective_bits", "minimize")]

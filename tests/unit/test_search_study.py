@@ -12,10 +12,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.errors import SpecError, StorageError
 from benchmark.spec import QuantSpec
+from search.history import evaluated, front, losses
 from search.objective import Problem
 from search.samplers import NAMES
 from search.storage import open_storage
-from search.study import CUSTOMARY, Search, evaluated, front, losses
+from search.study import CUSTOMARY, Search
 from tests.search_stub import ACCURACY, MEDIUM, SMALL, Stub, make_search
 
 

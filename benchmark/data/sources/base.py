@@ -8,7 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import Field
 
 from benchmark.data.files import resolve
 from benchmark.errors import DataError, UnknownNameError
@@ -28,10 +30,13 @@ class SourceOptions(Frozen):
         subset: keep only the images of these classes, by name, and renumber the labels in this order; a list of
             names or a text file with one name a line.
         half: keep one of two halves, told apart by the sample id alone: what is chosen on one is told on the other.
+        part: keep this share of the images that are left, chosen by the sample id alone: a smaller part lies within a
+            larger one.
     """
 
     subset: str | tuple[str, ...] | None = None
     half: Literal["a", "b"] | None = None
+    part: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""Features of a data set that shares images with others: each image goes through the model once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data import Data
+from benchmark.data.pixels import Pixels
+from benchmark.engine.cache import ArrayStore
+from benchmark.engine.embed import embed_images
+from benchmark.models.base import ClipModel
+from benchmark.progress import Advance
+
+
+class Part:
+    """The features of one data set: those that a data set with the same images has already, and new ones.
+
+    Attributes:
+        rows: (N,) rows of the data set that have pixels. new: (P,) which of the pixels go through the model.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        others: Sequence[Data],
+        arrays: Sequence[str],
+        pixels: Pixels,
+        key: Callable[[Data, str], str],
+        store: ArrayStore,
+    ) -> None:
+        """Args: others share images with `data`; pixels: of the largest of them all; key: names an array's entry."""
+        self.pixels, self.arrays = pixels, arrays
+        self.rows = np.flatnonzero(np.isin(data.sample_ids, pixels.ids)) if others else pixels.rows
+        self.ids = data.sample_ids[self.rows]
+        self.known: list[tuple[NDArray[np.int64], dict[str, Any], NDArray[np.int64]]] = []
+        have = np.zeros(len(self.ids), bool)
+        for other in others:
+            entries = {array: store.get(key(other, array)) for array in arrays}
+            found = {array: entry[array] for array, entry in entries.items() if entry is not None}
+            first = entries[arrays[0]]
+            if first is None or len(found) < len(arrays):
+                continue
+            _, mine, theirs = np.intersect1d(self.ids, other.sample_ids[first["rows"]], return_indices=True)
+            fresh = ~have[mine]
+            self.known.append((mine[fresh], found, theirs[fresh]))
+            have[mine] = True
+        self.have = have
+        self.new = np.isin(pixels.ids, self.ids[~have]) if others else np.ones(len(pixels), bool)
+
+    def features(self, model: ClipModel, batch_size: int, advance: Advance) -> dict[str, NDArray[np.float32]]:
+        """All arrays (N, ...), in the order of `rows`."""
+        taps = [array for array in self.arrays if array != "image"]
+        if not self.known:
+            keep = None if self.new.all() else self.new
+            return embed_images(model, self.pixels.batches(batch_size, keep), advance, taps)
+        made = embed_images(model, self.pixels.batches(batch_size, self.new), advance, taps) if self.new.any() else {}
+        whole = {}
+        for array in self.arrays:
+            shape = self.known[0][1][array].shape[1:]
+            whole[array] = np.empty((len(self.ids), *shape), np.float32)
+            for mine, found, theirs in self.known:
+                whole[array][mine] = found[array][theirs]
+            if made:
+                whole[array][~self.have] = made[array]
+        return whole

@@ -1,0 +1,205 @@
+"""The engine's rungs: the tasks that a search needs, on nested parts of the images, with replicates for an error."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.bank import FeatureBank
+from benchmark.data import Data
+from benchmark.engine.banks import Caches, ModelHolder
+from benchmark.engine.plan import Evaluation
+from benchmark.errors import InputError, SpecError
+from benchmark.plugins import Banks, Outcome
+from benchmark.progress import Silent
+from benchmark.spec import FP32, BindingSpec, DataSpec, QuantSpec, SuiteSpec
+from search.evaluator import Engine
+from search.objective import EFFECTIVE_BITS, SIZE, Metrics, Partial, Rung
+
+SHARES = ("1/9", "1/3")
+"""Parts of the images on which a trial is measured before it gets all of them."""
+GROUPS = 10
+FEWEST = 16
+"""Images of a data set that a part has at least (about: a hash chooses them)."""
+_WORTH = 2 / 3
+"""A part is used only where it has at most this share of the images of the next larger one."""
+_PART = ".part"
+
+
+def parse_shares(texts: Sequence[str]) -> tuple[float, ...]:
+    """Shares such as `1/9` or `0.2`, ascending.
+
+    Raises:
+        SpecError: something else.
+    """
+    shares = []
+    for text in texts:
+        try:
+            share = float(Fraction(text.strip()))
+        except (ValueError, ZeroDivisionError):
+            share = 0.0
+        if not 0 < share < 1:
+            raise SpecError(f"--rungs: '{text}' is no share of the images; the form is 1/9,1/3 or 0.1,0.3")
+        shares.append(share)
+    return tuple(sorted(set(shares)))
+
+
+def part_suite(suite: SuiteSpec, share: float, sizes: Mapping[str, int], wanted: Iterable[str]) -> SuiteSpec:
+    """A suite on a part of the images.
+
+    Args:
+        suite: what a search chooses on. sizes: data set -> its images.
+        wanted: `task/label` of the evaluations that are kept.
+
+    Returns:
+        the suite with parts of its data sets, by a hash of the sample id: of each about `share`, but `FEWEST` images
+        where it has so many. What quantizers calibrate on stays whole; tasks see a part of it too.
+    """
+    data = {name: _part(spec, share, sizes[name]) for name, spec in suite.data.items() if name in sizes}
+    if suite.calibration is not None:
+        data[suite.calibration + _PART] = data[suite.calibration]
+        data[suite.calibration] = suite.data[suite.calibration]
+    kept = set(wanted)
+    tasks: dict[str, dict[str, BindingSpec]] = {}
+    for task, labels in suite.tasks.items():
+        for label, binding in labels.items():
+            if f"{task}/{label}" in kept:
+                tasks.setdefault(task, {})[label] = _rebound(binding, suite.calibration)
+    name = f"{suite.name[:50]}.part{share:.4g}"
+    return suite.model_copy(update={"name": name, "data": {**suite.data, **data}, "tasks": tasks})
+
+
+def _part(spec: DataSpec, share: float, size: int) -> DataSpec:
+    kept = max(share, FEWEST / size)
+    if kept >= 1:
+        return spec
+    return spec.model_copy(update={"options": tuple(sorted([*spec.options, ("part", round(kept, 6))]))})
+
+
+def _rebound(binding: BindingSpec, calibration: str | None) -> BindingSpec:
+    def part(name: str) -> str:
+        return name + _PART if name == calibration else name
+
+    roles = {
+        role: part(bound) if isinstance(bound, str) else tuple(map(part, bound))
+        for role, bound in binding.roles.items()
+    }
+    return binding.model_copy(update={"roles": roles})
+
+
+def make_rungs(whole: Engine, shares: Sequence[float], keys: Sequence[str]) -> tuple[Rung, ...]:
+    """Rungs below an engine's whole data; it and they take each other's features, so that no image is embedded twice.
+
+    Args:
+        shares: ascending. keys: metric keys that are needed.
+    """
+    wanted = {"/".join(key.split("/")[:2]) for key in keys if key not in (EFFECTIVE_BITS, SIZE)}
+    sizes = _sizes(whole)
+    parts: list[tuple[float, PartEngine]] = []
+    following = _images(whole)
+    for share in reversed(shares):
+        engine = replace(whole, suite=part_suite(whole.suite, share, sizes, wanted), progress=whole.quiet)
+        engine.forward_images = engine.computed = 0
+        try:
+            images = _images(engine)
+        except InputError as reason:
+            whole.progress.message(f"no early stop on {share:.0%} of the images: {reason}")
+            continue
+        if images <= _WORTH * following:
+            parts.insert(0, (share, PartEngine(engine)))
+            following = images
+    _relate([whole, *(part.engine for _, part in parts)])
+    return tuple(Rung(share, part.evaluate) for share, part in parts)
+
+
+def _images(engine: Engine) -> int:
+    """Images that the tasks see."""
+    evaluations = engine.plan.configurations[0].evaluations
+    used = {name for e in evaluations for names in e.roles.values() for name in names}
+    return sum(len(engine.plan.data[name]) for name in used)
+
+
+def _sizes(engine: Engine) -> dict[str, int]:
+    """Images of each data set of the suite; of a group of corrupted versions those of one."""
+    sizes: dict[str, int] = {}
+    for name, data in engine.plan.data.items():
+        own = name if name in engine.suite.data else name.rsplit("/", 2)[0]
+        sizes[own] = len(data)
+    return sizes
+
+
+def _relate(engines: Sequence[Engine]) -> None:
+    """Tell each engine which data sets of the others share images with its own."""
+    by_origin: dict[str, list[Data]] = {}
+    for engine in engines:
+        for name, data in engine.plan.data.items():
+            by_origin.setdefault(name.removesuffix(_PART), []).append(data)
+    for engine in engines:
+        engine.related = {
+            name: tuple({other.digest: other for other in same if other.digest != data.digest}.values())
+            for name, data in engine.plan.data.items()
+            for same in [by_origin[name.removesuffix(_PART)]]
+        }
+        engine.plan = replace(engine.plan, related=engine.related)
+
+
+@dataclass
+class PartEngine:
+    """An engine on a part of the images that also tells what is without each group of images."""
+
+    engine: Engine
+    _groups: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    _full: dict[tuple[str, int], Outcome] = field(default_factory=dict)
+
+    def evaluate(self, spec: QuantSpec) -> Partial:
+        """Metrics of a quantization on the part, and with one group of its images left out each.
+
+        Raises:
+            ReliquantError: it cannot be evaluated, or a metric has no value without some group.
+        """
+        metrics = self.engine.evaluate(spec)
+        kept = {key: metrics[key] for key in (EFFECTIVE_BITS, SIZE)}
+        return Partial(metrics, tuple({**kept, **found} for found in self._replicates(spec)))
+
+    def _replicates(self, spec: QuantSpec) -> list[Metrics]:
+        plan = self.engine.plan_of(spec)
+        configuration = next(c for c in plan.configurations if c.quant == spec)
+        caches = Caches.open(self.engine.home / "cache", self.engine.pixel_budget, self.engine.skip_broken)
+        maker = caches.maker(plan, configuration, ModelHolder(configuration.model, plan.settings.device), Silent())
+        found: list[dict[str, float]] = [{} for _ in range(GROUPS)]
+        for evaluation in configuration.evaluations:
+            banks = {
+                role: [maker.bank(name, evaluation.taps) for name in names] for role, names in evaluation.roles.items()
+            }
+            texts = maker.texts(evaluation.texts)
+            for group in range(GROUPS):
+                rest = {role: [self._without(bank, group) for bank in some] for role, some in banks.items()}
+                found[group] |= self._metrics(evaluation, Banks(rest, evaluation.options, texts), group, spec == FP32)
+        return list(found)
+
+    def _metrics(self, evaluation: Evaluation, banks: Banks, group: int, full: bool) -> dict[str, float]:
+        outcome = evaluation.task.run(banks)
+        if full:
+            self._full[evaluation.name, group] = outcome
+        reference = self._full.get((evaluation.name, group))
+        compared = evaluation.task.run_comparison(outcome, reference).metrics if reference and not full else {}
+        return {f"{evaluation.name}/{key}": float(value) for key, value in {**outcome.metrics, **compared}.items()}
+
+    def _without(self, bank: FeatureBank, group: int) -> FeatureBank:
+        """A bank without the images of a group; the corrupted versions of an image are in its group."""
+        groups = self._groups.get(bank.dataset)
+        if groups is None or len(groups) != len(bank):
+            groups = self._groups[bank.dataset] = group_of(bank.sample_id)
+        return bank.take(groups != group)
+
+
+def group_of(ids: NDArray[np.str_], groups: int = GROUPS) -> NDArray[np.int64]:
+    """(N,) group of each image, by a hash of its id alone."""
+    return np.array(
+        [int.from_bytes(hashlib.sha256(f"group {name}".encode()).digest()[:8], "big") % groups for name in ids]
+    )

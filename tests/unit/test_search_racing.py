@@ -1,0 +1,204 @@
+"""Racing: what is stopped, what never is, and how often a mistake is made; the truth is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from benchmark.errors import UndefinedMetric
+from benchmark.quantization import parse
+from benchmark.spec import FP32, QuantSpec
+from search.history import early, evaluated, front, losses
+from search.objective import Partial, Rung
+from search.racing import LEVEL, Member, Race
+from search.storage import open_storage
+from search.study import Search
+from tests.search_stub import ACCURACY, ECE, MEDIUM, Images, Noisy, Stub, goals_of, make_search, raced
+
+
+def verdicts(images: Images, trial: str, members: tuple[str, ...], *constraints: str) -> list[str | None]:
+    """What the race says of a trial on each rung, until it is stopped."""
+    problem = images.problem()
+    race = Race(problem, goals_of(problem, *constraints))
+    found: list[str | None] = []
+    for index in range(len(race.rungs)):
+        own = race.standing(parse(trial), index)
+        assert own is not None
+        rivals = []
+        for name in members:
+            metrics = images.whole(parse(name))
+            standing = race.standing(parse(name), index)
+            assert standing is not None
+            rivals.append(Member(name, race.goals.values(race.goals.complete(metrics)), standing))
+        found.append(race.verdict(own, index, rivals))
+        if found[-1] is not None:
+            break
+    return found
+
+
+TRIAL, MEMBER, OTHER = "rtn-w4-channel-vision", "rtn-w4-g32-vision", "rtn-w3-channel-vision"
+
+
+def pair(seed: int, count: int, behind: float, kind: str) -> Images:
+    """Trial and member of equal bits; the trial's mean over all images is `behind` below the member's."""
+    images, rng = Images(count, seed), np.random.default_rng([seed, 1])
+    if kind == "flips":  # right or wrong; few images differ
+        member = (rng.random(count) < 0.8).astype(np.float64)
+        trial = np.where(rng.random(count) < 0.1, 1 - member, member)
+        wrong = round((member.mean() - trial.mean() - behind) * count)  # correct the balance exactly
+        change = np.flatnonzero(trial < 1 if wrong > 0 else trial > 0)[: abs(wrong)]
+        trial[change] = 1 - trial[change]
+    else:  # continuous and skewed
+        member = rng.gamma(1.0, 0.3, count)
+        trial = member + rng.exponential(0.2, count)
+        trial += member.mean() - trial.mean() - behind
+    images.put(MEMBER, 4.0, member)
+    images.put(TRIAL, 4.0, trial)
+    return images
+
+
+@pytest.mark.parametrize("kind", ["flips", "skewed"])
+def test_what_belongs_on_the_front_is_stopped_with_at_most_the_stated_probability(kind: str) -> None:
+    """In the worst case: the trial is better than the member by next to nothing."""
+    repeats = 300
+    stopped = sum(verdicts(pair(seed, 900, -1e-6, kind), TRIAL, (MEMBER,))[-1] is not None for seed in range(repeats))
+    assert stopped / repeats <= LEVEL + 2.5 * np.sqrt(LEVEL * (1 - LEVEL) / repeats)
+
+
+@pytest.mark.parametrize("kind", ["flips", "skewed"])
+def test_what_is_clearly_worse_is_stopped(kind: str) -> None:
+    found = [verdicts(pair(seed, 900, 0.15, kind), TRIAL, (MEMBER,)) for seed in range(40)]
+    assert np.mean([v[-1] is not None for v in found]) > 0.95
+    assert np.mean([len(v) == 1 for v in found]) > 0.3  # on the smallest part already
+    reason = next(v[-1] for v in found if v[-1] is not None)
+    assert reason.startswith(f"dominated by {MEMBER} on ")
+    assert f"{ACCURACY} 0." in reason
+
+
+def test_a_trial_with_fewer_bits_is_not_stopped_however_bad_it_is() -> None:
+    images = pair(0, 900, 0.5, "skewed")
+    images.put(TRIAL, 3.9, images.table[TRIAL][1])
+    assert verdicts(images, TRIAL, (MEMBER,)) == [None, None]
+
+
+def test_a_difference_that_no_image_shows_stops_nothing() -> None:
+    images = Images(900)
+    images.put(MEMBER, 4.0, images.table["fp32"][1])
+    images.put(TRIAL, 5.0, images.table["fp32"][1])
+    assert verdicts(images, TRIAL, (MEMBER,)) == [None, None]
+
+
+def test_a_missed_constraint_stops_and_one_that_may_hold_does_not() -> None:
+    images = pair(0, 900, 0.0, "skewed")
+    base = images.table[TRIAL][1]
+    bound = f"{ACCURACY} >= 0.9 * fp32"
+    images.put(TRIAL, 4.0, base - base.mean() + 0.4)
+    (reason,) = verdicts(images, TRIAL, (), bound)
+    assert reason is not None
+    assert reason.startswith(f"misses {bound} by 0.3")
+    images.put(TRIAL, 4.0, base - base.mean() + 0.73)
+    assert verdicts(images, TRIAL, (), bound) == [None, None]
+    assert verdicts(images, TRIAL, (), "effective_bits <= 3")[0] is not None
+
+
+def test_members_that_another_makes_superfluous_are_not_tested() -> None:
+    images = pair(1, 900, 0.0, "skewed")
+    images.put(OTHER, 3.0, images.table[MEMBER][1] - 0.3)
+    problem = images.problem()
+    race = Race(problem, goals_of(problem))
+    own = race.standing(parse(TRIAL), 0)
+    assert own is not None
+    made = [
+        Member(name, race.goals.values(images.whole(parse(name))), race.standing(parse(name), 0) or own)
+        for name in (OTHER, MEMBER)
+    ]
+    assert [member.name for member in race._rivals(own, made)] == [MEMBER]
+    assert [member.name for member in race._rivals(replace(own, values=[0.5, 3.5]), made)] == [OTHER]
+    assert race._rivals(replace(own, values=[0.5, 2.5]), made) == []
+
+
+def test_a_part_without_a_metric_judges_nobody() -> None:
+    def undefined(spec: QuantSpec) -> Partial:
+        raise UndefinedMetric("accuracy has no value on 0 images")
+
+    images = pair(0, 900, 0.5, "skewed")
+    problem = images.problem()
+    without = replace(problem, rungs=(Rung(0.01, undefined), *problem.rungs))
+    assert [rung.share for rung, _ in Race(without, goals_of(problem)).rungs] == [1 / 9, 1 / 3]
+    late = replace(
+        problem, rungs=(Rung(0.1, lambda spec: images.part(0.1, spec) if spec == FP32 else undefined(spec)),)
+    )
+    assert Race(late, goals_of(problem)).standing(parse(TRIAL), 0) is None
+
+
+def test_a_study_pays_for_the_front_and_little_for_the_rest() -> None:
+    images = Noisy(900)
+    search = raced(images, 50)
+    assert sum(images.paid.values()) < 0.9 * 900 * len(images.paid)
+    assert len(evaluated(search.study)) == 50
+    stopped = {t.user_attrs["configuration"] for t in early(search.study)}
+    assert len(stopped) > 5
+    assert all(images.paid[t.user_attrs["configuration"]] == 900 for t in front(search.study))
+    assert all(t.user_attrs["configuration"] not in stopped for t in front(search.study))
+    baselines = [t for t in search.study.get_trials() if t.user_attrs.get("baseline")]
+    assert {t.state for t in baselines} == {TrialState.COMPLETE}
+    points = losses(search.study, front(search.study))
+    for trial in early(search.study):  # the truth: dominated
+        bits, values = images.of(parse(trial.user_attrs["configuration"]))
+        assert ((points <= [-values.mean(), bits]).all(1)).any(), trial.user_attrs["stopped"]
+        assert trial.values is None
+        assert trial.user_attrs["estimate"][1] == bits
+
+
+def test_without_rungs_every_trial_gets_all_images() -> None:
+    images = Noisy(90)
+    assert raced(images, 20, racing=False).study.get_trials(states=(TrialState.PRUNED,)) == []
+    assert set(images.paid.values()) == {90}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "qmc"])
+def test_racing_is_reproducible_and_resumable(sampler: str, tmp_path: Path) -> None:
+    def history(search: Search) -> list[tuple[object, ...]]:
+        return [
+            (t.user_attrs["configuration"], t.state, t.values, t.user_attrs.get("estimate"))
+            for t in search.study.get_trials()
+        ]
+
+    whole = raced(Noisy(450), 36, sampler=sampler)
+    raced(Noisy(450), 20, sampler=sampler, storage=open_storage(tmp_path))
+    search = make_search(
+        Stub(), MEDIUM, objectives=(ACCURACY, "effective_bits"), sampler=sampler, storage=open_storage(tmp_path)
+    )
+    search.problem = Noisy(450).problem()
+    search.goals = goals_of(search.problem)
+    search.run(36)
+    assert history(search) == history(whole)
+    assert TrialState.PRUNED in {t.state for t in search.study.get_trials()}
+
+
+def test_a_stopped_configuration_is_not_measured_again() -> None:
+    images = Noisy(450)
+    search = raced(images, 30)
+    first = early(search.study)[0]
+    images.paid.clear()
+    next_one = len(search.study.get_trials())
+    search.study.enqueue_trial({}, user_attrs={"configuration": first.user_attrs["configuration"]})
+    search.run(31)
+    again = search.study.get_trials()[next_one]
+    assert again.state is TrialState.PRUNED
+    assert again.user_attrs["repeat_of"] == first.number
+    assert again.user_attrs["stopped"] == first.user_attrs["stopped"]
+    assert first.user_attrs["configuration"] not in images.paid
+    assert len(evaluated(search.study)) == 31
+
+
+def test_constraints_hold_on_the_front_of_a_race() -> None:
+    bound = f"{ACCURACY} >= 0.9 * fp32"
+    search = raced(Noisy(900), 40, constraints=(bound,))
+    assert all(t.values[0] >= 0.72 for t in front(search.study))
+    assert any(t.user_attrs["stopped"].startswith("misses") for t in early(search.study))
+    assert ECE not in search.goals.keys
