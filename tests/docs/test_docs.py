@@ -100,6 +100,13 @@ def test_the_index_names_every_page() -> None:
     assert pages <= {link.partition("#")[0] for link in links(index)}
 
 
+def test_the_picture_of_the_architecture_names_what_exists() -> None:
+    picture = (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8")
+    places = set(re.findall(r">(benchmark/[\w/.]+|tasks|trackers|search)</text>", picture))
+    assert len(places) > 8
+    assert [place for place in sorted(places) if not (ROOT / place).exists()] == []
+
+
 # --- following the pages -----------------------------------------------------------------------------------------
 
 
