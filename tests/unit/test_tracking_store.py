@@ -117,3 +117,12 @@ def test_a_locked_database_keeps_its_old_statistics(tmp_path: Path, monkeypatch:
         assert not store.renew_statistics(f"{store.SQLITE}{tmp_path / 'm.db'}")
         database.rollback()
         assert store.renew_statistics(f"{store.SQLITE}{tmp_path / 'm.db'}")
+
+
+def test_mlflow_leaves_stdout_to_the_command_line(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a server it prints a line for each run, between the JSON lines of `--json`."""
+    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
+    store.connect(address)
+    from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
+
+    assert MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.get() is True
