@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -49,6 +49,11 @@ class Survey:
     def configurations(self) -> int:
         """Models x quantizations."""
         return self.models * self.quantizations
+
+    def to_json(self) -> dict[str, Any]:
+        """Its numbers and lists, the suite by name."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**own, "suite": self.suite.name, "configurations": self.configurations}
 
 
 def survey(suite: SuiteSpec) -> Survey:

@@ -50,6 +50,20 @@ def print_front(trials: Sequence[FrozenTrial], goals: Goals, told: Mapping[str, 
     console.print(table)
 
 
+def front_rows(trials: Sequence[FrozenTrial], goals: Goals, told: Mapping[str, Metrics]) -> list[dict[str, Any]]:
+    """The front for machines: `quantization`, `trial`, and each objective `chosen_on` and `told_on` which data."""
+    keys = [objective.key for objective in goals.objectives]
+    return [
+        {
+            "quantization": (name := trial.user_attrs["configuration"]),
+            "trial": trial.number,
+            "chosen_on": dict(zip(keys, trial.values, strict=True)),
+            "told_on": {key: told[name][key] for key in keys} if name in told else None,
+        }
+        for trial in trials
+    ]
+
+
 def write_suite(path: Path, suite: SuiteSpec, names: Sequence[str], study: str) -> None:
     """The report suite with the chosen short names, as YAML that `reliquant run` takes."""
     content = suite.model_copy(update={"quantizations": tuple(names)}).model_dump(
