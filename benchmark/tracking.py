@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ class FinishedConfiguration:
 
 @dataclass(frozen=True)
 class FinishedSweep:
-    """All configurations of one model of a plan, full precision among them.
+    """The configurations of one model of a plan, full precision among them.
 
     Attributes:
         records: finished and failed ones, in the order of the plan.
@@ -64,14 +64,10 @@ class FinishedSweep:
 
     plan: Plan
     model: str
+    configurations: tuple[Configuration, ...]
     records: tuple[Record, ...]
     changes: tuple[Change, ...]
     reports: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def configurations(self) -> list[Configuration]:
-        """The model's configurations, in the order of the plan."""
-        return [c for c in self.plan.configurations if c.model.name == self.model]
 
     @property
     def key(self) -> str:
@@ -82,6 +78,20 @@ class FinishedSweep:
     def content(self) -> str:
         """Changes whenever a number of it can have changed."""
         return digest(sorted(record.key + record.status for record in self.records))
+
+
+def sweeps(finished: Sequence[FinishedConfiguration]) -> list[FinishedSweep]:
+    """One for each model of which there is something to compare."""
+    found = []
+    for model in dict.fromkeys(each.configuration.model.name for each in finished):
+        own = [each for each in finished if each.configuration.model.name == model]
+        changes = tuple(change for each in own for change in each.changes)
+        if changes:
+            configurations = tuple(each.configuration for each in own)
+            records = tuple(record for each in own for record in each.records)
+            reports = {each.configuration.key: each.report for each in own if each.report is not None}
+            found.append(FinishedSweep(own[0].plan, model, configurations, records, changes, reports))
+    return found
 
 
 @dataclass(frozen=True)

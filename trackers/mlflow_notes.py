@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmark.analysis.compare import Change, adjust
 from benchmark.analysis.tables import headline_keys
-from benchmark.plugins import Task
+from benchmark.engine.ledger import Record
 from benchmark.spec import SuiteSpec
 from benchmark.tracking import FinishedConfiguration, FinishedSweep
 
@@ -42,8 +42,9 @@ def configuration_note(finished: FinishedConfiguration) -> str:
     return f"Against full precision (q < 0.05 over {len(tested)} headline metrics):\n\n{told}\n\n{where}"
 
 
-def evaluation_note(task: Task) -> str:
+def evaluation_note(finished: FinishedConfiguration, record: Record) -> str:
     """Of one task under one quantization."""
+    task = next(e.task for e in finished.configuration.evaluations if e.name == record.name)
     return f"{task.summary} Artifacts: figures (PNG) and per-sample tables (CSV)."
 
 
