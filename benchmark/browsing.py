@@ -15,8 +15,11 @@ PATIENCE = 120.0
 """Seconds that a server may take to start."""
 
 
-def open_later(host: str, port: int, url: str) -> None:
+def open_later(host: str, port: int, url: str) -> subprocess.Popen[bytes]:
     """Open `url` when `host:port` answers; returns at once, the server may take this process's place.
+
+    Returns:
+        the process that waits for the server.
 
     Raises:
         InputError: `host` is not this machine: a browser is opened on loopback addresses only.
@@ -25,7 +28,7 @@ def open_later(host: str, port: int, url: str) -> None:
         raise InputError(f"--open works with --host 127.0.0.1 only, not with {host}: open the printed address yourself")
     command = [sys.executable, "-m", "benchmark.browsing", host, str(port), url]
     quiet = subprocess.DEVNULL
-    subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
 def answers(host: str, port: int, seconds: float) -> bool:

@@ -8,6 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
+FIXED = ("bnb-", "control-", "fp8", "fp32", "torchao-")
+"""Methods whose name says the precision."""
+
 SCHEMES = ("demo", "group:paper", "hf-hub:", "local-dir:", "transformers:")
 
 
@@ -36,8 +39,8 @@ def quantizations(incomplete: str) -> list[str]:
     found = methods(incomplete)
     for method in _plugins("quantizers"):
         if incomplete.startswith(f"{method}-") or [method] == found:
-            found += [f"{method}-{rest}" for rest in ("w8a8-vision", "w6a8-vision", "w4a8-vision", "w4-g128-vision")]
-            found.append(f"{method}-vision")
+            bits = () if method.startswith(FIXED) else ("w8a8-", "w6a8-", "w4a8-", "w4-g128-")
+            found = [*found, *(f"{method}-{each}vision" for each in bits or ("",))]
     return _beginning(incomplete, found)
 
 

@@ -91,7 +91,8 @@ def report(found: Survey) -> str:
     """The survey in words."""
     lines = [
         f"suite '{found.suite.name}' is valid: {found.models} models x {found.quantizations} quantizations = "
-        f"{found.configurations:,} configurations, {found.evaluations:,} evaluations",
+        f"{found.configurations:,} configurations",
+        f"{found.evaluations:,} evaluations",
         f"{found.images:,} images for each configuration"
         + (f" (size unknown: {', '.join(found.unknown)})" if found.unknown else ""),
     ]
@@ -99,7 +100,7 @@ def report(found: Survey) -> str:
         hours = found.seconds / 3600
         time = f"{hours:,.1f} hours" if hours >= 1 else f"{math.ceil(found.seconds / 60)} minutes"
         size = f"{found.bank_bytes / 1e9:,.1f} GB"
-        lines.append(f"roughly {time} of forward passes on this CPU (a factor of 3 either way), {size} of features")
+        lines += [f"roughly {time} of forward passes on this CPU (a factor of 3 either way)", f"{size} of features"]
     if found.missing:
         lines += [f"missing here ({len(found.missing)}):", *(f"  {line}" for line in _by_reason(found.missing))]
     else:

@@ -188,9 +188,8 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Mlflo
     for line in warnings:
         print(line, file=sys.stderr)
     stopped = len(early(study))
-    print(
-        f"{done} configurations in {trials} trials, {stopped} of them stopped early. Figures and front: {folder}", file=out
-    )
+    summary_line = f"{done} configurations in {trials} trials, {stopped} of them stopped early"
+    print(f"{summary_line}. Figures and front: {folder}", file=out)
     print(f"Look closer: reliquant run {folder / 'front.yaml'}", file=out)
     return PARTIAL if len(told) < len(names) else 0
 

@@ -86,10 +86,10 @@ def _heat_map(sweep: FinishedSweep, keys: Sequence[str], changes: Mapping[tuple[
     axes.set_xticks(range(len(keys)), labels, rotation=25, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     bar = figure.colorbar(shown, ax=axes, ticks=[-1, 0, 1], boundaries=np.linspace(-1, 1, 101), shrink=0.8)
-    bar.ax.set_yticklabels(["worst here", "no change", "best here"])
+    bar.ax.set_yticklabels(["as much worse", "no change", "as much better"])
     axes.set_title(
         f"{sweep.plan.suite.name}, {sweep.model}: change against fp32\n"
-        "blue is better, red is worse, scaled in each column; * q < 0.05, ** q < 0.01, *** q < 0.001",
+        "blue is better, red is worse, relative to the column's largest; * q < 0.05, ** q < 0.01, *** q < 0.001",
         fontsize=10,
     )
     return figure
