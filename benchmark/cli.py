@@ -10,9 +10,24 @@ from typing import Annotated
 
 import typer
 
+from benchmark import completing
 from benchmark.cli_export import export
 from benchmark.cli_new import new_app
-from benchmark.cli_options import HOME, Catalogue, Home, Include, Json, Many, Pointed, Suite
+from benchmark.cli_options import (
+    HOME,
+    Catalogue,
+    Home,
+    Include,
+    Json,
+    Many,
+    Models,
+    Pointed,
+    Quants,
+    Quiet,
+    Suite,
+    Trackers,
+    Uri,
+)
 from benchmark.cli_report import report, show
 from benchmark.cli_search import search
 from benchmark.cli_spectrum import spectrum
@@ -25,6 +40,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(new_app, name="new")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"reliquant {version('reliquant')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """What quantization does to the reliability of CLIP-like models."""
 
 
 class Listing(StrEnum):
@@ -40,10 +70,13 @@ class Listing(StrEnum):
 @app.command()
 def run(
     suite: Suite = "demo",
-    model: Annotated[Many, typer.Option("--model", help="Model instead of the suite's; repeatable.")] = None,
-    quant: Annotated[Many, typer.Option("--quant", help="Short name instead of the suite's; repeatable.")] = None,
+    model: Models = None,
+    quant: Quants = None,
     override: Annotated[Many, typer.Option("--override", help="PATTERN=BITS: other weight bits for layers.")] = None,
-    task: Annotated[Many, typer.Option("--task", help="Only this task of the suite; repeatable.")] = None,
+    task: Annotated[
+        Many,
+        typer.Option("--task", help="Only this task of the suite; repeatable.", autocompletion=completing.tasks),
+    ] = None,
     data: Pointed = None,
     limit: Annotated[int | None, typer.Option("--limit", help="At most N images of each data set.")] = None,
     catalogue: Catalogue = None,
@@ -55,12 +88,12 @@ def run(
     precision: Annotated[str, typer.Option("--precision", help="fp32; bf16 or fp16: autocast.")] = "fp32",
     compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the models.")] = False,
     spectra: Annotated[Many, typer.Option("--spectrum", help="Spectral study of this data too; repeatable.")] = None,
-    tracker: Annotated[Many, typer.Option("--tracker", help="Where to log (default: mlflow); repeatable.")] = None,
-    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store or server.")] = None,
+    tracker: Trackers = None,
+    tracking_uri: Uri = None,
     home: Home = HOME,
     include: Include = None,
     speed: Annotated[bool | None, typer.Option(help="Time again / never; default: what is new here.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Evaluate a suite; finished evaluations are not done again."""
@@ -95,11 +128,18 @@ def run(
 
 
 @app.command()
-def validate(suite: Suite, data: Pointed = None, catalogue: Catalogue = None, include: Include = None) -> None:
+def validate(
+    suite: Suite,
+    data: Pointed = None,
+    catalogue: Catalogue = None,
+    include: Include = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing unless the suite is wrong.")] = False,
+    json: Json = False,
+) -> None:
     """Check a suite without running it: names, fields, data on disk, models; say what it would do and cost."""
     from benchmark.commands import validate_suite
 
-    validate_suite(suite, data or [], catalogue or [], include or [])
+    validate_suite(suite, data or [], catalogue or [], include or [], quiet, json)
 
 
 @app.command("list")
@@ -113,15 +153,19 @@ def list_(what: Listing, include: Include = None, json: Json = False) -> None:
 @app.command()
 def compare(
     runs: Annotated[Many, typer.Argument(help="Quantizations: short names, {a,b} and *; default: all.")] = None,
-    suite: Annotated[str, typer.Option("--suite", help="Suite: its name or YAML file.")] = "demo",
+    suite: Annotated[
+        str, typer.Option("--suite", help="Suite: its name or YAML file.", autocompletion=completing.suites)
+    ] = "demo",
     model: Annotated[Many, typer.Option("--model", help="Only this model; repeatable.")] = None,
     metric: Annotated[Many, typer.Option("--metric", help="Only keys that begin so: ood/, ...; repeatable.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every metric, not only the headline.")] = False,
     claims: Annotated[bool, typer.Option("--claims", help="Which of the study's claims hold: one paragraph.")] = False,
-    format_: Annotated[str, typer.Option("--format", help="md, csv, latex or json.")] = "md",
+    format_: Annotated[str, typer.Option("--format", help="table, md, csv, latex, json or jsonl.")] = "table",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write here instead of stdout.")] = None,
     home: Home = HOME,
     include: Include = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no warnings.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a change, a line each, on stdout.")] = False,
 ) -> None:
     """Compare quantizations with full precision: change, 95 % interval, adjusted p. Reads results, runs no model.
 
@@ -136,10 +180,11 @@ def compare(
         metrics=metric or [],
         all_metrics=all_,
         claims=claims,
-        format=format_,
+        format="jsonl" if json else format_,
         output=output,
         home=home,
         include=include or [],
+        quiet=quiet,
     )
     raise typer.Exit(compare_runs(request))
 
@@ -159,28 +204,31 @@ def ui(
     tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store.")] = None,
     search: Annotated[bool, typer.Option("--search", help="optuna-dashboard on the studies instead.")] = False,
     storage: Annotated[str | None, typer.Option("--storage", help="With --search: Optuna URL.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the browser on it, on this machine.")] = False,
 ) -> None:
-    """Open MLflow on the results (127.0.0.1; stop with Ctrl-C)."""
+    """Serve MLflow on the results (127.0.0.1; stop with Ctrl-C) and say where its runs tables are."""
     if search:
         from search.dashboard import serve as serve_dashboard
 
-        serve_dashboard(home, host, port, storage)
+        serve_dashboard(home, host, port, storage, open_)
     from benchmark.ui import serve
 
-    serve(home, host, port, tracking_uri)
+    serve(home, host, port, tracking_uri, open_)
 
 
 @app.command()
 def sync(
     suite: Suite = "demo",
     home: Home = HOME,
-    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store or server.")] = None,
+    tracking_uri: Uri = None,
     include: Include = None,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Bring a suite's finished evaluations from the ledger to MLflow; evaluates nothing."""
     from benchmark.commands import sync_suite
 
-    raise typer.Exit(sync_suite(suite, home, tracking_uri, include or []))
+    raise typer.Exit(sync_suite(suite, home, tracking_uri, include or [], quiet, json))
 
 
 def main() -> None:

@@ -7,11 +7,29 @@ from typing import Annotated
 
 import typer
 
-Suite = Annotated[str, typer.Argument(help="A suite's name (`reliquant list suites`) or a YAML file.")]
+from benchmark import completing
+
+Many = list[str] | None
+SUITE_HELP = "A suite's name (`reliquant list suites`) or a YAML file."
+Suite = Annotated[str, typer.Argument(help=SUITE_HELP, autocompletion=completing.suites)]
 Home = Annotated[Path, typer.Option("--home", help="Results folder.", envvar="RELIQUANT_HOME")]
 Include = Annotated[list[Path] | None, typer.Option("--include", help="Python file with plugins; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
-Many = list[str] | None
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Models = Annotated[
+    Many, typer.Option("--model", help="Model instead of the suite's; repeatable.", autocompletion=completing.models)
+]
+Quants = Annotated[
+    Many,
+    typer.Option(
+        "--quant", help="Short name instead of the suite's; repeatable.", autocompletion=completing.quantizations
+    ),
+]
+Trackers = Annotated[
+    Many,
+    typer.Option("--tracker", help="Where to log (default: mlflow); repeatable.", autocompletion=completing.trackers),
+]
+Uri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store or server.")]
 Pointed = Annotated[Many, typer.Option("--data", help="NAME=PATH: point a data set elsewhere; repeatable.")]
 Catalogue = Annotated[list[Path] | None, typer.Option("--catalogue", help="Own data catalogue; repeatable.")]
 HOME = Path("mlruns")

@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli_options import HOME, Catalogue, Home, Include, Many, Pointed
+from benchmark import completing
+from benchmark.cli_options import HOME, Catalogue, Home, Include, Many, Models, Pointed, Quiet, Uri
 from benchmark.errors import SpecError
 
 
 def search(
-    suite: Annotated[str | None, typer.Argument(help="A suite's name or a YAML file (default: demo).")] = None,
+    suite: Annotated[
+        str | None,
+        typer.Argument(help="A suite's name or a YAML file (default: demo).", autocompletion=completing.suites),
+    ] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Configurations to evaluate (default 100).")] = None,
     sampler: Annotated[str | None, typer.Option("--sampler", help="tpe nsga2 nsga3 gp qmc grid random.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same trials (default 0).")] = None,
@@ -22,24 +26,28 @@ def search(
         Many, typer.Option("--objective", help="Metric key, reliability, effective_bits, size_mb.")
     ] = None,
     constraint: Annotated[Many, typer.Option("--constraint", help="'KEY >= 0.99 * fp32'; repeatable.")] = None,
-    method: Annotated[Many, typer.Option("--method", help="Only this quantizer; repeatable.")] = None,
+    method: Annotated[
+        Many,
+        typer.Option("--method", help="Only this quantizer; repeatable.", autocompletion=completing.methods),
+    ] = None,
     scope: Annotated[Many, typer.Option("--scope", help="vision, text or vision+text; repeatable.")] = None,
     per_block: Annotated[bool, typer.Option("--per-block", help="Own weight bits for each block.")] = False,
     racing: Annotated[
         bool | None, typer.Option("--racing/--no-racing", help="Stop dominated trials early (default: yes).")
     ] = None,
     rungs: Annotated[str | None, typer.Option("--rungs", help="Shares of the images to stop at: 1/9,1/3.")] = None,
-    model: Annotated[Many, typer.Option("--model", help="Model instead of the suite's.")] = None,
+    model: Models = None,
     data: Pointed = None,
     limit: Annotated[int | None, typer.Option("--limit", help="At most N images of each data set.")] = None,
     catalogue: Catalogue = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a forward pass.")] = 64,
-    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store or server.")] = None,
+    tracking_uri: Uri = None,
     no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Leave MLflow out.")] = False,
     home: Home = HOME,
     include: Include = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
+    json: Annotated[bool, typer.Option("--json", help="The front, one JSON object a line, on stdout.")] = False,
 ) -> None:
     """Find the quantizations with the best trade-off: an Optuna study; ends with the Pareto front."""
     from search.command import SearchRequest, run_search
@@ -78,5 +86,6 @@ def search(
         track=not no_tracking,
         home=home,
         quiet=quiet,
+        json=json,
     )
     raise typer.Exit(run_search(request))

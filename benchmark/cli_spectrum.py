@@ -8,7 +8,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from benchmark.cli_options import HOME, Catalogue, Home, Include, Many, Suite
+from benchmark.cli_options import (
+    HOME,
+    Catalogue,
+    Home,
+    Include,
+    Json,
+    Many,
+    Models,
+    Quants,
+    Quiet,
+    Suite,
+    Trackers,
+    Uri,
+)
 
 
 class Form(StrEnum):
@@ -21,20 +34,21 @@ class Form(StrEnum):
 def spectrum(
     suite: Suite = "demo",
     data: Annotated[str, typer.Option("--data", help="NAME of the suite's data, or NAME=PATH.")] = "scenes",
-    model: Annotated[Many, typer.Option("--model", help="Model instead of the suite's; repeatable.")] = None,
-    quant: Annotated[Many, typer.Option("--quant", help="Short name instead of the suite's; repeatable.")] = None,
+    model: Models = None,
+    quant: Quants = None,
     corruption: Annotated[Many, typer.Option("--corruption", help="TYPE/SEVERITY or none; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="At most N images.")] = None,
     catalogue: Catalogue = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a forward pass.")] = 64,
-    tracker: Annotated[Many, typer.Option("--tracker", help="Where to log (default: mlflow); repeatable.")] = None,
-    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store or server.")] = None,
+    tracker: Trackers = None,
+    tracking_uri: Uri = None,
     home: Home = HOME,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for figures and numbers.")] = None,
     format_: Annotated[Form, typer.Option("--format", help="What to print.")] = Form.table,
     include: Include = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Show into which directions of the features quantization noise falls, layer by layer; corruptions beside it."""
     from benchmark.commands import RunRequest
@@ -56,5 +70,5 @@ def spectrum(
         quiet=quiet,
     )
     corruptions = corruption or ["defocus_blur/3"]
-    show: Literal["table", "json"] = "json" if format_ is Form.json else "table"
+    show: Literal["table", "json"] = "json" if json or format_ is Form.json else "table"
     raise typer.Exit(run_spectrum(SpectrumRequest(common, data.partition("=")[0], corruptions, output, show)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,12 +75,12 @@ class RunRequest:
 def run_suite(request: RunRequest) -> int:
     """Run and report; returns the exit status (0, or 3 when some evaluations failed)."""
     chosen = _trackers(request)
-    plan = _plan(request)
-    _warn(template_warnings(plan))
     budget = pixel_budget(request)
-    spectra = _spectra(request)
-    ledger = Ledger(request.home)
     with open_progress(request.quiet) as progress:
+        plan = _plan(request)  # may download the model
+        _warn(template_warnings(plan))
+        spectra = _spectra(request)
+        ledger = Ledger(request.home)
         opened = [t.open(request.home, request.tracking_uri if t.name == "mlflow" else None) for t in chosen]
         if any(ledger.done(e.key) is None for c in plan.configurations for e in c.evaluations):
             for tracker in opened:
@@ -123,23 +124,37 @@ def pixel_budget(request: RunRequest) -> int:
 
 
 def validate_suite(
-    name: str, data: Sequence[str] = (), catalogues: Sequence[Path] = (), include: Sequence[Path] = ()
+    name: str,
+    data: Sequence[str] = (),
+    catalogues: Sequence[Path] = (),
+    include: Sequence[Path] = (),
+    quiet: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Check a suite, say what it would do and what of it is missing here."""
     from benchmark.survey import report, survey
 
     include_files(include)
-    print(report(survey(load_suite(name, data, catalogues))))
+    found = survey(load_suite(name, data, catalogues))
+    if as_json:
+        print(json.dumps(found.to_json()))
+    elif not quiet:
+        print(report(found))
 
 
-def sync_suite(name: str, home: Path, tracking_uri: str | None, include: Sequence[Path]) -> int:
+def sync_suite(
+    name: str, home: Path, tracking_uri: str | None, include: Sequence[Path], quiet: bool = False, as_json: bool = False
+) -> int:
     """Log what the ledger has of a suite to MLflow."""
     include_files(include)
     plan = make_plan(load_suite(name))
-    with open_progress(quiet=False) as progress:
+    with open_progress(quiet) as progress:
         tracker = trackers.get("mlflow").open(home, tracking_uri)
         count = replay(plan, Ledger(home), tracker, progress)
-    print(f"{count} configurations of suite '{name}' are in MLflow")
+    if as_json:
+        print(json.dumps({"suite": plan.suite.name, "configurations": count}))
+    else:
+        print(f"{count} configurations of suite '{name}' are in MLflow")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.plan import tasks
 from benchmark.errors import InputError, StorageError, UnknownNameError
 from benchmark.include import include_files
+from benchmark.progress import Progress, Silent, open_progress
 from benchmark.suite import expand_braces, load_suite, suite_names
 
 UNPAIRED = 3
@@ -32,10 +34,11 @@ class CompareRequest:
     metrics: Sequence[str] = ()
     all_metrics: bool = False
     claims: bool = False
-    format: str = "md"
+    format: str = "table"
     output: Path | None = None
     home: Path = Path("mlruns")
     include: Sequence[Path] = field(default_factory=list)
+    quiet: bool = False
 
 
 def compare_runs(request: CompareRequest) -> int:
@@ -48,8 +51,9 @@ def compare_runs(request: CompareRequest) -> int:
     ledger, comparer = Ledger(request.home), Comparer(request.home)
     name, headline = find_suite(request.suite, ledger)
     records = newest(record for record in ledger.records.values() if record.suite == name)
-    changes = find_changes(_chosen(request, records, name), records, comparer, ledger)
-    for evaluation, reason in comparer.failures.items():
+    with open_progress(request.quiet) as progress:
+        changes = find_changes(_chosen(request, records, name), records, comparer, ledger, progress)
+    for evaluation, reason in () if request.quiet else comparer.failures.items():
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)
     text = _text(request, name, headline, changes)
     if request.output is None:
@@ -78,21 +82,27 @@ def newest(records: Iterable[Record]) -> list[Record]:
 
 
 def find_changes(
-    chosen: Sequence[Record], records: Sequence[Record], comparer: Comparer, ledger: Ledger
+    chosen: Sequence[Record],
+    records: Sequence[Record],
+    comparer: Comparer,
+    ledger: Ledger,
+    progress: Progress | None = None,
 ) -> list[Change]:
     """All changes of the chosen records against the full-precision records that they can be compared with."""
     full = [record for record in records if record.quantization == "fp32"]
     bases = {(r.model, r.name, r.pair): r for r in full}
     origins = {(r.name, r.pair): r for r in full if r.pair}  # of exported models, which have another name
     changes: list[Change] = []
-    for record in chosen:
-        base = bases.get((record.model, record.name, record.pair)) or origins.get((record.name, record.pair))
-        if base is None:
-            comparer.failures[f"{record.model}, {record.quantization}: {record.name}"] = (
-                "the ledger has no full-precision evaluation on the same data; run the suite again with its --limit"
-            )
-            continue
-        changes += comparer.changes(tasks.get(record.task), record, base, ledger.outcome)
+    with (progress or Silent()).phase("compare", len(chosen)) as advance:
+        for record in chosen:
+            base = bases.get((record.model, record.name, record.pair)) or origins.get((record.name, record.pair))
+            if base is None:
+                comparer.failures[f"{record.model}, {record.quantization}: {record.name}"] = (
+                    "the ledger has no full-precision evaluation on the same data; run the suite again with its --limit"
+                )
+            else:
+                changes += comparer.changes(tasks.get(record.task), record, base, ledger.outcome)
+            advance(1)
     return changes
 
 
@@ -137,7 +147,10 @@ def _chosen(request: CompareRequest, records: Sequence[Record], suite: str) -> l
 
 def _text(request: CompareRequest, suite: str, headline: Sequence[str], changes: Sequence[Change]) -> str:
     if request.claims:
-        return paragraph(suite, changes)
+        text = paragraph(suite, changes)
+        return (
+            json.dumps({"suite": suite, "claims": " ".join(text.split())}) + "\n" if request.format == "jsonl" else text
+        )
     shown = _shown(request, headline, changes)
     if not shown:
         keys = sorted({change.key.rsplit("/", 1)[0] for change in changes})

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmark.include import include_files
+
+TOKENS = {
+    "weight_bits": "w",
+    "activation_bits": "a",
+    "weight_granularity": "tensor",
+    "group_size": "g",
+    "activation_granularity": "token",
+    "symmetric": "asym",
+    "activation_symmetric": "actasym",
+    "options": "options",
+}
+"""Fields that not every method has -> what stands for them in a short name."""
 
 
 def print_listing(what: str, include: Sequence[Path], as_json: bool) -> None:
@@ -21,13 +33,23 @@ def print_listing(what: str, include: Sequence[Path], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    rows = [_narrow(row, rows) for row in rows]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     columns = list(rows[0]) if rows else []
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("quantizer", "task", "suite"))
     for row in rows:
         table.add_row(*(_shown(row[column]) for column in columns))
     Console().print(table)
+
+
+def _narrow(row: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row for 80 columns: without the columns that say the same everywhere, fields as short names have them."""
+    same = {key for key in ("from", "runs on") if all(other.get(key) == rows[0].get(key) for other in rows)}
+    kept = {key: value for key, value in row.items() if key not in same}
+    if "fields" in kept:
+        kept["fields"] = [token for name, token in TOKENS.items() if name in row["fields"]] or None
+    return kept
 
 
 def _shown(value: Any) -> str:

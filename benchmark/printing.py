@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmark.analysis.export import fold
 from benchmark.analysis.tables import Cell, Row, declared, efficiency_figures, report_figures
 from benchmark.engine.plan import Plan
 
@@ -97,16 +98,6 @@ def _machine(efficiencies: Sequence[Mapping[str, Any]]) -> str:
 def _number(value: float | None) -> str:
     """At least three digits; `-` for none."""
     return "-" if value is None else f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
-
-
-def fold(name: str, width: int) -> str:
-    """A short name on several lines of at most `width` characters, broken after hyphens."""
-    lines = [""]
-    for token in name.replace("-", "-\n").split("\n"):
-        if lines[-1] and len(lines[-1]) + len(token) > width:
-            lines.append("")
-        lines[-1] += token
-    return "\n".join(lines)
 
 
 def _header(key: str, plan: Plan) -> str:

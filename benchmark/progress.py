@@ -1,4 +1,4 @@
-"""Progress of long phases: bars on stderr in a terminal, one line per phase elsewhere, silence on request."""
+"""Progress of long phases: bars on stderr in a terminal, a line per phase elsewhere, silence on request."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 Advance = Callable[[int], None]
+SHORT, EVERY = 1.0, 30.0
+"""Seconds: phases below the first get no line; those that last get a line this often."""
 
 
 class Progress(Protocol):
     """What a long function is given to say how far it is."""
 
-    def phase(self, title: str, total: int) -> AbstractContextManager[Advance]:
-        """A phase of `total` steps; call the yielded function with the number of steps done."""
+    def phase(self, title: str, total: int, unit: str = "") -> AbstractContextManager[Advance]:
+        """A phase of `total` steps; call the yielded function with the number of steps done.
+
+        Args:
+            unit: "B" for bytes.
+        """
 
     def message(self, text: str) -> None:
         """One line for the reader."""
@@ -28,7 +35,7 @@ class Silent:
     """Says nothing."""
 
     @contextmanager
-    def phase(self, title: str, total: int) -> Iterator[Advance]:
+    def phase(self, title: str, total: int, unit: str = "") -> Iterator[Advance]:
         """A phase nobody watches."""
         yield lambda _: None
 
@@ -37,21 +44,29 @@ class Silent:
 
 
 class Lines:
-    """One line at the end of each phase that took longer than a second; for logs and CI."""
+    """One line at the end of each phase that took longer than a second, and now and then before; for logs and CI."""
 
     @contextmanager
-    def phase(self, title: str, total: int) -> Iterator[Advance]:
-        """A phase that is reported when it is over."""
+    def phase(self, title: str, total: int, unit: str = "") -> Iterator[Advance]:
+        """A phase that is reported when it is over, and every half minute until then."""
         start, done = time.monotonic(), 0
+        said = start
 
         def advance(steps: int) -> None:
-            nonlocal done
+            nonlocal done, said
             done += steps
+            now = time.monotonic()
+            if now - said >= EVERY and done < total:
+                said, seconds = now, now - start
+                left = duration((total - done) * seconds / done) if done else "unknown time"
+                self.message(
+                    f"{title}: {count(done, unit)} of {count(total, unit)}, {rate(done, seconds, unit)}, {left} left"
+                )
 
         yield advance
         seconds = time.monotonic() - start
-        if seconds > 1:
-            self.message(f"{title}: {done} in {seconds:.1f} s ({done / seconds:.0f}/s)")
+        if seconds > SHORT:
+            self.message(f"{title}: {count(done, unit)} in {duration(seconds)} ({rate(done, seconds, unit)})")
 
     def message(self, text: str) -> None:
         """Print to stderr."""
@@ -63,12 +78,12 @@ class Terminal:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bars: Bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[done]}"),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
@@ -83,16 +98,16 @@ class Terminal:
         self._bars.stop()
 
     @contextmanager
-    def phase(self, title: str, total: int) -> Iterator[Advance]:
+    def phase(self, title: str, total: int, unit: str = "") -> Iterator[Advance]:
         """A phase with a bar, taken away when it is over."""
-        bar = self._bars.add_task(title, total=total, rate="")
+        bar = self._bars.add_task(title, total=total, rate="", done=f"0/{count(total, unit)}")
         start, done = time.monotonic(), 0
 
         def advance(steps: int) -> None:
             nonlocal done
             done += steps
-            rate = f"{done / max(time.monotonic() - start, 1e-9):.0f}/s"
-            self._bars.update(bar, advance=steps, rate=rate)
+            told = f"{count(done, unit)}/{count(total, unit)}"
+            self._bars.update(bar, advance=steps, rate=rate(done, time.monotonic() - start, unit), done=told)
 
         try:
             yield advance
@@ -101,16 +116,61 @@ class Terminal:
 
     def message(self, text: str) -> None:
         """A line above the bars."""
-        self._bars.console.print(text, highlight=False)
+        self._bars.console.print(text, highlight=False, markup=False)
+
+
+def rate(done: int, seconds: float, unit: str = "") -> str:
+    """`120/s`, `3.4/s`, `8.0 s each`; `12.3 MB/s` for bytes."""
+    if not done:
+        return "none yet"
+    each = max(seconds, 1e-9) / done
+    if unit == "B":
+        return f"{count(round(1 / each), unit)}/s"
+    return f"{1 / each:.0f}/s" if each <= 0.1 else f"{1 / each:.1f}/s" if each <= 1 else f"{each:.1f} s each"
+
+
+def count(number: int, unit: str = "") -> str:
+    """`1,200`; `12.3 MB` for bytes."""
+    if unit != "B":
+        return f"{number:,}"
+    power = min(max(0, (len(str(number)) - 1) // 3), 4)
+    return f"{number / 1000**power:.{int(power > 0)}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def duration(seconds: float) -> str:
+    """`12.3 s`, `4 min`, `2 h 10 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+_SHOWN: ContextVar[Progress] = ContextVar("progress")
+
+
+def shown() -> Progress:
+    """The progress that the command line has opened, for what is far from it (downloads); silent without one."""
+    return _SHOWN.get(Silent())
 
 
 @contextmanager
 def open_progress(quiet: bool) -> Iterator[Progress]:
     """Bars in a terminal, lines elsewhere, nothing when quiet."""
     if quiet:
-        yield Silent()
+        with _showing(Silent()) as silent:
+            yield silent
     elif sys.stderr.isatty():
-        with Terminal() as terminal:
+        with Terminal() as terminal, _showing(terminal):
             yield terminal
     else:
-        yield Lines()
+        with _showing(Lines()) as lines:
+            yield lines
+
+
+@contextmanager
+def _showing(progress: Progress) -> Iterator[Progress]:
+    token = _SHOWN.set(progress)
+    try:
+        yield progress
+    finally:
+        _SHOWN.reset(token)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from benchmark.analysis.export import fold
 from benchmark.analysis.spectrum import CLEAN, LayerSpectrum, Study, study_json, study_metrics
 from benchmark.analysis.spectrum_figures import draw
 from benchmark.commands import PARTIAL, RunRequest, check_device, pixel_budget
@@ -16,7 +17,6 @@ from benchmark.engine.plan import Settings
 from benchmark.engine.spectra import SpectrumPlan, measure_spectra, plan_spectrum
 from benchmark.errors import StorageError
 from benchmark.include import include_files
-from benchmark.printing import fold
 from benchmark.progress import open_progress
 from benchmark.quantization import parse
 from benchmark.spec import FP32, SuiteSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -50,6 +50,11 @@ class Survey:
         """Models x quantizations."""
         return self.models * self.quantizations
 
+    def to_json(self) -> dict[str, Any]:
+        """Its numbers and lists, the suite by name."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**own, "suite": self.suite.name, "configurations": self.configurations}
+
 
 def survey(suite: SuiteSpec) -> Survey:
     """Check a suite and look for its models and data; nothing is decoded, loaded or run.
@@ -86,7 +91,8 @@ def report(found: Survey) -> str:
     """The survey in words."""
     lines = [
         f"suite '{found.suite.name}' is valid: {found.models} models x {found.quantizations} quantizations = "
-        f"{found.configurations:,} configurations, {found.evaluations:,} evaluations",
+        f"{found.configurations:,} configurations",
+        f"{found.evaluations:,} evaluations",
         f"{found.images:,} images for each configuration"
         + (f" (size unknown: {', '.join(found.unknown)})" if found.unknown else ""),
     ]
@@ -94,7 +100,7 @@ def report(found: Survey) -> str:
         hours = found.seconds / 3600
         time = f"{hours:,.1f} hours" if hours >= 1 else f"{math.ceil(found.seconds / 60)} minutes"
         size = f"{found.bank_bytes / 1e9:,.1f} GB"
-        lines.append(f"roughly {time} of forward passes on this CPU (a factor of 3 either way), {size} of features")
+        lines += [f"roughly {time} of forward passes on this CPU (a factor of 3 either way)", f"{size} of features"]
     if found.missing:
         lines += [f"missing here ({len(found.missing)}):", *(f"  {line}" for line in _by_reason(found.missing))]
     else:

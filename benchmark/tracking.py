@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import InputError
 from benchmark.plugins import Outcome
 from benchmark.registry import Registry
+from benchmark.spec import digest
 
 if TYPE_CHECKING:
     from benchmark.analysis.compare import Change
     from benchmark.engine.ledger import Record
     from benchmark.engine.plan import Configuration, Plan
     from benchmark.spec import SuiteSpec
+
+
+VIEW = "reliquant"
+"""Name of the saved view that a tracker of MLflow keeps at each experiment."""
+
+RUNS_FILTER = "tags.kind != 'evaluation' and tags.kind != 'trial'"
+"""MLflow's filter for the runs that a reader begins with: quantizations, sweeps and studies."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,48 @@ class FinishedConfiguration:
     changes: tuple[Change, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     efficiency: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class FinishedSweep:
+    """The configurations of one model of a plan, full precision among them.
+
+    Attributes:
+        records: finished and failed ones, in the order of the plan.
+        changes: every metric of every quantization against full precision, without q values.
+        reports: configuration key -> QuantizationReport as JSON.
+    """
+
+    plan: Plan
+    model: str
+    configurations: tuple[Configuration, ...]
+    records: tuple[Record, ...]
+    changes: tuple[Change, ...]
+    reports: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def key(self) -> str:
+        """Names the sweep: the same suite, model and quantizations are the same sweep, whatever their numbers."""
+        return digest(["sweep", self.plan.suite.name, self.model, sorted(c.quant.name for c in self.configurations)])
+
+    @property
+    def content(self) -> str:
+        """Changes whenever a number of it can have changed."""
+        return digest(sorted(record.key + record.status for record in self.records))
+
+
+def sweeps(finished: Sequence[FinishedConfiguration]) -> list[FinishedSweep]:
+    """One for each model of which there is something to compare."""
+    found = []
+    for model in dict.fromkeys(each.configuration.model.name for each in finished):
+        own = [each for each in finished if each.configuration.model.name == model]
+        changes = tuple(change for each in own for change in each.changes)
+        if changes:
+            configurations = tuple(each.configuration for each in own)
+            records = tuple(record for each in own for record in each.records)
+            reports = {each.configuration.key: each.report for each in own if each.report is not None}
+            found.append(FinishedSweep(own[0].plan, model, configurations, records, changes, reports))
+    return found
 
 
 @dataclass(frozen=True)
@@ -102,6 +152,9 @@ class Tracker(ABC):
     @abstractmethod
     def log(self, finished: FinishedConfiguration) -> None:
         """Write a configuration; one that is there already with the same content is left alone."""
+
+    def log_sweep(self, sweep: FinishedSweep) -> None:  # noqa: B027 - nothing, unless overridden
+        """Write what is to be seen of all configurations of a model together; after each of them was logged."""
 
     def log_study(self, study: FinishedStudy) -> None:  # noqa: B027 - a tracker of evaluations only leaves it out
         """Write a study; one that is there already under its key is left alone. Nothing, unless overridden."""

@@ -6,21 +6,28 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import NoReturn
-from urllib.parse import quote
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlencode
 
-from benchmark.errors import InputError
+from benchmark.browsing import LOOPBACK, open_later
+from benchmark.errors import InputError, StorageError
+from benchmark.tracking import RUNS_FILTER, VIEW
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
 
 
-def serve(home: Path, host: str, port: int, tracking_uri: str | None) -> NoReturn:
+def serve(home: Path, host: str, port: int, tracking_uri: str | None, browse: bool = False) -> NoReturn:
     """Become the server; it runs until it is stopped.
 
     One worker and no job executor: 2 processes instead of 14.
 
+    Args:
+        browse: open a browser on the last experiment that was written, when the server answers.
+
     Raises:
-        InputError: there are no results yet, or the port is taken.
+        InputError: there are no results yet, the port is taken, or a browser was asked for on another machine's name.
+        StorageError: the store cannot be read.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(home / 'mlflow.db').resolve()}"
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
@@ -30,8 +37,12 @@ def serve(home: Path, host: str, port: int, tracking_uri: str | None) -> NoRetur
         print(
             f"warning: the UI has no authentication and will be open to everybody who reaches {host}", file=sys.stderr
         )
-    for address in addresses(uri, host, port):
-        print(address, flush=True)
+    found = addresses(uri, host, port)
+    for name, address in found.items():
+        print(f"{name}: {address}", flush=True)
+    if browse:
+        shown = next(iter(found.values()), f"http://{_bracketed(host)}:{port}/")
+        open_later(host, port, shown)
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -44,10 +55,13 @@ def serve(home: Path, host: str, port: int, tracking_uri: str | None) -> NoRetur
     os.execve(command[0], command, environment)  # the server takes this process's place: signals reach it directly
 
 
-def addresses(uri: str, host: str, port: int) -> list[str]:
-    """One line per experiment: the address of its runs table, filtered to the quantizations.
+def addresses(uri: str, host: str, port: int) -> dict[str, str]:
+    """Experiment -> address of its runs table, filtered to the quantizations and sorted; the last changed first.
 
     MLflow's bare experiment page opens on traces, which are empty here.
+
+    Raises:
+        StorageError: the store cannot be read.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import logging
@@ -55,13 +69,28 @@ def addresses(uri: str, host: str, port: int) -> list[str]:
     logging.getLogger("alembic").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
-    shown = f"[{host}]" if ":" in host else host
-    search = quote("tags.kind = 'configuration'")
-    return [
-        f"{e.name}: http://{shown}:{port}/#/experiments/{e.experiment_id}/runs?searchFilter={search}"
-        for e in MlflowClient(tracking_uri=uri).search_experiments()
-        if e.name != "Default"
-    ]
+    try:
+        experiments = MlflowClient(tracking_uri=uri).search_experiments(order_by=["last_update_time DESC"])
+    except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
+        raise StorageError(f"tracking store {uri} cannot be read: {error}") from error
+    base = f"http://{_bracketed(host)}:{port}/#/experiments"
+    return {e.name: f"{base}/{e.experiment_id}/runs?{_query(e)}" for e in experiments if e.name != "Default"}
+
+
+def _query(experiment: Experiment) -> str:
+    """The saved view, which filters, sorts and chooses columns; for an older store filter and sort alone.
+
+    MLflow leaves a saved view aside where the address has a filter of its own.
+    """
+    query = {"workflowType": "machine_learning"}  # its pages for training, not those for language-model applications
+    if f"mlflow.sharedViewState.{VIEW}" in experiment.tags:
+        return urlencode({**query, "viewStateShareKey": VIEW})
+    sort = {"orderByKey": "attributes.start_time", "orderByAsc": "true"}
+    return urlencode({**query, "searchFilter": RUNS_FILTER, **sort})
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def check_port(host: str, port: int) -> None:

@@ -25,7 +25,7 @@ from benchmark.tracking import trackers
 from search.evaluator import Engine
 from search.history import early, evaluated, front
 from search.objective import DEFAULT, Goals, Metrics, check_constraint, make_goals, make_objective, parse_constraint
-from search.report import print_front, write_figures, write_suite
+from search.report import front_rows, print_front, write_figures, write_suite
 from search.rungs import make_rungs, parse_shares
 from search.selection import halved, report_suite, selection_suite
 from search.settings import (
@@ -59,6 +59,7 @@ class SearchRequest:
     track: bool = True
     home: Path = Path("mlruns")
     quiet: bool = False
+    json: bool = False
 
 
 def run_search(request: SearchRequest) -> int:
@@ -172,7 +173,12 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Mlflo
     folder = request.home / "studies" / study.study_name
     volume = write_figures(folder, study, search.goals, found)
     write_suite(folder / "front.yaml", report_suite(suite), names, study.study_name)
-    print_front(found, search.goals, told)
+    if request.json:
+        for row in front_rows(found, search.goals, told):
+            print(json.dumps(row))
+    else:
+        print_front(found, search.goals, told)
+    out = sys.stderr if request.json else sys.stdout
     done, trials = len(evaluated(study)), len(study.get_trials(deepcopy=False))
     if log is not None:
         summary = {"study/configurations": done, "study/trials": trials, "study/front": len(found)}
@@ -182,8 +188,9 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Mlflo
     for line in warnings:
         print(line, file=sys.stderr)
     stopped = len(early(study))
-    print(f"{done} configurations in {trials} trials, {stopped} of them stopped early. Figures and front: {folder}")
-    print(f"Look closer: reliquant run {folder / 'front.yaml'}")
+    summary_line = f"{done} configurations in {trials} trials, {stopped} of them stopped early"
+    print(f"{summary_line}. Figures and front: {folder}", file=out)
+    print(f"Look closer: reliquant run {folder / 'front.yaml'}", file=out)
     return PARTIAL if len(told) < len(names) else 0
 
 

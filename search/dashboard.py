@@ -8,13 +8,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+from benchmark.browsing import LOOPBACK, open_later
 from benchmark.errors import InputError
-from benchmark.ui import LOOPBACK, check_port
+from benchmark.ui import check_port
 from search.storage import journal_path
 
 
-def serve(home: Path, host: str, port: int, storage: str | None = None) -> NoReturn:
+def serve(home: Path, host: str, port: int, storage: str | None = None, browse: bool = False) -> NoReturn:
     """Become the dashboard; it runs until it is stopped.
+
+    Args:
+        browse: open a browser on it when it answers.
 
     Raises:
         InputError: it is not installed, `host` is not this machine, there is no study, or the port is taken.
@@ -27,6 +31,9 @@ def serve(home: Path, host: str, port: int, storage: str | None = None) -> NoRet
     if "://" not in where and not Path(where).is_file():
         raise InputError(f"no study in {home} yet; `reliquant search demo --home {home}` makes one")
     check_port(host, port)
-    print(f"http://{host}:{port}/dashboard", flush=True)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/dashboard"
+    print(address, flush=True)
+    if browse:
+        open_later(host, port, address)
     program = str(Path(sys.executable).with_name("optuna-dashboard"))
     os.execv(program, [program, where, "--host", host, "--port", str(port)])

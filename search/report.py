@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmark.analysis.export import fold
 from benchmark.spec import SuiteSpec
 from search.front import Floats, hypervolume_curve
 from search.history import ESTIMATE, early, losses
 from search.objective import Goals, Metrics
 
+NARROWEST_NAME = 12
 MANY = 12
 """Dimensions that the slices show at most, the most important first."""
 
@@ -33,21 +35,38 @@ def print_front(trials: Sequence[FrozenTrial], goals: Goals, told: Mapping[str, 
     """
     console = Console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("quantization", overflow="fold")
-    table.add_column("trial", justify="right")
+    table.add_column("quantization", no_wrap=True)
+    table.add_column("trial", justify="right", no_wrap=True)
+    taken = len("trial") + 4
     for objective in goals.objectives:
         arrow = "↑" if objective.direction == "maximize" else "↓"
-        table.add_column(f"{objective.key} {arrow}\nchosen on", justify="right")
-        table.add_column("\ntold on", justify="right")
+        words = "\n".join(objective.key.replace("_", "/").split("/"))
+        table.add_column(f"{words} {arrow}\nchosen on", justify="right", no_wrap=True)
+        table.add_column("\ntold on", justify="right", no_wrap=True)
+        taken += max(len("chosen on"), *(len(word) + 2 for word in words.split("\n"))) + len("told on") + 4
     for trial in trials:
         name = trial.user_attrs["configuration"]
         cells = []
         for objective, value in zip(goals.objectives, trial.values, strict=True):
             other = told.get(name, {}).get(objective.key)
             cells += [f"{value:.4g}", "-" if other is None else f"{other:.4g}"]
-        table.add_row(name, str(trial.number), *cells)
+        table.add_row(fold(name, max(NARROWEST_NAME, console.width - taken)), str(trial.number), *cells)
     console.print(Text(f"Pareto front: {len(trials)} configurations", style="bold"))
     console.print(table)
+
+
+def front_rows(trials: Sequence[FrozenTrial], goals: Goals, told: Mapping[str, Metrics]) -> list[dict[str, Any]]:
+    """The front for machines: `quantization`, `trial`, and each objective `chosen_on` and `told_on` which data."""
+    keys = [objective.key for objective in goals.objectives]
+    return [
+        {
+            "quantization": (name := trial.user_attrs["configuration"]),
+            "trial": trial.number,
+            "chosen_on": dict(zip(keys, trial.values, strict=True)),
+            "told_on": {key: told[name][key] for key in keys} if name in told else None,
+        }
+        for trial in trials
+    ]
 
 
 def write_suite(path: Path, suite: SuiteSpec, names: Sequence[str], study: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -18,12 +17,15 @@ from typing import Any
 
 from benchmark.analysis.compare import adjust
 from benchmark.analysis.export import to_csv, to_json
-from benchmark.analysis.tables import headline_metrics, sample_frames
+from benchmark.analysis.tables import headline_metrics, narrow_metrics
 from benchmark.engine.ledger import Record
 from benchmark.processes import is_gone, owner
 from benchmark.spec import SuiteSpec, digest
-from benchmark.tracking import FinishedConfiguration, FinishedStudy, ServedModel, Tracker
-from trackers.mlflow_names import experiment_note, metric_name, quant_params, safe_name
+from benchmark.tracking import VIEW, FinishedConfiguration, FinishedStudy, FinishedSweep, ServedModel, Tracker
+from trackers.mlflow_files import data_inputs, write_evaluation, write_sweep
+from trackers.mlflow_names import grouping, metric_name, quant_params, safe_name
+from trackers.mlflow_notes import NOTE, configuration_note, evaluation_note, experiment_note, sweep_note
+from trackers.mlflow_view import renewed
 from trackers.model_registry import check_name, register
 from trackers.store import (
     CONTENT,
@@ -37,9 +39,14 @@ from trackers.store import (
     default_uri,
     every_run,
     renew_statistics,
+    write_batch,
 )
 
 OWNER = "reliquant.owner"
+LAYOUT = "2"
+"""Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
+
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
 
 class MLflowTracker(Tracker):
@@ -57,6 +64,7 @@ class MLflowTracker(Tracker):
         self._places: dict[str, Path | None] = {}
         self._runs: dict[str, str] = {}
         self._complete: dict[str, dict[str, str]] = {}
+        self._shown: set[str] = set()
 
     @cached_property
     def _client(self) -> Any:
@@ -84,10 +92,11 @@ class MLflowTracker(Tracker):
     def log(self, finished: FinishedConfiguration) -> None:
         """Write what is new of a configuration: the parent when anything changed, and the missing children."""
         speed = [digest(finished.efficiency)[:16]] if finished.efficiency else []
-        content = ",".join([*sorted(r.key[:16] + r.status[0] for r in finished.records), *speed])
+        content = ",".join([LAYOUT, *sorted(r.key[:16] + r.status[0] for r in finished.records), *speed])
         if self._is_complete(finished.plan.suite.name, finished.configuration.key, content):
             return
         experiment = self._experiment(finished.plan.suite)
+        self._show(experiment, finished)
         key = finished.configuration.key
         if self._runs.get(key) == content:
             return
@@ -115,6 +124,37 @@ class MLflowTracker(Tracker):
             self._complete[suite] = complete_configurations(self._uri, suite) or {}
         return self._complete[suite].get(key) == content
 
+    def _show(self, experiment: str, finished: FinishedConfiguration) -> None:
+        """Keep the saved view of the runs table up to date; once for each experiment."""
+        if experiment not in self._shown:
+            self._shown.add(experiment)
+            old = self._client.get_experiment(experiment).tags.get(VIEW_TAG)
+            if (new := renewed(old, finished)) is not None:
+                self._client.set_experiment_tag(experiment, VIEW_TAG, new)
+
+    def log_sweep(self, sweep: FinishedSweep) -> None:
+        """A run of its own for each set of quantizations, with the summary table, all changes, and two figures."""
+        suite, content = sweep.plan.suite, f"{LAYOUT},{sweep.content}"
+        if self._is_complete(suite.name, sweep.key, content):
+            return
+        experiment = self._experiment(suite)
+        if self._runs.get(sweep.key) == content:
+            return
+        wanted = f"tags.`{KEY}` = '{sweep.key}' and tags.kind = 'sweep'"
+        there = next(iter(self._client.search_runs([experiment], wanted, max_results=1)), None)
+        if there is None:
+            tags = {KEY: sweep.key, "kind": "sweep", "model": sweep.model, "suite": suite.name, OWNER: owner()}
+            tags |= {"suite.version": str(suite.version), NOTE: sweep_note(sweep)}
+            name = f"sweep {sweep.model}, {len(sweep.configurations)} quantizations"
+            run = self._client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        else:
+            run = self._take_up(there, {})
+        with self._ending(run), tempfile.TemporaryDirectory() as folder:
+            write_sweep(Path(folder), sweep)
+            self._client.log_artifacts(run, folder)
+            self._client.set_tag(run, CONTENT, content)
+        self._runs[sweep.key] = content
+
     def log_study(self, study: FinishedStudy) -> None:
         """A run of its own, with numbers as metrics and files as artifacts."""
         experiment = self._experiment(study.suite)
@@ -123,7 +163,7 @@ class MLflowTracker(Tracker):
         tags = {KEY: study.key, "kind": study.kind, OWNER: owner(), **study.tags}
         run = self._client.create_run(experiment, tags=tags, run_name=study.name).info.run_id
         with self._ending(run):
-            self._batch(run, {metric_name(key): value for key, value in study.metrics.items()}, {}, {})
+            write_batch(self._client, run, {metric_name(key): value for key, value in study.metrics.items()}, {}, {})
             self._client.log_artifacts(run, str(study.folder))
         self._runs[study.key] = ""
 
@@ -148,7 +188,7 @@ class MLflowTracker(Tracker):
                 with suppress(Exception):  # another process may be faster; another reason shows below
                     self._client.create_experiment(name, artifact_location=place)
                 found = self._client.get_experiment_by_name(name)
-                self._client.set_experiment_tag(found.experiment_id, "mlflow.note.content", experiment_note(suite))
+                self._client.set_experiment_tag(found.experiment_id, NOTE, experiment_note(suite))
             self._experiments[name] = found.experiment_id
             self._places[found.experiment_id] = artifact_folder(self._uri, found.artifact_location)
             self._end_orphans(found.experiment_id)
@@ -206,11 +246,8 @@ class MLflowTracker(Tracker):
         tags = {
             KEY: finished.configuration.key,
             "kind": "configuration",
-            "model": model.name,
+            **grouping(finished),
             "model.family": model.family,
-            "method": quant.method,
-            "scope": quant.scope if quant.method != "fp32" else "none",
-            "suite": finished.plan.suite.name,
             "suite.version": str(finished.plan.suite.version),
             OWNER: owner(),
             **finished.tags,
@@ -219,15 +256,16 @@ class MLflowTracker(Tracker):
 
     def _write_parent(self, finished: FinishedConfiguration, parent: str, errors: Mapping[str, str]) -> None:
         tags = {**errors, **({"kernel": finished.efficiency["kernel"]} if finished.efficiency else {})}
+        tags |= {NOTE: configuration_note(finished)}
         params = {"model": finished.configuration.model.name, **quant_params(finished.configuration.quant)}
-        self._batch(parent, headline_metrics(finished), params, tags)
+        write_batch(self._client, parent, {**narrow_metrics(finished), **headline_metrics(finished)}, params, tags)
         if finished.changes:
             tested = adjust(finished.changes)
             self._client.log_text(parent, to_json(tested), "comparison.json")
             self._client.log_text(parent, to_csv(tested), "comparison.csv")
         if finished.report is not None:
             self._client.log_dict(parent, dict(finished.report), "quantization_report.json")
-        self._log_inputs(parent, finished)
+        self._client.log_inputs(parent, data_inputs(finished))
 
     def _write_child(
         self, experiment: str, finished: FinishedConfiguration, record: Record, parent: str, begun: Any
@@ -238,7 +276,8 @@ class MLflowTracker(Tracker):
             "task": record.task,
             "dataset": record.dataset,
             "quantization": record.quantization,
-            "model": record.model,
+            **grouping(finished),
+            NOTE: evaluation_note(finished, record),
             "mlflow.parentRunId": parent,
             OWNER: owner(),
         }
@@ -248,53 +287,16 @@ class MLflowTracker(Tracker):
             run = self._take_up(begun, {})
         with self._ending(run):
             metrics = {key.split("/", 1)[1]: value for key, value in record.metrics.items()}
-            self._batch(run, metrics, {}, {f"note.{safe_name(k)}": v[:5000] for k, v in record.notes.items()})
-            self._log_artifacts(experiment, run, finished, record)
-
-    def _log_artifacts(self, experiment: str, run: str, finished: FinishedConfiguration, record: Record) -> None:
-        outcome, name = finished.outcomes[record.key], record.name
-        evaluation = next(e for e in finished.configuration.evaluations if e.name == name)
-        with tempfile.TemporaryDirectory() as folder:
-            for title, frame in sample_frames(outcome).items():
-                frame.to_csv(Path(folder) / f"{safe_name(title)}.csv", index=False)
-            try:
-                drawing = evaluation.task.drawing
-                for title, figure in (drawing(outcome, finished.references.get(name)) if drawing else {}).items():
-                    figure.savefig(Path(folder) / f"{safe_name(title)}.png", dpi=90)
-            except Exception as error:  # a stranger's drawing may raise anything; the numbers are worth more
-                self._client.set_tag(run, "error.figures", f"{type(error).__name__}: {error}"[:5000])
-            if (place := self._places.get(experiment)) is None:
-                self._client.log_artifacts(run, folder)
-            else:  # MLflow would read the run again to find its folder
-                shutil.copytree(folder, place / run / "artifacts", dirs_exist_ok=True)
-
-    def _log_inputs(self, run: str, finished: FinishedConfiguration) -> None:
-        from mlflow.entities import Dataset, DatasetInput
-
-        plan = finished.plan
-        names = sorted({n for e in finished.configuration.evaluations for r in e.roles.values() for n in r})
-        plain = [name for name in names if plan.data[name].spec.corruption is None]
-        sets = [
-            Dataset(n, plan.data[n].digest[:36], plan.data[n].spec.source, plan.data[n].spec.model_dump_json())
-            for n in plain
-        ]
-        self._client.log_inputs(run, [DatasetInput(dataset) for dataset in sets])
-
-    def _batch(
-        self, run: str, metrics: Mapping[str, float], params: Mapping[str, object], tags: Mapping[str, str]
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        now = int(time.time() * 1000)
-        entries = [Metric(key, float(value), now, 0) for key, value in metrics.items()]
-        for start in range(0, max(len(entries), 1), 1000):  # MLflow's limit of metrics a batch
-            first = start == 0
-            self._client.log_batch(
-                run,
-                entries[start : start + 1000],
-                [Param(key, str(value)) for key, value in params.items()] if first else [],
-                [RunTag(key, value) for key, value in tags.items()] if first else [],
+            write_batch(
+                self._client, run, metrics, {}, {f"note.{safe_name(k)}": v[:5000] for k, v in record.notes.items()}
             )
+            with tempfile.TemporaryDirectory() as folder:
+                if reason := write_evaluation(Path(folder), finished, record):
+                    self._client.set_tag(run, "error.figures", reason[:5000])
+                if (place := self._places.get(experiment)) is None:
+                    self._client.log_artifacts(run, folder)
+                else:  # MLflow would read the run again to find its folder
+                    shutil.copytree(folder, place / run / "artifacts", dirs_exist_ok=True)
 
 
 tracker = MLflowTracker()

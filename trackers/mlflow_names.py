@@ -1,8 +1,9 @@
-"""What runs are called in MLflow: params, metric keys, the note of an experiment."""
+"""What runs are called in MLflow: params, tags to group by, metric keys."""
 
 from __future__ import annotations
 
-from benchmark.spec import QuantSpec, SuiteSpec
+from benchmark.spec import QuantSpec
+from benchmark.tracking import FinishedConfiguration
 
 
 def quant_params(quant: QuantSpec) -> dict[str, object]:
@@ -17,14 +18,11 @@ def quant_params(quant: QuantSpec) -> dict[str, object]:
     return params
 
 
-def experiment_note(suite: SuiteSpec) -> str:
-    """What the reader of an experiment is told first."""
-    return (
-        f"{suite.description}\n\nOne run per quantization (open it for the report), with one nested run per task. "
-        "Metric names are paths: task/dataset/metric; `change/...` is the change against fp32, "
-        "`p/...` its p value; `comparison.csv` has every metric with interval and stars. "
-        "Select runs and press Compare for parallel coordinates over `quant.weight_bits` and the metrics."
-    )
+def grouping(finished: FinishedConfiguration) -> dict[str, str]:
+    """Tags of a configuration and of its tasks, by which MLflow's table can be grouped."""
+    quant, model = finished.configuration.quant, finished.configuration.model
+    scope = quant.scope if quant.method != "fp32" else "none"
+    return {"model": model.name, "suite": finished.plan.suite.name, "method": quant.method, "scope": scope}
 
 
 def metric_name(key: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -147,3 +148,21 @@ def renew_statistics(address: str) -> bool:
         except sqlite3.OperationalError:
             return False
     return True
+
+
+def write_batch(
+    client: Any, run: str, metrics: Mapping[str, float], params: Mapping[str, object], tags: Mapping[str, str]
+) -> None:
+    """Metrics, params and tags of a run in as few requests as MLflow allows."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    now = int(time.time() * 1000)
+    entries = [Metric(key, float(value), now, 0) for key, value in metrics.items()]
+    for start in range(0, max(len(entries), 1), 1000):  # MLflow's limit of metrics a batch
+        first = start == 0
+        client.log_batch(
+            run,
+            entries[start : start + 1000],
+            [Param(key, str(value)) for key, value in params.items()] if first else [],
+            [RunTag(key, value) for key, value in tags.items()] if first else [],
+        )

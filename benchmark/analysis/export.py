@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -111,6 +112,54 @@ def _line(c: Change) -> list[str]:
     return [c.key, c.quantization, value, reference, change, interval, q, f"{mark}{c.stars}"]
 
 
+def to_table(changes: Sequence[Change]) -> str:
+    """For the terminal, 80 columns: one block a metric, one line a quantization (more where its name is long)."""
+    lines: list[str] = []
+    blocks: dict[tuple[str, str], list[Change]] = {}
+    for change in changes:
+        blocks.setdefault((change.model, change.key), []).append(change)
+    for model in dict.fromkeys(model for model, _ in blocks):
+        lines.append(f"{model}: change against fp32 of the same model, with 95 % interval")
+        for (_, key), found in ((name, block) for name, block in blocks.items() if name[0] == model):
+            wish = {"higher": ", higher is better", "lower": ", lower is better", "neither": ""}[found[0].better]
+            base = f"(fp32: {found[0].reference:.4f}{wish})"
+            lines += ["", *([f"{key} {base}"] if len(key) + len(base) < 80 else [key, f"  {base}"])]
+            lines += [line for change in found for line in _table_lines(change)]
+        lines.append("")
+    count = sum(c.p is not None for c in changes)
+    note = f"q: p adjusted over these {count} tests (Benjamini-Hochberg); * q < 0.05, ** q < 0.01, *** q < 0.001"
+    return "\n".join([*lines, *textwrap.wrap(note, 80)]) + "\n"
+
+
+def _table_lines(change: Change) -> list[str]:
+    _, quantization, value, _, difference, interval, q, mark = _line(change)
+    first, *rest = fold(quantization, 29).split("\n")
+    figures = f"{value:>6} {difference:>8} {interval:<18} {q and f'q {q}':<8} {mark}"
+    return [f"  {first:<29} {figures}".rstrip(), *(f"    {part}" for part in rest)]
+
+
+def fold(name: str, width: int) -> str:
+    """A short name on several lines of at most `width` characters, broken after hyphens."""
+    lines = [""]
+    for token in name.replace("-", "-\n").split("\n"):
+        if lines[-1] and len(lines[-1]) + len(token) > width:
+            lines.append("")
+        lines[-1] += token
+    return "\n".join(lines)
+
+
+def to_jsonl(changes: Sequence[Change]) -> str:
+    """One JSON object a line, one line a change."""
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows(changes))
+
+
 FORMATS: Mapping[str, Callable[[Sequence[Change]], str]] = MappingProxyType(
-    {"md": to_markdown, "csv": to_csv, "latex": to_latex, "json": to_json}
+    {
+        "table": to_table,
+        "md": to_markdown,
+        "csv": to_csv,
+        "latex": to_latex,
+        "json": to_json,
+        "jsonl": to_jsonl,
+    }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -155,6 +156,24 @@ def headline_metrics(finished: FinishedConfiguration) -> dict[str, float]:
     if finished.efficiency is not None:
         metrics |= {f"efficiency/{name}": value for name, value in efficiency_figures(finished.efficiency).items()}
     return metrics
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Metric key -> name for a narrow column, `corruption_accuracy`; the whole key where two would share one."""
+    plain = {key: f"{key.split('/', 1)[0]}_{key.rsplit('/', 1)[1]}" for key in keys}
+    count = Counter(plain.values())
+    return {key: name if count[name] == 1 else key.replace("/", "_") for key, name in plain.items()}
+
+
+def narrow_metrics(finished: FinishedConfiguration) -> dict[str, float]:
+    """What a table of runs shows first: `effective_bits`, and by short name each headline metric and its `_change`."""
+    metrics = headline_metrics(finished)
+    keys = [key for key in headline_keys(finished.plan, finished.records) if key in metrics]
+    names = short_names(dict.fromkeys([*finished.plan.suite.headline, *keys]))
+    found = {names[key]: metrics[key] for key in keys}
+    found |= {f"{names[key]}_change": metrics[f"change/{key}"] for key in keys if f"change/{key}" in metrics}
+    bits = metrics.get("quantization/effective_bits")
+    return found if bits is None else {"effective_bits": bits, **found}
 
 
 def sample_frames(outcome: Outcome) -> dict[str, pd.DataFrame]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from benchmark.analysis.compare import Change, Comparer
@@ -13,9 +14,9 @@ from benchmark.engine.ledger import Ledger, Record, ReportRow
 from benchmark.engine.plan import Configuration, Evaluation, Plan
 from benchmark.errors import DamagedSamplesError
 from benchmark.plugins import Outcome
-from benchmark.progress import Progress
+from benchmark.progress import Progress, Silent
 from benchmark.spec import FP32
-from benchmark.tracking import FinishedConfiguration, Tracker
+from benchmark.tracking import FinishedConfiguration, FinishedSweep, Tracker, sweeps
 
 
 @dataclass
@@ -136,22 +137,25 @@ class Driver:
         found = [self.ledger.records[e.key] for e in configuration.evaluations]
         records = [adopted(record, self.plan, configuration) for record in found]
         bases = reference_records(configuration, self._full, self.ledger)
-        finished = gather(self.plan, configuration, records, bases, self.ledger, self.comparer)
+        finished = gather(self.plan, configuration, records, bases, self.ledger, self.comparer, self.progress)
         self._finished[configuration.key] = replace(finished, outcomes={}, references={})
-        for tracker in self.trackers:
-            self._track(tracker, finished)
+        self._track(configuration.quant.name, lambda tracker: tracker.log(finished))
 
-    def _track(self, tracker: Tracker, finished: FinishedConfiguration) -> None:
+    def _track(self, title: str, tell: Callable[[Tracker], None]) -> None:
         """A tracker that fails loses nothing: the ledger has the records, `reliquant sync` brings them over."""
-        if tracker.name in self.sweep.untracked:
-            return
-        try:
-            tracker.log(finished)
-        except Exception as error:  # a stranger's tracker or a server may raise anything
-            self.sweep.untracked[tracker.name] = f"{type(error).__name__}: {error}"
+        with self.progress.phase(f"track {title}", len(self.trackers)) as advance:
+            for tracker in self.trackers:
+                if tracker.name not in self.sweep.untracked:
+                    try:
+                        tell(tracker)
+                    except Exception as error:  # a stranger's tracker or a server may raise anything
+                        self.sweep.untracked[tracker.name] = f"{type(error).__name__}: {error}"
+                advance(1)
 
     def close(self) -> Sweep:
-        """The sweep, in the plan's order."""
+        """The sweep, in the plan's order; the trackers are told what there is to compare in it."""
+        for sweep in sweeps([self._finished[c.key] for c in self.plan.configurations]):
+            self._track(f"sweep {sweep.model}", partial(_log_sweep, sweep))
         for finished in (self._finished[c.key] for c in self.plan.configurations):
             self.sweep.records += finished.records
             self.sweep.changes += finished.changes
@@ -170,6 +174,7 @@ def gather(
     bases: Mapping[str, Record],
     ledger: Ledger,
     comparer: Comparer | None,
+    progress: Progress | None = None,
 ) -> FinishedConfiguration:
     """A configuration with its outcomes, references and changes, as trackers get it.
 
@@ -178,6 +183,13 @@ def gather(
     """
     report, efficiency = ledger.reports.get(configuration.content), ledger.efficiencies.get(configuration.content)
     tasks = {e.name: e.task for e in configuration.evaluations}
+    changes: list[Change] = []
+    compared = [record for record in records if record.status == "done" and record.name in bases] if comparer else []
+    with (progress or Silent()).phase(f"compare {configuration.quant.name}", len(compared)) as advance:
+        for record in compared:
+            if comparer:
+                changes += comparer.changes(tasks[record.name], record, bases[record.name], ledger.outcome)
+            advance(1)
     return FinishedConfiguration(
         plan=plan,
         configuration=configuration,
@@ -186,12 +198,7 @@ def gather(
         records=tuple(records),
         outcomes={r.key: ledger.outcome(r) for r in records if r.status == "done"},
         references={name: ledger.outcome(record) for name, record in bases.items()},
-        changes=tuple(
-            change
-            for record in records
-            if comparer and record.status == "done" and record.name in bases
-            for change in comparer.changes(tasks[record.name], record, bases[record.name], ledger.outcome)
-        ),
+        changes=tuple(changes),
     )
 
 
@@ -230,7 +237,8 @@ def reference_records(
 
 def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> int:
     """Tell a tracker of every configuration that the ledger has completely; returns how many. Runs no model."""
-    count, comparer, full = 0, Comparer(ledger.home), full_precision(plan)
+    told: list[FinishedConfiguration] = []
+    comparer, full = Comparer(ledger.home), full_precision(plan)
     with progress.phase(f"sync {plan.suite.name}", len(plan.configurations)) as advance, Claims(ledger.home) as claims:
         for configuration in plan.configurations:
             advance(1)
@@ -241,8 +249,15 @@ def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> 
                     continue
                 try:
                     bases = reference_records(configuration, full, ledger)
-                    tracker.log(gather(plan, configuration, records, bases, ledger, comparer))
-                    count += 1
+                    finished = gather(plan, configuration, records, bases, ledger, comparer, progress)
+                    tracker.log(finished)
+                    told.append(replace(finished, outcomes={}, references={}))
                 except DamagedSamplesError as damage:
                     progress.message(str(damage))
-    return count
+    for sweep in sweeps(told):
+        tracker.log_sweep(sweep)
+    return len(told)
+
+
+def _log_sweep(sweep: FinishedSweep, tracker: Tracker) -> None:
+    tracker.log_sweep(sweep)

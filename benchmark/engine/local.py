@@ -87,8 +87,10 @@ class Local:
                 driver.write(configuration, evaluation, failure(error, about, settings.batch_size))
         else:
             self._settle_reference(configuration)
-            for evaluation in pending:
-                driver.write(configuration, evaluation, evaluate(maker, evaluation, about))
+            with driver.progress.phase(f"evaluate {configuration.quant.name}", len(pending)) as advance:
+                for evaluation in pending:
+                    driver.write(configuration, evaluation, evaluate(maker, evaluation, about))
+                    advance(1)
         finally:
             driver.sweep.forward_images += maker.forward_images
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from benchmark.errors import ModelError
+from benchmark.progress import shown
 
 WAY_OUT = (
     "set HF_HUB_OFFLINE=1 to use only what is cached, or give a folder with --model local-dir:PATH "
@@ -73,7 +76,7 @@ def _download(repository: str, name: str) -> Path | None:
     from huggingface_hub import errors, hf_hub_download
 
     try:
-        return Path(hf_hub_download(repository, name, etag_timeout=10))
+        return Path(hf_hub_download(repository, name, etag_timeout=10, tqdm_class=download_bar(repository)))
     except errors.LocalEntryNotFoundError as error:
         raise ModelError(f"{repository}: {name} cannot be fetched ({_line(error)}); {WAY_OUT}") from None
     except errors.EntryNotFoundError:
@@ -84,6 +87,27 @@ def _download(repository: str, name: str) -> Path | None:
         raise ModelError(f"{repository}: no such repository on the hub (or it is private)") from None
     except (errors.HFValidationError, errors.HfHubHTTPError, OSError) as error:
         raise ModelError(f"{repository}: {name} cannot be fetched ({_line(error)}); {WAY_OUT}") from None
+
+
+def download_bar(title: str) -> Any:
+    """A class that the hub's client takes for tqdm's: draws nothing, and tells our progress how many bytes came."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "disable": True})
+            self._open = ExitStack()
+            self._advance = self._open.enter_context(shown().phase(f"download {title}", int(self.total or 0), "B"))
+            self._advance(int(self.n))
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            self._advance(int(n or 0))
+
+        def close(self) -> None:
+            self._open.close()
+
+    return Bar
 
 
 def _check_reachable(repository: str, timeout: float = 5.0) -> None:

@@ -115,6 +115,8 @@ def _parts(ref: str, download: bool) -> _Parts:
     path = Path(ref).expanduser()
     if path.is_file():
         return _from_file(path)
+    if re.fullmatch(r"[a-z-]{2,}", scheme) and rest:
+        raise UnknownNameError("kind of model reference", scheme, ("hf-hub", "local-dir", "transformers"))
     return _from_architecture(ref, download)
 
 
@@ -163,7 +165,7 @@ def _from_architecture(ref: str, download: bool) -> _Parts:
             )
         if name in ("", ".", "..", "~") or Path(ref).suffix in (".safetensors", *TORCH_SUFFIXES):
             raise ModelError(f"{ref}: no such file")
-        raise UnknownNameError("model architecture", name, known)
+        raise UnknownNameError("model", name, ("demo", *known))
     config = read_json(known[name])
     from open_clip import pretrained as tags
 

@@ -91,6 +91,16 @@ def test_it_writes_a_file_and_all_formats(home: Path, tmp_path: Path) -> None:
         assert mark in run(home, "--format", name).stdout
 
 
+def test_machines_get_json_lines_on_stdout_alone(home: Path) -> None:
+    result = run(home, "--all", "--json", "--quiet")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert all(row["quantization"] != "fp32" and row["change"] == row["value"] - row["reference"] for row in rows)
+    assert len(rows) > 2
+    assert result.stderr == ""
+    [told] = [json.loads(line) for line in run(home, "--claims", "--json").stdout.splitlines()]
+    assert "of the study's claims" in told["claims"]
+
+
 def test_the_claims(home: Path) -> None:
     assert "of the study's claims cannot be told" in " ".join(run(home, "--claims").stdout.split())
 
@@ -114,7 +124,7 @@ def test_a_quantization_without_its_full_precision_is_said(home: Path) -> None:
     [
         (["rtn-w3*"], "unknown run in the results of 'small' 'rtn-w3*'"),
         (["--model", "tinny"], "Did you mean 'tiny'?"),
-        (["--format", "xls"], "Known: csv, json, latex, md"),
+        (["--format", "xls"], "Known: csv, json, jsonl, latex, md, table"),
         (["--metric", "ood/"], "no metric begins with ood/"),
         (["-o", "/no/such/folder/x"], "cannot be written"),
     ],

@@ -61,6 +61,23 @@ def test_markdown_has_one_row_a_change() -> None:
     assert "all 2 tests of this table" in text
 
 
+def test_the_terminals_table_fits_80_columns_and_says_everything() -> None:
+    key = "corruption/a_data_set_with_a_long_name.and_more/gaussian_noise/accuracy"
+    text = FORMATS["table"]([*ROWS, *adjust([change(key, "rtn-w4a8-channel-token-vision+text", 0.25, 1e-9)])])
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[2] == "zero_shot/scenes/accuracy (fp32: 0.5000, higher is better)"
+    assert "0.3750  -0.1250 [-0.2250, -0.0250] q <0.001 -***" in lines[3]
+    assert lines[-2].startswith("q: p adjusted over these 3 tests")
+    at = lines.index(key)
+    assert lines[at + 2].split()[0] + lines[at + 3].strip() == "rtn-w4a8-channel-token-vision+text"
+
+
+def test_json_lines_are_one_object_a_change() -> None:
+    rows = [json.loads(line) for line in FORMATS["jsonl"](ROWS).splitlines()]
+    assert [(row["metric"], row["change"]) for row in rows] == [(c.key, c.change) for c in ROWS]
+
+
 def test_latex_escapes_and_is_balanced() -> None:
     text = FORMATS["latex"](ROWS)
     assert r"zero\_shot/scenes/accuracy" in text
@@ -72,7 +89,7 @@ def test_latex_escapes_and_is_balanced() -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_changes_give_an_empty_table(name: str) -> None:
-    assert FORMATS[name]([])
+    assert bool(FORMATS[name]([])) == (name != "jsonl")
 
 
 # --- claims ------------------------------------------------------------------------------------------------------

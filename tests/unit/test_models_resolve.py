@@ -181,7 +181,9 @@ class TestBadReferences:
         ("ref", "message"),
         [
             ("local-dir:/nowhere/at/all", "/nowhere/at/all: no such folder"),
-            ("ViT-B-33/openai", "unknown model architecture 'ViT-B-33'. Did you mean 'ViT-B-32'?"),
+            ("dmeo", "unknown model 'dmeo'. Did you mean 'demo'?"),
+            ("loca-dir:x", "unknown kind of model reference 'loca-dir'. Did you mean 'local-dir'?"),
+            ("ViT-B-33/openai", "unknown model 'ViT-B-33'. Did you mean 'ViT-B-32'?"),
             ("ViT-B-32/opnai", "unknown pretrained tag of ViT-B-32 'opnai'. Did you mean 'openai'?"),
             ("ViT-B-32", "which weights? Use ViT-B-32/FILE or ViT-B-32/TAG (openai, "),
             ("ViT-B-32/nowhere.safetensors", "nowhere.safetensors: no such weight file"),

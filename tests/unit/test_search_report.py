@@ -11,7 +11,7 @@ from PIL import Image
 from benchmark.suite import load_suite
 from search.history import early, front, losses
 from search.objective import Goals
-from search.report import importances, print_front, reference_point, write_figures, write_suite
+from search.report import front_rows, importances, print_front, reference_point, write_figures, write_suite
 from search.selection import report_suite
 from search.storage import open_storage
 from search.study import Search
@@ -56,6 +56,22 @@ def test_the_reference_point_is_the_worst_of_each_objective(search: Search) -> N
     points = losses(search.study, search.study.get_trials())
     assert (points <= reference_point(points)).all()
     assert (points == reference_point(points)).any(axis=0).all()
+
+
+def test_the_front_fits_80_columns_and_machines_get_it_too(
+    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = front(search.study)
+    told = {found[0].user_attrs["configuration"]: dict.fromkeys([o.key for o in search.goals.objectives], 0.125)}
+    print_front(found, search.goals, told)
+    output = capsys.readouterr().out
+    assert max(len(line.rstrip()) for line in output.splitlines()) <= 80
+    assert "…" not in output
+    rows = front_rows(found, search.goals, told)
+    assert [row["trial"] for row in rows] == [trial.number for trial in found]
+    assert set(rows[0]["told_on"].values()) == {0.125}
+    assert rows[0]["chosen_on"] == dict(zip(told[rows[0]["quantization"]], found[0].values, strict=True))
 
 
 def test_the_table_tells_both_values(search: Search, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from benchmark.data.sources.base import LoadedData, Source
 from benchmark.data.sources.image_folder import CLASS_FILE, TEMPLATE_FILE
 from benchmark.data.sources.parquet import ColumnOptions, from_columns, quiet_datasets
 from benchmark.errors import DataError
+from benchmark.progress import shown
 from benchmark.spec import DataSpec, digest
 
 if TYPE_CHECKING:
@@ -83,8 +84,10 @@ def _load(path: str, config: str | None, split: str, revision: str | None) -> da
 
     expected = (OSError, ValueError, HfHubHTTPError, OfflineModeIsEnabled, datasets.exceptions.DatasetsError)
     try:
-        with quiet_datasets():
-            return datasets.load_dataset(path, config, split=split, revision=revision)
+        with quiet_datasets(), shown().phase(f"download {path}, or read it from the cache", 1) as advance:
+            found: datasets.Dataset = datasets.load_dataset(path, config, split=split, revision=revision)
+            advance(1)
+            return found
     except expected as error:
         raise DataError(f"hub data set '{path}' cannot be loaded ({_first_line(error)}); {WAY_OUT}") from error
 

@@ -1,0 +1,65 @@
+"""What the shell completes: names of suites, methods, tasks and models. No plugin, torch or MLflow is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FIXED = ("bnb-", "control-", "fp8", "fp32", "torchao-")
+"""Methods whose name says the precision."""
+
+SCHEMES = ("demo", "group:paper", "hf-hub:", "local-dir:", "transformers:")
+
+
+def suites(incomplete: str) -> list[str]:
+    """Suites by name; a path with a YAML file at its end is the shell's to complete."""
+    return _beginning(incomplete, (path.stem for path in (HERE / "suites").glob("*.yaml")))
+
+
+def tasks(incomplete: str) -> list[str]:
+    """Installed tasks."""
+    return _beginning(incomplete, _plugins("tasks"))
+
+
+def trackers(incomplete: str) -> list[str]:
+    """Installed trackers."""
+    return _beginning(incomplete, _plugins("trackers"))
+
+
+def methods(incomplete: str) -> list[str]:
+    """Installed methods of quantization."""
+    return _beginning(incomplete, _plugins("quantizers"))
+
+
+def quantizations(incomplete: str) -> list[str]:
+    """Short names: the methods, and of the one that is typed already the usual precisions."""
+    found = methods(incomplete)
+    for method in _plugins("quantizers"):
+        if incomplete.startswith(f"{method}-") or [method] == found:
+            bits = () if method.startswith(FIXED) else ("w8a8-", "w6a8-", "w4a8-", "w4-g128-")
+            found = [*found, *(f"{method}-{each}vision" for each in bits or ("",))]
+    return _beginning(incomplete, found)
+
+
+def models(incomplete: str) -> list[str]:
+    """The demo, schemes, open_clip's architectures, and the named models of groups."""
+    import yaml
+
+    groups = yaml.safe_load((HERE / "models" / "groups.yaml").read_text(encoding="utf-8"))
+    named = [m["ref"] if isinstance(m, dict) else m for group in groups.values() for m in group["models"]]
+    package = find_spec("open_clip")
+    places = package.submodule_search_locations if package else None
+    folders = [Path(place) / "model_configs" for place in places or ()]
+    return _beginning(incomplete, [*SCHEMES, *named, *(f"{p.stem}/" for f in folders for p in f.glob("*.json"))])
+
+
+def _plugins(kind: str) -> list[str]:
+    return [point.name for point in entry_points(group=f"reliquant.{kind}")]
+
+
+def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:
+    """The names that begin so, each once, sorted."""
+    return sorted({name for name in names if name.startswith(incomplete)})

@@ -1,0 +1,142 @@
+"""The terminal: 80 columns, colours, completion, versions, JSON lines."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmark import completing
+from benchmark.analysis.tables import Cell, Row
+from benchmark.cli import app
+from benchmark.printing import print_table
+from tests.unit.test_printing import demo_plan
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-9]|4[0-9]|9[0-7])[0-9;]*m")
+
+
+@pytest.mark.parametrize("what", ["tasks", "quantizers", "models", "data", "suites"])
+def test_listings_fit_80_columns(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = CliRunner().invoke(app, ["list", what])
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert "…" not in result.stdout
+    assert len(lines) > 3
+
+
+def test_what_validate_says_of_the_demo_fits_80_columns_and_machines_get_json() -> None:
+    assert max(map(len, CliRunner().invoke(app, ["validate", "demo"]).stdout.splitlines())) <= 80
+    found = json.loads(CliRunner().invoke(app, ["validate", "demo", "--json"]).stdout)
+    assert (found["suite"], found["configurations"], found["missing"]) == ("demo", 8, [])
+    assert CliRunner().invoke(app, ["validate", "demo", "--quiet"]).output == ""
+
+
+def table(capsys: pytest.CaptureFixture[str]) -> str:
+    """The table of a run with one change for the worse, as it is printed."""
+    plan = demo_plan()
+    key = plan.suite.headline[0]
+    print_table(
+        [Row("demo", c.quant.name, {key: Cell(0.5, -0.1, "higher")}) for c in plan.configurations], [key], {}, plan
+    )
+    return capsys.readouterr().out
+
+
+def test_colours_are_for_terminals_and_off_with_no_color(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    assert "\x1b" not in table(capsys)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert COLOUR.search(table(capsys))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not COLOUR.search(table(capsys))
+
+
+def complete(words: str) -> tuple[list[str], set[str]]:
+    """What bash is offered for the last word, and which heavy packages were imported for it."""
+    code = (
+        "import sys, atexit\n"
+        "heavy = ('torch', 'mlflow', 'open_clip', 'optuna', 'scipy', 'pandas')\n"
+        "atexit.register(lambda: print(*(m for m in heavy if m in sys.modules), file=sys.stderr))\n"
+        "from benchmark.cli import app\n"
+        "sys.argv = ['reliquant']\n"
+        "app(prog_name='reliquant')"
+    )
+    given = words.split(" ")
+    environment = {
+        **os.environ,
+        "_RELIQUANT_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(given) - 1),
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    return result.stdout.split(), set(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("reliquant run d", {"demo"}),
+        ("reliquant run demo --quant rtn-w8", {"rtn-w8a8-vision"}),
+        ("reliquant run demo --task zero", {"zero_shot"}),
+        ("reliquant run demo --model ViT-B-32/o", {"ViT-B-32/openai"}),
+        ("reliquant list mo", {"models"}),
+    ],
+)
+def test_the_shell_completes_without_heavy_imports(words: str, expected: set[str]) -> None:
+    offered, heavy = complete(words)
+    assert set(offered) == expected
+    assert heavy == set()
+
+
+def test_completions_know_what_is_installed() -> None:
+    from benchmark.engine.plan import tasks
+    from benchmark.quantization import parse, quantizers
+    from benchmark.suite import suite_names
+
+    assert completing.suites("") == suite_names()
+    assert completing.tasks("") == tasks.names()
+    assert completing.methods("") == quantizers.names()
+    assert {"demo", "ViT-L-14/", "transformers:kakaobrain/align-base"} <= set(completing.models(""))
+    for name in completing.quantizations("gptq-"):
+        assert parse(name).method == "gptq"
+    assert completing.quantizations("bnb-nf4-") == ["bnb-nf4-vision"]
+
+
+def test_the_version_is_the_installed_one() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.stdout.split() == ["reliquant", importlib.metadata.version("reliquant")]
+
+
+def test_a_browser_is_opened_when_the_server_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    from benchmark.browsing import open_later
+    from benchmark.errors import InputError
+
+    opened = tmp_path / "opened"
+    script = tmp_path / "browser"
+    script.write_text(f'#!/bin/sh\nprintf "%s" "$1" > {opened}\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{script} %s")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        assert open_later("127.0.0.1", port, f"http://127.0.0.1:{port}/#/x?a=b").wait(60) == 0
+    assert opened.read_text() == f"http://127.0.0.1:{port}/#/x?a=b"
+    with pytest.raises(InputError, match=r"127\.0\.0\.1 only"):
+        open_later("0.0.0.0", port, "http://x")

@@ -1,0 +1,51 @@
+"""What lies beside the numbers in MLflow: tables and figures as files of a folder, and the data sets of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmark.analysis.compare import adjust
+from benchmark.analysis.export import to_csv
+from benchmark.analysis.sweep import draw, summary
+from benchmark.analysis.sweep import to_csv as summary_to_csv
+from benchmark.analysis.tables import sample_frames
+from benchmark.engine.ledger import Record
+from benchmark.tracking import FinishedConfiguration, FinishedSweep
+from trackers.mlflow_names import safe_name
+
+
+def write_evaluation(folder: Path, finished: FinishedConfiguration, record: Record) -> str | None:
+    """Per-sample tables and the task's figures; returns why the figures could not be drawn."""
+    outcome = finished.outcomes[record.key]
+    for title, frame in sample_frames(outcome).items():
+        frame.to_csv(folder / f"{safe_name(title)}.csv", index=False)
+    drawing = next(e.task.drawing for e in finished.configuration.evaluations if e.name == record.name)
+    try:
+        figures = drawing(outcome, finished.references.get(record.name)) if drawing else {}
+        for title, figure in figures.items():
+            figure.savefig(folder / f"{safe_name(title)}.png", dpi=90)
+    except Exception as error:  # a stranger's drawing may raise anything; the numbers are worth more
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def write_sweep(folder: Path, sweep: FinishedSweep) -> None:
+    """`summary.csv`, `comparison.csv`, `changes.png` and `bits.png`."""
+    (folder / "summary.csv").write_text(summary_to_csv(summary(sweep)), encoding="utf-8")
+    (folder / "comparison.csv").write_text(to_csv(adjust(sweep.changes)), encoding="utf-8")
+    for title, figure in draw(sweep).items():
+        figure.savefig(folder / f"{title}.png", dpi=110)
+
+
+def data_inputs(finished: FinishedConfiguration) -> list[Any]:
+    """The data sets of a configuration as MLflow's inputs; generated corruptions are not listed beside their base."""
+    from mlflow.entities import Dataset, DatasetInput
+
+    data = finished.plan.data
+    names = sorted({n for e in finished.configuration.evaluations for r in e.roles.values() for n in r})
+    plain = [name for name in names if data[name].spec.corruption is None]
+    return [
+        DatasetInput(Dataset(name, data[name].digest[:36], data[name].spec.source, data[name].spec.model_dump_json()))
+        for name in plain
+    ]
