@@ -5,11 +5,13 @@ A worker that dies is replaced and its task begun again; banks that it had finis
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,10 +166,11 @@ class OnRay:
 
     def _leave_mark(self) -> str:
         """By which a worker sees that it shares the results folder."""
-        mark = uuid.uuid4().hex
-        self.driver.claims.folder.mkdir(parents=True, exist_ok=True)
-        (self.driver.claims.folder / "mark").write_text(mark, encoding="utf-8")
-        return mark
+        place = self.driver.claims.folder / "mark"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), place.open("x", encoding="utf-8") as file:
+            file.write(uuid.uuid4().hex)
+        return place.read_text(encoding="utf-8")
 
     def _at_once(self, ray: Any) -> int:
         """Tasks that fit on the cluster at the same time; at least one, which may be waiting for a node."""
@@ -208,7 +211,7 @@ def connect(options: RayOptions) -> Any:
     address = options.address or os.environ.get("RAY_ADDRESS")
     own: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
     except Exception as error:  # Ray's own, gRPC's, and plain ones
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"--address {address or 'local'}: cannot connect to Ray ({reason})") from error

@@ -15,9 +15,9 @@ from typing import Any
 
 from benchmark.engine.banks import Caches, ModelHolder
 from benchmark.engine.evaluate import Result, embed, evaluate, failure
-from benchmark.engine.plan import Configuration, Settings, make_plan
+from benchmark.engine.plan import Configuration, Plan, Settings, make_plan
 from benchmark.engine.provenance import provenance
-from benchmark.errors import InputError
+from benchmark.errors import InputError, ReliquantError
 from benchmark.progress import Silent
 from benchmark.spec import SuiteSpec
 
@@ -58,37 +58,44 @@ _included: set[Path] = set()
 
 
 def work(order: Order) -> Answer:
-    """Evaluate on a worker."""
+    """Evaluate on a worker.
+
+    What makes all work impossible here is an answer that stops the sweep; what fails for one configuration is recorded.
+    """
     import torch
 
     os.environ.update({name: value for name, value in order.environment.items() if name not in os.environ})
     if order.folder.is_dir():
         os.chdir(order.folder)  # where the suite's relative paths begin
-    _include(order.include)
     torch.set_num_threads(order.threads)
-    plan = make_plan(order.suite, order.settings)
+    try:
+        _include(order.include)
+        plan = make_plan(order.suite, order.settings)
+    except ReliquantError as error:
+        return Answer(refused=f"worker {platform.node()}: {error}")
     configuration = next((c for c in plan.configurations if c.key == order.configuration), None)
     if configuration is None:
         return Answer(
             refused=f"worker {platform.node()} names this evaluation otherwise than the driver: its reliquant, its "
             "data, its weights or its kind of device differ"
         )
+    return _evaluated(order, plan, configuration)
+
+
+def _evaluated(order: Order, plan: Plan, configuration: Configuration) -> Answer:
     pending = [e for e in configuration.evaluations if e.key in order.evaluations]
     about = {**provenance(plan, configuration), "host": platform.node()}
     caches = Caches.open(_cache(order), order.pixel_budget, order.skip_broken)
     maker = caches.maker(plan, configuration, _holder(configuration, order.settings.device), Silent())
+    report = None
     try:
         if order.check_inputs:
             maker.check_inputs({name for e in configuration.evaluations for r in e.roles.values() for name in r})
-    except InputError as error:
-        return Answer(refused=str(error))
-    except Exception:
-        pass  # it meets the evaluation again, which records it
-    report = None
-    try:
         report = embed(maker, pending, order.with_report)
         results = {e.key: evaluate(maker, e, about) for e in pending}
     except Exception as error:  # the rest of the sweep goes on; the reason is recorded
+        if order.check_inputs and isinstance(error, InputError):
+            return Answer(refused=f"worker {platform.node()}: {error}")
         results = {e.key: failure(error, about, order.settings.batch_size) for e in pending}
     return Answer(results, report, maker.forward_images, tuple(caches.damaged))
 
