@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 import uuid
 from collections import deque
@@ -211,9 +212,18 @@ def connect(options: RayOptions) -> Any:
     address = options.address or os.environ.get("RAY_ADDRESS")
     own: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
+        _knock(address or "")
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
     except Exception as error:  # Ray's own, gRPC's, and plain ones
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"--address {address or 'local'}: cannot connect to Ray ({reason})") from error
     stop_on_sigterm()  # Ray has put its own handler in its place
     return ray
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at `[ray://]HOST:PORT`: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+            pass
