@@ -38,7 +38,13 @@ tasks:
 EVALUATIONS = 3 * (1 + len(QUANTS))
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["benchmark.commands", "tests.e2e.runs"])
+_context.set_forkserver_preload(
+    [
+        *("tests.e2e.runs", "benchmark.commands", "benchmark.analysis.compare", "benchmark.quantization.rtn"),
+        *("tasks.zero_shot", "tasks.ood", "tasks.corruption", "trackers.jsonl", "trackers.mlflow"),
+        *("open_clip", "hqq.core.quantize", "bitsandbytes", "scipy.stats", "datasets", "benchmark.data.corruptions"),
+    ]
+)
 
 
 def command(folder: Path, *arguments: str, tracker: str = "jsonl") -> list[str]:
