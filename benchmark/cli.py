@@ -31,7 +31,9 @@ from benchmark.cli_options import (
 from benchmark.cli_report import report, show
 from benchmark.cli_search import search
 from benchmark.cli_spectrum import spectrum
+from benchmark.cli_sync import sync
 from benchmark.errors import ReliquantError
+from benchmark.stopping import stop_on_sigterm
 
 app = typer.Typer(
     name="reliquant",
@@ -67,6 +69,13 @@ class Listing(StrEnum):
     suites = "suites"
 
 
+class Engine(StrEnum):
+    """Where `reliquant run` evaluates."""
+
+    local = "local"
+    ray = "ray"
+
+
 @app.command()
 def run(
     suite: Suite = "demo",
@@ -90,6 +99,10 @@ def run(
     spectra: Annotated[Many, typer.Option("--spectrum", help="Spectral study of this data too; repeatable.")] = None,
     tracker: Trackers = None,
     tracking_uri: Uri = None,
+    engine: Annotated[Engine, typer.Option("--engine", help="In this process, or on a Ray cluster.")] = Engine.local,
+    address: Annotated[str | None, typer.Option("--address", help="With ray: auto, ray://HOST:PORT.")] = None,
+    task_cpus: Annotated[float, typer.Option("--task-cpus", help="With ray: CPUs of a configuration.")] = 1,
+    task_gpus: Annotated[float | None, typer.Option("--task-gpus", help="With ray: GPUs, e.g. 0.5.")] = None,
     home: Home = HOME,
     include: Include = None,
     speed: Annotated[bool | None, typer.Option(help="Time again / never; default: what is new here.")] = None,
@@ -120,6 +133,10 @@ def run(
         home=home,
         include=include or [],
         speed=speed,
+        engine=engine.value,
+        address=address,
+        task_cpus=task_cpus,
+        task_gpus=task_gpus,
         quiet=quiet,
         json=json,
         spectrum=spectra or [],
@@ -216,19 +233,7 @@ def ui(
     serve(home, host, port, tracking_uri, open_)
 
 
-@app.command()
-def sync(
-    suite: Suite = "demo",
-    home: Home = HOME,
-    tracking_uri: Uri = None,
-    include: Include = None,
-    quiet: Quiet = False,
-    json: Json = False,
-) -> None:
-    """Bring a suite's finished evaluations from the ledger to MLflow; evaluates nothing."""
-    from benchmark.commands import sync_suite
-
-    raise typer.Exit(sync_suite(suite, home, tracking_uri, include or [], quiet, json))
+app.command()(sync)
 
 
 def main() -> None:
@@ -239,6 +244,7 @@ def main() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    stop_on_sigterm()
     try:
         app()
     except ReliquantError as error:

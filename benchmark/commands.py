@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from benchmark.engine.execution import check_precision
 from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.plan import Plan, Settings, make_plan
 from benchmark.engine.provenance import skipped_warnings, template_warnings
+from benchmark.engine.ray import RayOptions
 from benchmark.engine.run import PIXEL_BUDGET, Sweep, replay
 from benchmark.engine.run import run as run_plan
 from benchmark.engine.timing import Timing
@@ -27,6 +29,7 @@ from benchmark.printing import print_efficiency, print_table
 from benchmark.progress import open_progress
 from benchmark.quantization import parse
 from benchmark.spec import Override, QuantSpec, parse_spec
+from benchmark.stopping import stopped
 from benchmark.suite import load_suite, narrow
 from benchmark.tracking import Tracker, trackers
 
@@ -64,6 +67,26 @@ class RunRequest:
     json: bool = False
     spectrum: Sequence[str] = ()
     speed: bool | None = None
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    task_cpus: float = 1
+    task_gpus: float | None = None
+
+    @property
+    def ray(self) -> RayOptions | None:
+        """How to use a cluster; None for this process.
+
+        Raises:
+            InputError: options of Ray without `--engine ray`, or resources that are no resources.
+        """
+        if self.engine == "local":
+            if self.address is not None or self.task_gpus is not None or self.task_cpus != 1:
+                raise InputError("--address, --task-cpus and --task-gpus belong to --engine ray")
+            return None
+        gpus = float(self.device.startswith("cuda")) if self.task_gpus is None else self.task_gpus
+        if not (0 < self.task_cpus < math.inf and 0 <= gpus < math.inf):
+            raise InputError("--task-cpus: a number above 0; --task-gpus: a number from 0")
+        return RayOptions(self.address, self.task_cpus, gpus, tuple(self.include))
 
     @property
     def timing(self) -> Timing:
@@ -73,8 +96,15 @@ class RunRequest:
 
 
 def run_suite(request: RunRequest) -> int:
-    """Run and report; returns the exit status (0, or 3 when some evaluations failed)."""
-    chosen = _trackers(request)
+    """Run and report; returns the exit status (0; 3 when some evaluations failed; 130 or 143 when it was stopped)."""
+    try:
+        return _run_suite(request)
+    except KeyboardInterrupt as stop:
+        return stopped(stop)
+
+
+def _run_suite(request: RunRequest) -> int:
+    chosen, ray = _trackers(request), request.ray
     budget = pixel_budget(request)
     with open_progress(request.quiet) as progress:
         plan = _plan(request)  # may download the model
@@ -85,19 +115,16 @@ def run_suite(request: RunRequest) -> int:
         if any(ledger.done(e.key) is None for c in plan.configurations for e in c.evaluations):
             for tracker in opened:
                 tracker.connect()
-        try:
-            sweep = run_plan(
-                plan,
-                request.home,
-                trackers=opened,
-                progress=progress,
-                pixel_budget=budget,
-                skip_broken=request.skip_broken,
-                timing=request.timing,
-            )
-        except KeyboardInterrupt:
-            progress.message("stopped; what is finished is kept. Run the same command again to go on.")
-            return 130
+        sweep = run_plan(
+            plan,
+            request.home,
+            trackers=opened,
+            progress=progress,
+            pixel_budget=budget,
+            skip_broken=request.skip_broken,
+            timing=request.timing,
+            ray=ray,
+        )
     _report(request, sweep)
     statuses = [measure() for measure in spectra]
     return PARTIAL if sweep.failed or any(statuses) else 0
@@ -142,23 +169,26 @@ def validate_suite(
         print(report(found))
 
 
-def sync_suite(
-    name: str, home: Path, tracking_uri: str | None, include: Sequence[Path], quiet: bool = False, as_json: bool = False
-) -> int:
-    """Log what the ledger has of a suite to MLflow."""
-    include_files(include)
-    plan = make_plan(load_suite(name))
-    with open_progress(quiet) as progress:
-        tracker = trackers.get("mlflow").open(home, tracking_uri)
-        count = replay(plan, Ledger(home), tracker, progress)
-    if as_json:
-        print(json.dumps({"suite": plan.suite.name, "configurations": count}))
+def sync_suite(request: RunRequest) -> int:
+    """Log what the ledger has of a run to MLflow."""
+    with open_progress(request.quiet) as progress:
+        plan = _plan(request)
+        ledger = Ledger(request.home)
+        tracker = trackers.get("mlflow").open(request.home, request.tracking_uri)
+        count = replay(plan, ledger, tracker, progress)
+    missing = len(plan.configurations) - count
+    if request.json:
+        print(json.dumps({"suite": plan.suite.name, "configurations": count, "missing": missing}))
     else:
-        print(f"{count} configurations of suite '{name}' are in MLflow")
+        print(
+            f"{count} configurations of suite '{request.suite}' are in MLflow"
+            + (f"; {missing} are not finished in {request.home}" if missing else "")
+        )
     return 0
 
 
 def _plan(request: RunRequest) -> Plan:
+    """The plan that a command line asks for."""
     include_files(request.include)
     suite: SuiteSpec = narrow(
         load_suite(request.suite, request.data, request.catalogues),
@@ -285,7 +315,7 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
     for name, reason in sweep.untracked.items():
         print(
             f"warning: tracker '{name}' could not be written ({reason}); the ledger {request.home / 'ledger.jsonl'} "
-            f"has everything, `reliquant sync {request.suite}` brings it over",
+            f"has everything; once it is back, `reliquant sync` with the same options brings it over",
             file=sys.stderr,
         )
     total = len(sweep.records)

@@ -6,7 +6,11 @@ The command line prints such an error as one line, without a traceback, and exit
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class ReliquantError(Exception):
@@ -76,3 +80,13 @@ class StorageError(ReliquantError):
 
 class DamagedSamplesError(StorageError):
     """Per-sample columns of a finished evaluation that cannot be read: running the suite computes them again."""
+
+
+def why(error: OSError) -> str:
+    """The reason that the system gives, with the way out where there is one."""
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return f"{reason}; what is finished is kept: make room and run the same command again"
+    if error.errno in _READ_ONLY:
+        return f"{reason}; what is finished is kept: make it writable, or choose another with --home DIR"
+    return reason

@@ -21,6 +21,8 @@ from benchmark.scalars import Scalar, plain_scalar
 from benchmark.spec import QuantSpec, parse_spec
 
 _BITS = re.compile(r"(?=.)(?:w(\d+))?(?:a(\d+))?")
+LONGEST = 4000
+"""Characters of a short name; one that gives every block of a large model its own bits has about a thousand."""
 _SCOPES = ("vision", "text", "vision+text")
 
 
@@ -53,6 +55,8 @@ def parse_short_name(text: str, methods: Collection[str]) -> QuantSpec:
     Raises:
         UnknownNameError: the method is not known. SpecError: a token is not understood or out of range.
     """
+    if len(text) > LONGEST:
+        raise SpecError(f"quantization '{text[:40]}...': a short name has at most {LONGEST} characters")
     method = max((m for m in methods if text == m or text.startswith(m + "-")), key=len, default=None)
     if method is None:
         guess = re.split(r"-(?=w\d|a\d|vision|text|g\d|channel|tensor)", text)[0]

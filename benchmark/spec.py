@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -276,6 +277,18 @@ def parse_spec(kind: type[S], data: Any, where: str) -> S:
         return kind.model_validate(data)
     except ValidationError as error:
         raise SpecError(f"{where}: {_first_problem(kind, error)}") from None
+
+
+def check_name(text: str, where: str) -> str:
+    """A name that becomes part of a path.
+
+    Raises:
+        SpecError: it could lead elsewhere, or is too long.
+    """
+    try:
+        return TypeAdapter(Name).validate_python(text)
+    except ValidationError:
+        raise SpecError(f"{where} {text[:80]!r}: letters, digits, _ . - only, at most 64, no blank") from None
 
 
 def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from benchmark.spec import ModelSpec, SuiteSpec, parse_spec
 from benchmark.yamlfile import load_yaml
 
 FOLDER = Path(__file__).parent / "suites"
+MOST_ALTERNATIVES = 10_000
 PLAIN_SOURCES = ("demo", "hub", "image_folder", "parquet", "webdataset")
 
 
@@ -86,13 +88,19 @@ def expand_braces(text: str) -> list[str]:
     >>> expand_braces("rtn-{w8,w4}a8-{vision,vision+text}")
     ['rtn-w8a8-vision', 'rtn-w8a8-vision+text', 'rtn-w4a8-vision', 'rtn-w4a8-vision+text']
     """
+    if math.prod(1 + part.count(",") for part in text.split("{")[1:]) > MOST_ALTERNATIVES:
+        raise SpecError(f"quantization '{text[:60]}...': more than {MOST_ALTERNATIVES} alternatives")
+    return _alternatives(text)
+
+
+def _alternatives(text: str) -> list[str]:
     head, opening, rest = text.partition("{")
     if not opening:
         return [text]
     body, closing, tail = rest.partition("}")
     if not closing or "{" in body:
         raise SpecError(f"quantization '{text}': braces do not match (they cannot be nested)")
-    return [head + choice + end for choice in body.split(",") for end in expand_braces(tail)]
+    return [head + choice + end for choice in body.split(",") for end in _alternatives(tail)]
 
 
 def _point(content: dict[str, Any], item: str, where: str) -> None:

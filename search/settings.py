@@ -12,6 +12,7 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 
 from benchmark.errors import InputError, SpecError, UnknownNameError
+from benchmark.spec import check_name
 from search.objective import DEFAULT, Objective
 from search.rungs import SHARES, parse_shares
 from search.samplers import check_sampler
@@ -87,6 +88,7 @@ def kept_settings(storage: BaseStorage, name: str, where: str) -> dict[str, Any]
     Raises:
         UnknownNameError: there is none of that name. SpecError: it is somebody else's.
     """
+    check_name(name, "--resume")
     studies = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}
     if name not in studies:
         raise UnknownNameError(f"study in {where}", name, studies)
@@ -97,7 +99,8 @@ def kept_settings(storage: BaseStorage, name: str, where: str) -> dict[str, Any]
 
 
 def check_new(storage: BaseStorage, name: str) -> None:
-    """Refuse the name of a study that exists: nothing is mixed by accident."""
+    """Refuse the name of a study that exists, nothing is mixed by accident, and one that is no folder's name."""
+    check_name(name, "--name")
     if name in (summary.study_name for summary in optuna.get_all_study_summaries(storage)):
         raise InputError(f"study '{name}' exists: go on with --resume {name}, or choose another --name")
 

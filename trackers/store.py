@@ -69,7 +69,9 @@ def connect(address: str) -> Any:
 
     try:
         with FileLock(f"{address.removeprefix(SQLITE)}.lock") if address.startswith(SQLITE) else nullcontext():
-            client = MlflowClient(tracking_uri=address)  # of several processes one creates the tables
+            if address.startswith(SQLITE) and sqlite_file(address) is None:
+                _create(Path(address.removeprefix(SQLITE)))
+            client = MlflowClient(tracking_uri=address)
             client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
         raise StorageError(f"tracking store {address} cannot be reached: {error}") from error
@@ -96,6 +98,16 @@ def every_run(client: Any, experiment: str, wanted: str) -> Iterator[Any]:
         token = page.token
         if not token:
             return
+
+
+def _create(path: Path) -> None:
+    """A new database appears whole: a process killed between the tables would leave one that nobody can use."""
+    from mlflow import MlflowClient
+
+    aside = path.with_name(f".{path.name}.new")
+    aside.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"{SQLITE}{aside}").search_experiments(max_results=1)
+    aside.rename(path)
 
 
 def sqlite_file(address: str) -> Path | None:

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from benchmark.engine.ledger import Record
-from benchmark.errors import PluginError, ReliquantError, StorageError, UndefinedMetric
+from benchmark.errors import PluginError, ReliquantError, StorageError, UndefinedMetric, why
 from benchmark.metrics.bootstrap import LEVEL, Comparison
 from benchmark.metrics.outcomes import accuracy_difference_interval
 from benchmark.metrics.resample import SEED, mean_difference
@@ -224,7 +224,11 @@ def _fields(found: Comparison) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Comparison | str] | None:
     """Stored comparisons; None when there are none or the file is damaged: they are then made again."""
     try:
-        rows = json.loads(path.read_bytes())["comparisons"]
+        content = json.loads(path.read_bytes())
+        claimed = content.pop("sha256", None)
+        if claimed is not None and claimed != digest(content):
+            return None
+        rows = content["comparisons"]
         return {key: row if isinstance(row, str) else Comparison(**row) for key, row in rows.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -243,10 +247,10 @@ def _write(path: Path, record: Record, base: Record, found: Mapping[str, Compari
     aside = path.with_suffix(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+        aside.write_text(json.dumps({**content, "sha256": digest(content)}, allow_nan=False), encoding="utf-8")
         aside.replace(path)
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+        raise StorageError(f"{path} cannot be written: {why(error)}") from error
     finally:
         aside.unlink(missing_ok=True)
 

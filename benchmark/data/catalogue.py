@@ -9,11 +9,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from benchmark.data.files import IMAGE_SUFFIXES, expand, walk
 from benchmark.errors import DataError, SpecError
-from benchmark.spec import DataSpec, Name, parse_spec
+from benchmark.spec import DataSpec, check_name, parse_spec
 from benchmark.yamlfile import load_yaml
 
 SHIPPED = "catalogue.yaml"
@@ -82,12 +80,7 @@ def _entries(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(data, dict):
         raise SpecError(f"{path}: expected names of data sets with their fields")
     for name, fields in data.items():
-        try:
-            TypeAdapter(Name).validate_python(name)
-        except ValidationError:
-            raise SpecError(
-                f"{path}: data set name {name!r}: letters, digits, _ . - only, at most 64, no blank"
-            ) from None
+        check_name(str(name), f"{path}: data set name")
         if not isinstance(fields, dict):
             raise SpecError(f"{path}: {name}: expected fields such as 'source' and 'path'")
     return data

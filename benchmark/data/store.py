@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from benchmark.errors import StorageError
+from benchmark.errors import StorageError, why
 from benchmark.spec import digest
 
 ARRAY, META = "pixels.bin", "meta.json"
@@ -73,7 +73,8 @@ class Writer:
 
     def close(self) -> None:
         """Give the file up."""
-        self._file.close()
+        with suppress(OSError):  # a full disk: what is not written is not wanted either
+            self._file.close()
 
 
 class Store:
@@ -129,7 +130,7 @@ class Store:
             with FileLock(self.folder / f"{key}.lock"):
                 yield
         except OSError as error:
-            raise StorageError(f"pixel cache {self.folder}: {error.strerror or error}") from None
+            raise StorageError(f"pixel cache {self.folder}: {why(error)}") from None
 
     @contextmanager
     def writing(self, key: str, row_shape: tuple[int, ...], size: int) -> Iterator[Writer]:

@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from benchmark.errors import StorageError
+from benchmark.errors import StorageError, why
 
 Arrays = Mapping[str, NDArray[Any]]
 _STALE_SECONDS = 24 * 3600
@@ -89,7 +89,7 @@ class ArrayStore:
                     self._remove(target)
                     aside.rename(target)
         except OSError as error:
-            raise StorageError(f"the cache {self.folder} cannot be written: {error.strerror or error}") from error
+            raise StorageError(f"the cache {self.folder} cannot be written: {why(error)}") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         self._checked.add(key)
@@ -111,7 +111,7 @@ class ArrayStore:
             lock = FileLock(place)
             lock.acquire()
         except OSError as error:
-            raise StorageError(f"the cache {self.folder} cannot be written: {error.strerror or error}") from error
+            raise StorageError(f"the cache {self.folder} cannot be written: {why(error)}") from error
         try:
             yield
         finally:

@@ -18,7 +18,7 @@ from typing import Literal, Self
 
 from filelock import FileLock, Timeout
 
-from benchmark.errors import StorageError
+from benchmark.errors import StorageError, why
 from benchmark.processes import is_gone, is_here, owner
 
 BEAT = 20.0
@@ -72,7 +72,7 @@ class Claims:
                 return self._owner(key) or UNSIGNED
             holder = self._sign(key, locked=lock is not None)
         except OSError as error:
-            raise StorageError(f"claims folder {self.folder} cannot be written: {error.strerror or error}") from error
+            raise StorageError(f"claims folder {self.folder} cannot be written: {why(error)}") from error
         if holder is not None:
             if lock is not None:
                 lock.release()

@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from benchmark.errors import DamagedSamplesError, StorageError
+from benchmark.errors import DamagedSamplesError, StorageError, why
 from benchmark.plugins import Outcome
 from benchmark.spec import digest
 
@@ -191,7 +191,7 @@ class Ledger:
                 os.fsync(file.fileno())
             aside.replace(path)
         except OSError as error:
-            raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+            raise StorageError(f"{path} cannot be written: {why(error)}") from error
         finally:
             aside.unlink(missing_ok=True)
 
@@ -201,7 +201,7 @@ class Ledger:
             with self._lock, self.file.open("r+b") as file:
                 yield file
         except OSError as error:
-            raise StorageError(f"{self.file} cannot be written: {error.strerror or error}") from error
+            raise StorageError(f"{self.file} cannot be written: {why(error)}") from error
 
     def _append(self, file: BinaryIO, row: Mapping[str, Any]) -> None:
         line = json.dumps({**row, "sha256": digest(row)}, allow_nan=False).encode() + b"\n"

@@ -12,6 +12,7 @@ from benchmark.engine.driver import Driver, Sweep, replay
 from benchmark.engine.ledger import Ledger
 from benchmark.engine.local import Local
 from benchmark.engine.plan import Plan
+from benchmark.engine.ray import OnRay, RayOptions
 from benchmark.engine.timing import Timing
 from benchmark.progress import Progress, Silent
 from benchmark.tracking import Tracker
@@ -32,6 +33,7 @@ def run(
     skip_broken: bool = False,
     compare: bool = True,
     timing: Timing = "never",
+    ray: RayOptions | None = None,
 ) -> Sweep:
     """Evaluate a plan; what the ledger has already is not done again, nor what another process is doing.
 
@@ -42,7 +44,9 @@ def run(
         pixel_budget: bytes of decoded pixels to keep on disk, 0 for none.
         skip_broken: leave out images that cannot be decoded, instead of failing.
         compare: give intervals and p values against full precision (`Sweep.changes`); a second or so a configuration.
-        timing: whether to time the configurations, about a second each (`benchmark.engine.timing`).
+        timing: whether to time the configurations, about a second each (`benchmark.engine.timing`);
+            not on Ray, where other tasks run beside it.
+        ray: evaluate on this cluster instead of in this process.
 
     Returns:
         All records of the plan. A configuration that fails is recorded as failed, the others go on.
@@ -60,7 +64,10 @@ def run(
             progress.message(
                 f"{ledger.file}: {ledger.broken_lines} damaged rows are skipped; what they held is computed again"
             )
-        Local(driver, caches, timing).run(advance)
+        if ray is None:
+            Local(driver, caches, timing).run(advance)
+        else:
+            OnRay(driver, ray, home, pixel_budget, skip_broken).run(advance)
     for damage in caches.damaged:
         progress.message(f"damaged cache entry found and recomputed: {damage}")
     return driver.close()

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.engine.ledger import Ledger, Record
+from benchmark.spec import digest
 
 QUANTS = ("rtn-w8a8-channel-token-vision", "rtn-w4a8-channel-token-vision", "rtn-w4a8-channel-token-vision+text")
 SUITE = """
@@ -36,7 +38,13 @@ tasks:
 EVALUATIONS = 3 * (1 + len(QUANTS))
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["benchmark.commands", "tests.e2e.runs"])
+_context.set_forkserver_preload(
+    [
+        *("tests.e2e.runs", "benchmark.commands", "benchmark.analysis.compare", "benchmark.quantization.rtn"),
+        *("tasks.zero_shot", "tasks.ood", "tasks.corruption", "trackers.jsonl", "trackers.mlflow"),
+        *("open_clip", "hqq.core.quantize", "bitsandbytes", "scipy.stats", "datasets", "benchmark.data.corruptions"),
+    ]
+)
 
 
 def command(folder: Path, *arguments: str, tracker: str = "jsonl") -> list[str]:
@@ -48,21 +56,32 @@ def command(folder: Path, *arguments: str, tracker: str = "jsonl") -> list[str]:
     return ["run", str(suite), *where, *arguments]
 
 
-def start(folder: Path, *arguments: str, tracker: str = "jsonl", name: str = "log") -> BaseProcess:
-    """Start it; its output goes to `folder/NAME`."""
-    process = _context.Process(target=_main, args=(command(folder, *arguments, tracker=tracker), folder / name))
+def start(folder: Path, *arguments: str, tracker: str = "jsonl", spoil: Callable[[], object] = int) -> BaseProcess:
+    """Start it; its output goes to `folder/log`.
+
+    Args:
+        spoil: called in the process before the command.
+    """
+    return main(folder, *command(folder, *arguments, tracker=tracker), spoil=spoil)
+
+
+def main(folder: Path, *arguments: str, spoil: Callable[[], object] = int) -> BaseProcess:
+    """Start any `reliquant` command; its output goes to `folder/log`."""
+    process = _context.Process(target=_main, args=(list(arguments), folder / "log", spoil))
     process.start()
     return process
 
 
-def _main(arguments: list[str], log: Path) -> None:
+def _main(arguments: list[str], log: Path, spoil: Callable[[], object]) -> None:
+    log.unlink(missing_ok=True)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
     sys.argv = ["reliquant", *arguments]
-    from benchmark.cli import main
+    spoil()
+    from benchmark import cli
 
-    main()
+    cli.main()
 
 
 def finish(process: BaseProcess, seconds: float = 300) -> int | None:
@@ -86,7 +105,8 @@ def results(home: Path) -> dict[str, Any]:
     """Evaluation key -> record and samples; checks that no finished record stands twice and all can be read."""
     ledger = Ledger(home)
     rows = [json.loads(line) for line in (home / "ledger.jsonl").read_bytes().splitlines() if line.endswith(b"}")]
-    counts = Counter(row["key"] for row in rows if row["kind"] == "record" and row["status"] == "done")
+    whole = [row for row in rows if row.pop("sha256") == digest(row)]
+    counts = Counter(row["key"] for row in whole if row["kind"] == "record" and row["status"] == "done")
     assert set(counts.values()) <= {1}, counts
     found = {}
     for key, record in ledger.records.items():

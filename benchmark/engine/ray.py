@@ -1,0 +1,229 @@
+"""The Ray executor: each configuration is a task on a cluster; the driver alone writes to ledger and trackers.
+
+A worker that dies is replaced and its task begun again; banks that it had finished are in the cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmark.engine.driver import Driver
+from benchmark.engine.evaluate import Result
+from benchmark.engine.plan import Configuration, Evaluation
+from benchmark.engine.worker import Answer, Order, work
+from benchmark.errors import DamagedSamplesError, InputError
+from benchmark.processes import shown
+from benchmark.progress import Advance
+from benchmark.stopping import stop_on_sigterm
+
+RETRIES = 3
+"""Times that a task whose worker died is begun again."""
+PAUSE = 0.5
+NEWS_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """How to use a cluster.
+
+    Attributes:
+        address: `auto`, `ray://HOST:PORT` or `HOST:PORT`; None starts Ray on this machine.
+        cpus: CPU cores of a task, and threads of its arithmetic. gpus: GPUs of a task, e.g. 0.5 for two on one.
+        include: files with plugins, which must be there on the workers too.
+    """
+
+    address: str | None = None
+    cpus: float = 1
+    gpus: float = 0
+    include: tuple[Path, ...] = ()
+
+
+@dataclass
+class OnRay:
+    """Evaluates a plan on a cluster."""
+
+    driver: Driver
+    options: RayOptions
+    home: Path
+    pixel_budget: int
+    skip_broken: bool
+    _running: dict[Any, tuple[Configuration, list[Evaluation]]] = field(default_factory=dict)
+    _arrived: list[tuple[Configuration, list[Evaluation], Answer]] = field(default_factory=list)
+    _checked: bool = False
+    _told: tuple[str, float] = ("", 0.0)
+
+    def run(self, advance: Advance) -> None:
+        """Until every configuration is settled.
+
+        Raises:
+            InputError: Ray is not installed, there is no cluster at the address, or a worker refused its inputs.
+        """
+        ray = connect(self.options)
+        try:
+            self._mark = self._leave_mark()
+            task = ray.remote(work).options(
+                num_cpus=self.options.cpus, num_gpus=self.options.gpus, max_retries=RETRIES, name="reliquant"
+            )
+            waiting = deque(self.driver.plan.configurations)
+            while waiting or self._running or self._arrived:
+                self._submit(ray, task, waiting)
+                self._receive(ray)
+                self._settle(waiting, advance)
+                self._tell(ray, len(waiting))
+        finally:
+            ray.shutdown()
+
+    def _submit(self, ray: Any, task: Any, waiting: deque[Configuration]) -> None:
+        """Claim and hand out, in the plan's order, as much as keeps the cluster busy."""
+        room = 2 * self._at_once(ray) - len(self._running)
+        for _ in range(len(waiting)):
+            if room <= 0:
+                return
+            configuration = waiting.popleft()
+            holder = self.driver.claims.take(configuration.content)
+            if holder is not None:
+                waiting.append(configuration)
+                self._news(f"{configuration.model.name}, {configuration.quant.name}: {shown(holder)} evaluates it")
+                continue
+            self.driver.ledger.refresh()
+            pending = self.driver.pending(configuration)
+            if pending:
+                self._running[task.remote(self._order(configuration, pending))] = configuration, pending
+                room -= 1
+            else:
+                self._arrived.append((configuration, [], Answer()))
+
+    def _order(self, configuration: Configuration, pending: Sequence[Evaluation]) -> Order:
+        plan = self.driver.plan
+        narrowed = {"models": (configuration.model.spec,), "quantizations": (configuration.quant.name,)}
+        check, self._checked = not self._checked, True
+        return Order(
+            suite=plan.suite.model_copy(update=narrowed),
+            settings=plan.settings,
+            configuration=configuration.key,
+            evaluations=tuple(e.key for e in pending),
+            home=self.home.resolve(),
+            home_mark=self._mark,
+            with_report=configuration.content not in self.driver.ledger.reports,
+            check_inputs=check,
+            pixel_budget=self.pixel_budget,
+            skip_broken=self.skip_broken,
+            threads=max(1, int(self.options.cpus)),
+            include=tuple(path.resolve() for path in self.options.include),
+            folder=Path.cwd(),
+            environment={name: value for name, value in os.environ.items() if name.startswith("RELIQUANT_")},
+        )
+
+    def _receive(self, ray: Any) -> None:
+        if not self._running:
+            time.sleep(PAUSE if not self._arrived else 0)
+            return
+        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=PAUSE)
+        for reference in ready:
+            configuration, pending = self._running.pop(reference)
+            try:
+                answer = ray.get(reference)
+            except ray.exceptions.RayError as error:  # its worker died again and again, or could not be started
+                reason = f"its worker was lost: {str(error).strip().splitlines()[0]}"
+                answer = Answer({e.key: Result(error=reason) for e in pending})
+            if answer.refused is not None:
+                raise InputError(answer.refused)
+            for damage in answer.damaged:
+                self._news(f"damaged cache entry found and recomputed: {damage}")
+            self.driver.sweep.forward_images += answer.forward_images
+            self._arrived.append((configuration, pending, answer))
+
+    def _settle(self, waiting: deque[Configuration], advance: Advance) -> None:
+        """Write what arrived and whose full precision is settled."""
+        arrived, self._arrived = self._arrived, []
+        if arrived:
+            self.driver.ledger.refresh()
+        for configuration, pending, answer in arrived:
+            full = self.driver.reference(configuration)
+            if full is not None and self.driver.pending(full):
+                self._arrived.append((configuration, pending, answer))
+                continue
+            try:
+                self.driver.report(configuration, answer.report)
+                for evaluation in pending:
+                    self.driver.write(configuration, evaluation, answer.results[evaluation.key])
+                self.driver.finish(configuration)
+                advance(1)
+            except DamagedSamplesError as damage:
+                self._news(str(damage))
+                again = [c for c in (full, configuration) if c is not None and c not in waiting]
+                waiting.extendleft(reversed(again))
+            self.driver.claims.release(configuration.content)
+
+    def _leave_mark(self) -> str:
+        """By which a worker sees that it shares the results folder."""
+        place = self.driver.claims.folder / "mark"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), place.open("x", encoding="utf-8") as file:
+            file.write(uuid.uuid4().hex)
+        return place.read_text(encoding="utf-8")
+
+    def _at_once(self, ray: Any) -> int:
+        """Tasks that fit on the cluster at the same time; at least one, which may be waiting for a node."""
+        there = ray.cluster_resources()
+        fits = [there.get("CPU", 0) / self.options.cpus] if self.options.cpus else []
+        fits += [there.get("GPU", 0) / self.options.gpus] if self.options.gpus else []
+        return max(1, int(min(fits, default=1)))
+
+    def _tell(self, ray: Any, waiting: int) -> None:
+        total, free = ray.cluster_resources().get("CPU", 0), ray.available_resources().get("CPU", 0)
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        queued = max(0, len(self._running) - self._at_once(ray))
+        self._news(
+            f"cluster: {nodes} nodes, {total - free:g} of {total:g} CPUs busy; "
+            f"{len(self._running) - queued} configurations running, {waiting + queued} waiting"
+        )
+
+    def _news(self, text: str) -> None:
+        """A line for the reader: when it differs from the last, and not too often."""
+        if text != self._told[0] and time.monotonic() - self._told[1] > NEWS_SECONDS:
+            self._told = text, time.monotonic()
+            self.driver.progress.message(text)
+
+
+def connect(options: RayOptions) -> Any:
+    """The module `ray`, connected to a cluster, or to one started on this machine. No usage statistics are sent.
+
+    Raises:
+        InputError: it is not installed, or cannot connect.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise InputError("--engine ray: Ray is not installed; pip install 'reliquant[ray]'") from None
+    address = options.address or os.environ.get("RAY_ADDRESS")
+    own: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    try:
+        _knock(address or "")
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
+    except Exception as error:  # Ray's own, gRPC's, and plain ones
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"--address {address or 'local'}: cannot connect to Ray ({reason})") from error
+    stop_on_sigterm()  # Ray has put its own handler in its place
+    return ray
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at `[ray://]HOST:PORT`: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+            pass
