@@ -110,7 +110,8 @@ def run(
     json: Json = False,
 ) -> None:
     """Evaluate a suite; finished evaluations are not done again."""
-    from benchmark.commands import RunRequest, run_suite
+    from benchmark.commands import run_suite
+    from benchmark.request import RunRequest
 
     request = RunRequest(
         suite=suite,

@@ -51,7 +51,7 @@ def spectrum(
     json: Json = False,
 ) -> None:
     """Show into which directions of the features quantization noise falls, layer by layer; corruptions beside it."""
-    from benchmark.commands import RunRequest
+    from benchmark.request import RunRequest
     from benchmark.spectrum import SpectrumRequest, run_spectrum
 
     common = RunRequest(

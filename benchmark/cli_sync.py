@@ -32,7 +32,8 @@ def sync(
 
     What the options choose must be what the run was asked for: they are part of a configuration's key.
     """
-    from benchmark.commands import RunRequest, sync_suite
+    from benchmark.commands import sync_suite
+    from benchmark.request import RunRequest
 
     request = RunRequest(
         suite=suite,

@@ -23,6 +23,7 @@ from pydantic import (
 
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.scalars import Scalar, option_pairs, sorted_pairs
+from benchmark.spec_problems import first_problem
 
 Scope = Literal["vision", "text", "vision+text"]
 Tower = Literal["vision", "text"]
@@ -273,10 +274,11 @@ def parse_spec(kind: type[S], data: Any, where: str) -> S:
     Raises:
         SpecError: names `where` (a file or option), the field, and what would be right.
     """
+    children: dict[str, type[BaseModel]] = {"data": DataSpec, "tasks": BindingSpec, "models": ModelSpec}
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise SpecError(f"{where}: {_first_problem(kind, error)}") from None
+        raise SpecError(f"{where}: {first_problem(kind, children, error)}") from None
 
 
 def check_name(text: str, where: str) -> str:
@@ -289,25 +291,3 @@ def check_name(text: str, where: str) -> str:
         return TypeAdapter(Name).validate_python(text)
     except ValidationError:
         raise SpecError(f"{where} {text[:80]!r}: letters, digits, _ . - only, at most 64, no blank") from None
-
-
-def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
-    problems = error.errors(include_url=False)
-    misspelt = [p for p in problems if p["type"] == "extra_forbidden"]  # says more than the field that is then missing
-    problem = misspelt[0] if misspelt and problems[0]["type"] == "missing" else problems[0]
-    location = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        fields = _fields_at(kind, problem["loc"][:-1])
-        return f"{location}: {UnknownNameError('field', str(problem['loc'][-1]), fields)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    value = problem.get("input")
-    long = abs(value) > 10**18 if isinstance(value, int) else isinstance(value, str) and len(value) > 80
-    shown = f" (got {value!r})" if isinstance(value, Scalar) and not long else ""
-    return f"{location}: {message}{shown}" if location else f"{message}"
-
-
-def _fields_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Field names of the specification that an error location points into."""
-    children: dict[str, type[BaseModel]] = {"data": DataSpec, "tasks": BindingSpec, "models": ModelSpec}
-    target = children.get(str(location[0]), kind) if location else kind
-    return list(target.model_fields)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Literal
 from benchmark.analysis.export import fold
 from benchmark.analysis.spectrum import CLEAN, LayerSpectrum, Study, study_json, study_metrics
 from benchmark.analysis.spectrum_figures import draw
-from benchmark.commands import PARTIAL, RunRequest, check_device, pixel_budget
+from benchmark.commands import PARTIAL
 from benchmark.engine.plan import Settings
 from benchmark.engine.spectra import SpectrumPlan, measure_spectra, plan_spectrum
 from benchmark.errors import StorageError
 from benchmark.include import include_files
 from benchmark.progress import open_progress
 from benchmark.quantization import parse
+from benchmark.request import RunRequest, check_device, pixel_budget
 from benchmark.spec import FP32, SuiteSpec
 from benchmark.suite import load_suite, narrow
 from benchmark.tracking import FinishedStudy, Tracker, trackers

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 from optuna.storages import BaseStorage
 
-from benchmark.commands import PARTIAL, check_device, failure_lines
+from benchmark.commands import PARTIAL, failure_lines
 from benchmark.engine.ledger import Ledger
 from benchmark.engine.plan import Settings, make_plan
 from benchmark.engine.run import run as run_plan
@@ -19,6 +19,7 @@ from benchmark.errors import SpecError
 from benchmark.include import include_files
 from benchmark.progress import Progress, Silent, open_progress
 from benchmark.quantization import parse, quantizers
+from benchmark.request import check_device
 from benchmark.spec import SuiteSpec
 from benchmark.suite import load_suite, narrow
 from benchmark.tracking import trackers

@@ -45,7 +45,6 @@ from trackers.store import (
 OWNER = "reliquant.owner"
 LAYOUT = "2"
 """Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
-
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
 
@@ -63,8 +62,7 @@ class MLflowTracker(Tracker):
         self._experiments: dict[str, str] = {}
         self._places: dict[str, Path | None] = {}
         self._runs: dict[str, str] = {}
-        self._complete: dict[str, dict[str, str]] = {}
-        self._shown: set[str] = set()
+        self._complete, self._shown = dict[str, dict[str, str]](), set[str]()
 
     @cached_property
     def _client(self) -> Any:

@@ -137,9 +137,10 @@ _WHY = {
 
 def collect(home: Path) -> tuple[dict[str, float], dict[str, dict[Cell, Result]], str]:
     """Run the suite (or read what is finished) and gather results from the ledger."""
-    from benchmark.commands import RunRequest, run_suite
+    from benchmark.commands import run_suite
     from benchmark.engine.ledger import Ledger
     from benchmark.engine.plan import make_plan
+    from benchmark.request import RunRequest
     from benchmark.suite import load_suite
 
     run_suite(RunRequest(suite=SUITE, home=home, trackers=("jsonl",), speed=False))

@@ -262,25 +262,22 @@ def expand_sets(suite: SuiteSpec, used: set[str]) -> dict[str, dict[str, DataSpe
 
 
 def _limited(spec: DataSpec, limit: int | None) -> DataSpec:
-    if limit is None:
-        return spec
-    return spec.model_copy(update={"limit": limit if spec.limit is None else min(limit, spec.limit)})
+    return spec.model_copy(update={"limit": min((n for n in (limit, spec.limit) if n is not None), default=None)})
 
 
 def _calibration(suite: SuiteSpec, data: Mapping[str, Data]) -> Data | None:
     if suite.calibration is None:
         return None
-    calibration = data[suite.calibration]
-    if calibration.captions is None:
+    if data[suite.calibration].captions is None:
         raise SpecError(f"suite '{suite.name}': calibration '{suite.calibration}' has no captions")
-    return calibration
+    return data[suite.calibration]
 
 
 def _bound(
     roles: Mapping[str, str | tuple[str, ...]], groups: Mapping[str, Mapping[str, DataSpec]]
 ) -> dict[str, tuple[str, ...]]:
-    names = {role: (bound,) if isinstance(bound, str) else bound for role, bound in roles.items()}
-    return {role: tuple(single for name in bound for single in groups[name]) for role, bound in names.items()}
+    named = {role: (bound,) if isinstance(bound, str) else bound for role, bound in roles.items()}
+    return {role: tuple(single for name in bound for single in groups[name]) for role, bound in named.items()}
 
 
 def _unnamed(
@@ -295,9 +292,8 @@ def _unnamed(
         "task": [task.name, task.version, label, parsed.model_dump(mode="json")],
         "roles": {role: [found[name] for name in bound] for role, bound in evaluation.roles.items()},
     }
-    if evaluation.texts:
-        content["texts"] = {name: digest(prompts) for name, prompts in evaluation.texts.items()}
-    return evaluation, _canonical(content)
+    texts = {name: digest(prompts) for name, prompts in evaluation.texts.items()}
+    return evaluation, _canonical(content | ({"texts": texts} if texts else {}))
 
 
 def _canonical(content: Mapping[str, Any]) -> dict[str, str]:

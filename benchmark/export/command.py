@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.commands import check_device
 from benchmark.engine.banks import BankMaker, Caches, ModelHolder
 from benchmark.engine.embed import embed_classes
 from benchmark.engine.ledger import Ledger
@@ -39,6 +38,7 @@ from benchmark.models.base import ClipModel
 from benchmark.models.recipe import Recipe, refuse_quantized
 from benchmark.progress import open_progress
 from benchmark.quantization import LayerState, QuantizationReport, parse, quantizers, requires_calibration
+from benchmark.request import check_device
 from benchmark.spec import FP32, SuiteSpec
 from benchmark.suite import load_suite, narrow
 from benchmark.tracking import ServedModel, trackers

@@ -16,9 +16,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.commands import parse_size, with_overrides
 from benchmark.errors import ReliquantError, SpecError
 from benchmark.quantization import parse, quantizers
+from benchmark.request import parse_size, with_overrides
 from benchmark.shortname import LONGEST
 from benchmark.spec import SuiteSpec, check_name
 from benchmark.suite import FOLDER, MOST_ALTERNATIVES, expand_braces, load_suite, suite_names

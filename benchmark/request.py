@@ -1,0 +1,177 @@
+"""What the command line asks of a run, and the plan that follows from it."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from benchmark.engine.execution import check_precision
+from benchmark.engine.plan import Plan, Settings, make_plan
+from benchmark.engine.ray import RayOptions
+from benchmark.engine.run import PIXEL_BUDGET
+from benchmark.engine.timing import Timing
+from benchmark.errors import InputError, SpecError
+from benchmark.include import include_files
+from benchmark.models.recipe import refuse_quantized
+from benchmark.quantization import parse
+from benchmark.spec import Override, QuantSpec, parse_spec
+from benchmark.suite import load_suite, narrow
+
+if TYPE_CHECKING:
+    from benchmark.spec import SuiteSpec
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """The command line of `reliquant run`."""
+
+    suite: str = "demo"
+    models: Sequence[str] = ()
+    quantizations: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    data: Sequence[str] = ()
+    catalogues: Sequence[Path] = ()
+    limit: int | None = None
+    skip_broken: bool = False
+    pixel_cache: str | None = None
+    device: str = "cpu"
+    batch_size: int = 64
+    exact_float: bool = False
+    precision: str = "fp32"
+    compile: bool = False
+    trackers: Sequence[str] = ("mlflow",)
+    tracking_uri: str | None = None
+    home: Path = Path("mlruns")
+    include: Sequence[Path] = field(default_factory=list)
+    quiet: bool = False
+    json: bool = False
+    spectrum: Sequence[str] = ()
+    speed: bool | None = None
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    task_cpus: float = 1
+    task_gpus: float | None = None
+
+    @property
+    def ray(self) -> RayOptions | None:
+        """How to use a cluster; None for this process.
+
+        Raises:
+            InputError: options of Ray without `--engine ray`, or resources that are no resources.
+        """
+        if self.engine == "local":
+            if self.address is not None or self.task_gpus is not None or self.task_cpus != 1:
+                raise InputError("--address, --task-cpus and --task-gpus belong to --engine ray")
+            return None
+        gpus = float(self.device.startswith("cuda")) if self.task_gpus is None else self.task_gpus
+        if not (0 < self.task_cpus < math.inf and 0 <= gpus < math.inf):
+            raise InputError("--task-cpus: a number above 0; --task-gpus: a number from 0")
+        return RayOptions(self.address, self.task_cpus, gpus, tuple(self.include))
+
+    @property
+    def timing(self) -> Timing:
+        """What of the configurations is timed."""
+        timings: dict[bool | None, Timing] = {None: "new", True: "again", False: "never"}
+        return timings[self.speed]
+
+
+def requested_plan(request: RunRequest) -> Plan:
+    """The plan that a command line asks for.
+
+    Raises:
+        ReliquantError: the first problem, in one line that names the option, field or file.
+    """
+    include_files(request.include)
+    suite: SuiteSpec = narrow(
+        load_suite(request.suite, request.data, request.catalogues),
+        models=request.models,
+        quantizations=request.quantizations,
+        tasks=request.tasks,
+        limit=request.limit,
+    )
+    check_device(request.device)
+    if request.overrides:
+        names = tuple(with_overrides(name, request.overrides) for name in suite.quantizations)
+        suite = suite.model_copy(update={"quantizations": names})
+    settings = Settings(
+        request.device,
+        request.batch_size,
+        exact_float=request.exact_float,
+        precision=check_precision(request.precision),
+        compile=request.compile,
+    )
+    plan = make_plan(suite, settings)
+    stored = {c.model.ref: c for c in plan.configurations if c.model.quantized}
+    if request.quantizations or request.overrides:
+        refuse_quantized((c.model for c in stored.values()), "--override" if request.overrides else "--quant")
+    for ref, configuration in stored.items():
+        print(f"{ref} is quantized already ({configuration.quant.name}): it is run as it is", file=sys.stderr)
+    return plan
+
+
+def with_overrides(name: str, overrides: Sequence[str]) -> str:
+    """A short name with other weight bits for some layers; one without weight bits stays as it is.
+
+    Args:
+        overrides: `PATTERN=BITS`, e.g. `visual.blocks.[0-3].*=8`.
+
+    Raises:
+        SpecError: the form or the bits are wrong. A pattern that fits no layer is refused when the model is there.
+    """
+    spec = parse(name)
+    if spec.weight_bits is None:
+        return name
+    added = []
+    for item in overrides:
+        pattern, _, bits = item.rpartition("=")
+        if not pattern or not bits.isdigit():
+            raise SpecError(f"--override '{item}': the form is PATTERN=BITS, e.g. 'visual.blocks.[0-3].*=8'")
+        added.append(parse_spec(Override, {"pattern": pattern, "bits": int(bits)}, f"--override '{item}'"))
+    changed: QuantSpec = spec.model_copy(update={"overrides": (*spec.overrides, *added)})
+    return parse(changed.name).name
+
+
+def pixel_budget(request: RunRequest) -> int:
+    """Bytes of decoded pixels to keep on disk.
+
+    Raises:
+        InputError: the size cannot be read.
+    """
+    return PIXEL_BUDGET if request.pixel_cache is None else parse_size(request.pixel_cache, "--pixel-cache")
+
+
+def parse_size(text: str, option: str) -> int:
+    """`20GB`, `500MB`, `0` -> bytes (decimal units).
+
+    Raises:
+        InputError: names the option and the form.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise InputError(f"{option} '{text}': expected a size such as 20GB, 500MB or 0")
+    powers = {"B": 0, "KB": 1, "MB": 2, "GB": 3, "TB": 4}
+    return int(float(match[1]) * 1000 ** powers[(match[2] or "B").upper()])
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is misspelt or not there.
+
+    Raises:
+        InputError: says what there is.
+    """
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"--device '{device}': expected cpu, cuda or cuda:N") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: this machine or this torch has no CUDA; use --device cpu")
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"--device '{device}': expected cpu, cuda or cuda:N")
