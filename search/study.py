@@ -88,6 +88,9 @@ class Search:
     def prepare(self, trials: int) -> None:
         """Queue full precision, the customary configurations and, in a small space or for `grid`, the points.
 
+        Otherwise the customary ones for both towers follow, as a quarter of the trials at most: the image features are
+        there already, so they cost no image a forward pass.
+
         The process that creates the study does this, once.
 
         Raises:
@@ -100,6 +103,10 @@ class Search:
             points = [spec for spec in self.space.points() if spec.name not in first]
             np.random.default_rng(self.seed).shuffle(points)
             queued += points[: max(trials - len(first), 0)]
+        else:
+            both = [spec.model_copy(update={"scope": "vision+text"}) for spec in first.values() if spec != FP32]
+            points = [spec for spec in both if self.space.labelled(spec) is not None]
+            queued += points[: max(trials - len(first), 0) // 4]
         for spec in queued[: max(trials, 1)]:
             attributes = {"configuration": spec.name, "baseline": spec.name in first}
             self.study.enqueue_trial(self.space.labelled(spec) or {}, user_attrs=attributes)

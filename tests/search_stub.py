@@ -133,10 +133,10 @@ class Noisy(Images):
         return self.table[spec.name]
 
 
-def raced(images: Images, trials: int, racing: bool = True, **options: object) -> Search:
+def raced(images: Images, trials: int, racing: bool = True, prepared: int | None = None, **options: object) -> Search:
     search = make_search(Stub(), MEDIUM, objectives=(ACCURACY, "effective_bits"), **options)  # type: ignore[arg-type]
     problem = images.problem() if racing else replace(images.problem(), rungs=())
     search.problem, search.goals = problem, goals_of(problem, *(c.text for c in search.goals.constraints))
-    search.prepare(trials)
+    search.prepare(prepared or trials)
     search.run(trials)
     return search

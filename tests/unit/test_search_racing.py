@@ -169,7 +169,7 @@ def test_racing_is_reproducible_and_resumable(sampler: str, tmp_path: Path) -> N
         ]
 
     whole = raced(Noisy(450), 36, sampler=sampler)
-    raced(Noisy(450), 20, sampler=sampler, storage=open_storage(tmp_path))
+    raced(Noisy(450), 20, prepared=36, sampler=sampler, storage=open_storage(tmp_path))
     search = make_search(
         Stub(), MEDIUM, objectives=(ACCURACY, "effective_bits"), sampler=sampler, storage=open_storage(tmp_path)
     )

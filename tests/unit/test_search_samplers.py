@@ -102,7 +102,7 @@ def test_samplers_see_points_only() -> None:
 @pytest.mark.parametrize("sampler", ["nsga2", "nsga3", "qmc"])
 def test_they_do_not_draw_at_random(sampler: str) -> None:
     first = 0 if sampler == "qmc" else 20  # the first generation of a genetic sampler is random
-    pairs = list(zip(drawn(ran("random", 45))[first:], drawn(ran(sampler, 45))[first:], strict=False))
+    pairs = list(zip(drawn(ran("random", 52))[first:], drawn(ran(sampler, 52))[first:], strict=False))
     assert len(pairs) > 15
     assert sum(a == b for a, b in pairs) < 0.2 * len(pairs)
 

@@ -67,6 +67,14 @@ def test_full_precision_and_the_customary_configurations_come_first() -> None:
     assert trials[1].params["method"] == "rtn"
 
 
+def test_customary_configurations_follow_for_both_towers() -> None:
+    search, _ = ran(18)
+    names = [t.user_attrs["configuration"] for t in search.study.get_trials()]
+    assert names[6:9] == [f"rtn-w{bits}a8-channel-token-vision+text" for bits in (8, 6, 4)]
+    assert "baseline" not in [key for t in search.study.get_trials()[9:] for key in t.user_attrs]
+    assert all(not t.user_attrs["baseline"] for t in search.study.get_trials()[6:9])
+
+
 def test_no_configuration_is_evaluated_twice() -> None:
     search, stub = ran(40, choices=replace(MEDIUM, methods=("rtn", "bnb-nf4"), weight_bits=(3, 4)))
     stub.calls["fp32"] -= 1  # the reference of the goals
