@@ -19,7 +19,7 @@ from benchmark.suite import load_suite, narrow
 from tests.published import write_cifar, write_imagenet
 
 BYTES_PER_EVALUATION = 4_000
-CHARACTERS_PER_EVALUATION = 1_000
+CHARACTERS_PER_EVALUATION = 4_000
 """Of JSON made for content hashes: what all evaluations share (75 corrupted data sets, ...) is written once."""
 
 
