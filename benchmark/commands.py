@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.analysis.compare import adjust
 from benchmark.analysis.tables import comparison_rows, headline_keys
+from benchmark.engine.execution import check_precision
 from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.plan import Plan, Settings, make_plan
 from benchmark.engine.provenance import skipped_warnings, template_warnings
@@ -52,6 +53,8 @@ class RunRequest:
     device: str = "cpu"
     batch_size: int = 64
     exact_float: bool = False
+    precision: str = "fp32"
+    compile: bool = False
     trackers: Sequence[str] = ("mlflow",)
     tracking_uri: str | None = None
     home: Path = Path("mlruns")
@@ -153,7 +156,14 @@ def _plan(request: RunRequest) -> Plan:
     if request.overrides:
         names = tuple(with_overrides(name, request.overrides) for name in suite.quantizations)
         suite = suite.model_copy(update={"quantizations": names})
-    plan = make_plan(suite, Settings(request.device, request.batch_size, exact_float=request.exact_float))
+    settings = Settings(
+        request.device,
+        request.batch_size,
+        exact_float=request.exact_float,
+        precision=check_precision(request.precision),
+        compile=request.compile,
+    )
+    plan = make_plan(suite, settings)
     stored = {c.model.ref: c for c in plan.configurations if c.model.quantized}
     if request.quantizations or request.overrides:
         refuse_quantized((c.model for c in stored.values()), "--override" if request.overrides else "--quant")

@@ -7,6 +7,7 @@ changes, the QuantizationReport. Child: keys `<dataset>/<metric>`, figures and p
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from trackers.store import (
     KEY,
     SQLITE,
     Found,
+    artifact_folder,
     complete_configurations,
     connect,
     default_uri,
@@ -52,6 +54,7 @@ class MLflowTracker(Tracker):
     def __init__(self, home: Path = Path(), uri: str = "") -> None:
         self._home, self._uri = home, uri
         self._experiments: dict[str, str] = {}
+        self._places: dict[str, Path | None] = {}
         self._runs: dict[str, str] = {}
         self._complete: dict[str, dict[str, str]] = {}
 
@@ -147,6 +150,7 @@ class MLflowTracker(Tracker):
                 found = self._client.get_experiment_by_name(name)
                 self._client.set_experiment_tag(found.experiment_id, "mlflow.note.content", experiment_note(suite))
             self._experiments[name] = found.experiment_id
+            self._places[found.experiment_id] = artifact_folder(self._uri, found.artifact_location)
             self._end_orphans(found.experiment_id)
             self._read_runs(found.experiment_id)
         return self._experiments[name]
@@ -245,9 +249,9 @@ class MLflowTracker(Tracker):
         with self._ending(run):
             metrics = {key.split("/", 1)[1]: value for key, value in record.metrics.items()}
             self._batch(run, metrics, {}, {f"note.{safe_name(k)}": v[:5000] for k, v in record.notes.items()})
-            self._log_artifacts(run, finished, record)
+            self._log_artifacts(experiment, run, finished, record)
 
-    def _log_artifacts(self, run: str, finished: FinishedConfiguration, record: Record) -> None:
+    def _log_artifacts(self, experiment: str, run: str, finished: FinishedConfiguration, record: Record) -> None:
         outcome = finished.outcomes[record.key]
         name = f"{record.task}/{record.dataset}"
         evaluation = next(e for e in finished.configuration.evaluations if e.name == name)
@@ -255,14 +259,15 @@ class MLflowTracker(Tracker):
             for title, frame in sample_frames(outcome).items():
                 frame.to_csv(Path(folder) / f"{safe_name(title)}.csv", index=False)
             try:
-                figures = (
-                    evaluation.task.drawing(outcome, finished.references.get(name)) if evaluation.task.drawing else {}
-                )
-                for title, figure in figures.items():
+                drawing = evaluation.task.drawing
+                for title, figure in (drawing(outcome, finished.references.get(name)) if drawing else {}).items():
                     figure.savefig(Path(folder) / f"{safe_name(title)}.png", dpi=90)
             except Exception as error:  # a stranger's drawing may raise anything; the numbers are worth more
                 self._client.set_tag(run, "error.figures", f"{type(error).__name__}: {error}"[:5000])
-            self._client.log_artifacts(run, folder)
+            if (place := self._places.get(experiment)) is None:
+                self._client.log_artifacts(run, folder)
+            else:  # MLflow would read the run again to find its folder
+                shutil.copytree(folder, place / run / "artifacts", dirs_exist_ok=True)
 
     def _log_inputs(self, run: str, finished: FinishedConfiguration) -> None:
         from mlflow.entities import Dataset, DatasetInput

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from filelock import FileLock
 
@@ -23,6 +25,9 @@ SQLITE = "sqlite:///"
 ANALYZE_EVERY = 2000
 """Runs after which SQLite's statistics are renewed: without them the UI's queries choose bad plans (50,000 runs
 ordered by a metric: minutes instead of a second)."""
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+"""No telemetry; and stdout is the command line's own (`--json`), MLflow names each run there."""
 
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 """For a server that is gone: MLflow's own defaults hold a sweep up for minutes at each call."""
@@ -55,8 +60,7 @@ def connect(address: str) -> Any:
     Raises:
         StorageError: the tracking store cannot be reached.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for name, value in PATIENCE.items():
+    for name, value in {**QUIET, **PATIENCE}.items():
         os.environ.setdefault(name, value)
     for noisy in ("alembic", "mlflow", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -97,6 +101,12 @@ def sqlite_file(address: str) -> Path | None:
     """The file of a SQLite store; None for other stores, and where there is no such file."""
     path = Path(address.removeprefix(SQLITE))
     return path if address.startswith(SQLITE) and path.is_file() else None
+
+
+def artifact_folder(address: str, location: str) -> Path | None:
+    """Folder of an experiment's artifacts, `<RUN>/artifacts` below it; None where MLflow must carry them."""
+    place = urlparse(location)
+    return Path(url2pathname(place.path)) if address.startswith(SQLITE) and place.scheme == "file" else None
 
 
 def complete_configurations(address: str, experiment: str) -> dict[str, str] | None:

@@ -16,6 +16,7 @@ from benchmark.data import Data
 from benchmark.data.pixels import PixelCache, Pixels
 from benchmark.engine.cache import ArrayStore
 from benchmark.engine.embed import embed_classes, embed_texts
+from benchmark.engine.execution import prepared
 from benchmark.engine.parts import Part
 from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
@@ -84,6 +85,11 @@ class BankMaker:
             kept=kept,
         )
 
+    @cached_property
+    def runner(self) -> ClipModel:
+        """The quantized model, run as the settings ask: under autocast, compiled."""
+        return prepared(self.quantized[0], self.plan.settings.precision, self.plan.settings.compile)
+
     @property
     def in_memory(self) -> bool:
         """Whether the quantized model has been made."""
@@ -102,15 +108,22 @@ class BankMaker:
         preprocess = self.configuration.model.preprocess
         return self.pixels.open(data.spec, data.name, preprocess, self.progress, self.plan.settings.workers)
 
-    def check_inputs(self, names: Iterable[str]) -> None:
+    def check_inputs(self, names: Iterable[str]) -> bool:
         """Decode every data set and load the model, so that what is wrong with them is said before any long work.
+
+        Returns:
+            False when the caches have every bank, and nothing had to be looked at.
 
         Raises:
             InputError: names the image, or what does not fit about the checkpoint.
         """
-        for name in sorted(names):
+        wanted = sorted(names)
+        if not any(self._missing(name, ()) for name in wanted):
+            return False
+        for name in wanted:
             self.pixels_of(self._largest(name))
         self._plain  # noqa: B018 (loads on first use)
+        return True
 
     def prepare(self, wanted: Mapping[str, Sequence[str]]) -> None:
         """Embed, in one phase, what is not cached yet.
@@ -143,7 +156,7 @@ class BankMaker:
         part = Part(self.plan.data[name], others, arrays, pixels, self.image_key, self.store)
         new = int(part.new.sum())
         advance(len(part.rows) - new)
-        model = self.quantized[0] if new else plain  # which then is not run
+        model = self.runner if new else plain  # which then is not run
         features = part.features(model, self.plan.settings.batch_size, advance)
         about = {"logit": np.array([plain.logit_scale, plain.logit_bias]), "rows": part.rows}
         for array in arrays:
@@ -236,7 +249,7 @@ class BankMaker:
     def _stored_text(self, key: str, names: tuple[str, ...], templates: Sequence[str] | None) -> Any:
         stored = self.store.get(key)
         if stored is None:
-            model = self.quantized[0]
+            model = self.runner
             with self.store.lock(key):
                 stored = self.store.get(key)
                 if stored is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ VERSION = 1
 """Raise when features can change for the same inputs: it is part of every bank's content hash."""
 
 TEXT_BATCH = 256
+T = TypeVar("T")
 
 
 def stream_features(
@@ -40,16 +42,34 @@ def stream_features(
     Raises:
         NonFiniteError: names the first layer whose output is not finite.
     """
+    pinned = model.device.type == "cuda"
     start = 0
-    for pixels in batches:
-        batch = torch.from_numpy(pixels)
-        outputs = model.encode_image_with(batch, taps) if taps else {"image": model.encode_image(batch)}
+    for batch, outputs in _one_ahead(_forward(model, pixels, taps, pinned) for pixels in batches):
         if not torch.isfinite(outputs["image"]).all():
             layer = first_nonfinite_layer(model.module, partial(model.encode_image, batch))
             raise NonFiniteError(f"features are not finite from image {start} on; first in layer '{layer}'")
         yield {name: value.float().cpu().numpy() for name, value in outputs.items()}
         advance(len(batch))
         start += len(batch)
+
+
+def _forward(
+    model: ClipModel, pixels: NDArray[np.uint8], taps: Sequence[str], pinned: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Start a batch: from pinned memory the copy to the device does not wait, and a GPU's work does not either."""
+    batch = torch.from_numpy(pixels)
+    batch = batch.pin_memory() if pinned else batch
+    return batch, model.encode_image_with(batch, taps) if taps else {"image": model.encode_image(batch)}
+
+
+def _one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, each handed on when the next one has been started: a GPU works while the last result is fetched."""
+    waiting: list[T] = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.pop(0)
+    yield from waiting
 
 
 def embed_images(

@@ -125,12 +125,13 @@ class Local:
         """What is wrong with images or model is said before any long work."""
         if self._checked:
             return
-        self._checked = True
+        names = {name for e in maker.configuration.evaluations for r in e.roles.values() for name in r}
         try:
-            maker.check_inputs({name for e in maker.configuration.evaluations for r in e.roles.values() for name in r})
+            self._checked = maker.check_inputs(names)
         except Exception as error:
             if not out_of_memory(error):  # that will be the evaluation's reason
                 raise
+            self._checked = True
 
     def _wait(self, configuration: Configuration, holder: str) -> None:
         if holder not in self._said:

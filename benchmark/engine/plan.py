@@ -12,15 +12,15 @@ from pydantic import BaseModel
 
 from benchmark.data import Data, expand, open_data, prompts
 from benchmark.engine import embed
+from benchmark.engine.execution import Precision
 from benchmark.engine.label_spaces import check_classes
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.models import ResolvedModel, resolve
 from benchmark.plugins import Task, TextList
 from benchmark.quantization import integer_engine, parse, quantizers
 from benchmark.registry import Registry
-from benchmark.spec import FP32, BindingSpec, DataSpec, QuantSpec, SuiteSpec, Tower, digest
+from benchmark.spec import FP32, BindingSpec, DataSpec, QuantSpec, SuiteSpec, Tower, canonical, digest, digest_of
 
-Roles = Mapping[str, tuple[str, ...]]
 Binding = tuple[Task, str, BindingSpec]
 tasks: Registry[Task] = Registry("task", "reliquant.tasks", Task)
 
@@ -34,17 +34,25 @@ class Settings:
         batch_size: images a forward pass; not hashed, results do not depend on it.
         workers: processes and threads that decode and corrupt; not hashed.
         exact_float: evaluate simulated quantizations in float even where integer codes would do; hashed.
+        precision: `bf16` and `fp16` run the models under autocast; hashed. compile: by torch.compile; hashed.
     """
 
     device: str = "cpu"
     batch_size: int = 64
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     exact_float: bool = False
+    precision: Precision = "fp32"
+    compile: bool = False
 
     def hashed(self) -> dict[str, Any]:
-        """The part that can change a number; the integer engine's rounding differs from float in the last bits."""
+        """The part that can change a number; the integer engine's rounding differs from float in the last bits.
+
+        What came later appears only where it is not the default, so that finished evaluations keep their names.
+        """
         engine = "none" if self.exact_float else integer_engine(self.device)
-        return {"device": self.device.split(":")[0], "integer_engine": engine, "embed": embed.VERSION}
+        fields = {"device": self.device.split(":")[0], "integer_engine": engine, "embed": embed.VERSION}
+        later = {"precision": (self.precision, "fp32"), "compile": (self.compile, False)}
+        return fields | {name: value for name, (value, default) in later.items() if value != default}
 
 
 @dataclass(frozen=True)
@@ -177,13 +185,19 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
     for quant in quants:
         plan.quant_key(quant)
     shared = [suite.name, suite.version, suite.limit, {name: single.digest for name, single in data.items()}]
+    unnamed = [_unnamed(plan, *binding, groups) for binding in bindings]
+    hashed = settings.hashed()
     configurations = []
     for model in _models(suite):
+        base = model.quantized.base if model.quantized else model.digest  # what a stored model is to be compared with
+        about = _canonical({"model": base, **hashed})
+        paired = [replace(e, pair=digest_of({**about, **own})) for e, own in unnamed]
         for quant in quants if model.quantized is None else [model.quantized.quant]:
             content = plan.content(model, quant)
+            parts = _canonical(content)
             evaluations = tuple(
-                _evaluation(plan, model, content, task, label, _bound(binding.roles, groups), binding.options)
-                for task, label, binding in bindings
+                replace(evaluation, key=digest_of({**parts, **own}))
+                for evaluation, (_, own) in zip(paired, unnamed, strict=True)
             )
             configurations.append(Configuration(digest([shared, content]), digest(content), model, quant, evaluations))
     return replace(plan, configurations=tuple(configurations))
@@ -269,27 +283,22 @@ def _bound(
     return {role: tuple(single for name in bound for single in groups[name]) for role, bound in names.items()}
 
 
-def _evaluation(
-    plan: Plan,
-    model: ResolvedModel,
-    configuration: Mapping[str, Any],
-    task: Task,
-    label: str,
-    roles: Roles,
-    options: Mapping[str, Any],
-) -> Evaluation:
-    parsed = task.parse_options(options, f"suite '{plan.suite.name}': tasks.{task.name}.{label}.options")
-    evaluation = Evaluation("", task, label, roles, parsed)
+def _unnamed(
+    plan: Plan, task: Task, label: str, binding: BindingSpec, groups: Mapping[str, Mapping[str, DataSpec]]
+) -> tuple[Evaluation, Mapping[str, str]]:
+    """What all configurations share of an evaluation, and its part of their content hashes: made once."""
+    parsed = task.parse_options(binding.options, f"suite '{plan.suite.name}': tasks.{task.name}.{label}.options")
+    evaluation = Evaluation("", task, label, _bound(binding.roles, groups), parsed)
+    names = {name for bound in evaluation.roles.values() for name in bound}
+    found = {name: [name, plan.data[name].digest, plan.data[name].text_digest] for name in names}
     content: dict[str, Any] = {
         "task": [task.name, task.version, label, parsed.model_dump(mode="json")],
-        "roles": {role: [_data_content(plan.data[name]) for name in names] for role, names in roles.items()},
+        "roles": {role: [found[name] for name in bound] for role, bound in evaluation.roles.items()},
     }
     if evaluation.texts:
         content["texts"] = {name: digest(prompts) for name, prompts in evaluation.texts.items()}
-    full = model.quantized.base if model.quantized else model.digest  # what a stored model is to be compared with
-    shared = {"model": full, **plan.settings.hashed(), **content}
-    return replace(evaluation, key=digest({**configuration, **content}), pair=digest(shared))
+    return evaluation, _canonical(content)
 
 
-def _data_content(data: Data) -> list[str]:
-    return [data.name, data.digest, data.text_digest]
+def _canonical(content: Mapping[str, Any]) -> dict[str, str]:
+    return {key: canonical(value) for key, value in content.items()}

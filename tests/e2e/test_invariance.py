@@ -156,3 +156,16 @@ def test_limits_nest(place: Place, plain: str) -> None:
         for name, ids in kept[small].items():
             assert ids <= kept[large][name]
     assert kept[99]["scenes"] == set(open_data(place.suite(plain).data["scenes"], "scenes").sample_ids.tolist())
+
+
+def test_a_task_on_cached_features_needs_no_model_and_no_pixels(
+    place: Place, plain: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded, or pixels were opened")
+
+    monkeypatch.setattr(ModelHolder, "model", property(refuse))
+    monkeypatch.setattr(pixels.PixelCache, "open", refuse)
+    suite = place.suite(plain, tasks={"selective": {"scenes": {"test": "scenes"}}})
+    sweep = run(make_plan(suite, Settings(workers=0)), place.root / "home")
+    assert (sweep.computed, sweep.forward_images, sweep.failed) == (2, 0, [])

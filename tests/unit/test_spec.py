@@ -17,7 +17,9 @@ from benchmark.spec import (
     ModelSpec,
     QuantSpec,
     SuiteSpec,
+    canonical,
     digest,
+    digest_of,
     parse_spec,
 )
 
@@ -255,3 +257,15 @@ def test_any_plain_data_is_a_specification_or_a_clear_error(kind: Any, data: st.
     except SpecError as error:
         message = str(error)
     assert len(message.splitlines()) == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=5))
+def test_a_digest_of_parts_is_the_digest_of_the_whole(content: dict[str, Any]) -> None:
+    assert digest_of({key: canonical(value) for key, value in content.items()}) == digest(content)

@@ -250,7 +250,7 @@ def test_an_error_while_logging_leaves_nothing_running(
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracker._client, "log_artifacts", fail)
+        patch.setattr(tracker._client, "log_batch", fail)
         with pytest.raises(OSError, match="disk full"):
             tracker.log(finished("broken"))
     assert {run.info.status for run in runs(tracker, "broken").values()} == {"FAILED"}

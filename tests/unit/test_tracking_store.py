@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -117,3 +118,15 @@ def test_a_locked_database_keeps_its_old_statistics(tmp_path: Path, monkeypatch:
         assert not store.renew_statistics(f"{store.SQLITE}{tmp_path / 'm.db'}")
         database.rollback()
         assert store.renew_statistics(f"{store.SQLITE}{tmp_path / 'm.db'}")
+
+
+def test_mlflow_leaves_stdout_to_the_command_line(tmp_path: Path) -> None:
+    """With a server it prints a line for each run, between the JSON lines of `--json`."""
+    code = (
+        "import os; from pathlib import Path; from trackers import store;"
+        f"store.connect('{store.SQLITE}{tmp_path}/m.db');"
+        "from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT as quiet;"
+        "assert quiet.get() is True"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=environment)

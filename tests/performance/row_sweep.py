@@ -1,0 +1,53 @@
+"""The sweep of 8 configurations of ViT-B/32 that other rows build on; itself the row of the tracking overhead."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.performance import material
+from tests.performance.setting import Result, Setting
+
+NAME, TARGET = "tracking", 0.02
+
+
+def measure(setting: Setting) -> Result:
+    """The sweep, anew; the time in the tracker is taken inside of it."""
+    found = sweep(setting, anew=True)
+    rest = found["wall"] - found["tracking"]
+    share = found["tracking"] / rest
+    return Result(
+        NAME,
+        "tracking overhead of a sweep (MLflow on SQLite, figures and tables as artifacts)",
+        f"{100 * share:.1f} %",
+        "0",
+        f"<= {100 * TARGET:.0f} %",
+        share <= TARGET,
+        (
+            f"{found['tracking']:.1f} s in the tracker, MLflow's import included, beside {rest:.1f} s: "
+            f"{found['configurations']} configurations, {found['evaluations']} evaluations, "
+            f"{found['forward_images']:,} images through a vision tower.",
+        ),
+        {"share": share, **found},
+    )
+
+
+def sweep(setting: Setting, anew: bool = False) -> dict[str, Any]:
+    """The finished sweep's numbers; it is run when it is not there yet, or `anew`."""
+    place = setting.folder / "homes" / "sweep-first.json"
+    if anew or not place.is_file():
+        made = material.vit(setting, setting.sizes.sweep)
+        setting.say(f"sweep of 8 configurations, {made.images} images each")
+        used = setting.sweep(made.suite, setting.home("sweep"))
+        found = {"wall": used.wall, "cpu": used.cpu, **used.report}
+        if found["failed"]:
+            raise SystemExit(f"{found['failed']} evaluations of the sweep failed: {used.stdout[-2000:]}")
+        place.write_text(json.dumps(found))
+    result: dict[str, Any] = json.loads(place.read_text())
+    return result
+
+
+def suite(setting: Setting) -> Path:
+    """The sweep's suite file."""
+    return material.vit(setting, setting.sizes.sweep).suite
