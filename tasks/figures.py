@@ -70,7 +70,7 @@ def reliability(outcome: Outcome, reference: Outcome | None) -> Mapping[str, Any
         now = np.stack([confidence, accuracy], axis=1)
         if before is not None and before.shape == now.shape:
             moved = np.isfinite(before).all(axis=1) & np.isfinite(now).all(axis=1)
-            way = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.003}
+            way: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.003}
             axes.quiver(*before[moved].T, *(now - before)[moved].T, color=colour, alpha=0.6, **way)
         before = now
         sizes = 10 + 150 * count[kept] / count.sum()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -120,13 +119,10 @@ def test_a_locked_database_keeps_its_old_statistics(tmp_path: Path, monkeypatch:
         assert store.renew_statistics(f"{store.SQLITE}{tmp_path / 'm.db'}")
 
 
-def test_mlflow_leaves_stdout_to_the_command_line(tmp_path: Path) -> None:
+def test_mlflow_leaves_stdout_to_the_command_line(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a server it prints a line for each run, between the JSON lines of `--json`."""
-    code = (
-        "import os; from pathlib import Path; from trackers import store;"
-        f"store.connect('{store.SQLITE}{tmp_path}/m.db');"
-        "from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT as quiet;"
-        "assert quiet.get() is True"
-    )
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=environment)
+    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
+    store.connect(address)
+    from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
+
+    assert MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.get() is True
