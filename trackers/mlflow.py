@@ -252,8 +252,7 @@ class MLflowTracker(Tracker):
             self._log_artifacts(experiment, run, finished, record)
 
     def _log_artifacts(self, experiment: str, run: str, finished: FinishedConfiguration, record: Record) -> None:
-        outcome = finished.outcomes[record.key]
-        name = f"{record.task}/{record.dataset}"
+        outcome, name = finished.outcomes[record.key], record.name
         evaluation = next(e for e in finished.configuration.evaluations if e.name == name)
         with tempfile.TemporaryDirectory() as folder:
             for title, frame in sample_frames(outcome).items():
