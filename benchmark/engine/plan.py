@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from benchmark.data import Data, expand, open_data, prompts
+from benchmark.digests import canonical_values, digest_of
 from benchmark.engine import embed
 from benchmark.engine.execution import Precision
 from benchmark.engine.label_spaces import check_classes
@@ -19,7 +20,7 @@ from benchmark.models import ResolvedModel, resolve
 from benchmark.plugins import Task, TextList
 from benchmark.quantization import integer_engine, parse, quantizers
 from benchmark.registry import Registry
-from benchmark.spec import FP32, BindingSpec, DataSpec, QuantSpec, SuiteSpec, Tower, canonical, digest, digest_of
+from benchmark.spec import FP32, BindingSpec, DataSpec, QuantSpec, SuiteSpec, Tower, digest
 
 Binding = tuple[Task, str, BindingSpec]
 tasks: Registry[Task] = Registry("task", "reliquant.tasks", Task)
@@ -190,11 +191,11 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
     configurations = []
     for model in _models(suite):
         base = model.quantized.base if model.quantized else model.digest  # what a stored model is to be compared with
-        about = _canonical({"model": base, **hashed})
+        about = canonical_values({"model": base, **hashed})
         paired = [replace(e, pair=digest_of({**about, **own})) for e, own in unnamed]
         for quant in quants if model.quantized is None else [model.quantized.quant]:
             content = plan.content(model, quant)
-            parts = _canonical(content)
+            parts = canonical_values(content)
             evaluations = tuple(
                 replace(evaluation, key=digest_of({**parts, **own}))
                 for evaluation, (_, own) in zip(paired, unnamed, strict=True)
@@ -297,8 +298,4 @@ def _unnamed(
     }
     if evaluation.texts:
         content["texts"] = {name: digest(prompts) for name, prompts in evaluation.texts.items()}
-    return evaluation, _canonical(content)
-
-
-def _canonical(content: Mapping[str, Any]) -> dict[str, str]:
-    return {key: canonical(value) for key, value in content.items()}
+    return evaluation, canonical_values(content)

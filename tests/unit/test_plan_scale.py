@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import digests
 from benchmark.data import forget
 from benchmark.engine import plan as planning
 from benchmark.engine.plan import Plan, make_plan
@@ -19,15 +20,15 @@ from benchmark.suite import load_suite, narrow
 from tests.published import write_cifar, write_imagenet
 
 BYTES_PER_EVALUATION = 4_000
-CHARACTERS_PER_EVALUATION = 1_000
+CHARACTERS_PER_EVALUATION = 4_000
 """Of JSON made for content hashes: what all evaluations share (75 corrupted data sets, ...) is written once."""
 
 
-def stub(spec: ModelSpec) -> ResolvedModel:
+def stub(model: ModelSpec) -> ResolvedModel:
     """A model that is not here, named and hashed by its reference."""
-    sha = hashlib.sha256(spec.ref.encode()).hexdigest()
+    sha = hashlib.sha256(model.ref.encode()).hexdigest()
     preprocess = Preprocess((224, 224), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    return ResolvedModel(spec, spec.ref.replace("/", "."), "ViT", sha, (), None, preprocess, lambda device: None)  # type: ignore[arg-type, return-value]
+    return ResolvedModel(model, model.ref.replace("/", "."), "ViT", sha, (), None, preprocess, lambda device: None)  # type: ignore[arg-type, return-value]
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +74,14 @@ def test_work_and_memory_grow_with_the_number_of_configurations(
     """A model more costs what the model before did, in JSON written for content hashes and in memory."""
     plan_of(1)  # opens the data
     written = 0
-    canonical = planning.canonical
+    canonical = digests.canonical
 
     def counted(value: object) -> str:
         nonlocal written
         written += len(text := canonical(value))
         return text
 
-    monkeypatch.setattr(planning, "canonical", counted)
+    monkeypatch.setattr(digests, "canonical", counted)
     texts, sizes = [], []
     for models in (2, 4, 8):
         written = 0
