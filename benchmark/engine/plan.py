@@ -194,8 +194,7 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
         about = canonical_values({"model": base, **hashed})
         paired = [replace(e, pair=digest_of({**about, **own})) for e, own in unnamed]
         for quant in quants if model.quantized is None else [model.quantized.quant]:
-            content = plan.content(model, quant)
-            parts = canonical_values(content)
+            parts = canonical_values(content := plan.content(model, quant))
             evaluations = tuple(
                 replace(evaluation, key=digest_of({**parts, **own}))
                 for evaluation, (_, own) in zip(paired, unnamed, strict=True)
