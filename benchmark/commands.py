@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.analysis.compare import adjust
 from benchmark.analysis.tables import comparison_rows, headline_keys
-from benchmark.engine.execution import check_precision
 from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.provenance import skipped_warnings, template_warnings
 from benchmark.engine.run import Sweep, replay

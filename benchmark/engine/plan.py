@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from benchmark.data import Data, expand, open_data, prompts
-from benchmark.digests import canonical_values, digest_of
 from benchmark.engine import embed
 from benchmark.engine.execution import Precision
 from benchmark.engine.label_spaces import check_classes

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from benchmark.digests import canonical_values, digest_of
 from benchmark.errors import SpecError
 from benchmark.spec import (
     FP32,
