@@ -6,7 +6,7 @@ import shutil
 
 import yaml
 
-from benchmark.scaffold import write_task
+from benchmark.scaffold import write_plugin
 from tests.performance import row_sweep
 from tests.performance.setting import Result, Setting
 
@@ -22,7 +22,7 @@ def measure(setting: Setting) -> Result:
     folder = setting.folder / "plugin"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    plugin, _ = write_task("wrong_answers", folder)
+    plugin = write_plugin("task", "wrong_answers", folder)[0]
     content = yaml.safe_load(row_sweep.suite(setting).read_text())
     content["tasks"]["wrong_answers"] = {"test": {"test": "test"}}
     (folder / "suite.yaml").write_text(yaml.safe_dump(content))
