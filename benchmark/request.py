@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -156,7 +157,7 @@ def parse_size(text: str, option: str) -> int:
     if match is None:
         raise InputError(f"{option} '{text}': expected a size such as 20GB, 500MB or 0")
     powers = {"B": 0, "KB": 1, "MB": 2, "GB": 3, "TB": 4}
-    return int(float(match[1]) * 1000 ** powers[(match[2] or "B").upper()])
+    return int(Decimal(match[1]) * 1000 ** powers[(match[2] or "B").upper()])
 
 
 def check_device(device: str) -> None:

@@ -92,6 +92,8 @@ def check_reliquant(arguments: Sequence[str], partial: bool = False) -> None:
     rest, parent = list(arguments), None
     try:
         while hasattr(command, "commands") and (rest or not partial):
+            if rest and rest[0] in {option for each in command.params for option in each.opts} | {"--help"}:
+                return  # an option of the program or of a group of commands, e.g. --version
             parent = command.make_context("reliquant", [], parent=parent, resilient_parsing=True)
             _, command, rest = command.resolve_command(parent, rest)
         if "--help" not in rest and not hasattr(command, "commands"):

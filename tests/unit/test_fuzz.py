@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +108,11 @@ def check_short_name(text: str) -> None:
         assert spec.method in quantizers.names()
 
 
-def check_call(read: Callable[[str], Any], text: str) -> None:
-    one_clear_line(lambda: read(text))
+def calls(read: Callable[[str], Any]) -> Callable[[str], None]:
+    def checked(text: str) -> None:  # hypothesis wants a function with a name and no defaults
+        one_clear_line(lambda: read(text))
+
+    return checked
 
 
 DAMAGE = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9), st.binary(max_size=6)), min_size=1, max_size=4)
@@ -138,7 +140,7 @@ def test_any_text_as_a_short_name(profile: settings) -> None:
         (overrides, lambda text: with_overrides("rtn-w4-vision", [text])),
         (SIZES, lambda text: parse_size(text, "--pixel-cache")),
     ):
-        profile(given(texts)(partial(check_call, read)))()
+        profile(given(texts)(calls(read)))()
 
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
