@@ -26,19 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's o
 KEY = "zero_shot/scenes/accuracy"
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("page")
-    MLflowTracker().open(folder)
-    return folder
-
-
-@pytest.fixture
-def opened(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], MLflowTracker]:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return lambda: MLflowTracker().open(home)
-
-
 def runs(tracker: MLflowTracker, suite: str) -> dict[str, Any]:
     """Runs of an experiment by name; of children with one name the last."""
     experiment = tracker._client.get_experiment_by_name(suite)

@@ -44,21 +44,6 @@ def finished(suite: str, quant: QuantSpec = QUANT, drawing: Any = draw, **fields
 # --- MLflow ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder whose database is made once; each test has its own suite, that is experiment."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    MLflowTracker().open(folder)
-    return folder
-
-
-@pytest.fixture
-def opened(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], MLflowTracker]:
-    """Opens the tracker anew, as another process would."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return lambda: MLflowTracker().open(home)
-
-
 def runs(tracker: MLflowTracker, suite: str) -> dict[str, Any]:
     """Runs of an experiment by name; names are unique here."""
     experiment = tracker._client.get_experiment_by_name(suite)
