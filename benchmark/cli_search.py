@@ -17,7 +17,7 @@ def search(
         typer.Argument(help="A suite's name or a YAML file (default: demo).", autocompletion=completing.suites),
     ] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Configurations to evaluate (default 100).")] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="tpe nsga2 nsga3 gp qmc grid random.")] = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", help="ehvi tpe nsga2 nsga3 gp qmc grid random.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same trials (default 0).")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the new study.")] = None,
     resume: Annotated[str | None, typer.Option("--resume", help="Go on with, or join, this study.")] = None,

@@ -15,9 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 from benchmark.quantization import parse
 from benchmark.scalars import Scalar
 from benchmark.spec import QuantSpec
+from search.ehvi import Ehvi, Foretell
 from search.flat import Flat, distribution
-from search.history import CONFIGURATION, ESTIMATE
-from search.samplers import FLAT, Fixed, Looking, draw_all, join, make_sampler
+from search.history import CONFIGURATION, ESTIMATE, losses
+from search.samplers import EHVI, FLAT, Fixed, Looking, draw_all, join, make_sampler
 from search.space import Dimension, Space
 
 PATIENCE = 10
@@ -73,12 +74,18 @@ class Seen(optuna.Study):
 class Draw:
     """Chooses the configurations of a study, one for each trial."""
 
-    def __init__(self, study: optuna.Study, space: Space, sampler: str, seed: int) -> None:
+    def __init__(self, study: optuna.Study, space: Space, sampler: str, seed: int, foretell: Foretell) -> None:
         self.study, self.space, self.sampler, self.seed = study, space, sampler, seed
+        self._foretell = foretell
+        self._paired: set[int] = set()
 
     @cached_property
     def _flat(self) -> Flat | None:
         return Flat(self.space) if self.sampler in FLAT else None
+
+    @cached_property
+    def _ehvi(self) -> Ehvi:
+        return Ehvi(self.space, self.seed, self._foretell)
 
     @cached_property
     def _seen(self) -> Seen:
@@ -95,6 +102,8 @@ class Draw:
         name = trial.user_attrs.get(CONFIGURATION)
         patience = 1 if self.sampler in IMPATIENT else PATIENCE
         spec = parse(name) if name is not None else self._unseen(trial.number) if repeats >= patience else None
+        if spec is None and self.sampler == EHVI:
+            spec = self._sibling(trial) or self._promising(trial.number) or self._unseen(trial.number)
         if spec is not None:
             join(sampler, self._seen, frozen)
         elif self._flat is not None:
@@ -107,6 +116,34 @@ class Draw:
             self.study.sampler = Fixed(labels)
             self.space.sample(lambda dimension: suggest(trial, dimension))
         return spec
+
+    def _sibling(self, trial: optuna.Trial) -> QuantSpec | None:
+        """What does the same to the image tower as a finished trial: its image features are there already.
+
+        It costs no image a forward pass. Siblings of what was stopped early, or is only there to compare with, are not
+        worth it.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        tried = {t.user_attrs.get(CONFIGURATION) for t in trials}
+        for earlier in reversed(trials):
+            if earlier.number in self._paired or earlier.state is not TrialState.COMPLETE:
+                continue
+            self._paired.add(earlier.number)
+            baseline = earlier.user_attrs.get("baseline")
+            spec = None if baseline else self.space.same_images(parse(earlier.user_attrs[CONFIGURATION]))
+            if spec is not None and spec.name not in tried:
+                trial.set_user_attr("sibling_of", earlier.number)
+                return spec
+        return None
+
+    def _promising(self, number: int) -> QuantSpec | None:
+        """What promises most after all that is known; None where too little is."""
+        every = (t.user_attrs.get(CONFIGURATION) for t in self.study.get_trials(deepcopy=False))
+        taken = {str(name) for name in every if name is not None}
+        known = self._seen.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        found, full = losses(self.study, known), self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        worst = losses(self.study, full).max(axis=0, initial=-np.inf)
+        return self._ehvi.choose(known, found, worst, taken, number)
 
     def _unseen(self, number: int) -> QuantSpec | None:
         """A point, drawn at random, that no trial has; None where many draws find none."""

@@ -75,7 +75,7 @@ class Engine:
     def problem(self) -> Problem:
         """What the search sees. Evaluates full precision."""
         headline = headline_keys(self.plan, self.reference.records)
-        return Problem(self.evaluate, self.better, tuple(headline))
+        return Problem(self.evaluate, self.better, tuple(headline), foretell=self.foretell)
 
     def evaluate(self, quant: QuantSpec) -> dict[str, float]:
         """All metrics of a quantization.
@@ -126,6 +126,25 @@ class Engine:
         size += sum(4 * _parameters(self.model, tower) for tower in self.model.towers if tower not in towers)
         bits = effective_bits(packed, sum(weights[name] for name in done), sum(weights.values()))
         return {EFFECTIVE_BITS: bits, SIZE: size / 1e6}
+
+    def foretell(self, quant: QuantSpec) -> dict[str, float]:
+        """`effective_bits` from the shapes alone, as `sizes` will measure it; empty where that cannot be told.
+
+        Codes, one float32 scale for each row, group or tensor, and for asymmetric codes a zero point of as many bits
+        as a code. A method without the field `symmetric` has zero points of its own kind (HQQ's are floats).
+        """
+        if quant.weight_bits is None or "symmetric" not in quantizers.get(quant.method).fields:
+            return {}
+        packed, done = 0, 0
+        for tower in quant.towers:
+            for target in resolve(quantizers.get(quant.method), self.model, tower, quant)[0].values():
+                weights = target.rows * target.columns
+                scales = {"tensor": 1, "channel": target.rows, "group": weights // (target.group_size or weights)}
+                zero = 0 if quant.symmetric else target.bits or 0
+                own = scales[target.granularity] * (32 + zero) + weights * (target.bits or 0)
+                packed, done = packed + (own if target.bits else 32 * weights), done + weights
+        layers = (layer for tower in self.model.towers for layer in self.model.layers(tower).values())
+        return {EFFECTIVE_BITS: effective_bits(packed, done, sum(layer.weight.numel() for layer in layers))}  # type: ignore[operator, misc]
 
     def plan_of(self, quant: QuantSpec) -> Plan:
         """Full precision and one quantization."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from benchmark.analysis.reliability import defined, reliability, reliability_keys
@@ -60,12 +60,14 @@ class Problem:
         better: metric key -> its better direction.
         headline: the metric keys that `reliability` is the mean of; the first part of a key is its task.
         rungs: cheaper evaluations, the smallest part first; none: every trial gets all images at once.
+        foretell: quantization -> those of `effective_bits` and `size_mb` that are known before it is evaluated.
     """
 
     evaluate: Callable[[QuantSpec], Metrics]
     better: Callable[[str], Better]
     headline: tuple[str, ...]
     rungs: tuple[Rung, ...] = ()
+    foretell: Callable[[QuantSpec], Metrics] = field(default=lambda spec: {})
 
 
 @dataclass(frozen=True)

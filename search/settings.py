@@ -13,9 +13,9 @@ from optuna.storages import BaseStorage
 
 from benchmark.errors import InputError, SpecError, UnknownNameError
 from benchmark.spec import check_name
+from search import samplers
 from search.objective import DEFAULT, Objective
 from search.rungs import SHARES, parse_shares
-from search.samplers import check_sampler
 from search.space import Space
 
 TRIALS = 100
@@ -66,14 +66,14 @@ class Asked:
             InputError: a sampler that nobody knows, or a number out of range.
         """
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        default = {"suite": "demo", "objectives": DEFAULT, "sampler": "tpe", "seed": 0, "trials": TRIALS}
+        default = {"suite": "demo", "objectives": DEFAULT, "sampler": samplers.DEFAULT, "seed": 0, "trials": TRIALS}
         default |= {"per_block": False, "methods": (), "scopes": (), "constraints": (), "models": (), "data": ()}
         default |= {"rungs": SHARES}
         return Asked(**{**default, **given}).checked()
 
     def checked(self) -> Asked:
         """Itself, where sampler and numbers can be used."""
-        check_sampler(self.sampler or "")
+        samplers.check_sampler(self.sampler or "")
         if self.trials is not None and self.trials < 1:
             raise SpecError(f"--trials: at least 1, got {self.trials}")
         parse_shares(self.rungs or ())

@@ -142,6 +142,14 @@ class Space:
         way = self.way(spec)
         return None if way is None else {step.label: value for step, value in way if len(step.values) > 1}
 
+    def same_images(self, spec: QuantSpec) -> QuantSpec | None:
+        """The point that does the same to the image tower, with or without the text tower; None where there is none."""
+        other = {"vision": "vision+text", "vision+text": "vision"}.get(spec.scope)
+        if other is None or not spec.towers:
+            return None
+        sibling = spec.model_copy(update={"scope": other})
+        return None if self.labelled(sibling) is None else sibling
+
     def declared(self) -> dict[str, tuple[Scalar, ...]]:
         """Every choice of the space -> all values that it has below any other choice."""
         found: dict[str, tuple[Scalar, ...]] = {}

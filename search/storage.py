@@ -16,6 +16,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import Engine, event
 
 from benchmark.errors import StorageError
 from benchmark.processes import is_gone
@@ -43,20 +44,39 @@ def open_storage(home: Path, url: str | None = None) -> BaseStorage:
             path = journal_path(home) if url is None else Path(url)
             path.parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(str(path)))
+        sqlite = url.startswith("sqlite")
         # several processes create the tables and write: wait for each other
-        options: dict[str, Any] = {"connect_args": {"timeout": 100}} if url.startswith("sqlite") else {}
+        options: dict[str, Any] = {"connect_args": {"timeout": 100}} if sqlite else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(
+            storage = RDBStorage(
                 url,
                 engine_kwargs=options,
                 heartbeat_interval=HEARTBEAT,
                 grace_period=GRACE,
                 heartbeat_stale_trial_callback=retry,
             )
+        if sqlite:
+            _lock_whole_transactions(storage.engine)
+        return storage
     except Exception as error:  # SQLAlchemy, the drivers and the file system each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StorageError(f"--storage {url or journal_path(home)} cannot be reached: {reason}") from error
+
+
+def _lock_whole_transactions(engine: Engine) -> None:
+    """Make SQLite lock when a transaction begins, not when it first writes.
+
+    Optuna reads a trial's state with FOR UPDATE, which SQLite ignores: otherwise two processes can both read WAITING
+    and both take the trial. (Recipe of SQLAlchemy's SQLite page, with IMMEDIATE so that nobody reads before a writer.)
+    """
+
+    def leave_transactions_to_us(connection: Any, _: object) -> None:
+        connection.isolation_level = None
+
+    event.listen(engine, "connect", leave_transactions_to_us)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    engine.dispose()  # connections that were opened before
 
 
 def reconcile(study: optuna.Study, lost_after: float = 60.0) -> int:

@@ -28,7 +28,7 @@ from search.draw import Draw
 from search.history import ESTIMATE, STANDINGS, STOPPED, evaluated, front, over
 from search.objective import OWN, Goals, Metrics, Problem
 from search.racing import Member, Race, Standing
-from search.samplers import GRID
+from search.samplers import DEFAULT, GRID
 from search.space import Space
 from search.storage import reconcile, retry
 
@@ -76,7 +76,7 @@ class Search:
     space: Space
     problem: Problem
     goals: Goals
-    sampler: str = "tpe"
+    sampler: str = DEFAULT
     seed: int = 0
     log: TrialLog = field(default_factory=NoLog)
     progress: Progress = field(default_factory=Silent)
@@ -152,11 +152,16 @@ class Search:
 
     @cached_property
     def _draw(self) -> Draw:
-        return Draw(self.study, self.space, self.sampler, self.seed)
+        return Draw(self.study, self.space, self.sampler, self.seed, self._foretold)
 
     @cached_property
     def _race(self) -> Race:
         return Race(self.problem, self.goals, self.progress)
+
+    def _foretold(self, spec: QuantSpec) -> list[float | None]:
+        """Losses of a configuration that are known before it is evaluated."""
+        known = self.problem.foretell(spec)
+        return [o.loss(known[o.key]) if o.key in known else None for o in self.goals.objectives]
 
     def _waiting(self) -> bool:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -77,6 +78,7 @@ def _main(arguments: list[str], log: Path, spoil: Callable[[], object]) -> None:
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
     sys.argv = ["reliquant", *arguments]
     spoil()
     from benchmark import cli

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from benchmark.errors import InputError, SpecError, StorageError, UnknownNameError
@@ -81,6 +83,21 @@ def test_four_processes_one_of_them_killed_lose_and_repeat_nothing(tmp_path: Pat
     assert {name for name, count in times.items() if count > 1} <= retried & killed
     assert all(name in evaluated(study) for name in retried)
     assert len(retried) == 1
+
+
+def test_a_waiting_trial_of_a_database_is_taken_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(storage=open_storage(tmp_path, url), study_name="one")
+    for i in range(20):
+        study.enqueue_trial({"x": i})
+    waiting = [trial._trial_id for trial in study.get_trials()]
+
+    def take(storage: BaseStorage) -> list[int]:
+        return [i for i in waiting if storage.set_trial_state_values(i, TrialState.RUNNING)]
+
+    with ThreadPoolExecutor(6) as pool:
+        found = [i for some in pool.map(take, [open_storage(tmp_path, url) for _ in range(6)]) for i in some]
+    assert sorted(found) == waiting
 
 
 def test_the_trial_of_a_killed_process_is_found_and_tried_again(tmp_path: Path) -> None:
