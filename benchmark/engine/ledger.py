@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from benchmark.engine.samples import pack, unpack
 from benchmark.errors import DamagedSamplesError, StorageError, why
 from benchmark.plugins import Outcome
 from benchmark.spec import digest
@@ -158,11 +158,10 @@ class Ledger:
         path = self.samples_path(record.key)
         if path.is_file():
             try:
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    for name in stored.files:
-                        kind, _, column = name.partition("|")
-                        arrays[kind][column] = stored[name]
-            except Exception as error:  # a damaged archive may raise anything
+                for name, values in unpack(path.read_bytes()).items():
+                    kind, _, column = name.partition("|")
+                    arrays[kind][column] = values
+            except (OSError, ValueError) as error:
                 self._unreadable.add(record.key)
                 raise DamagedSamplesError(
                     f"{path} is damaged ({error}); `reliquant run` computes that evaluation again"
@@ -186,7 +185,7 @@ class Ledger:
         aside = path.with_suffix(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
         try:
             with aside.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **columns)
+                file.write(pack(columns))
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
