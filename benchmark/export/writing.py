@@ -79,14 +79,22 @@ def all_tensors(
 
 def write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write `model.safetensors`; its SHA-256."""
-    save_file(dict(tensors), folder / WEIGHTS, metadata={"format": "pt"})
+    _save(tensors, folder / WEIGHTS)
     return file_digest(folder / WEIGHTS)
 
 
 def write_classes(folder: Path, text: NDArray[np.float32]) -> str:
     """Write the class weights (C, D); the file's SHA-256."""
-    save_file({"text": torch.from_numpy(np.array(text, dtype=np.float32))}, folder / CLASSES)
+    _save({"text": torch.from_numpy(np.array(text, dtype=np.float32))}, folder / CLASSES)
     return file_digest(folder / CLASSES)
+
+
+def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """As safetensors does, which alone would leave a file that only its owner may read: servers are other users."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(dict(tensors), file, metadata={"format": "pt"})
+    file.chmod(mode)
 
 
 def copy_base(folder: Path, recipe: Recipe) -> None:

@@ -142,6 +142,11 @@ def test_the_file_is_as_large_as_the_report_says(folder: Path, home: Path) -> No
     assert 0 <= payload - (report["packed_bytes"] + text) <= 2 * len(report["layers"])
 
 
+def test_who_may_read_the_card_may_read_the_weights(folder: Path) -> None:
+    """A server is often another user than the one who exported."""
+    assert {file.stat().st_mode for file in folder.iterdir() if file.is_file()} == {(folder / CARD).stat().st_mode}
+
+
 def test_two_exports_are_the_same_model(write: Callable[..., Path], folder: Path, home: Path) -> None:
     again = write("rtn-w4a8-channel-token-vision")
     assert (again / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
