@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from benchmark.errors import ModelError
@@ -22,6 +21,7 @@ from benchmark.models.preprocess import Preprocess
 from benchmark.models.recipe import Recipe
 from benchmark.models.structure import block_names
 from benchmark.models.taps import open_clip_taps
+from benchmark.models.texts import NotPadding, TokenMask, UpToEnd, encode_causal, shortened
 from benchmark.spec import Tower
 
 CLIP_TEXT = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
@@ -61,21 +61,21 @@ def load(source: Source, device: str = "cpu", restore: Callable[[nn.Module], Non
     unroll(module)
     if restore is not None:
         restore(module)
-    towers = _towers(module)
+    towers, mask = _towers(module), _token_mask(module)
     return ClipModel(
         name=source.name,
         family=source.family,
         digest=source.digest,
         module=module.to(device),
         preprocess=source.preprocess,
-        tokenizer=tokenizer,
+        tokenizer=shortened(tokenizer, mask),
         image_encoder=_encode_image,
-        text_encoder=_encode_text,
+        text_encoder=encode_causal if isinstance(mask, UpToEnd) else _encode_text,
         towers=towers,
         blocks={tower: block_names(module, prefixes) for tower, prefixes in towers.items()},
         logit_scale=float(module.logit_scale.double().exp()),
         logit_bias=0.0 if module.logit_bias is None else float(module.logit_bias),
-        token_mask=_token_mask(module),
+        token_mask=mask,
         taps=open_clip_taps(module, block_names(module, towers["vision"])),
     )
 
@@ -172,43 +172,7 @@ class Tokenizer:
         return tokens
 
 
-@dataclass(frozen=True)
-class UpToEnd:
-    """Positions up to and with the end-of-text token: the last that a causal tower's pooled output depends on."""
-
-    end: int | None
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, L) -> bool (B, L); the end token is the largest id unless `end` names it."""
-        last = tokens.argmax(-1) if self.end is None else (tokens == self.end).int().argmax(-1)
-        return torch.arange(tokens.shape[1], device=tokens.device) <= last[:, None]
-
-
-@dataclass(frozen=True)
-class NotPadding:
-    """Positions that hold no padding; `appended` for CoCa, whose class token makes the sequence one longer.
-
-    open_clip keeps the released CoCa weights' mask, which is shifted right by one position unless `correct`.
-    """
-
-    pad: int
-    appended: bool = False
-    correct: bool = True
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, L) -> bool (B, L), or (B, L + 1) with the appended class token."""
-        kept = tokens != self.pad
-        if not self.appended:
-            return kept
-        ones = kept.new_ones(len(kept), 1)
-        if self.correct:
-            return torch.cat([kept, ones], 1)
-        mask = torch.cat([ones, kept], 1)
-        mask[:, -1] = True
-        return mask
-
-
-def _token_mask(module: Any) -> Callable[[Tensor], Tensor] | None:
+def _token_mask(module: Any) -> TokenMask | None:
     """Which text positions the pooled output depends on; None where all of them do (SigLIP attends its padding)."""
     text = getattr(module, "text", None)
     if text is not None and hasattr(text, "config"):  # a transformers text tower: padding is masked out

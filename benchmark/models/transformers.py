@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from benchmark.models.base import ClipModel, Tap
+    from benchmark.models.texts import TokenMask
 
 TOWERS: dict[Tower, tuple[str, ...]] = {
     "vision": ("vision_model", "visual_projection"),
@@ -54,6 +55,7 @@ def load(
     from benchmark.models.attention import unroll
     from benchmark.models.base import ClipModel
     from benchmark.models.structure import block_names
+    from benchmark.models.texts import shortened
 
     with _quiet():
         module = _build(folder) if restore is None else _blank(folder)
@@ -66,6 +68,7 @@ def load(
     if restore is not None:
         restore(module)
     scale, bias = _logit_parameters(module, folder)
+    mask = _token_mask(module, padding)
     blocks = {tower: block_names(module, prefixes) for tower, prefixes in TOWERS.items()}
     model = ClipModel(
         name=name,
@@ -73,14 +76,14 @@ def load(
         digest=content,
         module=module.to(device),
         preprocess=preprocess,
-        tokenizer=tokenizer,
+        tokenizer=shortened(tokenizer, mask),
         image_encoder=_encode_image,
         text_encoder=TextEncoder(padding),
         towers=TOWERS,
         blocks=blocks,
         logit_scale=scale,
         logit_bias=bias,
-        token_mask=_token_mask(module, padding),
+        token_mask=mask,
         taps=_taps(module, blocks["vision"]),
     )
     _probe(model, folder)
@@ -216,8 +219,8 @@ def _pooled(output: Any) -> Tensor:
     return features
 
 
-def _token_mask(module: Any, padding: int | None) -> Callable[[Tensor], Tensor] | None:
-    from benchmark.models.open_clip import NotPadding, UpToEnd
+def _token_mask(module: Any, padding: int | None) -> TokenMask | None:
+    from benchmark.models.texts import NotPadding, UpToEnd
 
     if padding is not None:
         return NotPadding(padding)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from benchmark.errors import UnknownNameError
 from benchmark.models import resolve
 from benchmark.models.base import ClipModel
+from benchmark.models.texts import Shortened
 from benchmark.spec import Tower
 from tests.models_zoo import FAMILIES, write_checkpoint
 
@@ -150,7 +151,7 @@ def test_blocks_run_in_the_order_of_their_names(family: str, tower: Tower, load:
 def test_token_mask_covers_what_the_features_depend_on(family: str, load: Loader) -> None:
     """Changing a token outside the mask changes nothing; changing one inside it does."""
     model = load(family)
-    tokens = model.tokenizer(TEXTS)
+    tokens = _whole_context(model)
     before = model.text_encoder(model.module, tokens)
     mask = torch.ones_like(tokens, dtype=torch.bool) if model.token_mask is None else model.token_mask(tokens)
     if mask.shape[1] > tokens.shape[1]:  # CoCa's appended class token
@@ -165,6 +166,40 @@ def test_token_mask_covers_what_the_features_depend_on(family: str, load: Loader
                 continue  # a token put in place of padding is attended to: CoCa's mask follows the tokens
             same = torch.allclose(after[row], before[row], atol=1e-6)
             assert same == (not mask[row, position]), (row, position)
+
+
+def _whole_context(model: ClipModel) -> Tensor:
+    tokenizer: Any = model.tokenizer
+    tokens: Tensor = (tokenizer.inner if isinstance(tokenizer, Shortened) else tokenizer)(TEXTS)
+    return tokens
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_positions_that_nothing_depends_on_are_not_run(family: str, load: Loader) -> None:
+    """The same features as from the whole context, from fewer positions, whatever texts share the batch."""
+    model = load(family)
+    whole, tokens = _whole_context(model), model.tokenizer(TEXTS)
+    if family in (
+        "SigLIP",
+        "SigLIP2",
+        "CoCa",
+    ):  # padding is attended to; the class token's position is the context's last
+        assert torch.equal(tokens, whole)
+        return
+    assert tokens.shape[1] == 11 < whole.shape[1]
+    assert torch.equal(tokens, whole[:, :11])
+    expected = model.text_encoder(model.module, whole)
+    torch.testing.assert_close(model.text_encoder(model.module, tokens), expected, atol=1e-6, rtol=1e-5)
+    alone = torch.cat([model.encode_text([text]) for text in TEXTS])
+    torch.testing.assert_close(alone, model.encode_text(TEXTS), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("words", [1, 14, 300])
+def test_a_text_as_long_as_the_context_or_longer(words: int, load: Loader) -> None:
+    model = load("ViT")
+    length = min(words + 2, 16)
+    assert model.tokenizer(["dog " * words]).shape == (1, length)
+    assert model.encode_text(["dog " * words]).isfinite().all()
 
 
 def test_token_mask_of_a_causal_tower_ends_with_the_text(load: Loader) -> None:

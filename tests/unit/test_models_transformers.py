@@ -20,6 +20,7 @@ from benchmark.errors import ModelError, NonFiniteError
 from benchmark.models import resolve
 from benchmark.models.base import ClipModel
 from benchmark.models.preprocess import OPENAI_MEAN, OPENAI_STD, from_transformers
+from benchmark.models.texts import Shortened
 from benchmark.spec import Tower
 from tests.models_zoo import TEXT, VIT
 
@@ -173,14 +174,17 @@ def test_taps_and_blocks(family: str, load: Loader) -> None:
 def test_token_mask_covers_what_the_features_depend_on(family: str, load: Loader) -> None:
     model = load(family)[0]
     assert model.token_mask is not None
-    tokens = model.tokenizer(TEXTS)
+    assert isinstance(model.tokenizer, Shortened)
+    tokens = model.tokenizer.inner(TEXTS)
     mask = model.token_mask(tokens)
     assert mask.sum(1).tolist() == [4, 8, 3]
+    assert tokens.shape[1] == 12
     before = model.text_encoder(model.module, tokens)
     if family == "ViT":  # causal: what stands behind the end cannot matter
         after = model.text_encoder(model.module, torch.where(mask, tokens, 5))
         torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
-    shorter = model.text_encoder(model.module, tokens[:, : int(mask.sum(1).max())])
+    assert torch.equal(model.tokenizer(TEXTS), tokens[:, :8])
+    shorter = model.text_encoder(model.module, model.tokenizer(TEXTS))
     torch.testing.assert_close(shorter, before, atol=1e-6, rtol=0)
 
 

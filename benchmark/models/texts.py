@@ -1,0 +1,99 @@
+"""Which positions of a text the features depend on; the others are not run.
+
+Prompts are some 10 tokens long and padded to 77. After the end-of-text token a causal tower's positions cannot change
+the features, nor can padding that the tower masks out: with them a text costs several times as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tokenize = Callable[[Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class UpToEnd:
+    """Positions up to and with the end-of-text token: the last that a causal tower's pooled output depends on."""
+
+    end: int | None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) -> bool (B, L); the end token is the largest id unless `end` names it."""
+        last = tokens.argmax(-1) if self.end is None else (tokens == self.end).int().argmax(-1)
+        return torch.arange(tokens.shape[1], device=tokens.device) <= last[:, None]
+
+
+@dataclass(frozen=True)
+class NotPadding:
+    """Positions that hold no padding; `appended` for CoCa, whose class token makes the sequence one longer.
+
+    open_clip keeps the released CoCa weights' mask, which is shifted right by one position unless `correct`.
+    """
+
+    pad: int
+    appended: bool = False
+    correct: bool = True
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) -> bool (B, L), or (B, L + 1) with the appended class token."""
+        kept = tokens != self.pad
+        if not self.appended:
+            return kept
+        ones = kept.new_ones(len(kept), 1)
+        if self.correct:
+            return torch.cat([kept, ones], 1)
+        mask = torch.cat([ones, kept], 1)
+        mask[:, -1] = True
+        return mask
+
+
+TokenMask = UpToEnd | NotPadding
+
+
+@dataclass(frozen=True)
+class Shortened:
+    """Texts -> tokens (B, S) int64, cut behind the last position that counts in any of the B texts."""
+
+    inner: Tokenize
+    mask: TokenMask
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        tokens = self.inner(texts)
+        used = self.mask(tokens).any(0).nonzero()
+        return tokens[:, : int(used[-1]) + 1] if len(used) else tokens
+
+
+def shortened(tokenizer: Tokenize, mask: TokenMask | None) -> Tokenize:
+    """The tokenizer without what nothing depends on.
+
+    Left as it is where all positions count (SigLIP attends to its padding) and for CoCa, whose class token takes the
+    position behind the last.
+    """
+    if mask is None or (isinstance(mask, NotPadding) and mask.appended):
+        return tokenizer
+    return Shortened(tokenizer, mask)
+
+
+def encode_causal(module: Any, tokens: Tensor) -> Tensor:
+    """open_clip's causal text towers on tokens (B, S), S up to the context length -> features (B, D), not normalised.
+
+    As open_clip's `CLIP.encode_text` and `TextTransformer.forward`, which want the whole context.
+    """
+    from open_clip.transformer import text_global_pool
+
+    plain = not hasattr(module, "text")
+    tower = module if plain else module.text
+    pool, end = (module.text_pool_type, module.text_eos_id) if plain else (tower.pool_type, tower.eos_id)
+    length, dtype = tokens.shape[1], tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+    pooled: Tensor = text_global_pool(x, tokens, pool, eos_token_id=end)
+    if tower.text_projection is None:
+        return pooled
+    projected: Tensor = pooled @ tower.text_projection
+    return projected
