@@ -74,7 +74,7 @@ def main() -> None:
     from trackers.mlflow import MLflowTracker
 
     run.run = watch.engine(run.run)
-    for name in ("open", "connect", "log"):
+    for name in ("open", "connect", "log", "log_sweep"):
         setattr(MLflowTracker, name, watch.timed(getattr(MLflowTracker, name)))
     sys.argv = ["reliquant", *sys.argv[2:]]
     from benchmark.cli import main as command

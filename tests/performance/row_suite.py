@@ -37,8 +37,8 @@ def measure(setting: Setting) -> Result:
             f"The loop took {bare:.1f} s ({images / bare:.1f} images a second), the suite {inside:.1f} s from the "
             "start of the engine to the end of the process: "
             f"embedding, the texts of {material.CLASSES * material.TEMPLATES} prompts, six tasks, the ledger, MLflow "
-            f"with figures, the table. With start-up on both sides (suite {used.report['startup']:.1f} s, loop "
-            f"{startup:.1f} s): {whole:.2f}.",
+            f"with figures ({used.report['tracking']:.1f} s with its import), the table. With start-up on both sides "
+            f"(suite {used.report['startup']:.1f} s, loop {startup:.1f} s): {whole:.2f}.",
             f"Images a second of the engine against the loop: {speed:.2f} (target on a GPU: >= {DEVICE_TARGET}).",
         ),
         {"ratio": ratio, "whole": whole, "speed": speed, "images": images, "bare": bare, "suite": inside},

@@ -121,8 +121,7 @@ class Setting:
 def environment() -> dict[str, str]:
     """The caller's, without what would slow a command down (no byte code) or let it ask the network."""
     kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONDONTWRITEBYTECODE", "RELIQUANT_HOME")}
-    cache = os.environ.get("PYTHONPYCACHEPREFIX", str(BUILD / "bytecode"))
-    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": cache, "HF_HUB_OFFLINE": "1"}
+    return {**kept, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
 
 def run(command: Sequence[str], cwd: Path = ROOT, watch: bool = False, check: bool = True) -> Used:
