@@ -36,6 +36,8 @@ class Peer:
             (made.folder / "test+local-dir:model.json").unlink()
         theirs = RUNS * sum(times) / count
         ratio = theirs / seconds
+        setting.say(f"the same question alone, {self.title}")
+        alone = setting.sweep(made.suite, setting.home(f"{self.name}-alone"), "--task", "zero_shot").wall
         extra = "" if count == RUNS else f" ({count} runs were timed: {', '.join(f'{t:.1f}' for t in times)} s)"
         return Result(
             self.name,
@@ -48,8 +50,10 @@ class Peer:
                 f"CLIP_benchmark: {theirs:.1f} s for zero-shot on the {material.count(len_of(made), 'test')} test "
                 f"images{extra}. The sweep: {seconds:.1f} s for six tasks on {made.images} images, five different "
                 "image towers, tracking included.",
+                f"The same question alone (`--task zero_shot`, pixels decoded anew): {alone:.1f} s, "
+                f"{theirs / alone:.1f} x.",
             ),
-            {"ratio": ratio, "theirs": theirs, "ours": seconds, "runs": times},
+            {"ratio": ratio, "theirs": theirs, "ours": seconds, "runs": times, "alone": alone},
         )
 
 
