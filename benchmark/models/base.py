@@ -43,7 +43,7 @@ class ClipModel:
         digest: SHA-256 of the weights and the architecture's configuration.
         module: the torch module; every Linear and Conv2d in it is really called by the forward pass.
         image_encoder, text_encoder: (module, normalised float pixels (B, 3, H, W) / tokens (B, L)) -> (B, D).
-        tokenizer: texts -> tokens (B, L) int64.
+        tokenizer: texts -> tokens (B, L) int64; L is what these texts need, at most the context length.
         towers: for each tower the prefixes of the names of its modules within `module`.
         blocks: for each tower the names of its repeated blocks in forward order (for block-by-block calibration).
         token_mask: tokens (B, L) -> bool (B, S), True where a position counts for calibration; None: all count. S is

@@ -82,7 +82,8 @@ def shortened(tokenizer: Tokenize, mask: TokenMask | None) -> Tokenize:
 def encode_causal(module: Any, tokens: Tensor) -> Tensor:
     """open_clip's causal text towers on tokens (B, S), S up to the context length -> features (B, D), not normalised.
 
-    As open_clip's `CLIP.encode_text` and `TextTransformer.forward`, which want the whole context.
+    As open_clip's `CLIP.encode_text` and `TextTransformer.forward`, which want the whole context. The module is
+    unrolled: its `text_projection` is a `Projection`, also where open_clip has a Linear.
     """
     from open_clip.transformer import text_global_pool
 

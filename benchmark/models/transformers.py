@@ -227,7 +227,8 @@ def _token_mask(module: Any, padding: int | None) -> TokenMask | None:
     end = getattr(module.config.text_config, "eos_token_id", None)
     if str(module.config.model_type).startswith("siglip") or end is None:
         return None
-    return UpToEnd(None if end == 2 else int(end))  # 2: old CLIP configurations, which pool at the largest id
+    legacy = end == 2 and str(module.config.model_type) != "metaclip_2"
+    return UpToEnd(None if legacy else int(end))  # old CLIP configurations say 2 and pool at the largest id
 
 
 def _taps(module: Any, blocks: Sequence[str]) -> dict[str, Tap]:

@@ -342,7 +342,9 @@ def main() -> int:
             results[which, sampler, racing] = runs
     extra = overhead(args.home, args.overhead_trials)
     text = page(table, cases, results, whole, images, [r.share for r in rungs], extra)
-    args.output.write_text(text, encoding="utf-8")
+    kept = args.output.read_text(encoding="utf-8") if args.output.is_file() else ""
+    _, heading, reading = kept.partition("\n## Reading\n")  # written by hand
+    args.output.write_text(text + heading + reading, encoding="utf-8")
     print(text)
     return 0
 
@@ -411,7 +413,7 @@ def page(
 The demo's selection data: 1,200 scenes, 500 images at most of the other sets, five corruptions of 100 images;
 two objectives, `reliability` and `effective_bits`. The exhaustive grid has {len(table)} quantizations,
 {whole // images[-1]} different image towers, {images[-1]:,} images each; an evaluation took {median:.1f} s (median).
-Parts for racing, in images (share): {parts}.
+Parts for racing, in images (share): {parts}; the default has no 1/27.
 
 ## Hypervolume
 
