@@ -15,13 +15,13 @@ import json
 import shutil
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from benchmark.engine.ledger import Ledger, Record, ReportRow
 from benchmark.engine.plan import Configuration, Plan, make_plan
@@ -123,10 +123,16 @@ def finished(plan: Plan, configuration: Configuration, rng: np.random.Generator)
     )
 
 
-def resident() -> float:
-    """Resident memory of this process now, MiB."""
+def kept(function: Any, *arguments: Any) -> float:
+    """MiB that a call's result takes; the call is made once more for this, slowed down by the counting."""
     gc.collect()
-    return float(psutil.Process().memory_info().rss) / 2**20
+    tracemalloc.start()
+    result = function(*arguments)
+    gc.collect()
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    del result
+    return float(size) / 2**20
 
 
 def made(plan: Plan, configurations: int) -> Iterator[FinishedConfiguration]:
@@ -177,17 +183,16 @@ def measure(folder: Path, evaluations: int, through_server: int) -> dict[str, An
     configurations, served = -(-evaluations // 8), -(-through_server // 8)
     found: dict[str, Any] = {"configurations": configurations, "evaluations": 8 * configurations, "plan": []}
     for part in (0, configurations // 2, configurations + served):  # the first opens the data
-        before = resident()
-        plan, seconds = timed(make_plan, suite(folder, max(part, MODELS)))
-        found["plan"].append([8 * len(plan.configurations), seconds, resident() - before])
+        spec = suite(folder, max(part, MODELS))
+        plan, seconds = timed(make_plan, spec)
+        found["plan"].append([8 * len(plan.configurations), seconds, kept(make_plan, spec)])
     print(f"plan: {found['plan'][-1][1]:.1f} s; writing the ledger", file=sys.stderr, flush=True)
     home = folder / "home"
     found["ledger"] = write_ledger(Ledger(home), plan, configurations)
-    before = resident()
     loaded, seconds = timed(Ledger, home)
-    size = (home / "ledger.jsonl").stat().st_size
-    found["load"] = {"rows": len(loaded.records), "seconds": seconds, "mib": resident() - before, "bytes": size}
+    rows, size = len(loaded.records), (home / "ledger.jsonl").stat().st_size
     del loaded
+    found["load"] = {"rows": rows, "seconds": seconds, "mib": kept(Ledger, home), "bytes": size}
     print("tracking on SQLite", file=sys.stderr, flush=True)
     address = default_uri(home)
     found["sqlite"] = track(MLflowTracker().open(home, address), plan, 0, configurations)

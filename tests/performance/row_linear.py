@@ -15,14 +15,14 @@ TOWERS = ("fp32", *(f"rtn-w{bits}a8-channel-token-vision" for bits in (8, 7, 6, 
 
 
 def measure(setting: Setting) -> Result:
-    """Engine seconds of the demo's checkpoint, cold banks, warm pixels; one variable at a time.
+    """Engine seconds of the demo's checkpoint: no features, all pixels, libraries imported; one variable at a time.
 
     What a configuration costs is its image tower, so configurations with towers of their own are counted.
     """
     sizes = setting.sizes
     made = material.demo(setting, max(sizes.images))
-    over_images = [(n, engine(setting, n, 2)) for n in sizes.images]
-    over_configurations = [(n, engine(setting, sizes.images[1], n)) for n in sizes.configurations]
+    over_images = [(n, engine(setting, n, 2, fresh=True)) for n in reversed(sizes.images)]
+    over_configurations = [(n, engine(setting, sizes.images[0], n, fresh=False)) for n in sizes.configurations]
     fits = {"images of the test set": fit(over_images), "configurations": fit(over_configurations)}
     details = [
         f"Over {what}: {slope:.4g} s each + {intercept:.2f} s, R^2 = {r2:.4f}; "
@@ -41,31 +41,26 @@ def measure(setting: Setting) -> Result:
         (
             *details,
             f"Seconds in the engine, tracking left out; the demo's checkpoint, {made.folder.name}, `--limit`, "
-            "pixels decoded before; every configuration has an image tower of its own.",
+            "pixels decoded and libraries imported before; every configuration has an image tower of its own.",
         ),
         {"images": over_images, "configurations": over_configurations, "fits": fits},
     )
 
 
-def engine(setting: Setting, images: int, configurations: int) -> float:
-    """Seconds of one sweep in the engine, the smaller of two; a run before them fills the pixel cache."""
-    made = material.demo(setting, max(setting.sizes.images))
-    quants = [each for name in TOWERS[:configurations] for each in ("--quant", name)]
+def engine(setting: Setting, images: int, configurations: int, fresh: bool) -> float:
+    """Seconds of one sweep in the engine; where it starts `fresh`, a run before it fills the pixel cache."""
     setting.say(f"{images} images, {configurations} configurations")
+    made = material.demo(setting, max(setting.sizes.images))
+    home = setting.home(NAME, fresh)
     more = ("--limit", str(images), "--no-speed", "--tracker", "jsonl")
-    seconds = []
-    for turn in range(3):
-        home = setting.home("linear", fresh=turn == 0)
-        for entry in home.iterdir() if turn else ():
-            if entry.name != "cache":
+    if fresh:
+        setting.sweep(made.suite, home, "--quant", "fp32", *more)
+    for folder, kept in ((home, "cache"), (home / "cache", "pixels")):
+        for entry in folder.iterdir():
+            if entry.name != kept:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        for entry in (home / "cache").iterdir() if turn else ():
-            if entry.name != "pixels":
-                shutil.rmtree(entry)
-        used = setting.sweep(made.suite, home, *quants, *more)
-        if turn:
-            seconds.append(float(used.report["engine"]))
-    return min(seconds)
+    quants = [each for name in TOWERS[:configurations] for each in ("--quant", name)]
+    return float(setting.sweep(made.suite, home, *quants, *more, imported=True).report["engine"])
 
 
 def fit(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:

@@ -42,7 +42,7 @@ class Sizes:
     vit: bool
 
 
-FULL = Sizes(1000, 320, 300, (500, 5000), (500, 1500, 2500, 3500), (2, 4, 6, 8), 7, 32, 2, True)
+FULL = Sizes(1000, 320, 300, (500, 5000), (2000, 3000, 4000, 5000), (2, 4, 6, 8), 7, 32, 2, True)
 QUICK = Sizes(24, 16, 16, (16, 160), (16, 32), (2, 3), 2, 4, 1, False)
 
 
@@ -108,12 +108,17 @@ class Setting:
         """The plain command, as a user starts it."""
         return run([sys.executable, "-m", "benchmark.cli", *map(str, arguments)], watch=watch)
 
-    def sweep(self, suite: Path, home: Path, *more: str | Path, watch: bool = False) -> Used:
-        """`reliquant run` with a report of what happened inside (`tests.performance.child`)."""
+    def sweep(self, suite: Path, home: Path, *more: str | Path, watch: bool = False, imported: bool = False) -> Used:
+        """`reliquant run` with a report of what happened inside (`tests.performance.child`).
+
+        Args:
+            imported: libraries are imported before the command begins: their seconds vary from run to run.
+        """
         report = home.parent / f"{home.name}.json"
         report.parent.mkdir(parents=True, exist_ok=True)
         report.unlink(missing_ok=True)
         command = [sys.executable, "-m", "tests.performance.child", report, "run", suite, "--home", home, "--quiet"]
+        command += ["--imported"] * imported
         used = run([*map(str, command), "--device", self.device, *map(str, more)], watch=watch)
         return Used(used.wall, used.cpu, used.peak, used.stdout, json.loads(report.read_text()))
 
