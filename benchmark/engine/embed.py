@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmark.errors import NonFiniteError
+from benchmark.memory import keep_freed_memory
 from benchmark.models.base import ClipModel
 from benchmark.progress import Advance
 
@@ -42,6 +43,7 @@ def stream_features(
     Raises:
         NonFiniteError: names the first layer whose output is not finite.
     """
+    keep_freed_memory()
     pinned = model.device.type == "cuda"
     start = 0
     for batch, outputs in _one_ahead(_forward(model, pixels, taps, pinned) for pixels in batches):
@@ -112,6 +114,7 @@ def embed_texts(model: ClipModel, texts: Sequence[str]) -> NDArray[np.float32]:
     Raises:
         NonFiniteError: names the first layer whose output is not finite.
     """
+    keep_freed_memory()
     parts = []
     for start in range(0, len(texts), TEXT_BATCH):
         batch = list(texts[start : start + TEXT_BATCH])

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmark.errors import QuantizationError, SpecError
+from benchmark.memory import keep_freed_memory
 from benchmark.models.base import ClipModel
 from benchmark.progress import Progress, Silent
 from benchmark.quantization.base import FeatureControl, Quantizer, TowerJob
@@ -86,6 +87,7 @@ def quantize(
             return quantize(model, inner, calibration, progress, exact_float, statistics)[0]
 
         return _controlled(model, spec, method, calibration, quantized)
+    keep_freed_memory()
     clone = model.clone()
     notes: list[str] = []
     towers: dict[Tower, TowerReport] = {}

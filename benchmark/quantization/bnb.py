@@ -7,7 +7,9 @@ r"""bitsandbytes: LLM.int8(), NF4 and FP4 on their own kernels (CPU and CUDA), f
   each divided by its absmax and rounded to a 16-entry table (normal quantiles, or a 4-bit float);
   `doublequant_true` quantizes the absmax values to 8 bits in blocks of 256 as well.
 
-Conv2d layers have no kernel there and stay in full precision; the report lists them.
+Conv2d layers have no kernel there and stay in full precision; the report lists them. 4-bit layers compute in float32
+on every CPU: bitsandbytes' own path for AVX512-BF16 is left out, since it rounds inputs and absmax to bfloat16, takes
+only layers with a multiple of 32 outputs, and rewrites the stored weight when it is first called.
 """
 
 from __future__ import annotations
@@ -131,10 +133,12 @@ class FourBit(BitsAndBytes):
 
 
 def _bitsandbytes() -> Any:
+    # it warns of the optional kernels of the bfloat16 path that is not taken, and at each call that float32 inputs are
+    # cast, which is what we want
+    for name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     import bitsandbytes
 
-    # it warns at each call that float32 inputs are cast, which is what we want
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return bitsandbytes
 
 
@@ -151,7 +155,7 @@ def _empty_int8(layer: nn.Linear, threshold: float) -> Any:
 
 
 def _empty_four_bit(layer: nn.Linear, kind: str, double: bool) -> Any:
-    return _bitsandbytes().nn.Linear4bit(
+    new = _bitsandbytes().nn.Linear4bit(
         layer.in_features,
         layer.out_features,
         layer.bias is not None,
@@ -159,6 +163,8 @@ def _empty_four_bit(layer: nn.Linear, kind: str, double: bool) -> Any:
         compress_statistics=double,
         quant_type=kind,
     )
+    new.support_avx512bf16_for_cpu = False
+    return new
 
 
 def _int8(layer: nn.Linear, threshold: float) -> tuple[nn.Module, Tensor, int]:
@@ -205,5 +211,5 @@ int8 = Int8(
     kernel="real",
     format="int8",
 )
-nf4 = FourBit("bnb-nf4", 1, "bitsandbytes NF4 weights in blocks of 64", _QLORA, _FIELDS, kernel="real", format="nf4")
-fp4 = FourBit("bnb-fp4", 1, "bitsandbytes FP4 weights in blocks of 64", _QLORA, _FIELDS, kernel="real", format="fp4")
+nf4 = FourBit("bnb-nf4", 2, "bitsandbytes NF4 weights in blocks of 64", _QLORA, _FIELDS, kernel="real", format="nf4")
+fp4 = FourBit("bnb-fp4", 2, "bitsandbytes FP4 weights in blocks of 64", _QLORA, _FIELDS, kernel="real", format="fp4")

@@ -25,11 +25,28 @@ from benchmark.quantization.simulated import Prepared, Simulated
 from benchmark.spec import QuantSpec
 
 LARGEST = 448.0
+_SMALLEST_NORMAL = 2.0**-6
+_EXPONENT = 0x7F800000
+"""Bits of a float32's exponent: alone they are the power of two below its magnitude."""
+_SHIFT = 1.5 * 2.0**20
 
 
 def cast(values: Tensor, scale: Tensor) -> Tensor:
     """values / scale as float8_e4m3fn, saturating."""
     return (values / scale).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+
+
+def rounded_(values: Tensor) -> Tensor:
+    r"""Round float32 values to E4M3 in place: the same numbers as through `torch.float8_e4m3fn`, several times faster.
+
+    With :math:`2^e \le |v|` (e >= -6: below are the subnormals) the step is :math:`2^{e-3}`, which is the distance of
+    float32 numbers around :math:`M = 1.5 \cdot 2^{e+20}`, so v + M - M rounds half to even.
+
+    Args:
+        values: of magnitude 448 at most.
+    """
+    power = values.view(torch.int32).bitwise_and(_EXPONENT).view(torch.float32).clamp_(min=_SMALLEST_NORMAL)
+    return values.add_(power, alpha=_SHIFT).sub_(power, alpha=_SHIFT)
 
 
 def float8_scale(largest: Tensor) -> Tensor:
@@ -58,7 +75,7 @@ class Float8Token(TokenQuantizer):
     def forward(self, x: Tensor) -> Tensor:
         """x, quantized and dequantized."""
         scale = float8_scale(torch.maximum(x.amax(self.dims, True), -x.amin(self.dims, True)))
-        return cast(x, scale).float().mul_(scale)
+        return rounded_(x / scale).mul_(scale)
 
 
 class Float8Tensor(TensorQuantizer):
@@ -66,7 +83,7 @@ class Float8Tensor(TensorQuantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """x, quantized and dequantized."""
-        return cast(x, self.scale).float().mul_(self.scale)
+        return rounded_((x / self.scale).clamp_(-LARGEST, LARGEST)).mul_(self.scale)
 
 
 class Float8(Simulated):

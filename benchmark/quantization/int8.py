@@ -5,9 +5,9 @@ With input codes `p` (zero point `z_x`, scale `s_x`) and weight codes `q` (zero 
 .. math:: y = s_x s_w \Big( \sum_k p_k q_k - z_w \sum_k p_k - z_x \sum_k q_k + K z_x z_w \Big) + b
 
 The bracket is exact in int32 (|sum| <= 2^16 K, so K < 2^15). Applies where codes of weights (per tensor or channel)
-and of activations (per tensor or token) fit int8. torch._int_mm is fast on CUDA and, on CPUs, only where AVX512-VNNI
-exists: elsewhere it falls back to a scalar loop. CPUs without take `benchmark.quantization.onednn` where that is exact,
-and the float path otherwise.
+and of activations (per tensor or token) fit int8. CPUs take `benchmark.quantization.onednn` where that is exact: it is
+two to three times faster than torch._int_mm where there is AMX. torch._int_mm does the rest (asymmetric weights) and
+all on CUDA; on CPUs without AVX512-VNNI it falls back to a scalar loop, and the float path is taken.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _CUDA_MIN_ROWS = 17
 
 
 def int8_available(device: torch.device | str) -> bool:
-    """Whether int8 matrix products are worth while on a device."""
+    """Whether torch._int_mm is worth while on a device."""
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    return kind == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512" and _has_vnni()
+    return kind == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512" and _has("vnni")
 
 
-def _has_vnni() -> bool:
+def _has(feature: str) -> bool:
     """torch has no public name for it."""
-    supported = getattr(torch.cpu, "_is_vnni_supported", None)
+    supported = getattr(torch.cpu, f"_is_{feature}_supported", None)
     return supported is not None and bool(supported())
 
 
 def cpu_capability() -> str:
-    """E.g. `AVX2`, `AVX512`, `AVX512+VNNI`; recorded, since rounding differs between them."""
-    vnni = "+VNNI" if _has_vnni() else ""
-    return f"{torch.backends.cpu.get_cpu_capability()}{vnni}"
+    """E.g. `AVX2`, `AVX512`, `AVX512+VNNI`, `AVX512+VNNI+AMX`; recorded, since rounding differs between them."""
+    found = ("+VNNI" if _has("vnni") else "") + ("+AMX" if _has("amx_tile") else "")
+    return f"{torch.backends.cpu.get_cpu_capability()}{found}"
 
 
 def replacement(
@@ -61,12 +61,12 @@ def replacement(
         return simulated_layer(layer, transform.undo(weight.dequantize())), FLOAT_ENGINE
     device = layer.weight.device
     if not exact_float and weight is not None and activation is not None and fits_int8(layer, weight, device):
-        from benchmark.quantization.onednn import OneDnnLayer, fits_onednn, onednn_available
+        from benchmark.quantization.onednn import OneDnnLayer, fits_onednn
 
+        if device.type == "cpu" and fits_onednn(weight, activation):
+            return OneDnnLayer(layer, weight, activation, transform), ONEDNN_ENGINE
         if int8_available(device):
             return Int8Layer(layer, weight, activation, transform).to(device), INT8_ENGINE
-        if device.type == "cpu" and fits_onednn(weight, activation) and onednn_available():
-            return OneDnnLayer(layer, weight, activation, transform), ONEDNN_ENGINE
     dense = layer.weight.detach() if weight is None else weight.dequantize()
     return simulated_layer(layer, dense, activation, transform), FLOAT_ENGINE
 
@@ -135,7 +135,7 @@ class Int8Layer(nn.Module):
         if self.transform is not None:
             x = self.transform(x)
         codes, scale, zero = self.activation.codes(x)
-        codes = codes.to(torch.int8)
+        codes = codes.to(torch.int8)  # a tensor of its own, which the product may overwrite
         if self.kernel is None:
             rows = codes.reshape(-1, self.columns)
             return self._product(rows, _per_row(scale), _per_row(zero)).reshape(*x.shape[:-1], -1)
@@ -147,7 +147,7 @@ class Int8Layer(nn.Module):
         return product.reshape(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
 
     def _product(self, rows: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """codes (M, K), scale and zero (M, 1) or (1, 1) -> (M, O) float32."""
+        """Codes (M, K), scale and zero (M, 1) or (1, 1) -> (M, O) float32; the codes may be overwritten."""
         total = _int_mm(rows, self.codes)
         if not self.activation.symmetric:
             whole = zero.to(torch.int32)

@@ -1,11 +1,12 @@
-r"""The integer path of CPUs without AVX512-VNNI: oneDNN's product of unsigned input codes with signed weight codes.
+r"""The integer path of x86 CPUs: oneDNN's product of unsigned input codes with signed weight codes.
 
-On AVX2 that product adds pairs `p_1 q_1 + p_2 q_2` in 16 bits and saturates, so it is exact only where
+With AVX512-VNNI, AVX-VNNI or AMX it adds in 32 bits and is exact for all codes. AVX2 and AVX512 alone add pairs
+`p_1 q_1 + p_2 q_2` in 16 bits and saturate, so there it is exact only where
 
 .. math:: 2\,(2^{b_x} - 1)\,2^{b_w - 1} \le 2^{15} - 1 \iff b_x + b_w \le 15
 
-holds: W7A8, W6A8, W4A8, W8A7, but not W8A8, which is computed in float there. Weights must be symmetric. Whether the
-product is there and exact is tried once per process with the largest codes, not assumed.
+holds: W7A8, W6A8, W4A8, W8A7, but not W8A8, which is computed in float there. Weights must be symmetric. What holds is
+tried once per process with the largest codes, not assumed.
 """
 
 from __future__ import annotations
@@ -20,28 +21,31 @@ from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight
 from benchmark.quantization.int8 import INT8_ENGINE, ONEDNN_ENGINE, Int8Layer, int8_available
 
-_EXACT_BITS = 15
+_ALL_CODES = 16
 
 
 @cache
-def onednn_available() -> bool:
-    """Whether the product exists here, and gives exact sums for the largest codes of W7A8 and W8A7."""
+def exact_bits() -> int:
+    """Largest sum of weight and activation bits whose product is exact here: 16, 15, or 0 where there is no product."""
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return 0
+    if not (_is_exact(7, 8) and _is_exact(8, 7)):
+        return 0
+    return _ALL_CODES if _is_exact(8, 8) else _ALL_CODES - 1
+
+
+def _is_exact(weight_bits: int, activation_bits: int) -> bool:
+    top, half = 2**activation_bits - 1, 2 ** (weight_bits - 1)
+    rows = torch.full((3, 64), top, dtype=torch.uint8)
+    rows[1, ::3] = 0
+    codes = torch.full((8, 64), -half, dtype=torch.int8)
+    codes[1], codes[2, ::2] = half - 1, half - 1
+    exact = rows.double() @ codes.double().t()
+    try:
+        found = _linear(rows, 0, _packed(codes), torch.ones(8), None)
+    except (AttributeError, RuntimeError):  # torch was built without oneDNN, or its operators changed
         return False
-    for weight_bits, activation_bits in ((7, 8), (8, 7)):
-        top, half = 2**activation_bits - 1, 2 ** (weight_bits - 1)
-        rows = torch.full((3, 64), top, dtype=torch.uint8)
-        rows[1, ::3] = 0
-        codes = torch.full((8, 64), -half, dtype=torch.int8)
-        codes[1], codes[2, ::2] = half - 1, half - 1
-        exact = rows.double() @ codes.double().t()
-        try:
-            found = _linear(rows, 0, _packed(codes), torch.ones(8), None)
-        except (AttributeError, RuntimeError):  # torch was built without oneDNN, or its operators changed
-            return False
-        if not torch.equal(found.double(), exact):
-            return False
-    return True
+    return torch.equal(found.double(), exact)
 
 
 def integer_engine(device: torch.device | str) -> str:
@@ -49,14 +53,14 @@ def integer_engine(device: torch.device | str) -> str:
 
     It belongs into every key of numbers: its rounding differs from the float path's in the last bits.
     """
-    if int8_available(device):
-        return INT8_ENGINE
-    return ONEDNN_ENGINE if torch.device(device).type == "cpu" and onednn_available() else "none"
+    if torch.device(device).type == "cpu" and exact_bits():
+        return ONEDNN_ENGINE if exact_bits() < _ALL_CODES else f"{ONEDNN_ENGINE}-{_ALL_CODES}"
+    return INT8_ENGINE if int8_available(device) else "none"
 
 
 def fits_onednn(weight: QuantizedWeight, activation: TokenQuantizer) -> bool:
     """Whether the product of these codes is exact on oneDNN."""
-    return weight.scheme.symmetric and weight.scheme.bits + activation.bits <= _EXACT_BITS
+    return weight.scheme.symmetric and weight.scheme.bits + activation.bits <= exact_bits()
 
 
 class OneDnnLayer(Int8Layer):
@@ -81,7 +85,7 @@ class OneDnnLayer(Int8Layer):
         if self._packed is None:
             self._packed = _packed(self.codes)
         shift = 1 << (self.activation.bits - 1)
-        shifted = (rows.view(torch.uint8) + shift).bitwise_and_(2 * shift - 1)  # modulo 2^bits: code + 2^(bits-1)
+        shifted = rows.view(torch.uint8).add_(shift)  # bytes wrap around: code + 2^(bits-1), from 0 on
         if isinstance(self.activation, TensorQuantizer):  # one scale and zero point: oneDNN does the rest
             point, scale_x = int(zero) + shift, float(scale)
             return _linear(shifted, point, self._packed, self.scale, self.bias, scale_x)

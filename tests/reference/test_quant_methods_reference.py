@@ -14,7 +14,7 @@ from benchmark.quantization import parse, quantize
 from benchmark.quantization.affine import Scheme, quantize_weight
 from benchmark.quantization.awq import best_scale
 from benchmark.quantization.bnb import _bitsandbytes, _four_bit, _int8
-from benchmark.quantization.fp8 import cast, float8_scale
+from benchmark.quantization.fp8 import LARGEST, cast, float8_scale, rounded_
 from benchmark.quantization.gptq import gptq, output_error
 from benchmark.quantization.hadamard import hadamard
 from benchmark.quantization.hqq import half_quadratic
@@ -168,6 +168,14 @@ def test_fp8_rounds_to_the_nearest_value_of_the_format() -> None:
     scaled = (values / scale).numpy()
     distance = abs(scaled[:, None] - table[None])
     assert np.array_equal(abs(ours - scaled), distance.min(1).astype(np.float32))
+
+
+def test_fp8_in_floats_equals_the_cast_of_torch() -> None:
+    """Over the bits of every 977th float32, and over all ties between neighbours of the format."""
+    every = torch.arange(0, 2**32, 977, dtype=torch.int64).to(torch.int32).view(torch.float32)
+    table = torch.tensor(sorted(set(e4m3_values())), dtype=torch.float32)
+    values = torch.cat([every[torch.isfinite(every)].clamp_(-LARGEST, LARGEST), table, (table[1:] + table[:-1]) / 2])
+    assert torch.equal(rounded_(values.clone()), values.to(torch.float8_e4m3fn).float())
 
 
 def test_fp8_equals_torchao() -> None:
