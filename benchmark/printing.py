@@ -43,7 +43,8 @@ def print_table(rows: Sequence[Row], keys: Sequence[str], reports: Mapping[str, 
         for row, configuration in zip(rows, plan.configurations, strict=True):
             if row.model == model:
                 report = reports.get(configuration.key)
-                bits = f"{report_figures(report)['effective_bits']:.1f}" if report else "-"
+                found = report_figures(report).get("effective_bits") if report else None
+                bits = "-" if found is None else f"{found:.1f}"
                 cells = [_text(row.cells.get(key)) for key in keys]
                 table.add_row(fold(row.quantization, width), bits, *cells)
         console.print(table)

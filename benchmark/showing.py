@@ -199,8 +199,8 @@ def _report_facts(row: Row) -> Iterator[tuple[str, str]]:
     for note in row.report.get("notes", ()):
         yield "note", str(note)
     if row.size is not None:
-        towers = " and ".join(row.size.towers)
-        yield "size", f"{row.size.megabytes:.2f} MB, {row.size.effective_bits:.2f} effective bits per weight ({towers})"
+        size = f"{row.size.megabytes:.2f} MB of {row.size.float_megabytes:.2f}"
+        yield "size", f"{size}, {row.size.effective_bits:.2f} effective bits per weight (both towers)"
     if row.reliability is not None and not row.full_precision:
         yield "reliability", f"{row.reliability:+.2%} (mean signed relative change of the headline metrics)"
 

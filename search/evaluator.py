@@ -8,8 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
+from benchmark.analysis.sizes import effective_bits, size
 from benchmark.analysis.tables import declared, headline_keys
 from benchmark.data import Data
 from benchmark.engine.plan import Plan, Settings, make_plan
@@ -21,9 +20,10 @@ from benchmark.models.recipe import refuse_quantized
 from benchmark.plugins import Better
 from benchmark.progress import Progress, Silent
 from benchmark.quantization import quantizers
+from benchmark.quantization.report import tower_sizes
 from benchmark.quantization.targets import resolve
 from benchmark.spec import FP32, QuantSpec, SuiteSpec, Tower
-from search.objective import EFFECTIVE_BITS, OWN, SIZE, Problem, effective_bits
+from search.objective import EFFECTIVE_BITS, OWN, SIZE, Problem
 
 
 @dataclass
@@ -115,17 +115,16 @@ class Engine:
             if not resolve(method, self.model, tower, quant)[0]:
                 raise QuantizationError(f"quantization '{quant.name}': no layer of the {tower} tower")
 
+    @cached_property
+    def shapes(self) -> dict[str, Mapping[Tower, int]]:
+        """Weights and parameters of the towers, as a QuantizationReport has them."""
+        weights, parameters = tower_sizes(self.model)
+        return {"weights": weights, "parameters": parameters}
+
     def sizes(self, report: Mapping[str, Any]) -> dict[str, float]:
         """`effective_bits` and `size_mb` (both towers' parameters, packed where quantized, float32 elsewhere)."""
-        towers = report["towers"]
-        packed = sum(layer["packed_bits"] for tower in towers.values() for layer in tower["layers"])
-        kept: dict[Tower, dict[str, nn.Module]] = {tower: self.model.layers(tower) for tower in self.model.towers}
-        weights = {name: layer.weight.numel() for layers in kept.values() for name, layer in layers.items()}  # type: ignore[operator]
-        done = {layer["name"] for tower in towers.values() for layer in tower["layers"]}
-        size = sum(t["packed_bytes"] for t in towers.values())
-        size += sum(4 * _parameters(self.model, tower) for tower in self.model.towers if tower not in towers)
-        bits = effective_bits(packed, sum(weights[name] for name in done), sum(weights.values()))
-        return {EFFECTIVE_BITS: bits, SIZE: size / 1e6}
+        found = size({**report, **self.shapes})
+        return {} if found is None else {EFFECTIVE_BITS: found.effective_bits, SIZE: found.megabytes}
 
     def foretell(self, quant: QuantSpec) -> dict[str, float]:
         """`effective_bits` from the shapes alone, as `sizes` will measure it; empty where that cannot be told.
@@ -143,8 +142,7 @@ class Engine:
                 zero = 0 if quant.symmetric else target.bits or 0
                 own = scales[target.granularity] * (32 + zero) + weights * (target.bits or 0)
                 packed, done = packed + (own if target.bits else 32 * weights), done + weights
-        layers = (layer for tower in self.model.towers for layer in self.model.layers(tower).values())
-        return {EFFECTIVE_BITS: effective_bits(packed, done, sum(layer.weight.numel() for layer in layers))}  # type: ignore[operator, misc]
+        return {EFFECTIVE_BITS: effective_bits(packed, done, sum(self.shapes["weights"].values()))}
 
     def plan_of(self, quant: QuantSpec) -> Plan:
         """Full precision and one quantization."""
@@ -163,7 +161,3 @@ class Engine:
         self.forward_images += sweep.forward_images
         self.computed += sweep.computed
         return sweep
-
-
-def _parameters(model: ClipModel, tower: Tower) -> int:
-    return sum(p.numel() for name, p in model.module.named_parameters() if model.in_tower(name, tower))

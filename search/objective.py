@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from benchmark.analysis.reliability import defined, reliability, reliability_keys
-from benchmark.errors import SpecError, UndefinedMetric, UnknownNameError
+from benchmark.errors import SpecError, UnknownNameError
 from benchmark.plugins import Better
 from benchmark.spec import QuantSpec
 
@@ -209,16 +209,3 @@ def make_goals(problem: Problem, objectives: Sequence[Objective], constraints: S
         if key not in reference:
             raise UnknownNameError("metric (of an objective or constraint)", key, reference)
     return Goals(tuple(objectives), tuple(constraints), reference, problem.better, keys, left_out)
-
-
-def effective_bits(packed_bits: int, replaced: int, total: int) -> float:
-    r"""Measured bits per weight over both towers' Linear and Conv2d weights, scales and zero points included.
-
-    .. math:: b = \frac{B + 32\,(W - W_q)}{W}
-
-    `B` packed bits of the replaced layers, `W_q` weights replaced, `W` all weights: what a scope leaves out counts 32
-    bits, so quantizations of one tower and of both are comparable. 32 for full precision.
-    """
-    if not 0 <= replaced <= total or total == 0:
-        raise UndefinedMetric(f"effective_bits: {replaced} of {total} weights replaced")
-    return (packed_bits + 32 * (total - replaced)) / total

@@ -33,7 +33,8 @@ def report_of(quantization: str, bits: int) -> dict[str, object]:
         "embedding_sqnr_db": 20.0, "weight_relative_error": 0.1, "weight_sqnr_db": 20.0,
     }  # fmt: skip
     towers = {} if quantization == "fp32" else {"vision": tower}
-    return {"quantization": quantization, "model": "tiny", "towers": towers, "figures": {}, "notes": []}
+    shapes = {"weights": {"vision": 1000}, "parameters": {"vision": 1000}}
+    return {"quantization": quantization, "model": "tiny", "towers": towers, "figures": {}, "notes": [], **shapes}
 
 
 def write(ledger: Ledger, quantization: str, task_name: str) -> None:

@@ -38,7 +38,7 @@ def summary(sweep: FinishedSweep) -> Table:
     for configuration in sweep.configurations:
         name, report = configuration.quant.name, sweep.reports.get(configuration.key)
         row: dict[str, Any] = {"quantization": name, "method": configuration.quant.method}
-        row["effective_bits"] = report_figures(report)["effective_bits"] if report else None
+        row["effective_bits"] = report_figures(report).get("effective_bits") if report else None
         for key in keys:
             change = changes.get((name, key))
             row[names[key]] = values.get((name, key))

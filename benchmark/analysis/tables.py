@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmark.analysis.sizes import size
 from benchmark.plugins import Better, Metric, Outcome, Task
 
 if TYPE_CHECKING:
@@ -107,26 +108,26 @@ def comparison_rows(plan: Plan, records: Sequence[Record], tested: Iterable[Chan
 
 
 def report_figures(report: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers of a QuantizationReport (as JSON) worth comparing, over the towers in its scope.
+    """Numbers of a QuantizationReport (as JSON) worth comparing.
 
-    `effective_bits`: packed bits, scales and zero points included, over weights, in the replaced layers (32 for full
-    precision and for controls); `weight_share`: share of the Linear and Conv2d weights that was replaced; `packed_mb`
-    and `float_mb`: size of the towers after and before; `<tower>_cosine`, `<tower>_sqnr_db`: embeddings against full
-    precision; and a control's own figures (`noise_to_signal`, `energy_kept`, ...).
+    Over all towers of the model (`benchmark.analysis.sizes`): `effective_bits`, `size_mb`, `float_mb`. Over the towers
+    in scope: `quantized_bits`, packed bits over weights in the replaced layers, scales and zero points included;
+    `weight_share`, the share of the Linear and Conv2d weights that was replaced; `<tower>_cosine`, `<tower>_sqnr_db`,
+    embeddings against full precision; and a control's own figures (`noise_to_signal`, `energy_kept`, ...).
     """
-    towers = report["towers"]
-    if not towers:
-        return {"effective_bits": 32.0}
+    towers, found = report["towers"], size(report)
+    figures: dict[str, float] = {}
+    if found is not None:
+        figures |= {"effective_bits": found.effective_bits, "size_mb": found.megabytes}
+        figures |= {"float_mb": found.float_megabytes}
     covered = {t: sum(math.prod(layer["shape"]) for layer in towers[t]["layers"]) for t in towers}
-    packed = sum(layer["packed_bits"] for t in towers for layer in towers[t]["layers"])
-    replaced = [t for t in towers if covered[t]]  # none by a control, which changes features
-    total = sum(covered[t] / towers[t]["weight_share"] for t in replaced)
-    figures = {
-        "effective_bits": packed / sum(covered.values()) if replaced else 32.0,
-        "weight_share": sum(covered.values()) / total if replaced else 0.0,
-        "packed_mb": sum(towers[t]["packed_bytes"] for t in towers) / 1e6,
-        "float_mb": sum(towers[t]["float_bytes"] for t in towers) / 1e6,
-    }
+    if towers:
+        replaced = [t for t in towers if covered[t]]  # none by a control, which changes features
+        total = sum(covered[t] / towers[t]["weight_share"] for t in replaced)
+        figures["weight_share"] = sum(covered.values()) / total if replaced else 0.0
+    if any(covered.values()):
+        packed = sum(layer["packed_bits"] for t in towers for layer in towers[t]["layers"])
+        figures["quantized_bits"] = packed / sum(covered.values())
     for tower, found in towers.items():
         figures |= {f"{tower}_cosine": found["cosine"], f"{tower}_sqnr_db": found["embedding_sqnr_db"]}
     return figures | dict(report.get("figures", {}))

@@ -118,11 +118,12 @@ def _sizes(facts: CardFacts) -> str:
     towers = " and ".join(facts.report.towers)
     return (
         "## Size\n\n| | |\n|---|---:|\n"
-        f"| bits per quantized weight, scales included | {figures['effective_bits']:.2f} |\n"
+        f"| effective bits per weight, both towers, scales included | {figures['effective_bits']:.2f} |\n"
+        f"| bits per quantized weight, scales included | {figures['quantized_bits']:.2f} |\n"
         f"| share of the {towers} tower's Linear and Conv2d weights | {figures['weight_share']:.1%} |\n"
-        f"| {towers} tower, packed | {figures['packed_mb']:.2f} MB |\n"
-        f"| {towers} tower, float32 | {figures['float_mb']:.2f} MB |\n"
-        f"| `{WEIGHTS}`, both towers | {facts.weight_bytes / 1e6:.2f} MB |"
+        f"| both towers, packed where quantized | {figures['size_mb']:.2f} MB |\n"
+        f"| both towers, float32 | {figures['float_mb']:.2f} MB |\n"
+        f"| the file `{WEIGHTS}` | {facts.weight_bytes / 1e6:.2f} MB |"
     )
 
 

@@ -21,6 +21,7 @@ from benchmark.quantization.report import (
     control_report,
     describe_device,
     tower_report,
+    tower_sizes,
 )
 from benchmark.quantization.state import LayerState
 from benchmark.quantization.targets import check_finite, check_patterns, resolve
@@ -74,7 +75,7 @@ def quantize(
     method = quantizers.get(spec.method)
     method.check(spec)
     if not spec.towers:
-        return model, _report(model, spec, method, {}, [])
+        return model, _report(model, model, spec, method, {}, [])
     method.check_available(model.device.type)
     _check_calibration(method, spec, calibration)
     check_patterns(model, spec)
@@ -108,7 +109,7 @@ def quantize(
         )
         records = method.quantize_tower(job)
         towers[tower] = tower_report(model, clone, tower, records, job.skipped, calibration, spec)
-    return clone, _report(clone, spec, method, towers, notes)
+    return clone, _report(model, clone, spec, method, towers, notes)
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _controlled(
     control = method.control(model, spec, calibration, quantized)
     changed = replace(model, image_encoder=ControlledEncoder(model.image_encoder, control.change))
     towers: dict[Tower, TowerReport] = {"vision": control_report(model, changed, spec, calibration)}
-    report = _report(model, spec, method, towers, list(control.notes))
+    report = _report(model, model, spec, method, towers, list(control.notes))
     return changed, replace(report, figures=dict(control.figures))
 
 
@@ -152,9 +153,15 @@ def _check_calibration(method: Quantizer, spec: QuantSpec, calibration: Calibrat
 
 
 def _report(
-    model: ClipModel, spec: QuantSpec, method: Quantizer, towers: dict[Tower, TowerReport], notes: list[str]
+    before: ClipModel,
+    after: ClipModel,
+    spec: QuantSpec,
+    method: Quantizer,
+    towers: dict[Tower, TowerReport],
+    notes: list[str],
 ) -> QuantizationReport:
-    cpu, device = describe_device(model)
-    common: dict[str, Any] = {"cpu": cpu, "device": device, "notes": tuple(dict.fromkeys(notes))}
+    (cpu, device), (weights, parameters) = describe_device(after), tower_sizes(before)
+    common: dict[str, Any] = {"cpu": cpu, "device": device, "weights": weights, "parameters": parameters}
+    common["notes"] = tuple(dict.fromkeys(notes))
     kernel = method.kernel if towers else None
-    return QuantizationReport(spec.name, model.name, method.version, kernel, towers, kind=method.kind, **common)
+    return QuantizationReport(spec.name, before.name, method.version, kernel, towers, kind=method.kind, **common)

@@ -71,7 +71,9 @@ class TowerReport:
 class QuantizationReport:
     """One quantization of one model; `towers` is empty for full precision.
 
-    A control (`kind`) replaces no layer; its tower report says what it did to the features, `figures` by how much.
+    `weights` counts the Linear and Conv2d weights of every tower of the model, replaced or not, `parameters` all its
+    parameters. A control (`kind`) replaces no layer; its tower report says what it did to the features, `figures` by
+    how much.
     """
 
     quantization: str
@@ -81,6 +83,8 @@ class QuantizationReport:
     towers: Mapping[Tower, TowerReport]
     cpu: str
     device: str
+    weights: Mapping[Tower, int]
+    parameters: Mapping[Tower, int]
     kept: str = KEPT
     notes: tuple[str, ...] = ()
     kind: Kind = "quantization"
@@ -261,6 +265,12 @@ def _pooled_error(records: Sequence[LayerRecord], layers: Mapping[str, nn.Module
     if noise == 0:
         return 0.0, None
     return (noise / signal) ** 0.5, float(10 * np.log10(signal / noise))
+
+
+def tower_sizes(model: ClipModel) -> tuple[dict[Tower, int], dict[Tower, int]]:
+    """For each tower the weights of its Linear and Conv2d layers, and all its parameters."""
+    weights = {t: sum(layer.weight.numel() for layer in model.layers(t).values()) for t in model.towers}  # type: ignore[operator, misc]
+    return weights, {tower: _parameters(model, tower)[0] for tower in model.towers}
 
 
 def describe_device(model: ClipModel) -> tuple[str, str]:

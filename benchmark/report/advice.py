@@ -144,12 +144,9 @@ def _none_safe(model: str, tested: Sequence[Row], left_out: Sequence[str]) -> Ad
 def _size(row: Row, base: Row | None) -> list[str]:
     if row.size is None:
         return []
-    towers = f"{' and '.join(row.size.towers)} {'tower' if len(row.size.towers) == 1 else 'towers'}"
-    before = base.size.megabytes if base and base.size else None
-    size = f"{row.size.megabytes:.2f} MB" + (f" instead of {before:.2f} MB" if before is not None else "")
     return [
         f"Of these `{row.quantization}` has the fewest effective bits: {row.size.effective_bits:.1f} per weight over "
-        f"the {towers} ({row.size.bits:.1f} in the layers that it replaces), {size}."
+        f"both towers, {row.size.megabytes:.2f} MB instead of {row.size.float_megabytes:.2f} MB."
     ]
 
 

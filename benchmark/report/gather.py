@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmark.analysis import sizes
 from benchmark.analysis.compare import Change, Comparer, adjust
 from benchmark.analysis.reliability import reliability, reliability_keys
 from benchmark.analysis.tables import shallowest_headlines
@@ -18,7 +19,6 @@ from benchmark.engine.plan import tasks
 from benchmark.errors import ReliquantError, StorageError
 from benchmark.plugins import Better
 from benchmark.quantization import parse
-from benchmark.report.sizes import Size, sizes
 from benchmark.spec import FP32, SuiteSpec
 
 
@@ -46,8 +46,9 @@ class Row:
         headline: the same for the headline metrics, with q over the headline metrics of all rows.
         report: its QuantizationReport as JSON; efficiency: size and speed
             (`benchmark.quantization.efficiency.Efficiency`) as JSON; None where the ledger has none.
-        size: None where there is no report. latency: None where it is simulated, or was timed on another machine than
-            most rows: only times of one machine are compared.
+        size: None where there is no report, and for a control, which replaces no weight.
+        latency: None where it is simulated, or was timed on another machine than most rows: only times of one machine
+            are compared.
         reliability: mean signed relative change of the headline metrics over the tasks
             (`benchmark.analysis.reliability`); None where one of them is missing.
     """
@@ -60,7 +61,7 @@ class Row:
     headline: Mapping[str, Change] = field(default_factory=dict)
     report: Mapping[str, Any] | None = None
     efficiency: Mapping[str, Any] | None = None
-    size: Size | None = None
+    size: sizes.Size | None = None
     latency: Latency | None = None
     reliability: float | None = None
 
@@ -140,9 +141,7 @@ def gather(ledger: Ledger, suite: str, spec: SuiteSpec | None) -> Results:
     adjusted = adjust(change for change in found if change.key in headline)
     rows = [_measured(row, ledger, headline) for row in _rows(own, done, found, adjusted)]
     bases = {(r.model, r.name, r.pair): r for r in done if r.quantization == FP32.name}
-    return Results(
-        suite, spec, headline, tuple(_with_latencies(_with_sizes(rows), ledger)), ledger, bases, dict(comparer.failures)
-    )
+    return Results(suite, spec, headline, tuple(_with_latencies(rows, ledger)), ledger, bases, dict(comparer.failures))
 
 
 def headline_of(spec: SuiteSpec | None, present: Iterable[str]) -> tuple[str, ...]:
@@ -193,6 +192,8 @@ def _measured(row: Row, ledger: Ledger, headline: Sequence[str]) -> Row:
     row = replace(
         row, report=report.report if report else None, efficiency=efficiency.efficiency if efficiency else None
     )
+    if row.report is not None and not row.control:
+        row = replace(row, size=sizes.size(row.report))
     return replace(row, reliability=0.0 if row.full_precision else _reliability(row, headline))
 
 
@@ -243,13 +244,6 @@ def _with_latencies(rows: Sequence[Row], ledger: Ledger) -> list[Row]:
 def _latency(row: Row, where: str) -> Latency:
     speed = (row.efficiency or {})["speed"]
     return Latency(speed["latency_ms_p50"], speed["timed"], where)
-
-
-def _with_sizes(rows: Sequence[Row]) -> list[Row]:
-    known: dict[str, dict[str, Size]] = {}
-    for model in dict.fromkeys(row.model for row in rows):
-        known[model] = sizes({r.quantization: r.report for r in rows if r.model == model and r.report is not None})
-    return [replace(row, size=known[row.model].get(row.quantization)) for row in rows]
 
 
 def read_spectra(home: Path, models: Sequence[str], data: Callable[[str], bool]) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from benchmark.analysis.compare import Change
+from benchmark.report.front import front
 from benchmark.report.gather import Row, better_of
-from benchmark.report.sizes import front
 from benchmark.report.svg import (
     COLOURS,
     Axis,
@@ -35,7 +35,7 @@ RELIABILITY = "reliability"
 Cost = Callable[[Row], "float | None"]
 COSTS: Mapping[str, tuple[str, Cost]] = {
     "bits": ("effective bits per weight (← better)", lambda row: row.size.effective_bits if row.size else None),
-    "size": ("size of the towers, MB (← better)", lambda row: row.size.megabytes if row.size else None),
+    "size": ("size of both towers, MB (← better)", lambda row: row.size.megabytes if row.size else None),
     "latency": (
         "latency, ms (← better)",
         lambda row: row.latency.milliseconds if row.latency else None,

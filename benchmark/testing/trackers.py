@@ -27,12 +27,15 @@ TOWER = {
     "weight_share": 1.0,
     "packed_bytes": 17,
     "float_bytes": 128,
-    "effective_bits": 4.25,
     "embedding_sqnr_db": 20.0,
     "cosine": 0.99,
 }
-REPORT: Mapping[str, Any] = {"effective_bits": 4.25, "towers": {"vision": TOWER}}
-"""A QuantizationReport as JSON, as far as trackers read it: 32 weights in 136 bits."""
+REPORT: Mapping[str, Any] = {
+    "towers": {"vision": TOWER},
+    "weights": {"vision": 32, "text": 32},
+    "parameters": {"vision": 32, "text": 64},
+}
+"""A QuantizationReport as JSON, as far as trackers read it: 32 weights in 136 bits, and 32 of the other tower."""
 
 
 def make_finished(

@@ -33,7 +33,8 @@ SHARES = {"test": 1.0, "other": 0.4, "shifted": 0.4, "common": 0.2, "counter": 0
 
 CORRUPTIONS = ("contrast", "defocus_blur", "gaussian_noise", "jpeg_compression", "pixelate")
 CLASSES, TEMPLATES = 16, 16
-"""256 prompts for 320 images; ImageNet with 80 templates has 80,000 for 50,000."""
+PROMPTS_PER_IMAGE = 1.6
+"""Of the test set, where prompts matter: ImageNet has 1,000 classes x 80 templates for 50,000 images."""
 
 SMALL_VIT = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 32, "head_width": 32}
 SMALL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
@@ -58,11 +59,12 @@ def count(test: int, name: str) -> int:
     return max(8, round(test * SHARES.get(name, 0.2)))
 
 
-def make(setting: Setting, name: str, test: int, size: int, checkpoint: str) -> Material:
+def make(setting: Setting, name: str, test: int, size: int, checkpoint: str, templates: int = TEMPLATES) -> Material:
     """Write what is not there yet.
 
     Args:
         test: images of the test set. size: of their shorter side in pixels. checkpoint: `vit` or `demo`.
+        templates: prompts for each class.
     """
     folder = setting.folder / "material" / f"{name}-{test}"
     if not (folder / "suite.yaml").is_file():
@@ -70,13 +72,13 @@ def make(setting: Setting, name: str, test: int, size: int, checkpoint: str) -> 
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for number, part in enumerate(SHARES):
-            write_set(folder / part, count(test, part), size, 100_000 * number)
+            write_set(folder / part, count(test, part), size, 100_000 * number, templates)
         write_model(folder / "model", checkpoint, setting.sizes.vit)
         (folder / "suite.yaml").write_text(yaml.safe_dump(suite(folder, name, test)))
     return Material(folder, folder / "suite.yaml", images_of(test))
 
 
-def write_set(folder: Path, number: int, size: int, seed: int) -> None:
+def write_set(folder: Path, number: int, size: int, seed: int, templates: int) -> None:
     """A webdataset of JPEG files, a quarter larger than the model's input, in CLIP_benchmark's layout."""
     rng = np.random.default_rng(seed)
     base = [np.asarray(picture(seed + i, (size * 5 // 4, size))) for i in range(min(number, 40))]
@@ -89,8 +91,7 @@ def write_set(folder: Path, number: int, size: int, seed: int) -> None:
         data = encoded(Image.fromarray(pixels), "jpg")
         samples.append(Sample(f"s{index:07d}", "jpg", data, index % CLASSES))
     names = [f"thing number {i}" for i in range(CLASSES)]
-    templates = [f"a photo of a {{c}}, seen in manner {i}." for i in range(TEMPLATES)]
-    write_shards(folder, [samples], names, templates)
+    write_shards(folder, [samples], names, [f"a photo of a {{c}}, seen in manner {i}." for i in range(templates)])
 
 
 def write_model(folder: Path, checkpoint: str, real_size: bool) -> None:
@@ -143,3 +144,10 @@ def vit(setting: Setting, test: int) -> Material:
 def demo(setting: Setting, test: int) -> Material:
     """The demo's checkpoint and images of its size (64 pixels)."""
     return make(setting, "demo", test, 64, "demo")
+
+
+def sweep(setting: Setting, checkpoint: str) -> Material:
+    """The sweeps that stand beside CLIP_benchmark: as many prompts for an image as ImageNet has."""
+    vit, sizes = checkpoint == "vit", setting.sizes
+    test, size = (sizes.sweep, 224 if sizes.vit else 64) if vit else (sizes.small, 64)
+    return make(setting, f"sweep-{checkpoint}", test, size, checkpoint, round(PROMPTS_PER_IMAGE * test / CLASSES))

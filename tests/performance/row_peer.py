@@ -1,10 +1,15 @@
-"""The sweep beside separate CLIP_benchmark zero-shot runs, same webdataset and checkpoint (own venv, CPU, fp32)."""
+"""The sweep beside separate CLIP_benchmark zero-shot runs, same webdatasets and checkpoint (own venv, CPU, fp32).
+
+CLIP_benchmark gets all data sets of the suite that it can answer: the labelled ones (it has no out-of-distribution
+detection and corrupts no images). Its own time on the test set alone is given, too.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.parity import peer
 from tests.performance import material, row_sweep
@@ -12,6 +17,7 @@ from tests.performance.material import Material
 from tests.performance.setting import Result, Setting
 
 TARGET, RUNS = 5.0, 8
+LABELLED = ("test", "shifted", "common", "counter")
 
 
 @dataclass(frozen=True)
@@ -28,16 +34,13 @@ class Peer:
         made, seconds = self.ours(setting)
         python, count = peer.build(), self.timed(setting)
         setting.say(f"CLIP_benchmark on {self.title}, {count} of {RUNS} runs")
-        times = []
-        for _ in range(count):
-            start = time.monotonic()
-            peer.evaluate(python, made.folder, ["test"], ["model"])
-            times.append(time.monotonic() - start)
-            (made.folder / "test+local-dir:model.json").unlink()
-        theirs = RUNS * sum(times) / count
-        ratio = theirs / seconds
+        times = [timed(python, made, LABELLED) for _ in range(count)]
+        setting.say(f"CLIP_benchmark on the test set alone, {self.title}")
+        theirs, theirs_test = RUNS * sum(times) / count, RUNS * timed(python, made, LABELLED[:1])
         setting.say(f"the same question alone, {self.title}")
         alone = setting.sweep(made.suite, setting.home(f"{self.name}-alone"), "--task", "zero_shot").wall
+        ratio, size = theirs / seconds, len_of(made)
+        labelled = sum(material.count(size, name) for name in LABELLED)
         extra = "" if count == RUNS else f" ({count} runs were timed: {', '.join(f'{t:.1f}' for t in times)} s)"
         return Result(
             self.name,
@@ -47,14 +50,24 @@ class Peer:
             f">= {TARGET:.0f} x",
             ratio >= TARGET,
             (
-                f"CLIP_benchmark: {theirs:.1f} s for zero-shot on the {material.count(len_of(made), 'test')} test "
+                f"CLIP_benchmark: {theirs:.1f} s for zero-shot on the suite's four labelled sets, {labelled} "
                 f"images{extra}. The sweep: {seconds:.1f} s for six tasks on {made.images} images, five different "
                 "image towers, tracking included.",
-                f"The same question alone (`--task zero_shot`, pixels decoded anew): {alone:.1f} s, "
-                f"{theirs / alone:.1f} x.",
+                f"The test set alone ({size} images): CLIP_benchmark {theirs_test:.1f} s (one run, times {RUNS}), the "
+                f"sweep with `--task zero_shot`, pixels decoded anew, {alone:.1f} s: {theirs_test / alone:.1f} x.",
             ),
-            {"ratio": ratio, "theirs": theirs, "ours": seconds, "runs": times, "alone": alone},
+            {"ratio": ratio, "theirs": theirs, "ours": seconds, "runs": times, "test": theirs_test, "alone": alone},
         )
+
+
+def timed(python: Path, made: Material, names: Sequence[str]) -> float:
+    """Seconds of one CLIP_benchmark run over data sets."""
+    start = time.monotonic()
+    peer.evaluate(python, made.folder, list(names), ["model"])
+    seconds = time.monotonic() - start
+    for name in names:
+        (made.folder / f"{name}+local-dir:model.json").unlink()
+    return seconds
 
 
 def len_of(made: Material) -> int:
@@ -64,14 +77,14 @@ def len_of(made: Material) -> int:
 
 def small(setting: Setting) -> tuple[Material, float]:
     """A sweep with the demo's checkpoint, made now."""
-    made = material.demo(setting, setting.sizes.small)
+    made = material.sweep(setting, "demo")
     setting.say("sweep with the demo's checkpoint")
     return made, setting.sweep(made.suite, setting.home("small")).wall
 
 
 def large(setting: Setting) -> tuple[Material, float]:
     """The ViT-B/32 sweep that other rows build on."""
-    return material.vit(setting, setting.sizes.sweep), float(row_sweep.sweep(setting)["wall"])
+    return material.sweep(setting, "vit"), float(row_sweep.sweep(setting)["wall"])
 
 
 SMALL = Peer("peer-small", "the demo's checkpoint", small, lambda setting: 1 if setting.quick else RUNS)

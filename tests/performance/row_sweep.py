@@ -40,7 +40,7 @@ def sweep(setting: Setting, anew: bool = False) -> dict[str, Any]:
     """The finished sweep's numbers; it is run when it is not there yet, or `anew`."""
     place = setting.folder / "homes" / "sweep-first.json"
     if anew or not place.is_file():
-        made = material.vit(setting, setting.sizes.sweep)
+        made = material.sweep(setting, "vit")
         setting.say(f"sweep of 8 configurations, {made.images} images each")
         used = setting.sweep(made.suite, setting.home("sweep"))
         found = {"wall": used.wall, "cpu": used.cpu, **used.report}
@@ -53,4 +53,4 @@ def sweep(setting: Setting, anew: bool = False) -> dict[str, Any]:
 
 def suite(setting: Setting) -> Path:
     """The sweep's suite file."""
-    return material.vit(setting, setting.sizes.sweep).suite
+    return material.sweep(setting, "vit").suite

@@ -68,7 +68,7 @@ def test_the_saved_view_shows_what_is_logged_best_first(opened: Callable[[], MLf
     assert state["selectedColumns"] == [f"metrics.`{name}`" for name in wanted]
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`zero_shot_accuracy`", False)
     metrics = runs(tracker, "view")[QUANT.name].data.metrics
-    assert [metrics[name] for name in wanted] == [4.25, 0.75, -0.125]
+    assert [metrics[name] for name in wanted] == [18.125, 0.75, -0.125]
     experiment = tracker._client.get_experiment_by_name("view").experiment_id
     shown = tracker._client.search_runs([experiment], state["searchFilter"])
     assert {run.data.tags["kind"] for run in shown} == {"configuration"}

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from benchmark.analysis.claims import Finding
 from benchmark.analysis.compare import Change
+from benchmark.analysis.sizes import Size
 from benchmark.report.advice import about, advise, claims_sentence
 from benchmark.report.gather import Latency, Row
-from benchmark.report.sizes import Size
 
 ACCURACY, ECE = "zero_shot/a/accuracy", "calibration/a/ece_15"
 HEADLINE = (ACCURACY, ECE)
-BASE = Row("demo", "fp32", {}, size=Size(32.0, 32.0, 16.0, ("vision",)), reliability=0.0)
+BASE = Row("demo", "fp32", {}, size=Size(32.0, 16.0, 16.0), reliability=0.0)
 
 
 def row(
@@ -30,7 +30,7 @@ def row(
         return Change("demo", name, name, key, better, reference + moved[0], reference, moved[0], *ends, p=moved[1], q=moved[1])  # type: ignore[arg-type]  # fmt: skip  # noqa: E501
 
     headline = {ACCURACY: change(ACCURACY, accuracy), ECE: change(ECE, ece)}
-    size = None if bits is None else Size(bits, bits, bits / 2, ("vision",))
+    size = None if bits is None else Size(bits, bits / 2, 16.0)
     return Row("demo", name, {}, headline=headline, size=size, reliability=reliability)
 
 
@@ -46,7 +46,8 @@ def test_the_fewest_bits_without_a_significant_loss() -> None:
     assert (chosen, title) == ("rtn-w6-vision", "Deploy `rtn-w6-vision`")
     assert "2 of 3 quantizations of `demo` show no significant loss" in text
     assert (
-        "6.0 per weight over the vision tower (6.0 in the layers that it replaces), 3.00 MB instead of 16.00 MB" in text
+        "`rtn-w6-vision` has the fewest effective bits: 6.0 per weight over both towers, 3.00 MB instead of 16.00 MB"
+        in text
     )
     assert "significantly better in `calibration/a/ece_15` 0.100 → 0.080 (−0.020*)" in text
     assert "Fewer bits cost something: `rtn-w4-vision` loses `zero_shot/a/accuracy` 0.800 → 0.750 (−0.050**)" in text

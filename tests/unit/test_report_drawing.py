@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.errors import DataError
+from benchmark.analysis.sizes import Size, effective_bits, size
+from benchmark.errors import DataError, UndefinedMetric
 from benchmark.plugins import Outcome
 from benchmark.report.examples import flips
-from benchmark.report.sizes import front, sizes
+from benchmark.report.front import front
 from benchmark.report.svg import Axis, Plot, axis, doubling, names, path, signed_text, tag, usual
-from tests.report_home import W4, W8, report_of
+from tests.report_home import W4, report_of
 
 POINTS = st.lists(st.tuples(st.floats(0, 9), st.floats(-9, 9)), min_size=1, max_size=12)
 
@@ -30,26 +31,28 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> N
 
 def test_sizes_of_scopes_compare() -> None:
     """Vision 1,000 weights in 4,000 bytes; text 3,000 weights in 20,000 bytes of which 8,000 are an embedding."""
-    vision, both = report_of(W4, 4), report_of("both", 4)
+    shapes = {"weights": {"vision": 1000, "text": 3000}, "parameters": {"vision": 1000, "text": 5000}}
+    full, vision, both = (report_of(name, 4) | shapes for name in ("fp32", W4, "both"))
     text = {
         "layers": [{"shape": [30, 100], "packed_bits": 12_000}], "weight_share": 1.0,
         "packed_bytes": 9_500, "float_bytes": 20_000,
     }  # fmt: skip
     both["towers"] = {**both["towers"], "text": text}  # type: ignore[dict-item]
-    found = sizes({"fp32": report_of("fp32", 32), W4: vision, "both": both})
-    assert found["fp32"].effective_bits == 32
-    assert found["fp32"].megabytes == pytest.approx(0.024)
-    assert (found[W4].bits, found[W4].effective_bits) == (4.0, (4_000 + 32 * 3_000) / 4_000)
-    assert found[W4].megabytes == pytest.approx(0.0205)
-    assert (found["both"].effective_bits, found["both"].megabytes) == (4.0, pytest.approx(0.01))
-    assert found["both"].towers == ("vision", "text")
+    assert size(full) == Size(32.0, 0.024, 0.024)
+    assert size(vision) == Size((4_000 + 32 * 3_000) / 4_000, 0.0205, 0.024)
+    assert size(both) == Size(4.0, 0.01, 0.024)
 
 
-def test_controls_have_no_size() -> None:
+def test_what_has_no_size() -> None:
     control = report_of("control", 32)
     control["towers"] = {"vision": {"layers": [], "weight_share": 0.0, "packed_bytes": 4000, "float_bytes": 4000}}
-    assert set(sizes({"fp32": report_of("fp32", 32), W8: report_of(W8, 8), "control": control})) == {"fp32", W8}
-    assert sizes({"fp32": report_of("fp32", 32)}) == {}
+    assert size(control) == Size(32.0, 0.004, 0.004)
+    del control["weights"]
+    assert size(control) is None
+    for packed, replaced, total, bits in ((0, 0, 10, 32), (40, 10, 10, 4), (40, 10, 20, 18)):
+        assert effective_bits(packed, replaced, total) == bits
+    with pytest.raises(UndefinedMetric):
+        effective_bits(0, 0, 0)
 
 
 @settings(deadline=None)

@@ -13,7 +13,6 @@ from benchmark.spec import FP32, QuantSpec
 from search.objective import (
     Problem,
     check_constraint,
-    effective_bits,
     make_goals,
     make_objective,
     parse_constraint,
@@ -60,14 +59,6 @@ def test_a_metric_that_is_undefined_under_a_quantization_is_not_averaged_away() 
     keys, _ = reliability_keys(reference, list(reference), better)
     with pytest.raises(UndefinedMetric, match=f"{ECE} is undefined under this quantization"):
         reliability({ACCURACY: 0.5}, reference, better, keys)
-
-
-def test_effective_bits_count_what_is_left_out_as_32() -> None:
-    assert effective_bits(0, 0, 10) == 32
-    assert effective_bits(40, 10, 10) == 4
-    assert effective_bits(40, 10, 20) == 18
-    with pytest.raises(UndefinedMetric):
-        effective_bits(0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_everything_on_80_columns(home: Path) -> None:
         "activations 8 bits per token, symmetric",
         "1 layers replaced, 1 skipped; 100.0% of the weights",
         "skipped visual.conv1: a stem",
-        "4.00 effective bits per weight (vision)",
+        "4.00 effective bits per weight (both towers)",
         "none: simulated, no real kernel computes it here",
         "zero_shot/scenes",
         "vuln_add ↓",

@@ -65,7 +65,8 @@ def test_a_parent_per_configuration_and_a_child_per_task(opened: Callable[[], ML
     assert child.data.tags["note.zero_shot_scenes_x"] == "undefined"
     assert parent.data.metrics["zero_shot/scenes/accuracy"] == 0.75
     assert parent.data.metrics["change/zero_shot/scenes/accuracy"] == -0.125
-    assert parent.data.metrics["quantization/effective_bits"] == 4.25
+    assert parent.data.metrics["quantization/quantized_bits"] == 4.25
+    assert parent.data.metrics["quantization/effective_bits"] == parent.data.metrics["effective_bits"] == 18.125
     assert parent.data.tags["optuna.trial"] == "7"
     assert parent.data.tags["suite.version"] == "3"
     assert parent.data.tags["kind"] == "configuration"
