@@ -20,7 +20,7 @@ from benchmark.errors import InputError, SpecError
 from benchmark.include import include_files
 from benchmark.models.recipe import refuse_quantized
 from benchmark.quantization import parse
-from benchmark.spec import Override, QuantSpec, parse_spec
+from benchmark.spec import FP32, Override, QuantSpec, parse_spec
 from benchmark.suite import load_suite, narrow
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ def requested_plan(request: RunRequest) -> Plan:
     )
     check_device(request.device)
     if request.overrides:
-        names = tuple(with_overrides(name, request.overrides) for name in suite.quantizations)
-        suite = suite.model_copy(update={"quantizations": names})
+        suite = suite.model_copy(update={"quantizations": all_with_overrides(suite.quantizations, request.overrides)})
     settings = Settings(
         request.device,
         request.batch_size,
@@ -114,6 +113,23 @@ def requested_plan(request: RunRequest) -> Plan:
     for ref, configuration in stored.items():
         print(f"{ref} is quantized already ({configuration.quant.name}): it is run as it is", file=sys.stderr)
     return plan
+
+
+def all_with_overrides(names: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
+    """Short names with other weight bits for some layers; which of them have none to change is said on stderr.
+
+    Raises:
+        SpecError: see `with_overrides`; or none of them quantizes weights to a number of bits.
+    """
+    changed = {name: with_overrides(name, overrides) for name in names}
+    same = [name for name, new in changed.items() if name == new and parse(name).method != FP32.method]
+    if all(name == new for name, new in changed.items()):
+        raise SpecError(
+            f"--override: none of {', '.join(names)} has weight bits; give it with e.g. --quant rtn-w4-vision"
+        )
+    if same:
+        print(f"--override changes nothing of {', '.join(same)}: no weight bits", file=sys.stderr)
+    return tuple(changed.values())
 
 
 def with_overrides(name: str, overrides: Sequence[str]) -> str:
@@ -131,7 +147,7 @@ def with_overrides(name: str, overrides: Sequence[str]) -> str:
     added = []
     for item in overrides:
         pattern, _, bits = item.rpartition("=")
-        if not pattern or not bits.isdigit():
+        if not pattern or not (bits.isascii() and bits.isdigit()):
             raise SpecError(f"--override '{item}': the form is PATTERN=BITS, e.g. 'visual.blocks.[0-3].*=8'")
         added.append(parse_spec(Override, {"pattern": pattern, "bits": int(bits)}, f"--override '{item}'"))
     changed: QuantSpec = spec.model_copy(update={"overrides": (*spec.overrides, *added)})

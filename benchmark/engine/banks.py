@@ -23,7 +23,7 @@ from benchmark.errors import StorageError
 from benchmark.models import ResolvedModel
 from benchmark.models.base import ClipModel
 from benchmark.progress import Advance, Progress
-from benchmark.quantization import LayerState, QuantizationReport, quantize
+from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize
 from benchmark.quantization.calibration import Calibration
 from benchmark.spec import digest
 
@@ -116,13 +116,16 @@ class BankMaker:
 
         Raises:
             InputError: names the image, or what does not fit about the checkpoint.
+            QuantizationError, NonFiniteError: the model cannot be quantized as one of its configurations says.
         """
         wanted = sorted(names)
         if not any(self._missing(name, ()) for name in wanted):
             return False
         for name in wanted:
             self.pixels_of(self._largest(name))
-        self._plain  # noqa: B018 (loads on first use)
+        model, same = self._plain, self.configuration.model
+        if same.quantized is None:
+            check_model(model, [c.quant for c in self.plan.configurations if c.model is same])
         return True
 
     def prepare(self, wanted: Mapping[str, Sequence[str]]) -> None:

@@ -17,7 +17,7 @@ from benchmark.engine.banks import Caches, ModelHolder
 from benchmark.engine.evaluate import Result, embed, evaluate, failure
 from benchmark.engine.plan import Configuration, Plan, Settings, make_plan
 from benchmark.engine.provenance import provenance
-from benchmark.errors import InputError, ReliquantError
+from benchmark.errors import InputError, NonFiniteError, QuantizationError, ReliquantError
 from benchmark.progress import Silent
 from benchmark.spec import SuiteSpec
 
@@ -94,7 +94,7 @@ def _evaluated(order: Order, plan: Plan, configuration: Configuration) -> Answer
         report = embed(maker, pending, order.with_report)
         results = {e.key: evaluate(maker, e, about) for e in pending}
     except Exception as error:  # the rest of the sweep goes on; the reason is recorded
-        if order.check_inputs and isinstance(error, InputError):
+        if order.check_inputs and isinstance(error, InputError | QuantizationError | NonFiniteError):
             return Answer(refused=f"worker {platform.node()}: {error}")
         results = {e.key: failure(error, about, order.settings.batch_size) for e in pending}
     return Answer(results, report, maker.forward_images, tuple(caches.damaged))

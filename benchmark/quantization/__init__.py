@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmark.quantization.affine import QuantizedWeight, Scheme
-from benchmark.quantization.apply import parse, quantize, quantizers, requires_calibration
+from benchmark.quantization.apply import check_model, parse, quantize, quantizers, requires_calibration
 from benchmark.quantization.base import (
     ACTIVATION_FIELDS,
     COMMON_FIELDS,
@@ -41,6 +41,7 @@ __all__ = [
     "Target",
     "TowerJob",
     "TowerReport",
+    "check_model",
     "cpu_capability",
     "int8_available",
     "integer_engine",

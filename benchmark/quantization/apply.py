@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +43,32 @@ def parse(short_name: str) -> QuantSpec:
     return spec
 
 
+def check_model(model: ClipModel, specs: Iterable[QuantSpec]) -> None:
+    """Refuse what a model cannot be quantized to, before any work.
+
+    Args:
+        specs: as the user named them, not split by tower: a pattern must match a layer of their own scope.
+
+    Raises:
+        QuantizationError: a pattern matches no layer, or a group size divides no layer's inputs.
+        NonFiniteError: a weight is NaN or infinite.
+    """
+    for spec in specs:
+        check_patterns(model, spec, spec.towers)
+        check_layers(model, spec)
+
+
+def check_layers(model: ClipModel, spec: QuantSpec) -> None:
+    """Every layer that a quantization is to replace can be replaced, and has finite weights.
+
+    Raises:
+        QuantizationError, NonFiniteError: see `check_model`.
+    """
+    for tower in spec.towers:
+        resolve(quantizers.get(spec.method), model, tower, spec)
+        check_finite(model.layers(tower))
+
+
 def requires_calibration(spec: QuantSpec) -> bool:
     """Whether a quantization looks at calibration data."""
     return quantizers.get(spec.method).requires_calibration(spec)
@@ -78,10 +104,8 @@ def quantize(
         return model, _report(model, model, spec, method, {}, [])
     method.check_available(model.device.type)
     _check_calibration(method, spec, calibration)
-    check_patterns(model, spec)
-    for tower in spec.towers:
-        resolve(method, model, tower, spec)  # refuses what does not fit, before any tower is touched
-        check_finite(model.layers(tower))
+    check_patterns(model, spec, model.towers)
+    check_layers(model, spec)
     if isinstance(method, FeatureControl) and calibration is not None:
 
         def quantized(inner: QuantSpec) -> ClipModel:
@@ -142,7 +166,10 @@ def _controlled(
 def _check_calibration(method: Quantizer, spec: QuantSpec, calibration: Calibration | None) -> None:
     if not method.requires_calibration(spec):
         return
-    why = "a static activation range" if not method.needs_calibration else f"the method {method.name}"
+    why = f"the method {method.name}"
+    if not method.needs_calibration:
+        static = spec.activation_granularity == "tensor"
+        why = "a static activation range" if static else f"{why} with these options"
     if calibration is None:
         raise QuantizationError(
             f"quantization '{spec.name}' needs calibration data for {why}; name a calibration set in the suite"

@@ -147,7 +147,7 @@ class Awq(Simulated):
 
 quantizer = Awq(
     name="awq",
-    version=2,
+    version=3,
     title="AWQ: activation-aware scaling of weights",
     paper="Lin et al. 2024, arXiv 2306.00978",
     fields=WEIGHT_FIELDS | ACTIVATION_FIELDS | COMMON_FIELDS | {"options"},

@@ -71,7 +71,7 @@ class LayerRecord:
         name, kind, shape: the layer and its weight's shape.
         bits: bits per weight code; 32 where the weight stayed in full precision.
         granularity: "tensor", "channel", "group 64", "block 64", ... in words.
-        packed_bits: bits of all codes, scales and zero points (scales float32) together.
+        packed_bits: bits of all codes, scales (float32), zero points and the transformation of the input together.
         relative_error: ||W_q - W||_F / ||W||_F, the input transformation undone.
         sqnr_db: 10 log10(||W||^2 / ||W_q - W||^2); None when the error is zero.
         engine: how its forward pass is computed.

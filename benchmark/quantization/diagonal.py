@@ -1,8 +1,8 @@
 r"""Exact diagonal scalings: x W^T = (x / s) (W s)^T, folded into a LayerNorm where one feeds the layer.
 
 A fold divides the LayerNorm's gain and bias by `s`; all Linears that read the LayerNorm must share that `s`. Whether
-nothing else reads it is not guessed: the fold stays only if the tower's output on a probe batch does not change.
-Elsewhere the input is divided when the model runs.
+nothing else reads it is not guessed: the fold stays only if, on a probe batch, neither the tower's output nor any of
+its taps changes. Elsewhere the input is divided when the model runs.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from benchmark.quantization.base import TowerJob
 from benchmark.quantization.linear import Scaled
-from benchmark.quantization.report import probe
+from benchmark.quantization.report import probe, probe_outputs
 from benchmark.quantization.simulated import Prepared
 
 _FOLD_TOLERANCE = 1e-4
+_FOLD_PROBE = 2
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,11 @@ def with_weight(layer: nn.Linear, weight: Tensor) -> nn.Linear:
 def _fold_all(job: TowerJob, scales: Mapping[InputGroup, Tensor]) -> set[InputGroup]:
     """Fold scales into LayerNorms: all at once, and one by one if that changed the tower's output."""
 
-    def output() -> Tensor:
-        return probe(job.model, job.tower, (), job.calibration, count=2).features
+    def output() -> dict[str, Tensor]:
+        return probe_outputs(job.model, job.tower, job.calibration, _FOLD_PROBE)
 
     def unchanged() -> bool:
-        return float((output() - reference).abs().max()) <= _FOLD_TOLERANCE * float(reference.abs().max())
+        return all(_close(found, reference[name]) for name, found in output().items())
 
     if not scales:
         return set()
@@ -137,8 +138,14 @@ def _fold_all(job: TowerJob, scales: Mapping[InputGroup, Tensor]) -> set[InputGr
             kept.add(group)
         else:
             back()
-            job.notes.append(f"{group.norm} feeds more than {', '.join(group.layers)}: their inputs are scaled online")
+            job.notes.append(
+                f"{group.norm} is read by more than {', '.join(group.layers)}: their inputs are scaled online"
+            )
     return kept
+
+
+def _close(found: Tensor, reference: Tensor) -> bool:
+    return float((found - reference).abs().max()) <= _FOLD_TOLERANCE * float(reference.abs().max())
 
 
 def _fold(job: TowerJob, group: InputGroup, scale: Tensor) -> Callable[[], None]:

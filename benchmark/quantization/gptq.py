@@ -118,7 +118,7 @@ def _better_rows(
     keep = output_error(weight, plain.dequantize(), moment) < output_error(weight, found, moment)
     keep = keep.reshape(-1, 1, 1)
     codes = torch.where(keep, plain.codes.reshape(codes.shape), codes)
-    if len(plain.scale) == 1:  # per tensor, both share one scale
+    if plain.scheme.granularity == "tensor":  # both share one scale
         return QuantizedWeight(codes.reshape(1, 1, -1), plain.scale, plain.zero, plain.scheme, plain.shape)
     scale, zero = torch.where(keep, plain.scale, scale), torch.where(keep, plain.zero, zero)
     return QuantizedWeight(codes, scale, zero, plain.scheme, plain.shape)

@@ -112,6 +112,11 @@ class Rotation(Transform):
             signs = torch.randint(0, 2, (len(matrix), 1), generator=generator) * 2 - 1
             self.register_buffer(name, (signs * matrix).float().contiguous())
 
+    @property
+    def packed_bits(self) -> int:
+        """One sign a row: the matrices themselves follow from the size."""
+        return len(self.left) + len(self.right)
+
     def forward(self, x: Tensor) -> Tensor:
         """Rotate the last dimension."""
         folded = x.reshape(-1, len(self.left), len(self.right)) @ self.right

@@ -6,8 +6,9 @@ With input codes `p` (zero point `z_x`, scale `s_x`) and weight codes `q` (zero 
 
 The bracket is exact in int32 (|sum| <= 2^16 K, so K < 2^15). Applies where codes of weights (per tensor or channel)
 and of activations (per tensor or token) fit int8. CPUs take `benchmark.quantization.onednn` where that is exact: it is
-two to three times faster than torch._int_mm where there is AMX. torch._int_mm does the rest (asymmetric weights) and
-all on CUDA; on CPUs without AVX512-VNNI it falls back to a scalar loop, and the float path is taken.
+two to three times faster than torch._int_mm where there is AMX, and also has convolutions whose patches overlap.
+torch._int_mm is for CUDA, and for CPUs whose torch has no oneDNN; on CPUs without AVX512-VNNI it falls back to a scalar
+loop, and the float path is taken.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmark.quantization.activation import TokenQuantizer
+from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight
 from benchmark.quantization.linear import Transform, simulated_layer
 
@@ -61,24 +62,27 @@ def replacement(
         return simulated_layer(layer, transform.undo(weight.dequantize())), FLOAT_ENGINE
     device = layer.weight.device
     if not exact_float and weight is not None and activation is not None and fits_int8(layer, weight, device):
-        from benchmark.quantization.onednn import OneDnnLayer, fits_onednn
+        from benchmark.quantization.onednn import on_onednn
 
-        if device.type == "cpu" and fits_onednn(weight, activation):
-            return OneDnnLayer(layer, weight, activation, transform), ONEDNN_ENGINE
-        if int8_available(device):
+        if device.type == "cpu" and (module := on_onednn(layer, weight, activation, transform)) is not None:
+            return module, ONEDNN_ENGINE
+        if int8_available(device) and is_product(layer):
             return Int8Layer(layer, weight, activation, transform).to(device), INT8_ENGINE
     dense = layer.weight.detach() if weight is None else weight.dequantize()
     return simulated_layer(layer, dense, activation, transform), FLOAT_ENGINE
 
 
 def fits_int8(layer: nn.Linear | nn.Conv2d, weight: QuantizedWeight, device: torch.device) -> bool:
-    """Whether a layer can run on int8 codes: a Linear, or a convolution that cuts its input into patches."""
+    """Whether the codes of a layer's weight fit an int8 product, and its shape the device's."""
     columns = layer.weight[0].numel()
     if weight.scheme.granularity == "group" or columns >= _MAX_COLUMNS or not weight.integer_zero:
         return False
-    if isinstance(layer, nn.Conv2d) and not is_patchwise(layer):
-        return False
     return device.type != "cuda" or (columns % 8 == 0 and layer.weight.shape[0] % 8 == 0)
+
+
+def is_product(layer: nn.Linear | nn.Conv2d) -> bool:
+    """Whether a layer is one matrix product: a Linear, or a convolution that cuts its input into patches."""
+    return isinstance(layer, nn.Linear) or is_patchwise(layer)
 
 
 def is_patchwise(layer: nn.Conv2d) -> bool:
@@ -140,7 +144,7 @@ class Int8Layer(nn.Module):
             rows = codes.reshape(-1, self.columns)
             return self._product(rows, _per_row(scale), _per_row(zero)).reshape(*x.shape[:-1], -1)
         rows, height, width = _patches(codes, self.kernel)
-        repeat = height * width if scale.numel() > 1 else 1
+        repeat = 1 if isinstance(self.activation, TensorQuantizer) else height * width
         product = self._product(
             rows, _per_row(scale).repeat_interleave(repeat, 0), _per_row(zero).repeat_interleave(repeat, 0)
         )

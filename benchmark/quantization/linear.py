@@ -87,6 +87,11 @@ def simulated_layer(
 class Transform(nn.Module):
     """An invertible linear map of a layer's input, applied when the model runs; its weights are made for the result."""
 
+    @property
+    def packed_bits(self) -> int:
+        """Bits that it adds to the stored layer."""
+        return sum(32 * value.numel() for value in self.state_dict().values())
+
     def undo(self, weight: Tensor) -> Tensor:
         """The weight (O, K) that does to the plain input what `weight` does to the transformed one."""
         raise NotImplementedError

@@ -184,7 +184,8 @@ class Histogram(Observer):
         low, high = (float(v) for v in torch.aminmax(x))
         self.low, self.high = min(self.low, low), max(self.high, high)
         largest = max(-low, high)
-        if largest == 0 and self.limit == 0:
+        if largest == 0 and self.limit == 0:  # there is no range yet; 0 is in this bin whatever it will be
+            self.counts[self.bins // 2] += x.numel()
             return
         self.limit = self.limit or largest
         while largest > self.limit:

@@ -150,14 +150,28 @@ def probe(
             handle.remove()
 
 
+def probe_outputs(
+    model: ClipModel, tower: Tower, calibration: Calibration | None, count: int = PROBE
+) -> dict[str, Tensor]:
+    """All that anybody reads of a tower on a probe batch: its features, under "features", and its taps."""
+    if tower == "text":
+        return {"features": _probe_features(model, tower, calibration, count)}
+    found = model.encode_image_with(_probe_pixels(model, calibration, count), tuple(model.taps))
+    return {"features": found.pop("image"), **found}
+
+
 def _probe_features(model: ClipModel, tower: Tower, calibration: Calibration | None, count: int) -> Tensor:
     if tower == "text":
         return model.encode_text(list(calibration.captions if calibration else _PROBE_TEXTS)[:count])
+    return model.encode_image(_probe_pixels(model, calibration, count))
+
+
+def _probe_pixels(model: ClipModel, calibration: Calibration | None, count: int) -> Tensor:
     if calibration is not None:
-        return model.encode_image(torch.from_numpy(calibration.pixels[:count].copy()))
+        return torch.from_numpy(calibration.pixels[:count].copy())
     height, width = model.preprocess.size
     noise = np.random.default_rng(0).integers(0, 256, (count, 3, height, width), dtype=np.uint8)
-    return model.encode_image(torch.from_numpy(noise))
+    return torch.from_numpy(noise)
 
 
 def tower_report(

@@ -165,12 +165,13 @@ class Simulated(Quantizer):
 def _record(item: Prepared, weight: QuantizedWeight | None, engine: str) -> LayerRecord:
     target, shape = item.target, tuple(item.original.shape)
     common = {"name": target.name, "kind": type(target.layer).__name__, "shape": shape, "engine": engine}
+    online = 0 if item.online is None else item.online.packed_bits
     if weight is None:
         return LayerRecord(
             **common,  # type: ignore[arg-type]
             bits=32,
             granularity="full precision",
-            packed_bits=32 * item.original.numel(),
+            packed_bits=32 * item.original.numel() + online,
             relative_error=0.0,
             sqnr_db=None,
         )
@@ -180,7 +181,7 @@ def _record(item: Prepared, weight: QuantizedWeight | None, engine: str) -> Laye
         **common,  # type: ignore[arg-type]
         bits=weight.scheme.bits,
         granularity=grain,
-        packed_bits=weight.packed_bits,
+        packed_bits=weight.packed_bits + online,
         relative_error=relative,
         sqnr_db=sqnr,
     )

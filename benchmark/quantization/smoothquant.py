@@ -71,7 +71,7 @@ class SmoothQuant(RoundingChoice):
 
 quantizer = SmoothQuant(
     name="smoothquant",
-    version=2,
+    version=3,
     title="SmoothQuant: outliers moved from activations to weights",
     paper="Xiao et al. 2023, arXiv 2211.10438",
     fields=WEIGHT_FIELDS | ACTIVATION_FIELDS | COMMON_FIELDS | {"options"},

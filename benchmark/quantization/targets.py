@@ -15,18 +15,22 @@ from benchmark.quantization.base import Granularity, Quantizer, Target, named_te
 from benchmark.spec import QuantSpec, Tower
 
 
-def check_patterns(model: ClipModel, spec: QuantSpec) -> None:
-    """Every skip and override pattern must match a Linear or Conv2d of the model (in either tower).
+def check_patterns(model: ClipModel, spec: QuantSpec, towers: Iterable[Tower]) -> None:
+    """Every skip and override pattern must match a Linear or Conv2d of these towers.
 
     Raises:
         QuantizationError: names the pattern and the closest layer names.
     """
-    names = [name for tower in model.towers for name in model.layers(tower)]
+    towers = tuple(towers)
+    names = [name for tower in towers for name in model.layers(tower)]
     for pattern in (*spec.skip, *(item.pattern for item in spec.overrides)):
         if not any(fnmatchcase(name, pattern) for name in names):
+            where = (
+                model.name if set(towers) == set(model.towers) else f"the {' and '.join(towers)} tower of {model.name}"
+            )
             close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
             raise QuantizationError(
-                f"quantization '{spec.name}': pattern '{pattern}' matches no Linear or Conv2d of {model.name}; "
+                f"quantization '{spec.name}': pattern '{pattern}' matches no Linear or Conv2d of {where}; "
                 f"names are like {', '.join(close)}"
             )
 

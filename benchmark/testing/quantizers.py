@@ -148,6 +148,14 @@ class QuantizerContract:
         assert (whole - alone).norm() / whole.norm() < 2e-2
         assert (whole * alone).sum(1).min() > 0.9995
 
+    def test_asymmetric_activations_do_not_depend_on_the_batch(self) -> None:
+        """A batch of one image included: the last batch of a data set may be one."""
+        if "activation_symmetric" not in self.quantizer.fields:
+            pytest.skip("it takes no asymmetric activations")
+        changed, _ = self.quantized("vision", activation_symmetric=False)
+        whole, alone = images(changed), torch.cat([changed.encode_image(one[None]) for one in pixels()])
+        assert (whole * alone).sum(1).min() > 0.9995
+
     def test_fields_that_it_does_not_take_are_refused_before_work(self) -> None:
         """A field that would be ignored is an error, and so is an unknown option."""
         wrong: dict[str, dict[str, Any]] = {

@@ -32,10 +32,18 @@ SCHEMES = st.builds(
 def test_error_is_at_most_half_a_step_inside_the_range(seed: int, scheme: Scheme) -> None:
     weight = draw(seed)
     quantized = quantize_weight(weight, scheme)
-    difference = (scheme.grouped(quantized.dequantize()) - scheme.grouped(weight)).abs()
-    # an asymmetric range moves by up to half a step when its zero point is rounded, so its ends may be clipped by that
-    slack = 0.5 if scheme.symmetric else 1.0
-    assert (difference <= quantized.scale * slack * (1 + 1e-4)).all()
+    values, step = scheme.grouped(weight), quantized.scale
+    # the range that the codes really reach: an asymmetric one moves by up to half a step with its rounded zero point
+    low, high = (scheme.low - quantized.zero) * step, (scheme.high - quantized.zero) * step
+    margin = step / 2 * (1 + 1e-5)
+    inside = (values >= low - margin) & (values <= high + margin)
+    difference = (scheme.grouped(quantized.dequantize()) - values).abs()
+    assert (difference[inside] <= (step / 2 * (1 + 1e-4)).expand_as(values)[inside]).all()
+    end = torch.where(values < low, low, high)
+    assert torch.allclose((values - end)[~inside].abs(), difference[~inside], rtol=1e-3)
+    assert (difference <= step * (1 + 1e-4)).all()
+    if scheme.symmetric:
+        assert inside.all()
 
 
 @given(seeds, SCHEMES)

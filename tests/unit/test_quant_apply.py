@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import NonFiniteError, QuantizationError, SpecError, UnknownNameError
-from benchmark.quantization import parse, quantize, quantizers, requires_calibration
+from benchmark.quantization import check_model, parse, quantize, quantizers, requires_calibration
 from benchmark.quantization.affine import Scheme, quantize_weight
 from benchmark.spec import FP32, QuantSpec
 from tests.quant_models import calibration, toy
@@ -208,13 +208,18 @@ def test_unknown_methods_are_suggested() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gptq-w4-vision", "awq-w4-vision", "smoothquant-w8a8-vision", "rtn-w8a8-channel-tensor-vision"]
+    ("name", "why"),
+    [
+        ("gptq-w4-vision", "the method gptq;"),
+        ("awq-w4-vision", "the method awq;"),
+        ("smoothquant-w8a8-vision", "the method smoothquant;"),
+        ("rtn-w8a8-channel-tensor-vision", "a static activation range;"),
+        ("rotation-w4-rounding_gptq-vision", "the method rotation with these options;"),
+    ],
 )
-def test_missing_calibration_names_the_method_or_the_static_range(name: str) -> None:
+def test_missing_calibration_names_the_method_or_the_static_range(name: str, why: str) -> None:
     spec = parse(name)
     assert requires_calibration(spec)
-    method = quantizers.get(spec.method)
-    why = f"the method {method.name}" if method.needs_calibration else "a static activation range"
     with pytest.raises(QuantizationError, match=f"needs calibration data for {why}"):
         quantize(toy(), spec)
 
@@ -239,6 +244,25 @@ def test_a_convolution_without_fitting_groups_goes_per_channel() -> None:
 def test_patterns_that_match_nothing_are_errors(token: str) -> None:
     with pytest.raises(QuantizationError, match=r"pattern 'visual\.block\.\*' matches no Linear.*visual\.blocks"):
         quantize(toy(), parse(f"rtn-w4-{token}-vision"))
+
+
+def test_patterns_of_a_tower_that_is_left_alone_are_errors() -> None:
+    name = "rtn-w4-bits_visual.blocks.%2A_8"
+    with pytest.raises(QuantizationError, match=r"'visual\.blocks\.\*' matches no Linear .* of the text tower of toy"):
+        check_model(toy(), [parse(f"{name}-text")])
+    check_model(toy(), [parse(f"{name}-vision+text"), parse(f"{name}-vision")])
+    quantize(toy(), parse(f"{name}-vision+text").for_tower("text"))  # one tower of a valid whole
+
+
+def test_a_model_is_checked_against_all_quantizations_before_any_work() -> None:
+    with pytest.raises(QuantizationError, match="group_size 48"):
+        check_model(toy(), [FP32, parse("rtn-w4-vision"), parse("rtn-w4-g48-vision")])
+    broken = toy().clone()
+    with torch.no_grad():
+        broken.layers("text")["text.proj"].weight[0, 0] = float("nan")
+    check_model(broken, [parse("rtn-w4-vision")])
+    with pytest.raises(NonFiniteError, match=r"'text\.proj\.weight' has 1 NaN"):
+        check_model(broken, [parse("rtn-w4-vision"), parse("rtn-w4-text")])
 
 
 def test_a_device_that_a_method_does_not_know_is_refused() -> None:

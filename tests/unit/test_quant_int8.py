@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,17 @@ from torch import nn
 from benchmark.quantization import int8, onednn
 from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import Scheme, quantize_weight
-from benchmark.quantization.int8 import Int8Layer, fits_int8, is_patchwise, replacement
+from benchmark.quantization.int8 import Int8Layer, fits_int8, is_patchwise, is_product, replacement
 from benchmark.quantization.linear import simulated_layer
-from benchmark.quantization.onednn import OneDnnLayer, exact_bits, fits_onednn, integer_engine
+from benchmark.quantization.onednn import (
+    OneDnnConv2d,
+    OneDnnLayer,
+    exact_bits,
+    exact_convolution_bits,
+    integer_engine,
+    is_dense,
+    on_onednn,
+)
 
 
 def activation(kind: str, bits: int, symmetric: bool, x: torch.Tensor) -> TokenQuantizer:
@@ -50,10 +59,11 @@ def test_linear_equals_the_float_reference(
 @pytest.mark.parametrize("kind", ["tensor", "token"])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("size", [32, 37])
-def test_patch_embedding_equals_the_float_reference(kind: str, symmetric: bool, size: int) -> None:
+@pytest.mark.parametrize("batch", [1, 5])
+def test_patch_embedding_equals_the_float_reference(kind: str, symmetric: bool, size: int, batch: int) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(3, 16, 8, 8)
-    x = torch.randn(5, 3, size, size)
+    x = torch.randn(batch, 3, size, size)
     weight = quantize_weight(layer.weight, Scheme(8, "channel", None, symmetric))
     quantizer = activation(kind, 8, symmetric, x)
     with torch.inference_mode():
@@ -70,10 +80,11 @@ needs_onednn = pytest.mark.skipif(not exact_bits(), reason="no exact oneDNN prod
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("grain", ["tensor", "channel"])
 @pytest.mark.parametrize("kind", ["tensor", "token"])
+@pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("activation_symmetric", [True, False])
 @pytest.mark.parametrize(("bits", "activation_bits"), [(8, 8), (7, 8), (8, 7), (6, 8), (4, 8), (2, 4)])
 def test_onednn_equals_the_float_reference(
-    bias: bool, grain: str, kind: str, activation_symmetric: bool, bits: int, activation_bits: int
+    bias: bool, grain: str, kind: str, symmetric: bool, activation_symmetric: bool, bits: int, activation_bits: int
 ) -> None:
     if bits + activation_bits > exact_bits():
         pytest.skip("this CPU adds pairs in 16 bits")
@@ -83,10 +94,10 @@ def test_onednn_equals_the_float_reference(
     x[0, 0] = 3.0  # a token of one value only, and codes as large as they get
     with torch.no_grad():
         layer.weight[3] = layer.weight.abs().max()
-    weight = quantize_weight(layer.weight, Scheme(bits, grain))
+    weight = quantize_weight(layer.weight, Scheme(bits, grain, None, symmetric))
     quantizer = activation(kind, activation_bits, activation_symmetric, x)
-    assert fits_onednn(weight, quantizer)
-    module = OneDnnLayer(layer, weight, quantizer)
+    module = on_onednn(layer, weight, quantizer, None)
+    assert isinstance(module, OneDnnLayer)
     with torch.inference_mode():
         reference = quantizer(x).double() @ weight.dequantize().double().T
         reference += layer.bias.double() if bias else 0
@@ -97,15 +108,44 @@ def test_onednn_equals_the_float_reference(
 @needs_onednn
 @pytest.mark.parametrize("kind", ["tensor", "token"])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_onednn_patch_embedding_equals_the_float_reference(kind: str, symmetric: bool) -> None:
+@pytest.mark.parametrize("weight_symmetric", [True, False])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_onednn_patch_embedding_equals_the_float_reference(
+    kind: str, symmetric: bool, weight_symmetric: bool, batch: int
+) -> None:
     torch.manual_seed(0)
-    layer, x = nn.Conv2d(3, 16, 8, 8), torch.randn(5, 3, 37, 32)
-    weight = quantize_weight(layer.weight, Scheme(7))
+    layer, x = nn.Conv2d(3, 16, 8, 8), torch.randn(batch, 3, 37, 32)
+    weight = quantize_weight(layer.weight, Scheme(7, "channel", None, weight_symmetric))
     quantizer = activation(kind, 8, symmetric, x)
     with torch.inference_mode():
         exact = OneDnnLayer(layer, weight, quantizer)(x)
         simulated = simulated_layer(layer, weight.dequantize(), quantizer)(x)
     assert (exact - simulated).norm() / simulated.norm() < 1e-6
+
+
+@pytest.mark.skipif(not exact_convolution_bits(), reason="no exact oneDNN convolution on this CPU")
+@pytest.mark.parametrize("kind", ["tensor", "token"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("weight_symmetric", [True, False])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    "shape", [{"padding": 1}, {"padding": (0, 2), "stride": 2, "bias": False}, {"dilation": 2, "stride": (1, 3)}]
+)
+def test_onednn_convolution_equals_the_float_reference(
+    kind: str, symmetric: bool, weight_symmetric: bool, batch: int, shape: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(20, 24, 3, **shape), torch.randn(batch, 20, 13, 16) + torch.arange(batch).reshape(-1, 1, 1, 1)
+    weight = quantize_weight(layer.weight, Scheme(7, "channel", None, weight_symmetric))
+    quantizer = activation(kind, 8, symmetric, x)
+    module = on_onednn(layer, weight, quantizer, None)
+    assert isinstance(module, OneDnnConv2d)
+    with torch.inference_mode():
+        simulated = simulated_layer(layer, weight.dequantize(), quantizer)(x)
+        for repeated in (module, copy.deepcopy(module)):
+            found = repeated(x)
+            assert found.shape == simulated.shape
+            assert (found - simulated).norm() / simulated.norm() < 1e-6
 
 
 @needs_onednn
@@ -125,23 +165,18 @@ def test_the_sums_of_any_codes_are_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("most", "bits", "activation_bits", "symmetric", "fits"),
-    [
-        (15, 8, 8, True, False),
-        (15, 7, 8, True, True),
-        (15, 8, 7, True, True),
-        (15, 4, 8, False, False),
-        (16, 8, 8, True, True),
-        (16, 8, 8, False, False),
-        (0, 4, 4, True, False),
-    ],
+    ("most", "bits", "activation_bits", "fits"),
+    [(15, 8, 8, False), (15, 7, 8, True), (15, 8, 7, True), (16, 8, 8, True), (0, 4, 4, False)],
 )
+@pytest.mark.parametrize("layer", [nn.Linear(16, 8), nn.Conv2d(4, 8, 3)])
 def test_onednn_is_kept_from_codes_whose_pairs_overflow_16_bits(
-    monkeypatch: pytest.MonkeyPatch, most: int, bits: int, activation_bits: int, symmetric: bool, fits: bool
+    monkeypatch: pytest.MonkeyPatch, most: int, bits: int, activation_bits: int, fits: bool, layer: nn.Linear
 ) -> None:
     monkeypatch.setattr(onednn, "exact_bits", lambda: most)
-    weight = quantize_weight(nn.Linear(16, 8).weight, Scheme(bits, "channel", None, symmetric))
-    assert fits_onednn(weight, TokenQuantizer(activation_bits, True)) == fits
+    monkeypatch.setattr(onednn, "exact_convolution_bits", lambda: most)
+    weight = quantize_weight(layer.weight, Scheme(bits))
+    dims = (-3, -2, -1) if isinstance(layer, nn.Conv2d) else (-1,)
+    assert (on_onednn(layer, weight, TokenQuantizer(activation_bits, True, dims), None) is not None) == fits
     if fits and most == 15:
         assert 2 * (2**activation_bits - 1) * 2 ** (bits - 1) <= 2**15 - 1
 
@@ -175,33 +210,37 @@ def test_what_fits_integers() -> None:
     assert fits(nn.Conv2d(3, 4, 4, 4))
     assert fits(nn.Conv2d(8, 4, 1), "tensor")
     assert not fits(nn.Linear(8, 4), "group")
-    assert not fits(nn.Conv2d(8, 8, 7, padding=3, groups=8))
-    assert not fits(nn.Conv2d(8, 8, 3, padding=1))
+    assert is_product(nn.Conv2d(8, 4, 1))
+    assert not is_product(nn.Conv2d(8, 8, 3, padding=1))
+    assert is_dense(nn.Conv2d(8, 8, 3, padding=1))
+    assert not is_dense(nn.Conv2d(8, 8, 7, padding=3, groups=8))
+    assert not is_dense(nn.Conv2d(8, 8, 3, padding="same"))
+    assert not is_dense(nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"))
     assert not is_patchwise(nn.Conv2d(4, 4, 2, 2, padding=1))
     assert not is_patchwise(nn.Conv2d(4, 4, 2, 2, dilation=2))
 
 
 @pytest.mark.parametrize(
-    ("most", "gemm", "engine", "asymmetric"),
+    ("most", "gemm", "engine", "convolution"),
     [
-        (16, True, "int8-onednn", "int8-gemm"),
+        (16, True, "int8-onednn", "int8-onednn"),
         (15, False, "float-simulated", "float-simulated"),
-        (0, True, "int8-gemm", "int8-gemm"),
+        (0, True, "int8-gemm", "float-simulated"),
         (0, False, "float-simulated", "float-simulated"),
     ],
 )
 def test_engine_is_chosen_by_the_device_and_by_exact_float(
-    monkeypatch: pytest.MonkeyPatch, most: int, gemm: bool, engine: str, asymmetric: str
+    monkeypatch: pytest.MonkeyPatch, most: int, gemm: bool, engine: str, convolution: str
 ) -> None:
-    layer = nn.Linear(16, 8)
-    weight, other = (
-        quantize_weight(layer.weight, Scheme(8, "channel", None, symmetric)) for symmetric in (True, False)
-    )
+    layer, other = nn.Linear(16, 8), nn.Conv2d(4, 8, 3)
+    weight, kernel = quantize_weight(layer.weight, Scheme(8)), quantize_weight(other.weight, Scheme(8))
     quantizer = TokenQuantizer(8, True)
     monkeypatch.setattr(onednn, "exact_bits", lambda: most)
+    monkeypatch.setattr(onednn, "exact_convolution_bits", lambda: most)
     monkeypatch.setattr(int8, "int8_available", lambda device: gemm)
     assert replacement(layer, weight, quantizer, None, exact_float=False)[1] == engine
-    assert replacement(layer, other, quantizer, None, exact_float=False)[1] == asymmetric
+    images = TokenQuantizer(8, True, (-3, -2, -1))
+    assert replacement(other, kernel, images, None, exact_float=False)[1] == convolution
     assert replacement(layer, weight, quantizer, None, exact_float=True)[1] == "float-simulated"
     assert replacement(layer, weight, None, None, exact_float=False)[1] == "float-simulated"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from benchmark.models.base import ClipModel
+from benchmark.models.base import ClipModel, Tap
 from benchmark.progress import Silent
 from benchmark.quantization import TowerJob, parse, quantize, quantizers
 from benchmark.quantization.affine import Scheme, quantize_weight
@@ -22,6 +23,7 @@ from benchmark.quantization.gptq import gptq, output_error
 from benchmark.quantization.hadamard import Rotation, factors, hadamard, random_orthogonal
 from benchmark.quantization.hqq import half_quadratic
 from benchmark.quantization.mse import best_scale
+from benchmark.quantization.observers import Histogram, Seen
 from benchmark.quantization.percentile import percentile_range
 from benchmark.quantization.simulated import Prepared, Simulated
 from benchmark.quantization.smoothquant import smoothing_scale
@@ -100,6 +102,22 @@ def test_a_layernorm_that_feeds_something_else_is_not_folded() -> None:
     assert (features(run_prepared(job, prepared), "vision") - features(base, "vision")).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("name", ["smoothquant-w8-vision", "awq-w8-vision"])
+def test_a_layernorm_that_a_tap_reads_is_not_folded(name: str) -> None:
+    """What is read between a LayerNorm and its Linear must keep its basis."""
+    watched = "visual.blocks.0.qkv"
+    base = replace(with_outliers(model()), taps={"inner": Tap(watched, "input", lambda _, x: x[:, 0])})
+    job, method = job_of(base, name)
+    assert any(watched in group.layers and group.norm is not None for group in input_groups(job))
+    prepared = method.prepare(job)
+    assert prepared[watched].online is not None
+    assert prepared["visual.blocks.1.qkv"].online is None
+    pixels = torch.from_numpy(calibration(8).pixels)
+    quantized = quantize(base, parse(name), calibration())[0]
+    exact, found = (m.encode_image_with(pixels, ["inner"])["inner"] for m in (base, quantized))
+    assert (found - exact).norm() / exact.norm() < 0.05
+
+
 @pytest.mark.parametrize("tower", ["vision", "text"])
 def test_smoothing_and_rotation_beat_rounding_on_outliers(tower: str) -> None:
     base = with_outliers(model())
@@ -161,6 +179,42 @@ def test_gptq_helps_clearly_on_correlated_inputs() -> None:
         assert output_error(weight, gptq(weight, moment, Scheme(3), 0.01, actorder).dequantize(), moment).sum() < (
             bound * plain
         )
+
+
+@pytest.mark.parametrize("group", [None, 16])
+def test_gptq_of_a_single_output_keeps_its_scales(group: int | None) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight, rows = torch.randn(1, 64, generator=generator), torch.randn(500, 64, generator=generator)
+    rows[:, ::2] += rows[:, 1::2]
+    scheme = Scheme(3, "group" if group else "channel", group)
+    moment = rows.t() @ rows / len(rows)
+    result = gptq(weight, moment, scheme)
+    plain = quantize_weight(weight, scheme)
+    assert result.scale.shape == plain.scale.shape
+    assert output_error(weight, result.dequantize(), moment) <= output_error(weight, plain.dequantize(), moment)
+
+
+def test_inputs_that_are_always_zero_have_a_range() -> None:
+    """A static range of a layer that a calibration set never excites."""
+    for kind in ("mse", "percentile", "rtn"):
+        method = quantizers.get(kind)
+        assert isinstance(method, Simulated)
+        observer = method.range_observer()
+        observer.update(torch.zeros(5, 4))
+        for name in (f"{kind}-w8a8-channel-tensor-vision", f"{kind}-w8a8-channel-tensor-actasym-vision"):
+            spec = parse(name)
+            quantizer = method.static_activation(spec, 8, *method.activation_range(spec, 8, Seen([observer])))
+            assert torch.equal(quantizer(torch.zeros(3, 4)), torch.zeros(3, 4))
+
+
+def test_zeros_before_the_first_value_count_in_a_histogram() -> None:
+    first, second = Histogram(), Histogram()
+    values = torch.tensor([0.5, -2.0])
+    first.update(torch.zeros(7))
+    first.update(values)
+    second.update(values)
+    second.update(torch.zeros(7))
+    assert torch.equal(first.counts, second.counts)
 
 
 def test_gptq_leaves_dead_features_alone() -> None:
