@@ -1,11 +1,15 @@
-"""torchao's int8 tensors on their own kernels: weight-only, and with dynamic int8 activations; Linear layers only.
+"""torchao's int8 and FP8 tensors on their own kernels: weights alone, or with dynamic inputs; Linear layers only.
 
 - `torchao-int8wo`: weights int8 symmetric per output channel, dequantized within the product.
 - `torchao-int8da`: the same weights, inputs int8 symmetric per token, an int8 matrix product. On CPUs without AVX-512
   that product is a scalar loop, many times slower than float32; the report's notes say so.
+- `torchao-fp8wo`: weights E4M3 with a scale per output channel, dequantized within the product.
+- `torchao-fp8da`: the same weights, inputs E4M3 with a scale per token, an FP8 matrix product: NVIDIA GPUs of compute
+  capability 8.9 or more.
 
 Conv2d layers have no kernel there and stay in full precision. Needs the extra `reliquant[torchao]`.
-Source: torchao's `Int8WeightOnlyConfig` and `Int8DynamicActivationInt8WeightConfig`.
+Source: torchao's `Int8WeightOnlyConfig`, `Int8DynamicActivationInt8WeightConfig`, `Float8WeightOnlyConfig` and
+`Float8DynamicActivationFloat8WeightConfig` with one scale a row.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from benchmark.errors import ModelError, QuantizationError
@@ -31,9 +36,10 @@ ENGINE = "torchao"
 
 @dataclass(frozen=True)
 class TorchAo(Quantizer):
-    """One of torchao's int8 configurations, by the name of its class."""
+    """One of torchao's configurations, by the name of its class; `capability` is what a GPU must have."""
 
     config: str = "Int8WeightOnlyConfig"
+    capability: tuple[int, int] = (0, 0)
     layer_types = (nn.Linear,)
 
     def check_available(self, device: str) -> None:
@@ -41,18 +47,21 @@ class TorchAo(Quantizer):
         super().check_available(device)
         if find_spec("torchao") is None:
             raise QuantizationError(f"{self.name} needs the package torchao: pip install 'reliquant[torchao]'")
+        if device == "cuda" and torch.cuda.get_device_capability() < self.capability:
+            major, minor = self.capability
+            raise QuantizationError(f"{self.name} needs a GPU of compute capability {major}.{minor} or more")
 
     def quantize_tower(self, job: TowerJob) -> list[LayerRecord]:
         """Replace the weight of every Linear by torchao's tensor."""
         library = _torchao()
-        if self.config != "Int8WeightOnlyConfig" and not int8_available(job.model.device):
+        if self.config == "Int8DynamicActivationInt8WeightConfig" and not int8_available(job.model.device):
             job.notes.append(f"{self.name}: no fast int8 matrix product on this device; expect it to be slow")
         records = []
         with job.progress.phase(f"{self.name}: weights ({job.tower})", len(job.targets)) as advance:
             for name, layer in job.linears().items():
                 original = layer.weight.detach()
                 inner = _plain_copy(layer)
-                library.quantize_(inner, getattr(library, self.config)())
+                library.quantize_(inner, self._config())
                 dense = inner.weight.detach().dequantize()
                 if job.kept is not None:
                     stored = {key: getattr(inner.weight, key) for key in _inner_names(inner.weight)}
@@ -71,7 +80,7 @@ class TorchAo(Quantizer):
         if not isinstance(layer, nn.Linear):
             raise ModelError(f"it is a {type(layer).__name__}, for which torchao has no kernel")
         library, inner = _torchao(), _plain_copy(layer)
-        library.quantize_(inner, getattr(library, self.config)())
+        library.quantize_(inner, self._config())
         names = _inner_names(inner.weight)
         if sorted(names) != sorted(state.tensors):
             raise ModelError(
@@ -84,6 +93,11 @@ class TorchAo(Quantizer):
         except RuntimeError as error:
             raise ModelError(f"its stored state is damaged ({error})") from error
         return Flattened(inner, layer.weight.detach()), ENGINE
+
+    def _config(self) -> Any:
+        library = _torchao()
+        config = getattr(library, self.config)
+        return config(granularity=library.PerRow()) if self.config.startswith("Float8Dynamic") else config()
 
 
 def _inner_names(weight: Any) -> list[str]:
@@ -112,21 +126,26 @@ def _plain_copy(layer: nn.Linear) -> nn.Linear:
 
 
 _PAPER = "github.com/pytorch/ao"
-weight_only = TorchAo(
-    name="torchao-int8wo",
-    version=1,
-    title="torchao int8 weights",
-    paper=_PAPER,
-    fields=COMMON_FIELDS,
-    kernel="real",
-    config="Int8WeightOnlyConfig",
+_FP8_PAPER = "Micikevicius et al. 2022, arXiv 2209.05433"
+
+
+def _made(name: str, title: str, paper: str, config: str, **where: Any) -> TorchAo:
+    return TorchAo(name, 1, title, paper, COMMON_FIELDS, kernel="real", config=config, **where)
+
+
+weight_only = _made("torchao-int8wo", "torchao int8 weights", _PAPER, "Int8WeightOnlyConfig")
+dynamic = _made(
+    "torchao-int8da",
+    "torchao int8 weights and dynamic int8 activations",
+    _PAPER,
+    "Int8DynamicActivationInt8WeightConfig",
 )
-dynamic = TorchAo(
-    name="torchao-int8da",
-    version=1,
-    title="torchao int8 weights and dynamic int8 activations",
-    paper=_PAPER,
-    fields=COMMON_FIELDS,
-    kernel="real",
-    config="Int8DynamicActivationInt8WeightConfig",
+fp8_weight_only = _made("torchao-fp8wo", "torchao FP8 E4M3 weights", _FP8_PAPER, "Float8WeightOnlyConfig")
+fp8_dynamic = _made(
+    "torchao-fp8da",
+    "torchao FP8 E4M3 weights and dynamic FP8 activations",
+    _FP8_PAPER,
+    "Float8DynamicActivationFloat8WeightConfig",
+    runs_on=("cuda",),
+    capability=(8, 9),
 )

@@ -18,7 +18,9 @@ from benchmark.quantization.fp8 import LARGEST, cast, float8_scale, rounded_
 from benchmark.quantization.gptq import gptq, output_error
 from benchmark.quantization.hadamard import hadamard
 from benchmark.quantization.hqq import half_quadratic
+from benchmark.quantization.packing import unpack
 from benchmark.quantization.smoothquant import smoothing_scale
+from benchmark.quantization.state import LayerState
 from tests.quant_models import toy
 
 
@@ -237,9 +239,14 @@ def test_outlier_columns_are_kept_in_float() -> None:
 def test_torchao_weights_are_round_to_nearest() -> None:
     pytest.importorskip("torchao")
     model = toy()
-    _, ours = quantize(model, parse("rtn-w8-skip_visual.conv-vision"))
-    _, theirs = quantize(model, parse("torchao-int8wo-vision"))
+    kept_ours: dict[str, LayerState] = {}
+    kept_theirs: dict[str, LayerState] = {}
+    _, ours = quantize(model, parse("rtn-w8-skip_visual.conv-vision"), kept=kept_ours)
+    _, theirs = quantize(model, parse("torchao-int8wo-vision"), kept=kept_theirs)
     mine = {record.name: record for record in ours.towers["vision"].layers}
+    for name, state in kept_theirs.items():
+        codes = kept_ours[name].tensors["codes"]
+        assert torch.equal(unpack(codes, 8, state.tensors["qdata"].numel()), state.tensors["qdata"].flatten())
     for record in theirs.towers["vision"].layers:
         assert record.packed_bits == mine[record.name].packed_bits
         assert record.relative_error == pytest.approx(mine[record.name].relative_error, rel=2e-2)

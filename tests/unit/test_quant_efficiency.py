@@ -43,7 +43,7 @@ def test_real_kernels_are_timed(name: str) -> None:
 def test_which_passes_count(monkeypatch: pytest.MonkeyPatch, passes: list[float], counted: list[float]) -> None:
     left = list(passes)
     monkeypatch.setattr("benchmark.quantization.efficiency._run", lambda *_: left.pop(0))
-    assert _times(toy(), torch.zeros(1), 0.5, 2) == counted
+    assert _times(toy(), torch.zeros(1), 0.5, 2, 2) == counted
 
 
 @pytest.mark.parametrize("name", ["rtn-w4-vision", "gptq-w3-g16-vision", "fp8-w8a8-vision", "rtn-w8-asym-vision"])
@@ -54,13 +54,28 @@ def test_a_simulation_has_a_size_and_no_speed(name: str) -> None:
     assert result.packed_bytes < 0.6 * result.float_bytes
 
 
-def test_int8_weights_are_timed_through_torchao() -> None:
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [("rtn-w8-vision", "torchao-int8wo-vision"), ("fp8-w8-vision", "torchao-fp8wo-vision")],
+)
+def test_eight_bit_weights_are_timed_through_torchao(name: str, kernel: str) -> None:
     pytest.importorskip("torchao")
-    result = measured("rtn-w8-vision")
+    result = measured(name)
     assert result.kernel == "real"
     assert result.speed is not None
-    assert result.speed.timed == "torchao-int8wo-vision"
+    assert result.speed.timed == kernel
     assert result.speed.engine == "torchao"
+
+
+@pytest.mark.parametrize(
+    ("each", "runs"),
+    [(0.01, 50), (0.05, 20), (0.2, 13), (1.0, 5)],  # the budget; 20 of them; patience is over; the least
+)
+def test_single_images_are_timed_often_enough_for_a_p95(
+    monkeypatch: pytest.MonkeyPatch, each: float, runs: int
+) -> None:
+    monkeypatch.setattr("benchmark.quantization.efficiency._run", lambda *_: each)
+    assert len(_times(toy(), torch.zeros(1), 0.5, 5, 20)) == runs
 
 
 def test_only_the_same_scheme_counts_as_the_same_kernel() -> None:
