@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from benchmark.analysis.layer_spectra import VERSION, Features, Readout, layer_bases, spectra
 from benchmark.analysis.spectrum import CLEAN, Entry, Floats, Study
@@ -147,13 +146,12 @@ class _Measurement:
         name = maker.configuration.quant.name
         try:
             model = maker.quantized[0]
-            scales = self._folded(maker.configuration.quant.name, model)
             entries = []
             for images in self.pixels:
                 reference = None
                 if name != FP32.name or images != CLEAN:
                     reference = self._stream(self.full, CLEAN if name == FP32.name else images, advance)
-                stream = self._stream(model, images, advance, scales)
+                stream = self._stream(model, images, advance)
                 entries.append(Entry(name, images, spectra(stream, bases, readouts, labels, reference)))
         except StorageError:
             raise
@@ -167,23 +165,9 @@ class _Measurement:
                 maker.__dict__.pop("quantized", None)  # one quantized model in memory at a time
         return entries
 
-    def _stream(
-        self, model: ClipModel, images: str, advance: Advance, scales: Mapping[str, Floats] | None = None
-    ) -> Iterator[Features]:
+    def _stream(self, model: ClipModel, images: str, advance: Advance) -> Iterator[Features]:
         batches = self.pixels[images].batches(self.settings.batch_size)
-        for batch in stream_features(model, batches, advance, self.taps):
-            yield {layer: x * scales[layer] if scales and layer in scales else x for layer, x in batch.items()}
-
-    def _folded(self, name: str, model: ClipModel) -> dict[str, Floats]:
-        """Layer -> factors that undo a scaling which the quantization has folded in front of it."""
-        if name == FP32.name or "penultimate" not in self.taps:
-            return {}
-        x, y = (self._first(of)["penultimate"].astype(np.float64) for of in (self.full, model))
-        factors = folded_scale(self.full, model, x, y)
-        if factors is None:
-            return {}
-        self.notes.append(f"{name} scales the input of the projection; penultimate is shown with that undone")
-        return {"penultimate": factors}
+        return stream_features(model, batches, advance, self.taps)
 
     def _first(self, model: ClipModel) -> Features:
         """`image` and `penultimate` of a few clean images."""
@@ -228,27 +212,3 @@ class _Measurement:
             self.notes.append(
                 f"{count} images span at most {count} of {widest} directions; take more images than dimensions"
             )
-
-
-def folded_scale(full: ClipModel, quantized: ClipModel, x: Floats, y: Floats) -> Floats | None:
-    """Factors (P,) that undo an exact scaling of `penultimate` which a quantizer folded into the LayerNorm before it.
-
-    SmoothQuant and AWQ divide a LayerNorm's gain and multiply the weights behind it. Nothing of it is seen outside a
-    block; `penultimate`, though, may come straight from the last LayerNorm. The factors are its gain before over
-    after; which LayerNorm it is, if any, shows in the features: with the right factors they agree best.
-
-    Args:
-        x, y: (B, P) of the same images under full precision and quantized.
-    """
-    inside = tuple(f"{block}." for block in full.blocks["vision"])
-    best, least = None, float(np.square(y - x).sum())
-    for name, norm in full.module.named_modules():
-        if not isinstance(norm, nn.LayerNorm) or not full.in_tower(name, "vision") or name.startswith(inside):
-            continue
-        after = quantized.module.get_submodule(name)
-        if isinstance(after, nn.LayerNorm) and norm.weight is not None and len(norm.weight) == x.shape[1]:
-            factors = (norm.weight / after.weight).detach().double().cpu().numpy()
-            error = float(np.square(y * factors - x).sum())
-            if error < least:
-                best, least = factors, error
-    return best

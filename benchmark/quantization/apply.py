@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,7 @@ from benchmark.registry import Registry
 from benchmark.shortname import parse_short_name
 from benchmark.spec import QuantSpec, Tower
 
+_COVERED = 0.99
 quantizers: Registry[Quantizer] = Registry("quantizer", "reliquant.quantizers", Quantizer)
 
 
@@ -133,7 +135,17 @@ def quantize(
         )
         records = method.quantize_tower(job)
         towers[tower] = tower_report(model, clone, tower, records, job.skipped, calibration, spec)
+        notes += _uncovered(tower, towers[tower])
     return clone, _report(model, clone, spec, method, towers, notes)
+
+
+def _uncovered(tower: Tower, report: TowerReport) -> list[str]:
+    """What a reader must know of weights that stay in full precision, if they are more than 1 %."""
+    if report.weight_share >= _COVERED:
+        return []
+    reasons = Counter(report.skipped.values())
+    said = "; ".join(f"{count} layer{'s' * (count > 1)}: {reason}" for reason, count in reasons.items())
+    return [f"{tower}: {report.weight_share:.1%} of the weights are quantized, the others stay as they are ({said})"]
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,14 @@ def test_the_table_names_each_row_and_what_was_missed() -> None:
     about = {"machine": "m", "versions": "v", "date": "d"}
     rows = [
         {"name": name, "what": "a / b", "measured": "1", "limit": "0", "target": "2", "reached": ok, "details": ["so"]}
+        | {"about": "m; v; d" if name != "two" else "another machine"}
         for name, ok in (("one", True), ("two", False), ("three", None))
     ]
     text = page.table(rows, about, "make bench")
     assert "| `one` | a / b | 1 | 0 | 2 | reached |" in text
     assert "| `two` | a / b | 1 | 0 | 2 | **missed** |" in text
-    assert "**`three`.** so" in text
+    assert "**`two`.** so Measured on another machine." in text
+    assert text.endswith("**`three`.** so")
 
 
 def test_a_line_is_fitted() -> None:

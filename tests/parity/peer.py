@@ -31,16 +31,17 @@ def build() -> Path:
 
 
 def evaluate(
-    python: Path, folder: Path, names: list[str], models: list[str]
+    python: Path, folder: Path, names: list[str], models: list[str], workers: int = 0
 ) -> dict[tuple[str, str], dict[str, float]]:
     """CLIP_benchmark's metrics by (data set, model).
 
     Args:
         folder: holds webdatasets named `names`, and checkpoints in open_clip's local-dir layout named `models`.
+        workers: processes that decode images; each needs a shard of its own.
     """
     command = [python.parent / "clip_benchmark", "eval", "--dataset", *(f"wds/{name}" for name in names)]
     command += ["--dataset_root", "{dataset}", "--model", *(f"local-dir:{model}" for model in models)]
-    command += ["--pretrained", "none", "--num_workers", "0", "--no_amp", "--output", "{dataset}+{model}.json"]
+    command += ["--pretrained", "none", "--num_workers", str(workers), "--no_amp", "--output", "{dataset}+{model}.json"]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(command, cwd=folder, env=offline, capture_output=True, text=True, check=False)
     if result.returncode:

@@ -65,7 +65,7 @@ def main() -> None:
         start = time.monotonic()
         result = ROWS[name](setting)
         print(f"  {result.measured} (target {result.target}), {time.monotonic() - start:.0f} s", file=sys.stderr)
-        found[name] = result.to_json()
+        found[name] = result.to_json() | {"about": page.stamp(about)}
         state.write_text(json.dumps(found, indent=1))
         rows = [found[each] for each in ROWS if each in found]
         page.put(output, page.table(rows, about, f"python -m tests.performance{flags}"))

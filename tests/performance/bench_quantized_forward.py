@@ -32,6 +32,7 @@ QUANTIZATIONS = {
     "W6A8 tensor": "rtn-w6a8-channel-tensor-vision",
     "W4A8 token": "rtn-w4a8-channel-token-vision",
     "W4A8 token, asymmetric": "rtn-w4a8-channel-token-actasym-vision",
+    "W8A8 token, weights asymmetric": "rtn-w8a8-channel-token-asym-vision",
     "W4A8 in groups": "rtn-w4a8-g64-token-vision",
     "W8A8, smoothed": "smoothquant-w8a8-channel-token-vision",
     "W8A8, rotated": "rotation-w8a8-channel-token-vision",

@@ -32,7 +32,7 @@ SHARES = {"test": 1.0, "other": 0.4, "shifted": 0.4, "common": 0.2, "counter": 0
 """Size of each data set in units of the test set."""
 
 CORRUPTIONS = ("contrast", "defocus_blur", "gaussian_noise", "jpeg_compression", "pixelate")
-CLASSES, TEMPLATES = 16, 16
+CLASSES, TEMPLATES, SHARDS = 16, 16, 4
 PROMPTS_PER_IMAGE = 1.6
 """Of the test set, where prompts matter: ImageNet has 1,000 classes x 80 templates for 50,000 images."""
 
@@ -91,7 +91,12 @@ def write_set(folder: Path, number: int, size: int, seed: int, templates: int) -
         data = encoded(Image.fromarray(pixels), "jpg")
         samples.append(Sample(f"s{index:07d}", "jpg", data, index % CLASSES))
     names = [f"thing number {i}" for i in range(CLASSES)]
-    write_shards(folder, [samples], names, [f"a photo of a {{c}}, seen in manner {i}." for i in range(templates)])
+    write_shards(
+        folder,
+        [samples[k::SHARDS] for k in range(SHARDS)],
+        names,
+        [f"a photo of a {{c}}, seen in manner {i}." for i in range(templates)],
+    )
 
 
 def write_model(folder: Path, checkpoint: str, real_size: bool) -> None:

@@ -30,6 +30,11 @@ def machine(device: str) -> dict[str, str]:
     return found
 
 
+def stamp(about: Mapping[str, str]) -> str:
+    """Machine, versions and date in one line."""
+    return f"{about['machine']}; {about['versions']}; {about['date']}"
+
+
 def _cpuinfo() -> list[str]:
     place = Path("/proc/cpuinfo")
     return place.read_text().splitlines() if place.is_file() else []
@@ -37,14 +42,15 @@ def _cpuinfo() -> list[str]:
 
 def table(rows: Sequence[Mapping[str, Any]], about: Mapping[str, str], command: str) -> str:
     """The rows as Markdown: the table, then the details of each row."""
-    lines = [f"Measured with `{command}` on {about['machine']}; {about['versions']}; {about['date']}.", ""]
+    lines = [f"Measured with `{command}` on {stamp(about)}.", ""]
     lines += ["| row | what | measured | limit | target | |", "|---|---|---|---|---|---|"]
     words = {True: "reached", False: "**missed**", None: "not measured"}
     for row in rows:
         cells = (f"`{row['name']}`", row["what"], row["measured"], row["limit"], row["target"], words[row["reached"]])
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     for row in rows:
-        lines += ["", f"**`{row['name']}`.** " + " ".join(row["details"])]
+        other = [f"Measured on {row['about']}."] if row["about"] != stamp(about) else []
+        lines += ["", f"**`{row['name']}`.** " + " ".join([*row["details"], *other])]
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = ROOT / "build" / "performance"
+CODE = ("benchmark", "tasks", "trackers")
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,11 @@ class Setting:
         if fresh:
             shutil.rmtree(home, ignore_errors=True)
         return home
+
+    def code(self) -> str:
+        """A digest of the code that is measured."""
+        files = sorted(file for part in CODE for file in (ROOT / part).rglob("*.py"))
+        return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
     def say(self, text: str) -> None:
         """One line of progress."""

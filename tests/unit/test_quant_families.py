@@ -26,7 +26,18 @@ def load(family: str, folder: Path) -> ClipModel:
 
 
 @pytest.mark.parametrize(
-    "name", ["rtn-w8a8", "smoothquant-w8a8-channel-tensor", "gptq-w4", "rotation-w6a8", "awq-w4a8"]
+    "name",
+    [
+        "rtn-w8a8",
+        "percentile-w8a8-channel-tensor-actasym",
+        "mse-w6a8-asym",
+        "smoothquant-w8a8-channel-tensor",
+        "gptq-w4",
+        "rotation-w6a8",
+        "awq-w4a8",
+        "hqq-w4",
+        "fp8-w8a8",
+    ],
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_linear_and_convolution_weights_are_quantized(family: str, name: str, folder: Path) -> None:
@@ -34,12 +45,24 @@ def test_all_linear_and_convolution_weights_are_quantized(family: str, name: str
     spec = parse(f"{name}-vision+text")
     _, report = quantize(model, spec, calibration(8, model.preprocess.size[0]))
     assert set(report.towers) == {"vision", "text"}
+    assert not any("of the weights are quantized" in note for note in report.notes)
     for tower in report.towers.values():
         assert tower.weight_share >= 0.99
         assert tower.mac_share >= 0.99
         assert tower.skipped == {}
         assert tower.cosine > 0.9
         assert 4 < tower.bits_per_weight < 11  # these widths are small, so scales weigh
+
+
+def test_weights_without_a_kernel_are_told(folder: Path) -> None:
+    _, report = quantize(load("ConvNeXt", folder), parse("bnb-nf4-vision"))
+    part = report.towers["vision"]
+    count = len(part.skipped)
+    assert part.weight_share < 0.99
+    assert report.notes == (
+        f"vision: {part.weight_share:.1%} of the weights are quantized, the others stay as they are "
+        f"({count} layers: bnb-nf4 does not quantize Conv2d)",
+    )
 
 
 @pytest.mark.parametrize("method", ["smoothquant", "awq", "rotation"])
