@@ -66,9 +66,10 @@ def test_it_recommends_and_shows_every_section(tree: Any) -> None:
     sections = {e.get("id") for e in tree.iter("section")}
     assert sections == {"deploy", "changes", "trade", "intervals", "gaps", "one", "claims", "reproduce"}
     advice = text_of(by_id(tree, "deploy"))
-    assert f"Deploy {NF4}" in advice
-    assert "2 of 3 quantizations of tiny show no significant loss" in advice
-    assert f"Fewer bits cost something: {W4} loses" in advice
+    assert f"Deploy {W8}" in advice
+    assert "1 of 3 quantizations of tiny is non-inferior to full precision" in advice
+    assert f"Fewer bits are not shown to be safe: {NF4} goes beyond the margin" in advice
+    assert "margin of 0.02, two points" in advice
 
 
 def test_the_heat_map_has_a_row_a_quantization_and_a_column_a_metric(tree: Any) -> None:
