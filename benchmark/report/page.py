@@ -19,7 +19,7 @@ from benchmark.analysis.compare import Change, adjust
 from benchmark.analysis.tables import shallowest_headlines
 from benchmark.data.opening import Data
 from benchmark.engine.plan import tasks
-from benchmark.report import details, overview, spectral
+from benchmark.report import details, gaps, overview, spectral
 from benchmark.report.advice import RULE, Advice, about, advise, claims_sentence, losses
 from benchmark.report.details import Grid, Heat, heat
 from benchmark.report.examples import Examples, worst
@@ -187,8 +187,8 @@ def _chapter(results: Results, model: str, studies: Sequence[Any]) -> Chapter:
         advice,
         overview.pareto(rows, results.headline, advice.chosen),
         overview.forests([row for row in rows if not row.full_precision], results.headline),
-        overview.spurious(rows),
-        overview.shifts(rows),
+        gaps.spurious(rows),
+        gaps.shifts(rows),
         [(study, spectral.draw(study, labels)) for study in studies if study["model"] == model],
     )
 

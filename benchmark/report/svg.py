@@ -7,7 +7,7 @@ Text is escaped by `tag`. A mark that belongs to a series carries `data-series`,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -15,9 +15,30 @@ from typing import Literal
 import numpy as np
 from markupsafe import Markup, escape
 
+from benchmark.analysis.palette import LIGHT
+
 Point = tuple[float, float]
-COLOURS = 8
-SHAPES = ("circle", "square", "diamond", "triangle")
+COLOURS = len(LIGHT)
+CORNERS: Mapping[str, Sequence[Point]] = {
+    "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+    "diamond": [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
+    "triangle": [(0, -1.15), (1.1, 0.9), (-1.1, 0.9)],
+    "down": [(0, 1.15), (-1.1, -0.9), (1.1, -0.9)],
+    "bar": [(-1.4, -0.5), (1.4, -0.5), (1.4, 0.5), (-1.4, 0.5)],
+    "hourglass": [(-1.0, -1.1), (1.0, -1.1), (0.2, 0), (1.0, 1.1), (-1.0, 1.1), (-0.2, 0)],
+    "plus": [
+        (-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4),
+        (0.4, 1.2), (-0.4, 1.2), (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4),
+    ],
+    "cross": [
+        (0, -0.55), (0.65, -1.2), (1.2, -0.65), (0.55, 0), (1.2, 0.65), (0.65, 1.2),
+        (0, 0.55), (-0.65, 1.2), (-1.2, 0.65), (-0.55, 0), (-1.2, -0.65), (-0.65, -1.2),
+    ],
+}  # fmt: skip
+"""Of shapes other than the circle, in units of the size."""
+SHAPES = ("circle", *CORNERS)
+TRIANGLE, REFERENCE = SHAPES.index("triangle"), SHAPES.index("cross")
+"""What lies beyond the edge; full precision, whose shape no series has."""
 
 
 def tag(name: str, *children: str, **attributes: object) -> Markup:
@@ -76,6 +97,11 @@ def doubling(label: str, values: Sequence[float]) -> Axis:
     powers = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
     ticks = [(2.0**power, f"{2.0**power:g}") for power in powers if low <= 2.0**power <= high]
     return Axis(f"{label}, logarithmic", low, high, ticks, log=True)
+
+
+def look(index: int) -> tuple[str, int]:
+    """Colour class and shape of a series: any two of the first 64 differ in one, of the first 8 in both."""
+    return f"c{index % COLOURS}", (index + index // COLOURS) % REFERENCE
 
 
 def signed_text(value: float, digits: int, signed: bool = True) -> str:
@@ -178,7 +204,7 @@ def path(points: Sequence[Point], css: str, *, close: bool = False) -> Markup:
 
 
 def marker(at: Point, css: str, *, shape: int = 0, size: float = 4.5, tip: str = "", focus: bool = False) -> Markup:
-    """A point; `shape` counts through circle, square, diamond, triangle."""
+    """A point; `shape` counts through SHAPES."""
     x, y = at
     about = {
         "class_": css,
@@ -190,12 +216,7 @@ def marker(at: Point, css: str, *, shape: int = 0, size: float = 4.5, tip: str =
     kind = SHAPES[shape % len(SHAPES)]
     if kind == "circle":
         return tag("circle", cx=x, cy=y, r=size, **about)
-    corners = {
-        "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
-        "diamond": [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
-        "triangle": [(0, -1.15), (1.1, 0.9), (-1.1, 0.9)],
-    }[kind]
-    written = "M" + "L".join(f"{x + size * dx:.1f} {y + size * dy:.1f}" for dx, dy in corners) + "Z"
+    written = "M" + "L".join(f"{x + size * dx:.1f} {y + size * dy:.1f}" for dx, dy in CORNERS[kind]) + "Z"
     return tag("path", d=written, **about)
 
 
@@ -246,12 +267,16 @@ def arrow(start: Point, end: Point, css: str) -> Markup:
 
 @dataclass(frozen=True)
 class Key:
-    """One entry of a legend: the series that it hides, its text, its colour class, shape (None: a line)."""
+    """One entry of a legend: the series that it hides, its text, its colour class, its shape (None: a line alone).
+
+    `line` is the class of a line that its points lie on.
+    """
 
     series: str
     text: str
     css: str
     shape: int | None = None
+    line: str = ""
 
 
 def legend(keys: Sequence[Key]) -> Markup:
@@ -260,9 +285,7 @@ def legend(keys: Sequence[Key]) -> Markup:
 
 
 def _entry(key: Key) -> Markup:
-    if key.shape is None:
-        sign = path([(1, 7), (19, 7)], f"line {key.css}")
-    else:
-        sign = marker((10, 7), f"mark {key.css}", shape=key.shape)
-    swatch = tag("svg", sign, width="20", height="14", aria_hidden="true")
+    parts = [path([(1, 7), (23, 7)], f"line {key.css} {key.line}")] if key.shape is None or key.line else []
+    parts += [] if key.shape is None else [marker((12, 7), f"mark {key.css}", shape=key.shape)]
+    swatch = tag("svg", *parts, width="24", height="14", aria_hidden="true")
     return tag("button", swatch, key.text, type="button", aria_pressed="true", data_toggle=key.series)

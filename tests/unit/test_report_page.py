@@ -129,6 +129,20 @@ def test_it_can_be_read_without_eyes_and_without_a_mouse(tree: Any) -> None:
         assert link.get("href")[1:] in ids
 
 
+def test_every_legend_can_be_read_without_colour(tree: Any) -> None:
+    """Its signs differ in shape, dash or fill: their classes and outlines, colours left out."""
+    legends = [e for e in tree.iter("div") if e.get("class") == "legend"]
+    assert len(legends) > 10
+    for legend in legends:
+        signs = []
+        for button in legend.iter("button"):
+            marks = [e for e in button.iter() if str(e.tag).rpartition("}")[2] in ("path", "circle")]
+            words = [set(e.get("class", "").split()) - {f"c{i}" for i in range(8)} - {"ref", "solid"} for e in marks]
+            signs.append(str([(e.tag, e.get("d"), sorted(w)) for e, w in zip(marks, words, strict=True)]))
+        assert signs
+        assert len(set(signs)) == len(signs), signs
+
+
 def test_how_to_reproduce_it(tree: Any, home: Path) -> None:
     text = text_of(by_id(tree, "reproduce"))
     assert f"reliquant run {home.parent / 'suite.yaml'} --model tiny" not in text
