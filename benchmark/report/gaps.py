@@ -32,12 +32,12 @@ def gaps(found: Sequence[Gap], names: tuple[str, str], label: str) -> Figure:
         marks += [
             note((plot.margin[0] - 8, a[1] + 4), gap.row.label, "end", "tick"),
             whisker(a, b, "gap"),
-            series("first", marker(a, "mark c0", tip=f"{gap.tip}: {names[0]} {gap.first:.4f}", focus=True)),
-            series("second", marker(b, "mark c1", shape=2, tip=f"{gap.tip}: {names[1]} {gap.second:.4f}", focus=True)),
+            series("first", marker(a, "mark c0", tip=f"{gap.tip}: {names[0]} {gap.first:.4f}")),
+            series("second", marker(b, "mark c1", shape=2, tip=f"{gap.tip}: {names[1]} {gap.second:.4f}")),
             note((plot.width - 142, a[1] + 4), gap.text, "start", "tick"),
         ]
     keys = [Key("first", names[0], "c0", 0), Key("second", names[1], "c1", 2)]
-    return Figure(label, plot.svg(f"{label}: {names[0]} and {names[1]}", *marks, focusable=True), legend(keys))
+    return Figure(label, plot.svg(f"{label}: {names[0]} and {names[1]}", *marks), legend(keys))
 
 
 def spurious(rows: Sequence[Row]) -> list[Figure]:

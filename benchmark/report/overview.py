@@ -142,13 +142,13 @@ def _panel(rows: Sequence[Row], cost: str, key: str, better: str, chosen: str | 
         (x + dx, y) for (x, y), e in zip(pixels, found, strict=True) if e.row.quantization == chosen for dx in (-6, 6)
     ]
     marks += names(plot, [*far, *((pixels[i], found[i].row.label) for i in best)], [*pixels, *rings])
-    return plot.svg(f"{up} against {label}, one point for each quantization", *marks, focusable=True)
+    return plot.svg(f"{up} against {label}, one point for each quantization", *marks)
 
 
 def _point(plot: Plot, each: Placed, css: str, shape: int, tip: str) -> list[Markup]:
     at, low, high = (plot.at((each.cost, value)) for value in (each.value, each.low, each.high))
     parts = [whisker(low, high, f"whisker {css}")] if each.low < each.high else []
-    return [*parts, marker(at, f"mark {css}{_towers(each.row)}", shape=shape, tip=tip, focus=True)]
+    return [*parts, marker(at, f"mark {css}{_towers(each.row)}", shape=shape, tip=tip)]
 
 
 def _where(rows: Sequence[Row]) -> str:
@@ -197,7 +197,7 @@ def _forest(key: str, changes: Sequence[tuple[Row, Change]]) -> Markup:
     marks.append(tag("line", x1=zero, x2=zero, y1=plot.margin[1], y2=plot.height - 44, class_="zero"))
     for i, (row, change) in enumerate(changes):
         marks.append(tag("g", *_forest_row(plot, i, row, change)))
-    return plot.svg(f"Change of {key} under each quantization, with 95 % interval", *marks, focusable=True)
+    return plot.svg(f"Change of {key} under each quantization, with 95 % interval", *marks)
 
 
 def _forest_row(plot: Plot, index: int, row: Row, change: Change) -> list[Markup]:
@@ -210,7 +210,7 @@ def _forest_row(plot: Plot, index: int, row: Row, change: Change) -> list[Markup
     at = plot.at((change.change, index))
     fill = " hollow" if css == "plain" else ""
     beyond = not plot.x.low <= change.change <= plot.x.high
-    parts.append(marker(at, f"mark {css}{fill}", shape=TRIANGLE if beyond else 0, tip=change_tip(change), focus=True))
+    parts.append(marker(at, f"mark {css}{fill}", shape=TRIANGLE if beyond else 0, tip=change_tip(change)))
     text = f"{signed_text(change.change, 3)}{change.stars}"
     return [*parts, note((plot.width - 58, up), text, css="tick" if css == "plain" else "note")]
 

@@ -153,8 +153,8 @@ class Plot:
         up = self.height - bottom - self.y.share(point[1]) * (self.height - top - bottom)
         return across, up
 
-    def svg(self, label: str, *marks: Markup, focusable: bool = False) -> Markup:
-        """The chart. `label`: what it shows, for those who do not see it; `focusable`: its marks can be reached."""
+    def svg(self, label: str, *marks: Markup) -> Markup:
+        """The chart. `label`: what it shows, for those who do not see it. A group where marks can be reached."""
         return tag(
             "svg",
             self._grid(),
@@ -162,7 +162,7 @@ class Plot:
             viewBox=f"0 0 {self.width:g} {self.height:g}",
             width=f"{self.width:g}",
             height=f"{self.height:g}",
-            role="group" if focusable else "img",
+            role="group" if any("tabindex" in mark for mark in marks) else "img",
             aria_label=label,
         )
 
@@ -203,15 +203,15 @@ def path(points: Sequence[Point], css: str, *, close: bool = False) -> Markup:
     return tag("path", d="".join(written) + ("Z" if close else ""), class_=css)
 
 
-def marker(at: Point, css: str, *, shape: int = 0, size: float = 4.5, tip: str = "", focus: bool = False) -> Markup:
-    """A point; `shape` counts through SHAPES."""
+def marker(at: Point, css: str, *, shape: int = 0, size: float = 4.5, tip: str = "") -> Markup:
+    """A point; `shape` counts through SHAPES. One with a tip can have the focus."""
     x, y = at
     about = {
         "class_": css,
         "data_tip": tip or None,
-        "tabindex": "0" if focus else None,
-        "role": "img" if focus else None,
-        "aria_label": tip if focus else None,
+        "tabindex": "0" if tip else None,
+        "role": "img" if tip else None,
+        "aria_label": tip or None,
     }
     kind = SHAPES[shape % len(SHAPES)]
     if kind == "circle":

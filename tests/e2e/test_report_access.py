@@ -1,0 +1,127 @@
+"""The report without a mouse, and on paper: a small results folder in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+from typer.testing import CliRunner
+
+from benchmark.cli import app
+from tests.browser import open_browser, open_page
+from tests.report_home import NF4, W4, W8, write_home
+
+pytestmark = pytest.mark.slow
+MOST_TABS = 120
+FOCUS = "document.activeElement"
+ALONE = f"""() => {{  // shown, with an outline, under nothing else
+  const box = {FOCUS}.getBoundingClientRect(), style = getComputedStyle({FOCUS});
+  const top = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+  return style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2 && {FOCUS}.contains(top);
+}}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("access")
+    write_home(folder / "home")
+    out = folder / "report.html"
+    result = CliRunner().invoke(app, ["report", "small", "--home", str(folder / "home"), "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture(params=[1280, 420])
+def page(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[Page]:
+    """A wide and a narrow window; no error may be told at the end."""
+    with open_page(browser, report, width=request.param, height=640) as watched:
+        yield watched.page
+        assert watched.errors == []
+
+
+def tab_to(page: Page, selector: str) -> None:
+    """Press Tab until something of that kind has the focus."""
+    for _ in range(MOST_TABS):
+        page.keyboard.press("Tab")
+        if page.evaluate(f"selector => {FOCUS}.matches(selector)", selector):
+            return
+    pytest.fail(f"the Tab key never reaches {selector}")
+
+
+def tip(page: Page) -> str:
+    """Text of the tooltip, which must be seen."""
+    assert page.locator("#tip").is_visible()
+    box = page.locator("#tip").bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] > 0
+    return page.inner_text("#tip")
+
+
+def test_cells_by_keys_alone(page: Page) -> None:
+    tab_to(page, "#headline td[data-tip]")
+    seen = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowDown", "ArrowLeft", "ArrowUp"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(50)
+        assert page.evaluate(ALONE), f"{key}: the focused cell is covered, or its focus cannot be seen"
+        seen.append(tip(page))
+    assert W8 in seen[0]
+    assert W4 in seen[3]
+    assert NF4 in seen[4]
+    assert len(set(seen)) == len(seen)
+    page.keyboard.press("Escape")
+    assert not page.locator("#tip").is_visible()
+
+
+def test_sorting_keeps_the_focus_where_it_was(page: Page) -> None:
+    tab_to(page, "#headline thead th:nth-child(2) button")
+    for way in ("ascending", "descending"):
+        page.keyboard.press("Enter")
+        assert page.evaluate(f"{FOCUS}.closest('th').getAttribute('aria-sort')") == way
+    tab_to(page, "#headline td[data-tip]")
+    before = page.evaluate(f"{FOCUS}.dataset.tip")
+    page.evaluate("document.querySelector('#headline thead button').click()")
+    assert page.evaluate(f"{FOCUS}.dataset.tip") == before
+    assert tip(page) == before
+
+
+def test_a_filter_leaves_a_stop_in_the_table(page: Page) -> None:
+    """The row that held the only stop of the Tab key is hidden: another one takes its place."""
+    tab_to(page, "#filter")
+    page.keyboard.type("nf4")
+    assert page.evaluate(f"{FOCUS}.id") == "filter"
+    tab_to(page, "#headline td[data-tip]")
+    assert NF4 in tip(page)
+    assert page.locator('#headline td[tabindex="0"]:visible').count() == 1
+
+
+def test_marks_of_a_chart_and_its_legend(page: Page) -> None:
+    tab_to(page, "#trade svg .mark")
+    assert "full precision" in tip(page) or "fp32" in tip(page)
+    assert page.evaluate(f"getComputedStyle({FOCUS}).outlineStyle") != "none"
+    page.keyboard.press("ArrowRight")
+    assert "rtn" in tip(page)
+    tab_to(page, '#trade [data-toggle="rtn"]')
+    page.keyboard.press("Space")
+    assert page.evaluate(f"{FOCUS}.getAttribute('aria-pressed')") == "false"
+    charts = page.locator("#trade svg[role=group]:visible")
+    for i in range(charts.count()):
+        assert charts.nth(i).locator('[tabindex="0"]:visible').count() == 1
+
+
+def test_every_chart_with_tooltips_can_be_reached(page: Page) -> None:
+    """Charts of the shown quantization too; each has one stop."""
+    charts = page.locator("main svg:visible").filter(has=page.locator("[data-tip]"))
+    assert charts.count() > 8
+    for i in range(charts.count()):
+        assert charts.nth(i).locator('[data-tip][tabindex="0"]').count() == 1
+    page.select_option("#run", index=1)
+    assert page.locator('#one svg[role=group]:visible [data-tip][tabindex="0"]:visible').count() > 0
