@@ -15,6 +15,7 @@ from benchmark.analysis.claims import Finding
 from benchmark.analysis.compare import Change
 from benchmark.report.gather import Row
 from benchmark.report.noninferior import MARGIN, Judged, beyond, judged, noninferior
+from benchmark.report.score import percent
 from benchmark.report.svg import signed_text
 
 RULE = (
@@ -116,7 +117,8 @@ def _recommend(
     if best is not chosen and best.reliability is not None and chosen.reliability is not None:
         words.append(
             f"If bits do not matter, `{best.quantization}` has the highest reliability score among them "
-            f"({best.reliability:+.1%} against {chosen.reliability:+.1%}); differences of this score are not tested."
+            f"({percent(best.reliability)} against {percent(chosen.reliability)}); differences of this score are not "
+            "tested."
         )
     slower = " for its size: it is slower than full precision" if _slower(chosen, base) else ""
     return Advice(model, chosen.quantization, f"Deploy `{chosen.quantization}`{slower}", (*words, *left_out))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmark.report.gather import Row
 from benchmark.report.overview import Figure
-from benchmark.report.svg import Axis, Key, Plot, axis, legend, marker, note, series, signed_text, whisker
+from benchmark.report.svg import Axis, Key, Plot, axis, fitted, legend, marker, note, series, signed_text, whisker
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ def gaps(found: Sequence[Gap], names: tuple[str, str], label: str) -> Figure:
     """A dumbbell for each quantization: how far the second accuracy lies below the first."""
     values = [value for gap in found for value in (gap.first, gap.second)]
     across = axis("accuracy (right is better →)", values)
-    plot = Plot(across, Axis("", len(found) - 0.5, -0.5), 560, 50 + 24.0 * len(found), (112, 8, 152, 40))
+    plot = Plot(across, Axis("", len(found) - 0.5, -0.5), 560, 50 + 24.0 * len(found), (150, 8, 152, 40))
     marks = []
     for i, gap in enumerate(found):
         a, b = plot.at((gap.first, i)), plot.at((gap.second, i))
         marks += [
-            note((plot.margin[0] - 8, a[1] + 4), gap.row.label, "end", "tick"),
+            note((plot.margin[0] - 8, a[1] + 4), fitted(gap.row.label, plot.margin[0] - 10), "end", "tick"),
             whisker(a, b, "gap"),
             series("first", marker(a, "mark c0", tip=f"{gap.tip}: {names[0]} {gap.first:.4f}")),
             series("second", marker(b, "mark c1", shape=2, tip=f"{gap.tip}: {names[1]} {gap.second:.4f}")),

@@ -19,6 +19,7 @@ from benchmark.report.svg import (
     Point,
     axis,
     doubling,
+    fitted,
     legend,
     look,
     marker,
@@ -103,7 +104,8 @@ class Placed:
 def _placed(rows: Sequence[Row], cost: str, key: str) -> list[Placed]:
     found = []
     for row in rows:
-        c, v = COSTS[cost][1](row), row.reliability if key == RELIABILITY else row.metrics.get(key)
+        score = None if row.reliability is None else 100 * row.reliability
+        c, v = COSTS[cost][1](row), score if key == RELIABILITY else row.metrics.get(key)
         if c is not None and v is not None:
             found.append(Placed(row, c, v, *_interval(row, key, v)))
     return found
@@ -114,8 +116,8 @@ def _panel(rows: Sequence[Row], cost: str, key: str, better: str, chosen: str | 
     found = _placed(rows, cost, key)
     if sum(not each.row.full_precision for each in found) < 2:
         return None
-    label = COSTS[cost][0].replace("better)", f"better{_where(rows) if cost == 'latency' else ''})")
-    up = f"{'reliability score' if key == RELIABILITY else key} ({ARROWS[better]})"
+    label = COSTS[cost][0]
+    up = f"{'reliability score, %' if key == RELIABILITY else key} ({ARROWS[better]})"
     low, high = usual([each.value for each in found])
     ends = [end for each in found for end in (each.low, each.high) if low <= each.value <= high]
     costs = [each.cost for each in found]
@@ -128,13 +130,17 @@ def _panel(rows: Sequence[Row], cost: str, key: str, better: str, chosen: str | 
     looks = methods_of(rows)
     for each in found:
         css, shape = ("ref", REFERENCE) if each.row.full_precision else looks[_method(each.row)]
-        tip = f"{each.row.quantization}: {COSTS[cost][0].split(' (')[0]} {each.cost:.4g}, {key} {each.value:.4f}"
+        value = f"{key} {signed_text(each.value, 1)} %" if key == RELIABILITY else f"{key} {each.value:.4f}"
+        tip = f"{each.row.quantization}: {COSTS[cost][0].split(' (')[0]} {each.cost:.4g}, {value}"
         parts = _point(plot, each, css, shape, tip + _tip_interval(each.low, each.high))
         if each.row.quantization == chosen:
             parts.insert(0, marker(plot.at((each.cost, each.value)), "ring", size=9))
         marks.append(series("fp32" if each.row.full_precision else _method(each.row), *parts))
     far = [
-        (pixels[i], f"{e.row.label} {signed_text(e.value, 2)}")
+        (
+            pixels[i],
+            f"{e.row.label} {signed_text(e.value, 0) + ' %' if key == RELIABILITY else signed_text(e.value, 2)}",
+        )
         for i, e in enumerate(found)
         if not low <= e.value <= high
     ]
@@ -151,9 +157,9 @@ def _point(plot: Plot, each: Placed, css: str, shape: int, tip: str) -> list[Mar
     return [*parts, marker(at, f"mark {css}{_towers(each.row)}", shape=shape, tip=tip)]
 
 
-def _where(rows: Sequence[Row]) -> str:
+def machine(rows: Sequence[Row]) -> str | None:
     """The machine whose times are shown."""
-    return next((f"; {row.latency.where}" for row in rows if row.latency is not None), "")
+    return next((row.latency.where for row in rows if row.latency is not None), None)
 
 
 def _steps(points: Sequence[Point]) -> list[Point]:
@@ -191,9 +197,10 @@ def _forest(key: str, changes: Sequence[tuple[Row, Change]]) -> Markup:
     kept = [c for _, c in changes if low <= c.change <= high]
     ends = [end for c in kept for end in (c.low, c.high, c.change, 0.0) if end is not None]
     across = axis(f"change ({_toward(better_of(key))})", ends, signed=True, count=4)
-    plot = Plot(across, Axis("", len(changes) - 0.5, -0.5), 352, 66 + 19.0 * len(changes), (104, 22, 68, 44))
+    left = min(170.0, max(104.0, 6.2 * max(len(row.label) for row, _ in changes) + 16))
+    plot = Plot(across, Axis("", len(changes) - 0.5, -0.5), 352, 66 + 19.0 * len(changes), (left, 22, 68, 44))
     zero, _ = plot.at((0.0, 0.0))
-    marks = [tag("text", key, x="2", y="12", class_="title")]
+    marks = [tag("text", fitted(key, 350), x="2", y="12", class_="title")]
     marks.append(tag("line", x1=zero, x2=zero, y1=plot.margin[1], y2=plot.height - 44, class_="zero"))
     for i, (row, change) in enumerate(changes):
         marks.append(tag("g", *_forest_row(plot, i, row, change)))
@@ -204,7 +211,7 @@ def _forest_row(plot: Plot, index: int, row: Row, change: Change) -> list[Markup
     """Name, interval, point, and the number at the right."""
     css = verdict(change)
     up = plot.at((0.0, index))[1] + 4
-    parts = [note((plot.margin[0] - 14, up), row.label, "end", "tick")]
+    parts = [note((plot.margin[0] - 14, up), fitted(row.label, plot.margin[0] - 16), "end", "tick")]
     if change.low is not None and change.high is not None:
         parts.append(whisker(plot.at((change.low, index)), plot.at((change.high, index)), f"whisker {css}"))
     at = plot.at((change.change, index))

@@ -178,11 +178,16 @@ class Plot:
             parts.append(tag("line", x1=left, x2=self.width - right, y1=up, y2=up, class_="grid"))
             parts.append(tag("text", text, x=left - 6, y=up + 3.5, class_="tick", text_anchor="end"))
         middle = (left + self.width - right) / 2
-        parts.append(tag("text", self.x.label, x=middle, y=self.height - 6, class_="axis", text_anchor="middle"))
+        along, up = (
+            2 * min(middle, self.width - middle),
+            2 * min((half := (top + self.height - bottom) / 2), self.height - half),
+        )
+        parts.append(
+            tag("text", fitted(self.x.label, along), x=middle, y=self.height - 6, class_="axis", text_anchor="middle")
+        )
         if self.y.label:
-            half = (top + self.height - bottom) / 2
             turn = f"translate(11 {half:.1f}) rotate(-90)"
-            parts.append(tag("text", self.y.label, transform=turn, class_="axis", text_anchor="middle"))
+            parts.append(tag("text", fitted(self.y.label, up), transform=turn, class_="axis", text_anchor="middle"))
         return tag("g", *parts, aria_hidden="true")
 
 
@@ -223,6 +228,18 @@ def marker(at: Point, css: str, *, shape: int = 0, size: float = 4.5, tip: str =
 def whisker(start: Point, end: Point, css: str) -> Markup:
     """The line of an interval."""
     return tag("line", x1=start[0], y1=start[1], x2=end[0], y2=end[1], class_=css)
+
+
+def fitted(text: str, pixels: float) -> str:
+    """The text, its middle left out where it would be longer than that many pixels; letters are 6.2 wide at most.
+
+    >>> fitted("zero_shot/scenes/accuracy", 100), fitted("short", 100)
+    ('zero_sho…ccuracy', 'short')
+    """
+    most = max(3, int(pixels / 6.2))
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[len(text) - (most - most // 2 - 1) :]}"
 
 
 def note(at: Point, text: str, anchor: Literal["start", "middle", "end"] = "start", css: str = "note") -> Markup:

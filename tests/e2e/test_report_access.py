@@ -117,6 +117,18 @@ def test_marks_of_a_chart_and_its_legend(page: Page) -> None:
         assert charts.nth(i).locator('[tabindex="0"]:visible').count() == 1
 
 
+OUTSIDE = """() => [...document.querySelectorAll("main svg text")].filter((text) => {
+  const box = text.getBoundingClientRect(), area = text.closest("svg").getBoundingClientRect();
+  const across = box.left < area.left - 1 || box.right > area.right + 1;
+  return box.width > 0 && (across || box.top < area.top - 1 || box.bottom > area.bottom + 1);
+}).map((text) => text.textContent)"""
+
+
+def test_no_text_leaves_its_chart(page: Page) -> None:
+    assert page.locator("#trade svg text").count() > 10
+    assert page.evaluate(OUTSIDE) == []
+
+
 def test_every_chart_with_tooltips_can_be_reached(page: Page) -> None:
     """Charts of the shown quantization too; each has one stop."""
     charts = page.locator("main svg:visible").filter(has=page.locator("[data-tip]"))

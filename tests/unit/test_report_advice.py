@@ -115,7 +115,7 @@ def test_an_interval_without_width_is_told() -> None:
 
 def test_a_more_reliable_one_is_named() -> None:
     _, _, text = text_of(row("rtn-w4-vision", 4.0, reliability=0.01), row("rtn-w8-vision", 8.0, reliability=0.05))
-    assert "`rtn-w8-vision` has the highest reliability score among them (+5.0% against +1.0%)" in text
+    assert "`rtn-w8-vision` has the highest reliability score among them (+5.0 % against +1.0 %)" in text
 
 
 def test_nothing_qualifies() -> None:
