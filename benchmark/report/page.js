@@ -14,6 +14,13 @@
     event.currentTarget.setAttribute("aria-label", `Colour scheme: ${next === "auto" ? "automatic" : next}`);
   });
   byId("print").addEventListener("click", () => window.print());
+  // on paper nothing can be opened (the style sheet does it where the browser knows ::details-content)
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = all("details:not([open])");
+    closed.forEach((item) => { item.open = true; });
+  });
+  addEventListener("afterprint", () => closed.forEach((item) => { item.open = false; }));
 
   // tooltip of what is under the pointer or has the focus
   const tip = byId("tip");

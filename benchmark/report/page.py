@@ -37,6 +37,8 @@ GLOSSARY = {
     "aurc": "area under the risk-coverage curve",
 }
 """Short words of metric keys, spelled out where a headline metric has them."""
+MOST_COLUMNS = 8
+"""Metrics of a table that fit on paper side by side; beyond that the cells are printed one after the other."""
 MOST_DETAILS = 24
 """Quantizations that get their own figures and images; beyond that the page would grow too large."""
 
@@ -123,6 +125,7 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
             bases=[base for model in results.models if (base := results.base(model)) is not None],
             focus=set(focus),
             losses=losses,
+            most_columns=MOST_COLUMNS,
             histogram_keys=details.HISTOGRAM_KEYS,
             legend=legend,
             style=Markup(_resource("page.css")),

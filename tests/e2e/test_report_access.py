@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
+from benchmark.analysis.palette import LIGHT
 from benchmark.cli import app
 from tests.browser import open_browser, open_page
 from tests.report_home import NF4, W4, W8, write_home
@@ -137,3 +138,61 @@ def test_every_chart_with_tooltips_can_be_reached(page: Page) -> None:
         assert charts.nth(i).locator('[data-tip][tabindex="0"]').count() == 1
     page.select_option("#run", index=1)
     assert page.locator('#one svg[role=group]:visible [data-tip][tabindex="0"]:visible').count() > 0
+
+
+# --- paper -------------------------------------------------------------------------------------------------------
+
+A4_WIDTH = 702
+"""Pixels of an A4 page between its margins."""
+SECTIONS = ("deploy", "changes", "trade", "intervals", "gaps", "spectrum", "one", "claims", "reproduce")
+
+
+@pytest.fixture(params=["light", "dark"])
+def paper(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[Page]:
+    """The page as it is printed, of either scheme, after somebody filtered the table down to one row."""
+    with open_page(browser, report, width=A4_WIDTH, dark=request.param == "dark") as watched:
+        watched.page.fill("#filter", "nf4")
+        watched.page.emulate_media(media="print", color_scheme=request.param)
+        yield watched.page
+        assert watched.errors == []
+
+
+def test_paper_shows_all_text_of_all_sections(paper: Page) -> None:
+    """What is rendered holds every word of the document but those of controls and of the screen."""
+    for name in SECTIONS:
+        assert paper.locator(f"#{name} h2").is_visible() or name == "deploy"
+    missing = paper.evaluate("""() => {
+      const aside = "nav, .tools, .filters, .skip, .screen, #tip, script, svg, option, .hidden, .legend";
+      const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+      const missing = [];
+      while (walker.nextNode()) {
+        const holder = walker.currentNode.parentElement;
+        const folded = holder.closest(".many thead, .many td:not([data-name])");
+        if (!walker.currentNode.data.trim() || holder.closest(aside) || folded) continue;
+        if (!holder.checkVisibility({ contentVisibilityAuto: true })) missing.push(walker.currentNode.data.trim());
+      }
+      return missing;
+    }""")
+    assert missing == []
+    assert paper.locator("#headline tr[data-name]:visible").count() == 3
+    assert paper.locator("#one article:visible").count() == 3
+    assert paper.locator("#more .lines td:visible").count() > 3 * 8
+    assert paper.locator("#trade [data-group]:visible").count() > 1
+
+
+def test_paper_is_wide_enough(paper: Page) -> None:
+    """Nothing sticks out of the page, and the words of a folded table stand beside its numbers."""
+    wide = """() => [...document.querySelectorAll("main *")].filter((item) => item.checkVisibility()
+      && !item.closest(".hidden") && item.getBoundingClientRect().right > innerWidth + 1)
+      .map((item) => `${item.tagName}.${item.className} ${item.textContent.slice(0, 40)}`)"""
+    assert paper.evaluate(wide) == []
+    cell = paper.locator("#more td[data-name]:visible").first
+    assert "calibration/scenes/" in cell.evaluate("cell => getComputedStyle(cell, '::before').content")
+
+
+def test_paper_is_white_in_either_scheme(paper: Page) -> None:
+    assert paper.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert paper.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--c0')") == LIGHT[0]
+    pdf = paper.pdf(format="A4", print_background=True)
+    assert pdf.startswith(b"%PDF")
+    assert pdf.count(b"/Type /Page\n") > len(SECTIONS) / 2
