@@ -170,24 +170,25 @@ def corruption_gain(runs: Runs) -> Finding:
 
 
 def no_help_under_shift(runs: Runs) -> Finding:
-    """Holds when no run's accuracy on shifted data rises significantly."""
+    """Holds when no run's accuracy on shifted data rises significantly and some falls; open when none changes so."""
     claim = "quantization does not help under covariate shift"
     changes = _tested(runs.of("shift"))
     if not changes:
         return Finding(claim, "open", "no covariate shift")
     helped = any(change.stars and change.direction == "better" for change in changes)
     evidence = f"mean relative change {_mean_relative(changes):+.1%}, {_significant(changes)}"
-    return Finding(claim, "fails" if helped else "holds", evidence)
+    return Finding(claim, _verdict(not helped, changes), evidence)
 
 
 def no_help_against_bias(runs: Runs) -> Finding:
-    """Holds when no run's relative spurious gap falls significantly."""
+    """Holds when no run's relative spurious gap falls significantly and some rises; open when none changes so."""
     claim = "quantization does not help against spurious correlations"
     changes = runs.of("delta_rsg")
     if not changes:
         return Finding(claim, "open", "no spurious correlations")
     helped = any(change.stars and change.direction == "better" for change in changes)
-    return Finding(claim, "fails" if helped else "holds", f"mean dRSG {_mean(changes):+.3f}, {_significant(changes)}")
+    evidence = f"mean dRSG {_mean(changes):+.3f}, {_significant(changes)}"
+    return Finding(claim, _verdict(not helped, changes), evidence)
 
 
 def bias_grows(runs: Runs) -> Finding:
