@@ -22,7 +22,7 @@ RULE = (
     f"Rule: among quantizations that are non-inferior to full precision, the one with the fewest effective bits per "
     f"weight; of equal ones the one with the higher reliability score. Non-inferior: at the worse end of its 95 % "
     f"interval (where it has none: as observed) no headline metric is worse by more than the margin of {MARGIN}, two "
-    f"points; for metrics that are no fractions {MARGIN:.0%} of the value in full precision. The margin is a "
+    f"points; for metrics that are no fractions {100 * MARGIN:g} % of the value in full precision. The margin is a "
     "convention: judge by your own use whether that much is harmless."
 )
 
