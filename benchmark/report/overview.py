@@ -10,9 +10,8 @@ from markupsafe import Markup
 from benchmark.analysis.compare import Change
 from benchmark.report.front import front
 from benchmark.report.gather import Row, better_of
+from benchmark.report.looks import REFERENCE, TRIANGLE, look
 from benchmark.report.svg import (
-    REFERENCE,
-    TRIANGLE,
     Axis,
     Key,
     Plot,
@@ -21,7 +20,6 @@ from benchmark.report.svg import (
     doubling,
     fitted,
     legend,
-    look,
     marker,
     names,
     note,

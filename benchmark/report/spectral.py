@@ -9,8 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmark.analysis.spectrum import CLEAN
+from benchmark.report.looks import REFERENCE, look
 from benchmark.report.overview import Figure
-from benchmark.report.svg import REFERENCE, Axis, Key, Plot, axis, legend, look, marker, path, series
+from benchmark.report.svg import Axis, Key, Plot, axis, legend, marker, path, series
 from benchmark.spec import FP32
 
 STYLES = ("solid", "dashed", "dotted")

@@ -7,7 +7,7 @@ Text is escaped by `tag`. A mark that belongs to a series carries `data-series`,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -15,30 +15,9 @@ from typing import Literal
 import numpy as np
 from markupsafe import Markup, escape
 
-from benchmark.analysis.palette import LIGHT
+from benchmark.report.looks import CORNERS, SHAPES
 
 Point = tuple[float, float]
-COLOURS = len(LIGHT)
-CORNERS: Mapping[str, Sequence[Point]] = {
-    "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
-    "diamond": [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
-    "triangle": [(0, -1.15), (1.1, 0.9), (-1.1, 0.9)],
-    "down": [(0, 1.15), (-1.1, -0.9), (1.1, -0.9)],
-    "bar": [(-1.4, -0.5), (1.4, -0.5), (1.4, 0.5), (-1.4, 0.5)],
-    "hourglass": [(-1.0, -1.1), (1.0, -1.1), (0.2, 0), (1.0, 1.1), (-1.0, 1.1), (-0.2, 0)],
-    "plus": [
-        (-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4),
-        (0.4, 1.2), (-0.4, 1.2), (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4),
-    ],
-    "cross": [
-        (0, -0.55), (0.65, -1.2), (1.2, -0.65), (0.55, 0), (1.2, 0.65), (0.65, 1.2),
-        (0, 0.55), (-0.65, 1.2), (-1.2, 0.65), (-0.55, 0), (-1.2, -0.65), (-0.65, -1.2),
-    ],
-}  # fmt: skip
-"""Of shapes other than the circle, in units of the size."""
-SHAPES = ("circle", *CORNERS)
-TRIANGLE, REFERENCE = SHAPES.index("triangle"), SHAPES.index("cross")
-"""What lies beyond the edge; full precision, whose shape no series has."""
 
 
 def tag(name: str, *children: str, **attributes: object) -> Markup:
@@ -97,11 +76,6 @@ def doubling(label: str, values: Sequence[float]) -> Axis:
     powers = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
     ticks = [(2.0**power, f"{2.0**power:g}") for power in powers if low <= 2.0**power <= high]
     return Axis(f"{label}, logarithmic", low, high, ticks, log=True)
-
-
-def look(index: int) -> tuple[str, int]:
-    """Colour class and shape of a series: any two of the first 64 differ in one, of the first 8 in both."""
-    return f"c{index % COLOURS}", (index + index // COLOURS) % REFERENCE
 
 
 def signed_text(value: float, digits: int, signed: bool = True) -> str:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from benchmark.analysis import sweep
 from benchmark.analysis.compare import Change
 from benchmark.analysis.palette import DARK, LIGHT, REFERENCE
-from benchmark.report.svg import REFERENCE as CROSS
-from benchmark.report.svg import SHAPES, look
+from benchmark.report.looks import REFERENCE as CROSS
+from benchmark.report.looks import SHAPES, look
 
 VISIONS = {
     "normal": np.eye(3),
