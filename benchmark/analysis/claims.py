@@ -131,19 +131,21 @@ def share_calibrated(runs: Runs) -> Finding:
 def tuned_text(runs: Runs) -> Finding:
     """Holds when the mean tuned ECE of runs with both towers quantized lies below full precision's untuned one.
 
-    There is no test between the two: tuning changes both.
+    Both are means over the same runs and data sets: those whose tuned ECE is defined. There is no test between the
+    two: tuning changes both.
     """
     claim = "with both towers quantized and the logit scale tuned, ECE falls below full precision's"
-    both = runs.where(lambda quant: quant.scope == "vision+text").found.values()
-    pairs = [
-        (t.value, e.reference) for kinds in both for t, e in zip(kinds.get("tuned", []), kinds["ece"], strict=True)
-    ]
+    both = runs.where(lambda quant: quant.scope == "vision+text")
+    tuned = {_place(change): change.value for change in both.of("tuned")}
+    untuned = {_place(change): change.reference for change in both.of("ece")}
+    undefined = [f"{place[1]} on {place[2]}" for place in untuned if place not in tuned]
+    left_out = f"left out, tuned ECE undefined: {', '.join(undefined)}" if undefined else ""
+    pairs = [(tuned[place], full) for place, full in untuned.items() if place in tuned]
     if not pairs:
-        return Finding(claim, "open", "no run quantizes both towers and tunes the scale")
-    tuned, full = np.mean(pairs, axis=0)
-    return Finding(
-        claim, "holds" if tuned < full else "fails", f"{tuned:.3f} against {full:.3f}; the study: 0.011, 0.069"
-    )
+        return Finding(claim, "open", left_out or "no run quantizes both towers and tunes the scale")
+    mean, full = np.mean(pairs, axis=0)
+    evidence = f"{mean:.3f} against {full:.3f}; the study: 0.011, 0.069" + (f"; {left_out}" if left_out else "")
+    return Finding(claim, "holds" if mean < full else "fails", evidence)
 
 
 def untuned_text(runs: Runs) -> Finding:
@@ -168,53 +170,59 @@ def corruption_gain(runs: Runs) -> Finding:
 
 
 def no_help_under_shift(runs: Runs) -> Finding:
-    """Holds when no run's accuracy on shifted data rises significantly."""
+    """Holds when no run's accuracy on shifted data rises significantly and some falls; open when none changes so."""
     claim = "quantization does not help under covariate shift"
     changes = _tested(runs.of("shift"))
     if not changes:
         return Finding(claim, "open", "no covariate shift")
     helped = any(change.stars and change.direction == "better" for change in changes)
     evidence = f"mean relative change {_mean_relative(changes):+.1%}, {_significant(changes)}"
-    return Finding(claim, "fails" if helped else "holds", evidence)
+    return Finding(claim, _verdict(not helped, changes), evidence)
 
 
 def no_help_against_bias(runs: Runs) -> Finding:
-    """Holds when no run's relative spurious gap falls significantly."""
+    """Holds when no run's relative spurious gap falls significantly and some rises; open when none changes so."""
     claim = "quantization does not help against spurious correlations"
     changes = runs.of("delta_rsg")
     if not changes:
         return Finding(claim, "open", "no spurious correlations")
     helped = any(change.stars and change.direction == "better" for change in changes)
-    return Finding(claim, "fails" if helped else "holds", f"mean dRSG {_mean(changes):+.3f}, {_significant(changes)}")
+    evidence = f"mean dRSG {_mean(changes):+.3f}, {_significant(changes)}"
+    return Finding(claim, _verdict(not helped, changes), evidence)
 
 
 def bias_grows(runs: Runs) -> Finding:
     """Holds when mean dRSG and mean Vuln_add of simple methods are larger at W4A8 than at W8A8, and positive there.
 
-    Open when none of these changes is significant.
+    Means over the models and data sets that have both. Open when none of these changes is significant.
     """
     claim = "with simple methods the bias grows as the weights get fewer bits"
-    groups = {bits: runs.where(lambda q, bits=bits: _is(q, SIMPLE, bits)) for bits in (8, 4)}  # type: ignore[misc]
-    if not all(group.of(kind) for group in groups.values() for kind in ("delta_rsg", "vuln_add")):
-        return Finding(claim, "open", "needs rtn, percentile or mse at W8A8 and W4A8")
-    means = {kind: [_mean(groups[bits].of(kind)) for bits in (8, 4)] for kind in ("delta_rsg", "vuln_add")}
+    eight, four = (runs.where(lambda q, bits=bits: _is(q, SIMPLE, bits)) for bits in (8, 4))  # type: ignore[misc]
+    found = {kind: _shared(eight.of(kind), four.of(kind)) for kind in ("delta_rsg", "vuln_add")}
+    if not all(side for sides in found.values() for side in sides):
+        return Finding(claim, "open", "needs rtn, percentile or mse at W8A8 and W4A8 on the same data")
+    means = {kind: [_mean(side) for side in sides] for kind, sides in found.items()}
     grows = all(four > max(eight, 0.0) for eight, four in means.values())
     evidence = ", ".join(
         f"{name} {means[kind][0]:+.3f} at W8A8, {means[kind][1]:+.3f} at W4A8"
         for kind, name in (("delta_rsg", "dRSG"), ("vuln_add", "Vuln_add"))
     )
-    changes = [change for group in groups.values() for kind in means for change in group.of(kind)]
+    changes = [change for sides in found.values() for side in sides for change in side]
     evidence += f"; {_significant(changes)}; the study's dRSG: +0.026, +0.125"
     return Finding(claim, _verdict(grows, changes), evidence)
 
 
 def rotation_protects(runs: Runs) -> Finding:
-    """Holds when mean dRSG of rotation at W4A8 is below that of simple methods; open when none is significant."""
+    """Holds when mean dRSG of rotation at W4A8 is below that of simple methods; open when none is significant.
+
+    Means over the models and data sets that have both.
+    """
     claim = "rotation adds less bias than simple methods at W4A8"
-    simple = runs.where(lambda q: _is(q, SIMPLE, 4)).of("delta_rsg")
-    rotated = runs.where(lambda q: _is(q, ("rotation",), 4)).of("delta_rsg")
+    methods = (SIMPLE, ("rotation",))
+    groups = (runs.where(lambda q, some=some: _is(q, some, 4)).of("delta_rsg") for some in methods)  # type: ignore[misc]
+    simple, rotated = _shared(*groups)
     if not simple or not rotated:
-        return Finding(claim, "open", "needs rotation and a simple method at W4A8")
+        return Finding(claim, "open", "needs rotation and a simple method at W4A8 on the same data")
     evidence = f"dRSG {_mean(rotated):+.3f} against {_mean(simple):+.3f}; the study: +0.040, +0.125"
     return Finding(claim, _verdict(_mean(rotated) < _mean(simple), [*simple, *rotated]), evidence)
 
@@ -239,6 +247,18 @@ def _verdict(holds: bool, changes: Sequence[Change]) -> Verdict:
 
 def _is(quant: QuantSpec, methods: Sequence[str], bits: int) -> bool:
     return quant.method in methods and quant.weight_bits == bits and quant.activation_bits == 8
+
+
+def _place(change: Change) -> tuple[str, str, str]:
+    """Model, quantization and data set."""
+    return change.model, change.quantization, change.key.split("/")[1]
+
+
+def _shared(first: Sequence[Change], second: Sequence[Change]) -> tuple[list[Change], list[Change]]:
+    """The changes of both groups on the models and metrics that both have: other means could not be compared."""
+    both = {(c.model, c.key) for c in first} & {(c.model, c.key) for c in second}
+    kept = [[change for change in group if (change.model, change.key) in both] for group in (first, second)]
+    return kept[0], kept[1]
 
 
 def _gain(changes: Sequence[Change]) -> float:

@@ -34,16 +34,23 @@ def reliability(
         UndefinedMetric: a metric of `keys` is undefined under this quantization: a mean over fewer tasks would not be
             comparable.
     """
-    tasks = []
-    for task_keys in keys.values():
+    return float(np.mean(list(by_task(metrics, reference, better, keys).values())))
+
+
+def by_task(
+    metrics: Metrics, reference: Metrics, better: Callable[[str], Better], keys: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
+    """What `reliability` is the mean of: task -> mean signed relative change of its headline metrics."""
+    tasks = {}
+    for task, task_keys in keys.items():
         changes = []
         for key in task_keys:
             direction = better(key)
             if direction == "neither":
                 raise SpecError(f"headline metric {key} has no better direction")
             changes.append(signed_relative_change(reference[key], defined(metrics, key), direction))
-        tasks.append(float(np.mean(changes)))
-    return float(np.mean(tasks))
+        tasks[task] = float(np.mean(changes))
+    return tasks
 
 
 def reliability_keys(

@@ -1,4 +1,4 @@
-"""Figures of a spectral study: matplotlib figures by file name. Colours: Okabe and Ito; full precision is grey."""
+"""Figures of a spectral study: matplotlib figures by file name. Colours: `palette`; full precision is grey."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmark.analysis.palette import LIGHT
 from benchmark.analysis.spectrum import CLEAN, Floats, LayerSpectrum, Study
 from benchmark.spec import FP32
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8B4513", "#000000")
 GREY = "#777777"
 COLUMNS = 24
 """Rank bins of the heat map at most."""
@@ -45,7 +45,7 @@ def _panels(study: Study, title: str, count: int, height: float = 4.0) -> tuple[
 
 
 def _colours(study: Study) -> dict[str, str]:
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(study.quantizations)}
+    return {name: LIGHT[i % len(LIGHT)] for i, name in enumerate(study.quantizations)}
 
 
 def _corrupted(study: Study, layer: str) -> Iterator[tuple[str, str, LayerSpectrum]]:

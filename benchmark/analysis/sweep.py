@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.analysis.compare import Change, adjust
+from benchmark.analysis.palette import LIGHT
 from benchmark.analysis.tables import declared, headline_keys, report_figures, short_names
 from benchmark.tracking import FinishedSweep
 
@@ -124,7 +125,7 @@ def _panel(axes: Axes, rows: Table, name: str, changes: Mapping[str, Change]) ->
     """One metric against bits: a colour and a marker for each method, the line is full precision."""
     methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "fp32"))
     for method, marker in zip(methods, "osD^vP*X<>hp" * len(methods), strict=False):
-        colour = f"C{methods.index(method) % 10}"
+        colour = LIGHT[methods.index(method) % len(LIGHT)]
         first = True
         for row in rows:
             if row["method"] != method or row[name] is None or row["effective_bits"] is None:

@@ -1,8 +1,9 @@
 """What to deploy, and why: a paragraph that follows from the records by a stated rule.
 
-The rule: among the quantizations that have every headline metric, at least one of them tested, and no significant
-loss in any (q < 0.05, adjusted over all headline tests of the page), the one with the fewest effective bits; of equal
-ones the one with the higher reliability score. Where nothing qualifies, it says so.
+The rule: among the quantizations that have every headline metric, at least one of them tested, and that are
+non-inferior to full precision (`benchmark.report.noninferior` names the margin), the one with the fewest effective
+bits; of equal ones the one with the higher reliability score. Where nothing qualifies, it says so. The worst observed
+change, the worst that the intervals allow, and a slower speed are always told.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from dataclasses import dataclass
 from benchmark.analysis.claims import Finding
 from benchmark.analysis.compare import Change
 from benchmark.report.gather import Row
+from benchmark.report.noninferior import MARGIN, Judged, beyond, judged, noninferior
+from benchmark.report.score import percent
 from benchmark.report.svg import signed_text
 
 RULE = (
-    "Rule: among quantizations without a significant loss (q < 0.05) in any headline metric, the one with the fewest "
-    "effective bits per weight; of equal ones the one with the higher reliability score."
+    f"Rule: among quantizations that are non-inferior to full precision, the one with the fewest effective bits per "
+    f"weight; of equal ones the one with the higher reliability score. Non-inferior: at the worse end of its 95 % "
+    f"interval (where it has none: as observed) no headline metric is worse by more than the margin of {MARGIN}, two "
+    f"points; for metrics that are no fractions {100 * MARGIN:g} % of the value in full precision. The margin is a "
+    "convention: judge by your own use whether that much is harmless."
 )
-SHOWN_BOUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -53,19 +58,19 @@ def advise(model: str, rows: Sequence[Row], headline: Sequence[str]) -> Advice:
     if not quantized:
         return Advice(model, None, "Nothing to choose from", (f"The records hold no quantization of `{model}`.",))
     complete = [row for row in quantized if headline and all(key in row.headline for key in headline)]
-    tested = [row for row in complete if any(change.p is not None for change in row.headline.values())]
+    tested = [row for row in complete if any(each.change.p is not None for each in judged(row))]
     left_out = _left_out(quantized, complete, tested)
     if not tested:
         why = f"No quantization of `{model}` has every headline metric with a test against full precision."
         return Advice(model, None, "No recommendation", (why, *left_out))
-    safe = [row for row in tested if not losses(row)]
-    if not safe:
-        return _none_safe(model, tested, left_out)
-    ranked = sorted((row for row in safe if row.size is not None), key=_rank)
+    kept = [row for row in tested if noninferior(row)]
+    if not kept:
+        return _none_kept(model, tested, left_out)
+    ranked = sorted((row for row in kept if row.size is not None), key=_rank)
     if not ranked:
         why = (
-            f"{_safe_of(model, len(safe), len(tested))} no significant loss, but the ledger has no "
-            "QuantizationReport of them: their effective bits are unknown, so that none can be preferred."
+            f"{_kept_of(model, len(kept), len(tested))}, but the ledger has no QuantizationReport of them: their "
+            "effective bits are unknown, so that none can be preferred."
         )
         return Advice(model, None, "No recommendation", (why, *left_out))
     return _recommend(model, ranked, tested, next((row for row in rows if row.full_precision), None), left_out)
@@ -73,16 +78,15 @@ def advise(model: str, rows: Sequence[Row], headline: Sequence[str]) -> Advice:
 
 def about(row: Row) -> tuple[str, ...]:
     """What the records say of one quantization that was asked for."""
-    tested = [change for change in row.headline.values() if change.p is not None]
+    tested = [each for each in judged(row) if each.change.p is not None]
     words = [f"`{row.quantization}` of `{row.model}`:"]
     if row.size is not None:
         words.append(f"{row.size.effective_bits:.1f} effective bits per weight, {row.size.megabytes:.2f} MB.")
     if not tested:
         return (*words, "No headline metric has a test against full precision.")
-    worse, better = losses(row), gains(row)
-    words.append(f"Significantly worse in {_list(worse)}." if worse else "No significant loss in a headline metric.")
-    words += [f"Significantly better in {_list(better)}."] if better else []
-    return (*words, *(_bounds(row) if not worse else []), *_untested(row))
+    failing = beyond(row)
+    words.append(f"Not shown to be non-inferior: it {_reaches(failing)}." if failing else f"Non-inferior: {_within()}.")
+    return (*words, *_worst(row), *_significant(row), *_untested(row))
 
 
 def claims_sentence(findings: Sequence[Finding]) -> str:
@@ -103,45 +107,37 @@ def _recommend(
     model: str, ranked: Sequence[Row], tested: Sequence[Row], base: Row | None, left_out: Sequence[str]
 ) -> Advice:
     chosen = ranked[0]
-    safe = _safe_of(model, sum(not losses(row) for row in tested), len(tested))
-    words = [f"{safe} no significant loss in any headline metric.", *_size(chosen, base)]
-    better = gains(chosen)
-    words.append(
-        "It is significantly better in " + _list(better) + "."
-        if better
-        else "No headline metric changes significantly under it."
-    )
-    words += _bounds(chosen)
-    words += [*_untested(chosen), *_speed(chosen, base)]
+    kept = sum(noninferior(row) for row in tested)
+    words = [f"{_kept_of(model, kept, len(tested))}: {_within()}.", *_size(chosen), *_speed(chosen, base)]
+    words += [*_worst(chosen), *_significant(chosen), *_untested(chosen), *_unmoved(chosen)]
     fewer = sorted((row for row in tested if row.size and _rank(row)[0] < _rank(chosen)[0]), key=_rank)
     if fewer:
-        below = fewer[-1]
-        words.append(f"Fewer bits cost something: `{below.quantization}` loses {_list(losses(below))}.")
+        words.append(f"Fewer bits are not shown to be safe: `{fewer[-1].quantization}` {_reaches(beyond(fewer[-1]))}.")
     best = max(ranked, key=lambda row: row.reliability if row.reliability is not None else float("-inf"))
     if best is not chosen and best.reliability is not None and chosen.reliability is not None:
         words.append(
             f"If bits do not matter, `{best.quantization}` has the highest reliability score among them "
-            f"({best.reliability:+.1%} against {chosen.reliability:+.1%}); differences of this score are not tested."
+            f"({percent(best.reliability)} against {percent(chosen.reliability)}); differences of this score are not "
+            "tested."
         )
-    return Advice(model, chosen.quantization, f"Deploy `{chosen.quantization}`", (*words, *left_out))
+    slower = " for its size: it is slower than full precision" if _slower(chosen, base) else ""
+    return Advice(model, chosen.quantization, f"Deploy `{chosen.quantization}`{slower}", (*words, *left_out))
 
 
-def _none_safe(model: str, tested: Sequence[Row], left_out: Sequence[str]) -> Advice:
-    with_score = [row for row in tested if row.reliability is not None]
-    words = [
-        f"{_all(tested)} of `{model}` {'loses' if len(tested) == 1 else 'lose'} significantly in at least one headline "
-        "metric: by the rule, stay with full precision."
-    ]
-    if with_score:
-        best = max(with_score, key=lambda row: row.reliability or 0.0)
-        words.append(
-            f"The least is lost by `{best.quantization}` (reliability score {best.reliability:+.1%}): "
-            f"{_list(losses(best))}."
-        )
-    return Advice(model, None, "Stay with full precision", (*words, *left_out))
+def _none_kept(model: str, tested: Sequence[Row], left_out: Sequence[str]) -> Advice:
+    words = [f"{_none_of(tested, model)} is shown to be non-inferior: by the rule, stay with full precision."]
+    worse = [row for row in tested if any(each.shown_worse for each in judged(row))]
+    unsure = [row for row in tested if row not in worse]
+    if worse:
+        words.append(f"Worse by more than the margin: {_names(worse)}.")
+    if unsure:
+        words.append(f"The intervals are too wide to tell, more images would narrow them: {_names(unsure)}.")
+    closest = min(tested, key=lambda row: max(each.worst / each.margin for each in judged(row)))
+    words.append(f"The closest is `{closest.quantization}`: it {_reaches(beyond(closest))}.")
+    return Advice(model, None, "Stay with full precision", (*words, *_worst(closest), *left_out))
 
 
-def _size(row: Row, base: Row | None) -> list[str]:
+def _size(row: Row) -> list[str]:
     if row.size is None:
         return []
     return [
@@ -150,35 +146,67 @@ def _size(row: Row, base: Row | None) -> list[str]:
     ]
 
 
+def _slower(row: Row, base: Row | None) -> bool:
+    return bool(row.latency and base and base.latency and row.latency.milliseconds > base.latency.milliseconds)
+
+
 def _speed(row: Row, base: Row | None) -> list[str]:
     """Measured latency against full precision's; nothing is said of a speed that nobody measured."""
     if row.latency is None:
         return ["Its speed was not measured: no real kernel of it was timed."]
-    before = f" instead of {base.latency.milliseconds:.2f} ms" if base and base.latency else ""
     kernel = f", through the kernel of `{row.latency.timed}`" if row.latency.timed != row.quantization else ""
-    return [f"Measured latency of one image: {row.latency.milliseconds:.2f} ms{before} ({row.latency.where}{kernel})."]
+    where = f"({row.latency.where}{kernel})"
+    now = f"{row.latency.milliseconds:.2f} ms"
+    if base is None or base.latency is None:
+        return [f"Measured latency of one image: {now} {where}; full precision was not timed there."]
+    verdict = "slower" if _slower(row, base) else "not slower"
+    before = f"{base.latency.milliseconds:.2f} ms"
+    return [f"It is {verdict} than full precision: {now} instead of {before} for one image {where}."]
 
 
-def _bounds(row: Row) -> list[str]:
-    """The largest relative losses that the intervals of the headline metrics do not exclude."""
-    bounds = []
-    for change in row.headline.values():
-        end = change.low if change.better == "higher" else change.high
-        if end is None or change.better == "neither":
-            continue
-        loss = -end if change.better == "higher" else end
-        if loss > 0:
-            bounds.append((loss / abs(change.reference) if change.reference else float("inf"), change.key, end))
-    if not bounds:
-        return []
-    worst = sorted(bounds, reverse=True)[:SHOWN_BOUNDS]
-    room = " and ".join(f"`{key}` (a change of {signed_text(end, 3)})" for _, key, end in worst)
-    return [f"Not significant is not zero: the 95 % intervals leave most room for a loss in {room}."]
+def _worst(row: Row) -> list[str]:
+    """The worst change in the sample, and the worst that an interval leaves room for, both in margins."""
+    observed = max(judged(row), key=lambda each: each.observed / each.margin)
+    reach = max(judged(row), key=lambda each: each.worst / each.margin)
+    told = f"Worst observed change: {_list([observed.change])}"
+    told += "." if observed.observed > 0 else "; none is for the worse."
+    room = f"The intervals leave most room for a loss in `{reach.change.key}`, up to a change of {_end(reach)}."
+    return [told] + ([room] if reach.worst > max(0.0, reach.observed) else [])
+
+
+def _significant(row: Row) -> list[str]:
+    worse, better = losses(row), gains(row)
+    words = [f"Significantly worse in {_list(worse)}."] if worse else []
+    words += [f"Significantly better in {_list(better)}."] if better else []
+    return words or ["No headline metric changes significantly, which is not the same as no change."]
 
 
 def _untested(row: Row) -> list[str]:
-    names = [f"`{key}`" for key, change in row.headline.items() if change.p is None]
-    return [f"Without a test, and so outside the rule: {', '.join(names)}."] if names else []
+    names = [f"`{each.change.key}`" for each in judged(row) if each.change.low is None]
+    return [f"Without an interval, and so judged as observed: {', '.join(names)}."] if names else []
+
+
+def _unmoved(row: Row) -> list[str]:
+    """An interval from resampled images has no width where no image changed: it is no proof for other images."""
+    names = [f"`{each.change.key}`" for each in judged(row) if each.change.low == each.change.high == 0.0]
+    return [f"The same on every image, so that its interval is a point: {', '.join(names)}."] if names else []
+
+
+def _reaches(failing: Sequence[Judged]) -> str:
+    """What does not pass, the worst first."""
+    worst = failing[0]
+    told = f"`{worst.change.key}` {signed_text(worst.change.change, 3)}{worst.change.stars}"
+    by = f"with an interval up to a loss of {worst.worst:.4f}" if worst.change.low is not None else "as observed"
+    rest = f", and {len(failing) - 1} more" if len(failing) > 1 else ""
+    return f"goes beyond the margin of {worst.margin:.3g} in {told}, {by}{rest}"
+
+
+def _end(each: Judged) -> str:
+    return signed_text(-each.worst if each.change.better == "higher" else each.worst, 3)
+
+
+def _within() -> str:
+    return f"no headline metric is worse by more than the margin of {MARGIN}, even at the worse end of its interval"
 
 
 def _left_out(quantized: Sequence[Row], complete: Sequence[Row], tested: Sequence[Row]) -> list[str]:
@@ -198,11 +226,17 @@ def _list(changes: Sequence[Change]) -> str:
     )
 
 
-def _safe_of(model: str, safe: int, tested: int) -> str:
+def _kept_of(model: str, kept: int, tested: int) -> str:
     if tested == 1:
-        return f"The only quantization of `{model}` shows"
-    return f"{safe} of {tested} quantizations of `{model}` {'shows' if safe == 1 else 'show'}"
+        return f"The only quantization of `{model}` is non-inferior to full precision"
+    return (
+        f"{kept} of {tested} quantizations of `{model}` {'is' if kept == 1 else 'are'} non-inferior to full precision"
+    )
 
 
-def _all(rows: Sequence[Row]) -> str:
-    return f"All {len(rows)} quantizations" if len(rows) > 1 else "The only quantization"
+def _none_of(rows: Sequence[Row], model: str) -> str:
+    return f"None of {len(rows)} quantizations of `{model}`" if len(rows) > 1 else f"No quantization of `{model}`"
+
+
+def _names(rows: Sequence[Row]) -> str:
+    return ", ".join(f"`{row.quantization}`" for row in rows)

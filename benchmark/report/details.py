@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup
@@ -12,12 +12,18 @@ from numpy.typing import NDArray
 from benchmark.analysis.compare import Change, adjust
 from benchmark.plugins import Outcome
 from benchmark.report.gather import Results, Row
+from benchmark.report.looks import REFERENCE
 from benchmark.report.overview import Figure, change_tip
 from benchmark.report.svg import Axis, Key, Plot, arrow, axis, legend, marker, path, series, signed_text, tag, whisker
 
 UNIT = [(value / 5, f"{value / 5:.1f}") for value in range(6)]
 BINS = 30
-STAGES = {"fp32": ("full precision", "ref"), "this": ("this quantization", "c1"), "tuned": ("logit scale tuned", "c0")}
+FULL, THIS, TUNED = (
+    Key("fp32", "full precision", "ref", REFERENCE, "dotted"),
+    Key("this", "this quantization", "c1", 1, "solid"),
+    Key("tuned", "logit scale tuned", "c0", 2, "dashed"),
+)
+"""How full precision and a quantization look in figures of one quantization."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,11 @@ def reliability(outcome: Outcome, reference: Outcome | None, name: str) -> Marku
     plot = Plot(x, y, 430, 400)
     marks = [path([plot.at((0, 0)), plot.at((1, 1))], "ideal")]
     before: NDArray[np.float64] | None = None
-    for key, (stage, suffix) in {"fp32": (reference, ""), "this": (outcome, ""), "tuned": (outcome, "_tuned")}.items():
+    for key, stage, suffix in ((FULL, reference, ""), (THIS, outcome, ""), (TUNED, outcome, "_tuned")):
         if stage is None or f"bin_count{suffix}" not in stage.tables:
             continue
-        text, css = STAGES[key]
         now = np.stack([stage.tables[f"bin_{part}{suffix}"] for part in ("confidence", "accuracy", "count")], axis=1)
-        marks.append(series(key, *_moves(plot, before, now, css), *_bins(plot, now, text, css)))
+        marks.append(series(key.series, *_moves(plot, before, now, key.css), *_bins(plot, now, key)))
         before = now
     return plot.svg(f"Reliability diagram of {name}: accuracy over confidence, bin by bin", *marks)
 
@@ -76,16 +81,17 @@ def _moves(plot: Plot, before: NDArray[np.float64] | None, now: NDArray[np.float
     return [arrow(plot.at((a[0], a[1])), plot.at((b[0], b[1])), f"move {css}") for a, b in ends]
 
 
-def _bins(plot: Plot, bins: NDArray[np.float64], text: str, css: str) -> list[Markup]:
+def _bins(plot: Plot, bins: NDArray[np.float64], key: Key) -> list[Markup]:
     """The line through the bins, and a point for each: its area is the bin's share of the images."""
     kept = bins[bins[:, 2] > 0]
-    line = path([plot.at((c, a)) for c, a, _ in kept], f"line faint {css}")
+    line = path([plot.at((c, a)) for c, a, _ in kept], f"line faint {key.line} {key.css}")
     return [line] + [
         marker(
             plot.at((c, a)),
-            f"mark soft {css}",
+            f"mark soft {key.css}",
+            shape=key.shape or 0,
             size=2.0 + 9.0 * float(np.sqrt(n / kept[:, 2].sum())),
-            tip=f"{text}: confidence {c:.3f}, accuracy {a:.3f}, {int(n)} images",
+            tip=f"{key.text}: confidence {c:.3f}, accuracy {a:.3f}, {int(n)} images",
         )
         for c, a, n in kept
     ]
@@ -94,19 +100,18 @@ def _bins(plot: Plot, bins: NDArray[np.float64], text: str, css: str) -> list[Ma
 def reliability_legend(outcome: Outcome, reference: Outcome | None) -> Markup:
     """The stages with their ECE."""
     keys = []
-    for key, (stage, metric) in {
-        "fp32": (reference, "ece_15"),
-        "this": (outcome, "ece_15"),
-        "tuned": (outcome, "ece_15_tuned"),
-    }.items():
+    for key, stage, metric in (
+        (FULL, reference, "ece_15"),
+        (THIS, outcome, "ece_15"),
+        (TUNED, outcome, "ece_15_tuned"),
+    ):
         if stage is not None and metric in stage.metrics:
-            text, css = STAGES[key]
-            keys.append(Key(key, f"{text}: ECE {stage.metrics[metric]:.3f}", css, 0))
+            keys.append(replace(key, text=f"{key.text}: ECE {stage.metrics[metric]:.3f}"))
     return legend(keys)
 
 
 def score_histograms(outcome: Outcome, reference: Outcome | None) -> list[Markup]:
-    """For each OOD score the densities in and out of distribution; full precision's as dashed lines."""
+    """For each OOD score the densities in (filled) and out of distribution; full precision's as broken lines."""
     names = [str(name) for name in outcome.tables.get("scores", ())]
     return [_histogram(name, i, outcome, reference) for i, name in enumerate(names)]
 
@@ -126,8 +131,8 @@ def _histogram(name: str, column: int, outcome: Outcome, reference: Outcome | No
     marks = [tag("text", name, x="22", y="12", class_="title"), tag("text", about, x="22", y="27", class_="tick")]
     for (group, side), curve in curves.items():
         points = [plot.at(point) for point in _outline(curve, edges)]
-        css = "c0" if side == "id" else "c1"
-        marks.append(series(f"{group}-{side}", path(points, f"area {css}" if group == "now" else f"line dashed {css}")))
+        css = next(key.css for key in HISTOGRAM_KEYS if key.series == f"{group}-{side}")
+        marks.append(series(f"{group}-{side}", path(points, css if group == "now" else f"line {css}")))
     return plot.svg(f"Histogram of the OOD score {name}, {about}", *marks)
 
 
@@ -151,10 +156,10 @@ def _outline(curve: NDArray[np.float64], edges: NDArray[np.float64]) -> list[tup
 
 
 HISTOGRAM_KEYS = (
-    Key("now-id", "in distribution", "c0", 1),
-    Key("now-ood", "out of distribution", "c1", 1),
+    Key("now-id", "in distribution", "area c0", 1),
+    Key("now-ood", "out of distribution", "area open c1", 1),
     Key("fp32-id", "in distribution, full precision", "dashed c0"),
-    Key("fp32-ood", "out of distribution, full precision", "dashed c1"),
+    Key("fp32-ood", "out of distribution, full precision", "dotted c1"),
 )
 
 
@@ -176,21 +181,21 @@ def severity_curves(row: Row, results: Results, name: str) -> Figure | None:
     x = Axis("severity of the corruption", -0.3, max(levels) + 0.3, ticks)
     plot = Plot(x, axis("accuracy, mean over types (↑ better)", ends), 430, 300)
     marks = []
-    for css, text in (("ref", "full precision"), ("c1", row.quantization)):
+    for key in (FULL, THIS):
+        css = key.css
         points = [plot.at(pair) for pair in zip(map(float, levels), values[css], strict=True)]
-        parts = [path(points, f"line {css}")]
+        parts = [path(points, f"line {key.line} {css}")]
         if css == "c1":
             parts += [
                 whisker(plot.at((severity, low)), plot.at((severity, high)), "whisker c1")
                 for severity, (low, high) in zip(levels, spans, strict=True)
             ]
-        for point, key, value in zip(points, keys, values[css], strict=True):
-            change = row.changes.get(key)
-            tip = change_tip(change) if css == "c1" and change is not None else f"{text}: {key} {value:.4f}"
-            parts.append(marker(point, f"mark {css}", tip=tip))
-        marks.append(series(css, *parts))
-    keys_ = legend([Key("ref", "full precision", "ref", 0), Key("c1", "this quantization", "c1", 0)])
-    return Figure(name, plot.svg(f"{name}: accuracy over severity", *marks), keys_)
+        for point, metric, value in zip(points, keys, values[css], strict=True):
+            change = row.changes.get(metric)
+            tip = change_tip(change) if css == "c1" and change is not None else f"{key.text}: {metric} {value:.4f}"
+            parts.append(marker(point, f"mark {css}", shape=key.shape or 0, tip=tip))
+        marks.append(series(key.series, *parts))
+    return Figure(name, plot.svg(f"{name}: accuracy over severity", *marks), legend([FULL, THIS]))
 
 
 def _span(change: Change | None, value: float) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmark.analysis import sizes
 from benchmark.analysis.compare import Change, Comparer, adjust
-from benchmark.analysis.reliability import reliability, reliability_keys
+from benchmark.analysis.reliability import by_task, reliability_keys
 from benchmark.analysis.tables import shallowest_headlines
 from benchmark.comparing import find_changes, newest
 from benchmark.engine.ledger import Ledger, Record
@@ -50,7 +50,8 @@ class Row:
         latency: None where it is simulated, or was timed on another machine than most rows: only times of one machine
             are compared.
         reliability: mean signed relative change of the headline metrics over the tasks
-            (`benchmark.analysis.reliability`); None where one of them is missing.
+            (`benchmark.analysis.reliability`); None where one of them is missing. shares: task -> its part of that
+            mean.
     """
 
     model: str
@@ -64,6 +65,7 @@ class Row:
     size: sizes.Size | None = None
     latency: Latency | None = None
     reliability: float | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def full_precision(self) -> bool:
@@ -194,17 +196,20 @@ def _measured(row: Row, ledger: Ledger, headline: Sequence[str]) -> Row:
     )
     if row.report is not None and not row.control:
         row = replace(row, size=sizes.size(row.report))
-    return replace(row, reliability=0.0 if row.full_precision else _reliability(row, headline))
+    if row.full_precision:
+        return replace(row, reliability=0.0)
+    shares = _shares(row, headline)
+    return replace(row, shares=shares, reliability=sum(shares.values()) / len(shares) if shares else None)
 
 
-def _reliability(row: Row, headline: Sequence[str]) -> float | None:
-    """None where a headline metric is missing: a mean over fewer tasks would not be comparable."""
+def _shares(row: Row, headline: Sequence[str]) -> dict[str, float]:
+    """Empty where a headline metric is missing: a mean over fewer tasks would not be comparable."""
     if any(key not in row.headline for key in headline):
-        return None
+        return {}
     reference = {key: change.reference for key, change in row.headline.items()}
     keys, _ = reliability_keys(reference, headline, better_of)
     values = {key: change.value for key, change in row.headline.items()}
-    return reliability(values, reference, better_of, keys) if keys else None
+    return by_task(values, reference, better_of, keys)
 
 
 def _content(row: Row, ledger: Ledger) -> str:

@@ -1,4 +1,4 @@
-"""Figures over all quantizations of a model: Pareto fronts, changes with their intervals, accuracy gaps."""
+"""Figures over all quantizations of a model: Pareto fronts, changes with their intervals."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from markupsafe import Markup
 from benchmark.analysis.compare import Change
 from benchmark.report.front import front
 from benchmark.report.gather import Row, better_of
+from benchmark.report.looks import REFERENCE, TRIANGLE, look
 from benchmark.report.svg import (
-    COLOURS,
     Axis,
     Key,
     Plot,
     Point,
     axis,
     doubling,
+    fitted,
     legend,
     marker,
     names,
@@ -53,19 +54,19 @@ class Figure:
     legend: Markup
 
 
-def methods_of(rows: Sequence[Row]) -> dict[str, str]:
-    """Method -> colour class; full precision is grey."""
+def methods_of(rows: Sequence[Row]) -> dict[str, tuple[str, int]]:
+    """Method -> colour class and shape."""
     names = dict.fromkeys(_method(row) for row in rows if not row.full_precision)
-    return {name: f"c{i % COLOURS}" for i, name in enumerate(names)}
+    return {name: look(i) for i, name in enumerate(names)}
 
 
 def _method(row: Row) -> str:
     return row.label.split(" ")[0]
 
 
-def _shape(row: Row) -> int:
-    """Circle: vision, square: both towers, diamond: text."""
-    return {"v+t": 1, "text": 2}.get(row.label.split(" ")[-1], 0)
+def _towers(row: Row) -> str:
+    """Class of the fill. Plain: vision, with an outline: both towers, hollow: text."""
+    return {"v+t": " both", "text": " hollow"}.get(row.label.split(" ")[-1], "")
 
 
 def pareto(rows: Sequence[Row], headline: Sequence[str], chosen: str | None) -> list[Figure]:
@@ -82,8 +83,8 @@ def pareto(rows: Sequence[Row], headline: Sequence[str], chosen: str | None) -> 
 
 
 def _method_legend(rows: Sequence[Row]) -> Markup:
-    keys = [Key("fp32", "full precision", "ref", 0)] * any(row.full_precision for row in rows)
-    keys += [Key(name, name, css, 0) for name, css in methods_of(rows).items()]
+    keys = [Key("fp32", "full precision", "ref", REFERENCE)] * any(row.full_precision for row in rows)
+    keys += [Key(name, name, css, shape) for name, (css, shape) in methods_of(rows).items()]
     return legend(keys)
 
 
@@ -101,7 +102,8 @@ class Placed:
 def _placed(rows: Sequence[Row], cost: str, key: str) -> list[Placed]:
     found = []
     for row in rows:
-        c, v = COSTS[cost][1](row), row.reliability if key == RELIABILITY else row.metrics.get(key)
+        score = None if row.reliability is None else 100 * row.reliability
+        c, v = COSTS[cost][1](row), score if key == RELIABILITY else row.metrics.get(key)
         if c is not None and v is not None:
             found.append(Placed(row, c, v, *_interval(row, key, v)))
     return found
@@ -112,8 +114,8 @@ def _panel(rows: Sequence[Row], cost: str, key: str, better: str, chosen: str | 
     found = _placed(rows, cost, key)
     if sum(not each.row.full_precision for each in found) < 2:
         return None
-    label = COSTS[cost][0].replace("better)", f"better{_where(rows) if cost == 'latency' else ''})")
-    up = f"{'reliability score' if key == RELIABILITY else key} ({ARROWS[better]})"
+    label = COSTS[cost][0]
+    up = f"{'reliability score, %' if key == RELIABILITY else key} ({ARROWS[better]})"
     low, high = usual([each.value for each in found])
     ends = [end for each in found for end in (each.low, each.high) if low <= each.value <= high]
     costs = [each.cost for each in found]
@@ -123,31 +125,39 @@ def _panel(rows: Sequence[Row], cost: str, key: str, better: str, chosen: str | 
     best = front([(each.cost, sign * each.value) for each in found])
     pixels = [plot.at((each.cost, each.value)) for each in found]
     marks = [path(_steps([pixels[i] for i in best]), "front")]
-    colours = methods_of(rows)
+    looks = methods_of(rows)
     for each in found:
-        css = "ref" if each.row.full_precision else colours[_method(each.row)]
-        tip = f"{each.row.quantization}: {COSTS[cost][0].split(' (')[0]} {each.cost:.4g}, {key} {each.value:.4f}"
-        parts = _point(plot, each, css, tip + _tip_interval(each.low, each.high), ring=each.row.quantization == chosen)
+        css, shape = ("ref", REFERENCE) if each.row.full_precision else looks[_method(each.row)]
+        value = f"{key} {signed_text(each.value, 1)} %" if key == RELIABILITY else f"{key} {each.value:.4f}"
+        tip = f"{each.row.quantization}: {COSTS[cost][0].split(' (')[0]} {each.cost:.4g}, {value}"
+        parts = _point(plot, each, css, shape, tip + _tip_interval(each.low, each.high))
+        if each.row.quantization == chosen:
+            parts.insert(0, marker(plot.at((each.cost, each.value)), "ring", size=9))
         marks.append(series("fp32" if each.row.full_precision else _method(each.row), *parts))
     far = [
-        (pixels[i], f"{e.row.label} {signed_text(e.value, 2)}")
+        (
+            pixels[i],
+            f"{e.row.label} {signed_text(e.value, 0) + ' %' if key == RELIABILITY else signed_text(e.value, 2)}",
+        )
         for i, e in enumerate(found)
         if not low <= e.value <= high
     ]
-    marks += names(plot, [*far, *((pixels[i], found[i].row.label) for i in best)], pixels)
-    return plot.svg(f"{up} against {label}, one point for each quantization", *marks, focusable=True)
+    rings = [
+        (x + dx, y) for (x, y), e in zip(pixels, found, strict=True) if e.row.quantization == chosen for dx in (-6, 6)
+    ]
+    marks += names(plot, [*far, *((pixels[i], found[i].row.label) for i in best)], [*pixels, *rings])
+    return plot.svg(f"{up} against {label}, one point for each quantization", *marks)
 
 
-def _point(plot: Plot, each: Placed, css: str, tip: str, *, ring: bool) -> list[Markup]:
+def _point(plot: Plot, each: Placed, css: str, shape: int, tip: str) -> list[Markup]:
     at, low, high = (plot.at((each.cost, value)) for value in (each.value, each.low, each.high))
     parts = [whisker(low, high, f"whisker {css}")] if each.low < each.high else []
-    parts += [marker(at, "ring", size=9)] if ring else []
-    return [*parts, marker(at, f"mark {css}", shape=_shape(each.row), tip=tip, focus=True)]
+    return [*parts, marker(at, f"mark {css}{_towers(each.row)}", shape=shape, tip=tip)]
 
 
-def _where(rows: Sequence[Row]) -> str:
+def machine(rows: Sequence[Row]) -> str | None:
     """The machine whose times are shown."""
-    return next((f"; {row.latency.where}" for row in rows if row.latency is not None), "")
+    return next((row.latency.where for row in rows if row.latency is not None), None)
 
 
 def _steps(points: Sequence[Point]) -> list[Point]:
@@ -185,25 +195,27 @@ def _forest(key: str, changes: Sequence[tuple[Row, Change]]) -> Markup:
     kept = [c for _, c in changes if low <= c.change <= high]
     ends = [end for c in kept for end in (c.low, c.high, c.change, 0.0) if end is not None]
     across = axis(f"change ({_toward(better_of(key))})", ends, signed=True, count=4)
-    plot = Plot(across, Axis("", len(changes) - 0.5, -0.5), 352, 66 + 19.0 * len(changes), (104, 22, 68, 44))
+    left = min(170.0, max(104.0, 6.2 * max(len(row.label) for row, _ in changes) + 16))
+    plot = Plot(across, Axis("", len(changes) - 0.5, -0.5), 352, 66 + 19.0 * len(changes), (left, 22, 68, 44))
     zero, _ = plot.at((0.0, 0.0))
-    marks = [tag("text", key, x="2", y="12", class_="title")]
+    marks = [tag("text", fitted(key, 350), x="2", y="12", class_="title")]
     marks.append(tag("line", x1=zero, x2=zero, y1=plot.margin[1], y2=plot.height - 44, class_="zero"))
     for i, (row, change) in enumerate(changes):
         marks.append(tag("g", *_forest_row(plot, i, row, change)))
-    return plot.svg(f"Change of {key} under each quantization, with 95 % interval", *marks, focusable=True)
+    return plot.svg(f"Change of {key} under each quantization, with 95 % interval", *marks)
 
 
 def _forest_row(plot: Plot, index: int, row: Row, change: Change) -> list[Markup]:
     """Name, interval, point, and the number at the right."""
     css = verdict(change)
     up = plot.at((0.0, index))[1] + 4
-    parts = [note((plot.margin[0] - 14, up), row.label, "end", "tick")]
+    parts = [note((plot.margin[0] - 14, up), fitted(row.label, plot.margin[0] - 16), "end", "tick")]
     if change.low is not None and change.high is not None:
         parts.append(whisker(plot.at((change.low, index)), plot.at((change.high, index)), f"whisker {css}"))
     at = plot.at((change.change, index))
+    fill = " hollow" if css == "plain" else ""
     beyond = not plot.x.low <= change.change <= plot.x.high
-    parts.append(marker(at, f"mark {css}", shape=3 if beyond else 0, tip=change_tip(change), focus=True))
+    parts.append(marker(at, f"mark {css}{fill}", shape=TRIANGLE if beyond else 0, tip=change_tip(change)))
     text = f"{signed_text(change.change, 3)}{change.stars}"
     return [*parts, note((plot.width - 58, up), text, css="tick" if css == "plain" else "note")]
 
@@ -225,75 +237,3 @@ def change_tip(change: Change) -> str:
     why = f" ({change.method})" if change.method else f" (no interval: {change.reason})" if change.reason else ""
     values = f"{change.reference:.4f} → {change.value:.4f}, change {change.change:+.4f}"
     return f"{change.quantization}, {change.key}: {values}{interval}{q}{why}"
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A pair of accuracies of one row, e.g. on common and on counter backgrounds, and what follows from them."""
-
-    row: Row
-    first: float
-    second: float
-    text: str
-    tip: str
-
-
-def gaps(found: Sequence[Gap], names: tuple[str, str], label: str) -> Figure:
-    """A dumbbell for each quantization: how far the second accuracy lies below the first."""
-    values = [value for gap in found for value in (gap.first, gap.second)]
-    across = axis("accuracy (right is better →)", values)
-    plot = Plot(across, Axis("", len(found) - 0.5, -0.5), 560, 50 + 24.0 * len(found), (112, 8, 152, 40))
-    marks = []
-    for i, gap in enumerate(found):
-        a, b = plot.at((gap.first, i)), plot.at((gap.second, i))
-        marks += [
-            note((plot.margin[0] - 8, a[1] + 4), gap.row.label, "end", "tick"),
-            whisker(a, b, "gap"),
-            series("first", marker(a, "mark c0", tip=f"{gap.tip}: {names[0]} {gap.first:.4f}", focus=True)),
-            series("second", marker(b, "mark c1", shape=2, tip=f"{gap.tip}: {names[1]} {gap.second:.4f}", focus=True)),
-            note((plot.width - 142, a[1] + 4), gap.text, "start", "tick"),
-        ]
-    keys = [Key("first", names[0], "c0", 0), Key("second", names[1], "c1", 2)]
-    return Figure(label, plot.svg(f"{label}: {names[0]} and {names[1]}", *marks, focusable=True), legend(keys))
-
-
-def spurious(rows: Sequence[Row]) -> list[Figure]:
-    """Spurious gaps: accuracy on common and counter backgrounds, RSG and its change, for each data set."""
-    sides = ("common background", "counter background")
-    return _gaps_by_name(rows, "spurious/", ("accuracy_common", "accuracy_counter"), sides, _rsg)
-
-
-def shifts(rows: Sequence[Row]) -> list[Figure]:
-    """Covariate shift: accuracy on the source and on shifted images of the same classes, means over the sets."""
-
-    def told(row: Row, name: str) -> str:
-        return f"gap {row.metrics[f'{name}/source_accuracy'] - row.metrics[f'{name}/accuracy']:.3f}"
-
-    return _gaps_by_name(rows, "covariate_shift/", ("source_accuracy", "accuracy"), ("source", "shifted"), told)
-
-
-def _gaps_by_name(
-    rows: Sequence[Row],
-    task: str,
-    keys: tuple[str, str],
-    names: tuple[str, str],
-    told: Callable[[Row, str], str],
-) -> list[Figure]:
-    """A figure for each evaluation of a task, with the rows that have both accuracies."""
-    figures = []
-    for name in dict.fromkeys(name for row in rows for name in row.records if name.startswith(task)):
-        found = []
-        for row in rows:
-            first, second = (row.metrics.get(f"{name}/{key}") for key in keys)
-            if first is not None and second is not None:
-                found.append(Gap(row, first, second, told(row, name), f"{row.quantization}, {name}"))
-        if found:
-            figures.append(gaps(found, names, name))
-    return figures
-
-
-def _rsg(row: Row, name: str) -> str:
-    rsg, change = row.metrics.get(f"{name}/rsg"), row.headline.get(f"{name}/rsg") or row.changes.get(f"{name}/rsg")
-    if rsg is None:
-        return "RSG undefined"
-    return f"RSG {rsg:.3f}" + (f" ({signed_text(change.change, 3)}{change.stars})" if change is not None else "")

@@ -14,45 +14,75 @@
     event.currentTarget.setAttribute("aria-label", `Colour scheme: ${next === "auto" ? "automatic" : next}`);
   });
   byId("print").addEventListener("click", () => window.print());
+  // on paper nothing can be opened (the style sheet does it where the browser knows ::details-content)
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = all("details:not([open])");
+    closed.forEach((item) => { item.open = true; });
+  });
+  addEventListener("afterprint", () => closed.forEach((item) => { item.open = false; }));
 
-  // tooltip
+  // tooltip of what is under the pointer or has the focus
   const tip = byId("tip");
-  const show = (event) => {
-    const target = event.target.closest("[data-tip]");
-    tip.hidden = !target;
-    if (!target) return;
-    tip.textContent = target.dataset.tip;
-    const box = target.getBoundingClientRect();
+  let told = null;
+  const place = () => {
+    const box = told.getBoundingClientRect();
     const left = Math.min(Math.max(8, box.left + box.width / 2 - tip.offsetWidth / 2), innerWidth - tip.offsetWidth - 8);
     const above = box.top - tip.offsetHeight - 8;
     tip.style.left = `${left}px`;
     tip.style.top = `${above > 4 ? above : box.bottom + 8}px`;
   };
-  document.addEventListener("mouseover", show);
-  document.addEventListener("focusin", show);
-  document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true, capture: true });
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
+  const tell = (target) => {
+    told = target;
+    tip.hidden = !target;
+    if (!target) return;
+    tip.textContent = target.dataset.tip;
+    place();
+  };
+  const tellOf = (event) => tell(event.target.closest("[data-tip]"));
+  document.addEventListener("mouseover", tellOf);
+  document.addEventListener("focusin", tellOf);
+  document.addEventListener("focusout", () => tell(null));
+  // focusing scrolls: the tooltip of the focus goes along
+  document.addEventListener("scroll", () => {
+    if (told && told === document.activeElement) place();
+    else tell(null);
+  }, { passive: true, capture: true });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") tell(null); });
 
   // one stop of the Tab key for each chart and table; arrow keys move inside
-  const move = (items, columns, event) => {
+  const areas = all("table.heatmap, svg[role=group]");
+  const visible = (item) => item.getClientRects().length > 0;
+  const seat = (area, wanted) => all("[data-tip][tabindex]", area).forEach((item) => {
+    item.setAttribute("tabindex", item === wanted ? "0" : "-1");
+  });
+  // what is hidden cannot be the stop: the next one that is shown takes its place
+  const reseat = () => areas.forEach((area) => {
+    const items = all("[data-tip][tabindex]", area);
+    const now = items.find((item) => item.getAttribute("tabindex") === "0" && visible(item));
+    seat(area, now || items.find(visible) || items[0]);
+  });
+  const move = (area, event) => {
+    const row = document.activeElement.closest("tr");
+    const columns = row ? all("[data-tip]", row).length : 1;
     const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
+    const items = all("[data-tip][tabindex]", area).filter(visible);
     const at = items.indexOf(document.activeElement);
     if (at < 0 || !(event.key in steps)) return;
-    const next = items[at + steps[event.key]];
     event.preventDefault();
+    const next = items[at + steps[event.key]];
     if (!next) return;
-    items[at].tabIndex = -1;
-    next.tabIndex = 0;
-    next.focus();
+    const name = row && row.querySelector("th");
+    if (name) area.parentElement.style.scrollPaddingLeft = `${name.offsetWidth}px`;
+    seat(area, next);
+    next.focus({ preventScroll: true });
+    next.scrollIntoView({ block: "nearest", inline: "nearest", behavior: "instant" });
   };
-  all("table.heatmap, svg[role=group]").forEach((area) => {
-    const cells = () => all("[data-tip][tabindex]", area).filter((cell) => cell.getClientRects().length);
-    all("[data-tip][tabindex]", area).forEach((cell, i) => cell.setAttribute("tabindex", i ? "-1" : "0"));
-    area.addEventListener("keydown", (event) => {
-      const row = document.activeElement.closest("tr");
-      move(cells(), row ? all("[data-tip]", row).length : 1, event);
-    });
+  areas.forEach((area) => {
+    seat(area, all("[data-tip][tabindex]", area)[0]);
+    area.addEventListener("keydown", (event) => move(area, event));
   });
+  all("details").forEach((item) => item.addEventListener("toggle", reseat));
 
   // sort by a heading; what is undefined stays at the end
   const sort = (button) => {
@@ -70,7 +100,9 @@
       if (x === "" || y === "") return (x === "") - (y === "");
       return down ? order(y, x) : order(x, y);
     });
+    const focused = document.activeElement;
     body.append(...rows);
+    if (body.contains(focused)) focused.focus();  // moving a row takes the focus away
   };
   all("[data-sort-by]").forEach((button) => button.addEventListener("click", () => sort(button)));
 
@@ -83,15 +115,19 @@
       row.hidden = !named || (byId("safe").checked && row.dataset.safe === "no");
     });
     const own = rows.filter((row) => row.closest("#headline"));
+    reseat();
     byId("shown").textContent = `${own.filter((row) => !row.hidden).length} of ${own.length} shown`;
   };
   byId("filter").addEventListener("input", filter);
   byId("safe").addEventListener("change", filter);
 
   // one of several alternatives is shown
-  const choose = (select) => all(`[data-group="${select.dataset.switch}"]`).forEach((item) => {
-    item.hidden = item.dataset.value !== select.value;
-  });
+  const choose = (select) => {
+    all(`[data-group="${select.dataset.switch}"]`).forEach((item) => {
+      item.hidden = item.dataset.value !== select.value;
+    });
+    reseat();
+  };
   all("select[data-switch]").forEach((select) => {
     choose(select);
     select.addEventListener("change", () => choose(select));
@@ -115,5 +151,6 @@
     const figure = button.closest("[data-group]:not(article)") || button.closest("figure");
     all("[data-series]", figure).filter((mark) => mark.dataset.series === button.dataset.toggle)
       .forEach((mark) => mark.classList.toggle("off", !on));
+    reseat();
   });
 })();

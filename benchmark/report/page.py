@@ -19,7 +19,7 @@ from benchmark.analysis.compare import Change, adjust
 from benchmark.analysis.tables import shallowest_headlines
 from benchmark.data.opening import Data
 from benchmark.engine.plan import tasks
-from benchmark.report import details, overview, spectral
+from benchmark.report import details, gaps, overview, score, spectral
 from benchmark.report.advice import RULE, Advice, about, advise, claims_sentence, losses
 from benchmark.report.details import Grid, Heat, heat
 from benchmark.report.examples import Examples, worst
@@ -28,6 +28,17 @@ from benchmark.report.overview import ARROWS, Figure
 from benchmark.report.reproduce import Origin
 from benchmark.report.svg import legend
 
+GLOSSARY = {
+    "ood": "out of distribution, images of unknown classes",
+    "mcm": "maximum concept matching, an OOD score",
+    "auroc": "area under the ROC curve",
+    "ece_15": "expected calibration error, 15 bins of equal width",
+    "rsg": "relative spurious gap, (common − counter) / common of the accuracies on common and counter backgrounds",
+    "aurc": "area under the risk-coverage curve",
+}
+"""Short words of metric keys, spelled out where a headline metric has them."""
+MOST_COLUMNS = 8
+"""Metrics of a table that fit on paper side by side; beyond that the cells are printed one after the other."""
 MOST_DETAILS = 24
 """Quantizations that get their own figures and images; beyond that the page would grow too large."""
 
@@ -43,10 +54,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A heat map over quantizations: columns, and for each row its cells (None: undefined or failed)."""
+    """A heat map over quantizations: columns, for each row its cells (None: undefined or failed), number of tests."""
 
     columns: tuple[Column, ...]
     lines: tuple[tuple[Row, tuple[Heat | None, ...]], ...]
+    tests: int
 
 
 @dataclass(frozen=True)
@@ -104,11 +116,16 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
             panel_ids={(row.model, row.quantization): i for i, row in enumerate(chosen, 1)},
             chosen_rows={(chapter.model, chapter.advice.chosen) for chapter in chapters},
             has_latency=any(row.latency is not None for row in results.rows),
+            latency_machine=overview.machine(results.rows),
+            scores=score.explained(results.rows),
+            score_meaning=score.MEANING,
+            score_tip=score.tip,
+            glossary={part: GLOSSARY[part] for part in _parts(results.headline) if part in GLOSSARY},
             about=[about(row) for row in results.rows if (row.model, row.quantization) in set(focus)],
             bases=[base for model in results.models if (base := results.base(model)) is not None],
-            has_spectra=any(chapter.spectra for chapter in chapters),
             focus=set(focus),
             losses=losses,
+            most_columns=MOST_COLUMNS,
             histogram_keys=details.HISTOGRAM_KEYS,
             legend=legend,
             style=Markup(_resource("page.css")),
@@ -129,6 +146,7 @@ def _environment() -> Environment:
     )
     environment.filters["ticks"] = ticks
     environment.filters["number"] = number
+    environment.filters["percent"] = score.percent
     return environment
 
 
@@ -165,7 +183,7 @@ def _table(results: Results, keys: Sequence[str], changes: Sequence[Change]) -> 
             found = [by_row.get((row.model, row.quantization, key)) for key in keys]
             lines.append((row, tuple(None if change is None else heat(change) for change in found)))
     columns = tuple(Column(key, tuple(key.split("/")), ARROWS[better_of(key)][:1]) for key in keys)
-    return Table(columns, tuple(lines))
+    return Table(columns, tuple(lines), sum(change.p is not None for change in changes))
 
 
 def _more(results: Results) -> Table:
@@ -178,6 +196,10 @@ def _more(results: Results) -> Table:
     return _table(results, keys, adjust(row.changes[k] for row in results.rows for k in keys if k in row.changes))
 
 
+def _parts(keys: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(part for key in keys for part in key.split("/")))
+
+
 def _chapter(results: Results, model: str, studies: Sequence[Any]) -> Chapter:
     rows = results.of(model)
     advice = advise(model, rows, results.headline)
@@ -187,8 +209,8 @@ def _chapter(results: Results, model: str, studies: Sequence[Any]) -> Chapter:
         advice,
         overview.pareto(rows, results.headline, advice.chosen),
         overview.forests([row for row in rows if not row.full_precision], results.headline),
-        overview.spurious(rows),
-        overview.shifts(rows),
+        gaps.spurious(rows),
+        gaps.shifts(rows),
         [(study, spectral.draw(study, labels)) for study in studies if study["model"] == model],
     )
 

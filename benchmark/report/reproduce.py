@@ -23,7 +23,7 @@ class Origin:
     Attributes:
         commands: lines for a shell. suite_text: the suite's YAML; empty where its file was not found.
         facts: (what, value) on versions and machine; several values where the records differ.
-        digests: (what, hash) of models, calibration and data.
+        digests: (what, hash) of models, calibration and data. spectrum: the command that makes a spectral study.
         remarks: what a reader should know before trusting a repetition.
     """
 
@@ -32,6 +32,7 @@ class Origin:
     facts: tuple[tuple[str, str], ...]
     digests: tuple[tuple[str, str], ...]
     remarks: tuple[str, ...]
+    spectrum: str
 
 
 def origin(results: Results, source: Path | None) -> Origin:
@@ -49,6 +50,7 @@ def origin(results: Results, source: Path | None) -> Origin:
         _facts(provenance),
         _digests(provenance),
         _remarks(results, provenance),
+        _spectrum(results, source, provenance),
     )
 
 
@@ -59,8 +61,29 @@ def suite_file(asked: str) -> Path | None:
     return FOLDER / f"{asked}.yaml" if asked in suite_names() else None
 
 
+def _name(results: Results, source: Path | None) -> str:
+    """The suite as the command line takes it."""
+    return results.suite if source is None or source.parent == FOLDER else str(source)
+
+
+def _spectrum(results: Results, source: Path | None, provenance: Sequence[Any]) -> str:
+    """On the images of the first zero-shot evaluation, whose classes the band accuracy needs."""
+    spec = results.spec
+    command = ["reliquant", "spectrum", _name(results, source) if spec is not None else "SUITE.yaml"]
+    if spec is None:
+        command += ["--data", "NAME"]
+    elif spec.tasks.get("zero_shot"):
+        command += ["--data", next(iter(spec.tasks["zero_shot"].values())).data("test")[0]]
+    refs = dict.fromkeys(str(p["model"]["ref"]) for p in provenance if "model" in p)
+    if spec is None or set(refs) != {model.ref for model in spec.models}:
+        command += [part for ref in refs for part in ("--model", ref)]
+    if results.ledger.home != Path("mlruns"):
+        command += ["--home", str(results.ledger.home)]
+    return shlex.join(command)
+
+
 def _commands(results: Results, source: Path | None, provenance: Sequence[Any]) -> tuple[str, ...]:
-    name = results.suite if source is None or source.parent == FOLDER else str(source)
+    name = _name(results, source)
     command = ["reliquant", "run", name]
     spec = results.spec
     quantizations = dict.fromkeys(row.quantization for row in results.rows)

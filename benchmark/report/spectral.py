@@ -9,10 +9,12 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmark.analysis.spectrum import CLEAN
+from benchmark.report.looks import REFERENCE, look
 from benchmark.report.overview import Figure
-from benchmark.report.svg import COLOURS, Axis, Key, Plot, axis, legend, marker, path, series
+from benchmark.report.svg import Axis, Key, Plot, axis, legend, marker, path, series
+from benchmark.spec import FP32
 
-STYLES = ("", "dashed", "dotted")
+STYLES = ("solid", "dashed", "dotted")
 Entry = Mapping[str, Any]
 
 
@@ -33,20 +35,22 @@ def draw(study: Mapping[str, Any], labels: Mapping[str, str]) -> list[Figure]:
     Args: labels: quantization -> text for the legend.
     """
     entries = clean_entries(study)
-    styles = {
-        name: f"c{i % COLOURS} {STYLES[i // COLOURS % len(STYLES)]}".strip()
-        for i, name in enumerate(name for name in entries if name != "fp32")
-    }
-    keys = [Key(name, labels.get(name, name), css) for name, css in styles.items()]
-    figures = [Figure("sqnr", _sqnr(entries, styles), legend(keys))]
-    if entries["fp32"]["accuracy_by_band"]:
-        reference = [Key("fp32", "full precision", "ref")]
-        figures.append(Figure("bands", _bands(entries, {"fp32": "ref", **styles}), legend([*reference, *keys])))
+    quantized = [name for name in entries if name != FP32.name]
+    keys = {name: _key(i, name, labels.get(name, name)) for i, name in enumerate(quantized)}
+    figures = [Figure("sqnr", _sqnr(entries, keys), legend(list(keys.values())))]
+    if entries[FP32.name]["accuracy_by_band"]:
+        keys = {FP32.name: Key(FP32.name, "full precision", "ref", REFERENCE), **keys}
+        figures.append(Figure("bands", _bands(entries, keys), legend(list(keys.values()))))
     return figures
 
 
-def _sqnr(entries: Mapping[str, Entry], styles: Mapping[str, str]) -> Markup:
-    curves = {name: entries[name].get("sqnr_db", []) for name in styles}
+def _key(index: int, name: str, text: str) -> Key:
+    css, shape = look(index)
+    return Key(name, text, css, shape, STYLES[index % len(STYLES)])
+
+
+def _sqnr(entries: Mapping[str, Entry], keys: Mapping[str, Key]) -> Markup:
+    curves = {name: entries[name].get("sqnr_db", []) for name in keys}
     length = max((len(curve) for curve in curves.values()), default=1)
     ticks = [(float(k), str(k)) for k in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if k <= length]
     x = Axis("rank of the direction (1: strongest), logarithmic", 1.0, float(max(length, 2)), ticks, log=True)
@@ -54,14 +58,15 @@ def _sqnr(entries: Mapping[str, Entry], styles: Mapping[str, str]) -> Markup:
     plot = Plot(x, axis("SQNR, dB (↑ less noise)", values), 520, 310)
     marks = []
     for name, curve in curves.items():
+        key = keys[name]
         points = [(float(k), math.nan if v is None else v) for k, v in enumerate(curve, 1)]
         pixels = [plot.at(p) if math.isfinite(p[1]) else (math.nan, math.nan) for p in points]
         dots = [
-            marker(at, f"mark tiny {styles[name]}", size=2.2, tip=f"{name}: rank {k:.0f}, SQNR {v:.1f} dB")
+            marker(at, f"mark {key.css}", shape=key.shape or 0, size=3.6, tip=f"{name}: rank {k:.0f}, SQNR {v:.1f} dB")
             for at, (k, v) in zip(pixels, points, strict=True)
             if math.isfinite(v) and _shown(int(k))
         ]
-        marks.append(series(name, path(pixels, f"line {styles[name]}"), *dots))
+        marks.append(series(name, path(pixels, f"line {key.line} {key.css}"), *dots))
     return plot.svg("Signal to quantization noise for each direction of full precision, by rank", *marks)
 
 
@@ -70,28 +75,26 @@ def _shown(rank: int) -> bool:
     return rank & (rank - 1) == 0
 
 
-def _bands(entries: Mapping[str, Entry], styles: Mapping[str, str]) -> Markup:
+def _bands(entries: Mapping[str, Entry], keys: Mapping[str, Key]) -> Markup:
     bands = list(entries["fp32"]["accuracy_by_band"])
-    values = [value for name in styles for value in entries[name]["accuracy_by_band"].values()]
+    values = [value for name in keys for value in entries[name]["accuracy_by_band"].values()]
     ticks = [(float(i), "all" if band == "all" else f"ranks {band}") for i, band in enumerate(bands)]
     x = Axis("directions that the features are projected on", -0.5, len(bands) - 0.5, ticks)
     plot = Plot(x, axis("zero-shot accuracy (↑ better)", values, zero=True), 520, 310)
     marks = []
-    for i, (name, css) in enumerate(styles.items()):
-        marks.append(series(name, *_band_marks(plot, name, css, _offset(i, len(styles)), bands, entries[name], i)))
+    for i, (name, key) in enumerate(keys.items()):
+        marks.append(series(name, *_band_marks(plot, key, _offset(i, len(keys)), bands, entries[name])))
     return plot.svg("Zero-shot accuracy within bands of ranks, for each quantization", *marks)
 
 
-def _band_marks(
-    plot: Plot, name: str, css: str, offset: float, bands: Sequence[str], entry: Entry, shape: int
-) -> list[Markup]:
+def _band_marks(plot: Plot, key: Key, offset: float, bands: Sequence[str], entry: Entry) -> list[Markup]:
     found = entry["accuracy_by_band"]
     return [
         marker(
             plot.at((i + offset, found[band])),
-            f"mark {css}",
-            shape=shape,
-            tip=f"{name}: ranks {band}, accuracy {found[band]:.4f}",
+            f"mark {key.css}",
+            shape=key.shape or 0,
+            tip=f"{key.series}: ranks {band}, accuracy {found[band]:.4f}",
         )
         for i, band in enumerate(bands)
         if band in found

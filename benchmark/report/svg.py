@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from markupsafe import Markup, escape
 
+from benchmark.report.looks import CORNERS, SHAPES
+
 Point = tuple[float, float]
-COLOURS = 8
-SHAPES = ("circle", "square", "diamond", "triangle")
 
 
 def tag(name: str, *children: str, **attributes: object) -> Markup:
@@ -127,8 +127,8 @@ class Plot:
         up = self.height - bottom - self.y.share(point[1]) * (self.height - top - bottom)
         return across, up
 
-    def svg(self, label: str, *marks: Markup, focusable: bool = False) -> Markup:
-        """The chart. `label`: what it shows, for those who do not see it; `focusable`: its marks can be reached."""
+    def svg(self, label: str, *marks: Markup) -> Markup:
+        """The chart. `label`: what it shows, for those who do not see it. A group where marks can be reached."""
         return tag(
             "svg",
             self._grid(),
@@ -136,7 +136,7 @@ class Plot:
             viewBox=f"0 0 {self.width:g} {self.height:g}",
             width=f"{self.width:g}",
             height=f"{self.height:g}",
-            role="group" if focusable else "img",
+            role="group" if any("tabindex" in mark for mark in marks) else "img",
             aria_label=label,
         )
 
@@ -152,11 +152,16 @@ class Plot:
             parts.append(tag("line", x1=left, x2=self.width - right, y1=up, y2=up, class_="grid"))
             parts.append(tag("text", text, x=left - 6, y=up + 3.5, class_="tick", text_anchor="end"))
         middle = (left + self.width - right) / 2
-        parts.append(tag("text", self.x.label, x=middle, y=self.height - 6, class_="axis", text_anchor="middle"))
+        along, up = (
+            2 * min(middle, self.width - middle),
+            2 * min((half := (top + self.height - bottom) / 2), self.height - half),
+        )
+        parts.append(
+            tag("text", fitted(self.x.label, along), x=middle, y=self.height - 6, class_="axis", text_anchor="middle")
+        )
         if self.y.label:
-            half = (top + self.height - bottom) / 2
             turn = f"translate(11 {half:.1f}) rotate(-90)"
-            parts.append(tag("text", self.y.label, transform=turn, class_="axis", text_anchor="middle"))
+            parts.append(tag("text", fitted(self.y.label, up), transform=turn, class_="axis", text_anchor="middle"))
         return tag("g", *parts, aria_hidden="true")
 
 
@@ -177,31 +182,38 @@ def path(points: Sequence[Point], css: str, *, close: bool = False) -> Markup:
     return tag("path", d="".join(written) + ("Z" if close else ""), class_=css)
 
 
-def marker(at: Point, css: str, *, shape: int = 0, size: float = 4.5, tip: str = "", focus: bool = False) -> Markup:
-    """A point; `shape` counts through circle, square, diamond, triangle."""
+def marker(at: Point, css: str, *, shape: int = 0, size: float = 4.5, tip: str = "") -> Markup:
+    """A point; `shape` counts through SHAPES. One with a tip can have the focus."""
     x, y = at
     about = {
         "class_": css,
         "data_tip": tip or None,
-        "tabindex": "0" if focus else None,
-        "role": "img" if focus else None,
-        "aria_label": tip if focus else None,
+        "tabindex": "0" if tip else None,
+        "role": "img" if tip else None,
+        "aria_label": tip or None,
     }
     kind = SHAPES[shape % len(SHAPES)]
     if kind == "circle":
         return tag("circle", cx=x, cy=y, r=size, **about)
-    corners = {
-        "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
-        "diamond": [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
-        "triangle": [(0, -1.15), (1.1, 0.9), (-1.1, 0.9)],
-    }[kind]
-    written = "M" + "L".join(f"{x + size * dx:.1f} {y + size * dy:.1f}" for dx, dy in corners) + "Z"
+    written = "M" + "L".join(f"{x + size * dx:.1f} {y + size * dy:.1f}" for dx, dy in CORNERS[kind]) + "Z"
     return tag("path", d=written, **about)
 
 
 def whisker(start: Point, end: Point, css: str) -> Markup:
     """The line of an interval."""
     return tag("line", x1=start[0], y1=start[1], x2=end[0], y2=end[1], class_=css)
+
+
+def fitted(text: str, pixels: float) -> str:
+    """The text, its middle left out where it would be longer than that many pixels; letters are 6.2 wide at most.
+
+    >>> fitted("zero_shot/scenes/accuracy", 100), fitted("short", 100)
+    ('zero_sho…ccuracy', 'short')
+    """
+    most = max(3, int(pixels / 6.2))
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[len(text) - (most - most // 2 - 1) :]}"
 
 
 def note(at: Point, text: str, anchor: Literal["start", "middle", "end"] = "start", css: str = "note") -> Markup:
@@ -246,12 +258,16 @@ def arrow(start: Point, end: Point, css: str) -> Markup:
 
 @dataclass(frozen=True)
 class Key:
-    """One entry of a legend: the series that it hides, its text, its colour class, shape (None: a line)."""
+    """One entry of a legend: the series that it hides, its text, its colour class, its shape (None: a line alone).
+
+    `line` is the class of a line that its points lie on.
+    """
 
     series: str
     text: str
     css: str
     shape: int | None = None
+    line: str = ""
 
 
 def legend(keys: Sequence[Key]) -> Markup:
@@ -260,9 +276,7 @@ def legend(keys: Sequence[Key]) -> Markup:
 
 
 def _entry(key: Key) -> Markup:
-    if key.shape is None:
-        sign = path([(1, 7), (19, 7)], f"line {key.css}")
-    else:
-        sign = marker((10, 7), f"mark {key.css}", shape=key.shape)
-    swatch = tag("svg", sign, width="20", height="14", aria_hidden="true")
+    parts = [path([(1, 7), (23, 7)], f"line {key.css} {key.line}")] if key.shape is None or key.line else []
+    parts += [] if key.shape is None else [marker((12, 7), f"mark {key.css}", shape=key.shape)]
+    swatch = tag("svg", *parts, width="24", height="14", aria_hidden="true")
     return tag("button", swatch, key.text, type="button", aria_pressed="true", data_toggle=key.series)

@@ -104,7 +104,7 @@ def test_figures_of_another_quantization_and_of_another_metric(page: Page) -> No
 
 
 def test_a_tooltip_by_mouse_and_by_keyboard(page: Page) -> None:
-    cell = page.locator("#headline tbody.lines td[data-tip]").first
+    cell = page.locator("#headline tbody.lines td.heat").first
     cell.hover()
     assert "zero_shot/scenes/accuracy" in page.inner_text("#tip")
     cell.focus()

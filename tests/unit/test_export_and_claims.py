@@ -131,6 +131,23 @@ def test_text_tower() -> None:
     assert found(claims.untuned_text, change("calibration/s/ece_15", W4, 0.4)).verdict == "open"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_tuned_and_full_precision_are_paired_by_data_set(order: int) -> None:
+    """The tuned ECE of `b` is undefined: only `a` is compared, with its own full precision, and the text says so."""
+    ece = [change("calibration/b/ece_15", BOTH, 0.4, reference=0.05), change("calibration/a/ece_15", BOTH, 0.4)]
+    finding = found(claims.tuned_text, change("calibration/a/ece_15_tuned", BOTH, -0.2), *ece[::order])
+    assert finding.verdict == "holds"
+    assert "0.300 against 0.500" in finding.evidence
+    assert f"left out, tuned ECE undefined: {BOTH} on b" in finding.evidence
+
+
+def test_no_tuned_ece_at_all() -> None:
+    finding = found(claims.tuned_text, change("calibration/a/ece_15", BOTH, 0.4))
+    assert finding == Finding(finding.claim, "open", f"left out, tuned ECE undefined: {BOTH} on a")
+    alone = found(claims.tuned_text, change("calibration/a/ece_15_tuned", BOTH, -0.2))
+    assert (alone.verdict, alone.evidence) == ("open", "no run quantizes both towers and tunes the scale")
+
+
 @pytest.mark.parametrize(
     ("delta", "p", "verdict"), [(0.05, 1e-5, "holds"), (-0.05, 1e-5, "fails"), (0.05, 0.6, "open")]
 )
@@ -139,7 +156,8 @@ def test_corruption_gain(delta: float, p: float, verdict: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("delta", "p", "verdict"), [(0.05, 1e-5, "fails"), (-0.05, 1e-5, "holds"), (0.05, 0.6, "holds")]
+    ("delta", "p", "verdict"),
+    [(0.05, 1e-5, "fails"), (-0.05, 1e-5, "holds"), (-0.05, 0.6, "open"), (0.05, 0.6, "open")],
 )
 def test_shift(delta: float, p: float, verdict: str) -> None:
     assert found(claims.no_help_under_shift, change("covariate_shift/s/accuracy", W8, delta, p)).verdict == verdict
@@ -155,6 +173,21 @@ def test_bias_and_bits() -> None:
     assert found(claims.bias_grows, *spurious(W8, 0.1)).verdict == "open"
     assert found(claims.rotation_protects, *spurious(W4, 0.1), *spurious(ROTATION, 0.02)).verdict == "holds"
     assert found(claims.rotation_protects, *spurious(W4, 0.1)).verdict == "open"
+
+
+def test_groups_are_compared_on_the_data_that_both_have() -> None:
+    """The 4-bit run on the hard data set `t` is missing: its 8-bit bias must not hide that bias grows on `s`."""
+
+    def spurious(name: str, data: str, delta: float) -> list[Change]:
+        return [change(f"spurious/{data}/{key}", name, delta, 1e-6) for key in ("delta_rsg", "vuln_add")]
+
+    known = [*spurious(W8, "s", 0.02), *spurious(W4, "s", 0.1)]
+    finding = found(claims.bias_grows, *known, *spurious(W8, "t", 0.9))
+    assert finding.verdict == "holds"
+    assert "dRSG +0.020 at W8A8, +0.100 at W4A8" in finding.evidence
+    assert found(claims.bias_grows, *spurious(W8, "t", 0.9), *spurious(W4, "s", 0.1)).verdict == "open"
+    rotated = [*spurious(ROTATION, "s", 0.05), *spurious(ROTATION, "t", 0.9)]
+    assert found(claims.rotation_protects, *known, *rotated).verdict == "holds"
 
 
 def test_the_paragraph_counts_every_claim_once_and_leaves_controls_out() -> None:

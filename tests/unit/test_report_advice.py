@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from benchmark.analysis.claims import Finding
 from benchmark.analysis.compare import Change
 from benchmark.analysis.sizes import Size
-from benchmark.report.advice import about, advise, claims_sentence
+from benchmark.report.advice import RULE, about, advise, claims_sentence
 from benchmark.report.gather import Latency, Row
+from benchmark.report.noninferior import MARGIN, judge, noninferior
 
 ACCURACY, ECE = "zero_shot/a/accuracy", "calibration/a/ece_15"
 HEADLINE = (ACCURACY, ECE)
@@ -21,12 +24,13 @@ def row(
     accuracy: tuple[float, float | None] = (0.0, 1.0),
     ece: tuple[float, float | None] = (0.0, 1.0),
     reliability: float | None = 0.0,
+    half: float = 0.01,
 ) -> Row:
-    """A quantization; `accuracy` and `ece` are (change, q), q None for a metric without a test."""
+    """A quantization; `accuracy` and `ece` are (change, q), q None for a metric without a test; `half` an interval."""
 
     def change(key: str, moved: tuple[float, float | None]) -> Change:
         reference, better = (0.8, "higher") if key == ACCURACY else (0.1, "lower")
-        ends = (None, None) if moved[1] is None else (moved[0] - 0.01, moved[0] + 0.01)
+        ends = (None, None) if moved[1] is None else (moved[0] - half, moved[0] + half)
         return Change("demo", name, name, key, better, reference + moved[0], reference, moved[0], *ends, p=moved[1], q=moved[1])  # type: ignore[arg-type]  # fmt: skip  # noqa: E501
 
     headline = {ACCURACY: change(ACCURACY, accuracy), ECE: change(ECE, ece)}
@@ -39,18 +43,47 @@ def text_of(*rows: Row) -> tuple[str | None, str, str]:
     return advice.chosen, advice.title, " ".join(advice.sentences)
 
 
-def test_the_fewest_bits_without_a_significant_loss() -> None:
+def test_the_fewest_bits_within_the_margin() -> None:
     eight, six = row("rtn-w8-vision", 8.0, accuracy=(0.01, 0.2)), row("rtn-w6-vision", 6.0, ece=(-0.02, 0.03))
     four = row("rtn-w4-vision", 4.0, accuracy=(-0.05, 0.001))
     chosen, title, text = text_of(eight, six, four)
     assert (chosen, title) == ("rtn-w6-vision", "Deploy `rtn-w6-vision`")
-    assert "2 of 3 quantizations of `demo` show no significant loss" in text
+    assert "2 of 3 quantizations of `demo` are non-inferior to full precision: no headline metric is worse by" in text
+    assert "more than the margin of 0.02, even at the worse end of its interval" in text
     assert (
         "`rtn-w6-vision` has the fewest effective bits: 6.0 per weight over both towers, 3.00 MB instead of 16.00 MB"
         in text
     )
-    assert "significantly better in `calibration/a/ece_15` 0.100 → 0.080 (−0.020*)" in text
-    assert "Fewer bits cost something: `rtn-w4-vision` loses `zero_shot/a/accuracy` 0.800 → 0.750 (−0.050**)" in text
+    assert "Significantly better in `calibration/a/ece_15` 0.100 → 0.080 (−0.020*)" in text
+    assert (
+        "`rtn-w4-vision` goes beyond the margin of 0.02 in `zero_shot/a/accuracy` −0.050**, with an interval up to a "
+        "loss of 0.0600" in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "ece", "half", "kept"),
+    [
+        (0.0, 0.0, 0.019, True),
+        (0.0, 0.0, 0.021, False),
+        (-0.009, 0.009, 0.01, True),
+        (-0.011, 0.0, 0.01, False),
+        (0.0, 0.011, 0.01, False),
+        (0.3, -0.09, 0.05, True),
+    ],
+)
+def test_the_worse_end_of_the_interval_decides(accuracy: float, ece: float, half: float, kept: bool) -> None:
+    """A metric that did not change at all fails where its interval reaches beyond the margin."""
+    some = row("rtn-w4-vision", accuracy=(accuracy, 0.5), ece=(ece, 0.5), half=half)
+    assert noninferior(some) == kept
+    assert (text_of(some)[0] is not None) == kept
+
+
+def test_units_other_than_fractions_have_a_relative_margin() -> None:
+    nll = replace(row("x").headline[ECE], key="calibration/a/nll", reference=2.0, low=0.0, high=0.0)
+    assert judge(replace(nll, high=0.039)).passes
+    assert not judge(replace(nll, high=0.041)).passes
+    assert judge(nll).margin == pytest.approx(0.04)
 
 
 def test_of_equal_bits_the_higher_reliability() -> None:
@@ -58,30 +91,48 @@ def test_of_equal_bits_the_higher_reliability() -> None:
     assert chosen == "gptq-w4-vision"
 
 
-def test_a_loss_that_is_not_significant_does_not_count_and_is_bounded() -> None:
+def test_the_worst_change_is_always_told() -> None:
+    """Whether it is significant or not, and however much the intervals leave room for."""
     chosen, _, text = text_of(row("rtn-w4-vision", accuracy=(-0.004, 0.3)))
     assert chosen == "rtn-w4-vision"
-    assert "The only quantization of `demo` shows no significant loss" in text
-    assert "No headline metric changes significantly" in text
-    assert "`calibration/a/ece_15` (a change of +0.010) and `zero_shot/a/accuracy` (a change of −0.014)" in text
+    assert "The only quantization of `demo` is non-inferior" in text
+    assert "No headline metric changes significantly, which is not the same as no change" in text
+    assert "Worst observed change: `zero_shot/a/accuracy` 0.800 → 0.796 (−0.004)." in text
+    assert "leave most room for a loss in `zero_shot/a/accuracy`, up to a change of −0.014" in text
+    significant = text_of(row("rtn-w4-vision", accuracy=(-0.009, 0.001)))[2]
+    assert "Significantly worse in `zero_shot/a/accuracy` 0.800 → 0.791 (−0.009**)" in significant
+    better = text_of(row("rtn-w4-vision", accuracy=(0.03, 0.001), ece=(-0.04, 0.001)))[2]
+    assert "Worst observed change: `zero_shot/a/accuracy` 0.800 → 0.830 (+0.030**); none is for the worse." in better
+    assert "room for a loss" not in better
+    assert not [word for word in ("no loss", "No loss", "without loss", "no significant loss") if word in text]
+
+
+def test_an_interval_without_width_is_told() -> None:
+    text = text_of(row("rtn-w8-vision", half=0.0))[2]
+    assert f"The same on every image, so that its interval is a point: `{ACCURACY}`, `{ECE}`." in text
+    assert "a point" not in text_of(row("rtn-w8-vision"))[2]
 
 
 def test_a_more_reliable_one_is_named() -> None:
     _, _, text = text_of(row("rtn-w4-vision", 4.0, reliability=0.01), row("rtn-w8-vision", 8.0, reliability=0.05))
-    assert "`rtn-w8-vision` has the highest reliability score among them (+5.0% against +1.0%)" in text
+    assert "`rtn-w8-vision` has the highest reliability score among them (+5.0 % against +1.0 %)" in text
 
 
 def test_nothing_qualifies() -> None:
     bad = row("rtn-w4-vision", accuracy=(-0.05, 0.001), reliability=-0.1)
     worse = row("rtn-w2-vision", accuracy=(-0.4, 0.001), ece=(0.3, 0.01), reliability=-0.9)
-    chosen, title, text = text_of(bad, worse)
+    wide = row("rtn-w8-vision", half=0.03)
+    chosen, title, text = text_of(bad, worse, wide)
     assert (chosen, title) == (None, "Stay with full precision")
-    assert "All 2 quantizations of `demo` lose significantly" in text
-    assert "The least is lost by `rtn-w4-vision` (reliability score -10.0%)" in text
-    assert "The only quantization of `demo` loses significantly" in text_of(bad)[2]
+    assert "None of 3 quantizations of `demo` is shown to be non-inferior" in text
+    assert "Worse by more than the margin: `rtn-w4-vision`, `rtn-w2-vision`." in text
+    assert "too wide to tell, more images would narrow them: `rtn-w8-vision`." in text
+    assert "The closest is `rtn-w8-vision`: it goes beyond the margin of 0.02 in" in text
+    assert "Worst observed change:" in text
+    assert "No quantization of `demo` is shown" in text_of(bad)[2]
 
 
-def test_what_has_a_significant_gain_and_a_significant_loss_does_not_qualify() -> None:
+def test_a_gain_does_not_outweigh_a_loss() -> None:
     assert text_of(row("rtn-w4-vision", accuracy=(0.1, 0.001), ece=(0.1, 0.04)))[0] is None
 
 
@@ -99,9 +150,10 @@ def test_no_tests_no_advice() -> None:
 
 
 def test_an_untested_metric_is_named() -> None:
-    chosen, _, text = text_of(row("rtn-w4-vision", ece=(0.5, None)))
+    chosen, _, text = text_of(row("rtn-w4-vision", ece=(0.015, None)))
     assert chosen == "rtn-w4-vision"
-    assert f"Without a test, and so outside the rule: `{ECE}`" in text
+    assert f"Without an interval, and so judged as observed: `{ECE}`" in text
+    assert f"`{ECE}` +0.050, as observed" in text_of(row("rtn-w4-vision", ece=(0.05, None)))[2]
 
 
 def test_a_missing_headline_metric_is_named() -> None:
@@ -118,23 +170,40 @@ def test_controls_and_full_precision_are_not_recommended() -> None:
     assert "no quantization of `demo`" in text
 
 
-def test_speed_is_measured_or_not_mentioned_as_a_number() -> None:
-    quick = replace(row("rtn-w8-vision"), latency=Latency(3.0, "torchao-int8da-vision", "AVX2, 2 threads"))
+@pytest.mark.parametrize(
+    ("milliseconds", "title", "verdict"),
+    [
+        (3.0, "Deploy `rtn-w8-vision`", "It is not slower than full precision: 3.00 ms instead of 6.00 ms"),
+        (9.0, "Deploy `rtn-w8-vision` for its size: it is slower than", "It is slower than full precision: 9.00 ms"),
+    ],
+)
+def test_speed_is_measured_or_not_mentioned_as_a_number(milliseconds: float, title: str, verdict: str) -> None:
+    timed = replace(row("rtn-w8-vision"), latency=Latency(milliseconds, "torchao-int8da-vision", "AVX2, 2 threads"))
+    advice = advise("demo", [replace(BASE, latency=Latency(6.0, "fp32", "AVX2, 2 threads")), timed], HEADLINE)
+    assert advice.title.startswith(title)
+    assert ("slower" in advice.title) == (milliseconds > 6)
+    assert verdict in " ".join(advice.sentences)
+    assert "(AVX2, 2 threads, through the kernel of `torchao-int8da-vision`)" in " ".join(advice.sentences)
     assert "was not measured" in text_of(row("rtn-w8-vision"))[2]
-    text = " ".join(
-        advise("demo", [replace(BASE, latency=Latency(6.0, "fp32", "AVX2, 2 threads")), quick], HEADLINE).sentences
-    )
-    assert "3.00 ms instead of 6.00 ms (AVX2, 2 threads, through the kernel of `torchao-int8da-vision`)" in text
+    assert "full precision was not timed" in text_of(timed)[2]
 
 
 def test_about_a_quantization_that_was_asked_for() -> None:
-    assert "No significant loss in a headline metric." in about(row("rtn-w8-vision"))
+    good = " ".join(about(row("rtn-w8-vision")))
+    assert "Non-inferior: no headline metric is worse by more than the margin of 0.02" in good
+    assert "Worst observed change:" in good
     bad = " ".join(about(row("rtn-w2-vision", 2.0, accuracy=(-0.4, 0.0001), ece=(-0.05, 0.04))))
+    assert "Not shown to be non-inferior: it goes beyond the margin of 0.02 in `zero_shot/a/accuracy` −0.400***" in bad
     assert "Significantly worse in `zero_shot/a/accuracy` 0.800 → 0.400 (−0.400***)." in bad
     assert "Significantly better in `calibration/a/ece_15`" in bad
     assert "2.0 effective bits per weight, 1.00 MB." in bad
     none = row("rtn-w4-vision", None, (0.0, None), (0.0, None))
     assert "No headline metric has a test against full precision." in about(none)
+
+
+def test_the_rule_names_the_margin() -> None:
+    assert f"{MARGIN}, two points" in RULE
+    assert MARGIN == 0.02
 
 
 def test_claims_are_counted() -> None:

@@ -64,11 +64,12 @@ def by_id(tree: Any, name: str) -> Any:
 
 def test_it_recommends_and_shows_every_section(tree: Any) -> None:
     sections = {e.get("id") for e in tree.iter("section")}
-    assert sections == {"deploy", "changes", "trade", "intervals", "gaps", "one", "claims", "reproduce"}
+    assert sections == {"deploy", "changes", "trade", "intervals", "gaps", "spectrum", "one", "claims", "reproduce"}
     advice = text_of(by_id(tree, "deploy"))
-    assert f"Deploy {NF4}" in advice
-    assert "2 of 3 quantizations of tiny show no significant loss" in advice
-    assert f"Fewer bits cost something: {W4} loses" in advice
+    assert f"Deploy {W8}" in advice
+    assert "1 of 3 quantizations of tiny is non-inferior to full precision" in advice
+    assert f"Fewer bits are not shown to be safe: {NF4} goes beyond the margin" in advice
+    assert "margin of 0.02, two points" in advice
 
 
 def test_the_heat_map_has_a_row_a_quantization_and_a_column_a_metric(tree: Any) -> None:
@@ -77,12 +78,62 @@ def test_the_heat_map_has_a_row_a_quantization_and_a_column_a_metric(tree: Any) 
     assert [r.get("data-name") for r in rows] == [f"tiny {name}" for name in (W8, W4, NF4)]
     assert [r.get("data-safe") for r in rows] == ["yes", "no", "yes"]
     cells = [[text_of(cell) for cell in r.iter("td")] for r in rows]
-    assert cells[0] == ["8.0", "0.00", "10.00", "+0.0%", "0.000", "0.000", "0.000", "0.000"]
+    assert cells[0] == ["8.0", "0.00", "10.00", "0.0 %", "0.000", "0.000", "0.000", "0.000"]
     assert cells[1][2] == "–", "a simulated quantization has no latency"
     assert cells[1][4].endswith("***")
-    tip = next(c for c in rows[1].iter("td") if c.get("data-tip")).get("data-tip")
+    tip = next(c for c in rows[1].iter("td") if "heat" in c.get("class", "")).get("data-tip")
     assert "95 % interval [" in tip
     assert "q < 0.001" in tip
+
+
+def test_significance_has_a_mark_of_its_own(tree: Any) -> None:
+    """A cell has a frame if and only if it has stars, and a star stands nowhere else in the table."""
+    cells = [c for table in ("headline", "more") for c in by_id(tree, table).iter("td")]
+    framed = {id(c) for c in cells if "sig" in c.get("class", "").split()}
+    starred = {id(c) for c in cells if "*" in text_of(c)}
+    assert framed == starred
+    assert 0 < len(framed) < len(cells)
+    assert "*" not in "".join(text_of(head) for head in by_id(tree, "headline").iter("th"))
+
+
+def test_the_legend_names_tests_and_adjustment(tree: Any) -> None:
+    """The number of tests is the number of cells whose tooltip has a q."""
+    text = text_of(by_id(tree, "changes"))
+    tested = sum(
+        "q = " in c.get("data-tip", "") or "q < " in c.get("data-tip", "") for c in by_id(tree, "headline").iter("td")
+    )
+    assert f"adjusted by Benjamini and Hochberg over the {tested} tests of this table" in text
+    assert "McNemar" in text
+    assert "DeLong" in text
+    assert "intervals are not adjusted" in text
+
+
+def test_short_words_are_spelled_out(tree: Any) -> None:
+    assert "rsg : relative spurious gap" in text_of(by_id(tree, "changes"))
+    assert "ece_15 : expected calibration error" in text_of(by_id(tree, "changes"))
+    assert "RSG, the relative spurious gap, is" in text_of(by_id(tree, "gaps"))
+
+
+def test_a_large_score_names_the_task_that_drives_it(tree: Any) -> None:
+    """The task with the largest relative change, worked out from the cells of the row."""
+    row = next(r for r in by_id(tree, "headline").iter("tr") if r.get("data-name") == f"tiny {W4}")
+    score = next(c for c in row.iter("td") if "reliability score" in c.get("data-tip", ""))
+    base = [float(text_of(c)) for c in next(by_id(tree, "headline").iter("tbody")).iter("td") if text_of(c)][-4:]
+    moved = [abs(float(c.get("data-sort"))) for c in row.iter("td") if "heat" in c.get("class", "")]
+    share = [change / value for change, value in zip(moved, base, strict=True)]
+    task = ("zero_shot", "calibration", "ood", "spurious")[share.index(max(share))]
+    assert f"the mean of {task} −" in score.get("data-tip")
+    assert f"{W4} {text_of(score)}: driven by {task}, −" in text_of(by_id(tree, "changes"))
+
+
+def test_without_a_spectral_study_the_page_names_the_command(tree: Any, home: Path) -> None:
+    """It is one that the command line takes: run, it gets as far as the model, which does not exist."""
+    section = by_id(tree, "spectrum")
+    command = text_of(next(section.iter("pre")))
+    suite = home.parent / "suite.yaml"
+    assert command == f"reliquant spectrum {suite} --data scenes --home {home}"
+    result = CliRunner().invoke(app, [*command.split()[1:], "--tracker", "jsonl"])
+    assert "unknown model 'tiny'" in str(result.exception)
 
 
 def test_nothing_is_loaded_from_anywhere(page: str, tree: Any) -> None:
@@ -126,6 +177,20 @@ def test_it_can_be_read_without_eyes_and_without_a_mouse(tree: Any) -> None:
     assert len(ids) == len(set(ids))
     for link in tree.iter("a"):
         assert link.get("href")[1:] in ids
+
+
+def test_every_legend_can_be_read_without_colour(tree: Any) -> None:
+    """Its signs differ in shape, dash or fill: their classes and outlines, colours left out."""
+    legends = [e for e in tree.iter("div") if e.get("class") == "legend"]
+    assert len(legends) > 10
+    for legend in legends:
+        signs = []
+        for button in legend.iter("button"):
+            marks = [e for e in button.iter() if str(e.tag).rpartition("}")[2] in ("path", "circle")]
+            words = [set(e.get("class", "").split()) - {f"c{i}" for i in range(8)} - {"ref", "solid"} for e in marks]
+            signs.append(str([(e.tag, e.get("d"), sorted(w)) for e, w in zip(marks, words, strict=True)]))
+        assert signs
+        assert len(set(signs)) == len(signs), signs
 
 
 def test_how_to_reproduce_it(tree: Any, home: Path) -> None:
