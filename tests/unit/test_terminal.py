@@ -33,6 +33,42 @@ def test_listings_fit_80_columns(what: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(lines) > 3
 
 
+def test_a_quantizer_is_told_with_paper_options_defaults_and_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = CliRunner().invoke(app, ["list", "quantizers"]).stdout
+    blocks = {block.split()[0]: " ".join(block.split()) for block in re.split(r"\n(?=\S)", told)}
+    for part in (
+        "Frantar et al. 2023, arXiv 2210.17323",
+        "wBITS aBITS channel|tensor gSIZE token|tensor asym actasym",
+        "options damp_0.01 actorder_false damp: share of the mean diagonal",
+        "runs on CPU, CUDA: simulated; needs calibration data",
+    ):
+        assert part in blocks["gptq"]
+    assert "options rank_VALUE rank: number" in blocks["control-lowrank"]
+    assert "options" not in blocks["rtn"]
+    assert "tokens skip_PATTERN vision|text|vision+text runs on CPU, CUDA: real kernels" in blocks["torchao-int8wo"]
+
+
+def test_the_listed_options_are_tokens_of_a_short_name() -> None:
+    """Each method's defaults, written as the listing shows them, parse back to them."""
+    from benchmark.quantization import parse, quantizers
+
+    rows = map(json.loads, CliRunner().invoke(app, ["list", "quantizers", "--json"]).stdout.splitlines())
+    seen = 0
+    for row in rows:
+        given = {name: value for name, value in row["options"].items() if value is not None}
+        if row["quantizer"].startswith(("fp32", "control")) or not given:
+            continue
+        bits = ["w4"] if "weight_bits" in row["fields"] else []
+        tokens = [f"{name}_{str(value).lower()}" for name, value in given.items()]
+        method = quantizers.get(row["quantizer"])
+        spec = parse("-".join([row["quantizer"], *bits, *tokens]))
+        method.check(spec)
+        assert method.read_options(spec, method.options) == method.options()
+        seen += 1
+    assert seen > 6
+
+
 def test_what_validate_says_of_the_demo_fits_80_columns_and_machines_get_json() -> None:
     assert max(map(len, CliRunner().invoke(app, ["validate", "demo"]).stdout.splitlines())) <= 80
     found = json.loads(CliRunner().invoke(app, ["validate", "demo", "--json"]).stdout)
