@@ -107,6 +107,23 @@ def test_the_picture_of_the_architecture_names_what_exists() -> None:
     assert [place for place in sorted(places) if not (ROOT / place).exists()] == []
 
 
+def test_the_numbers_in_plain_words_are_the_metrics_that_there_are() -> None:
+    """Each key that the table names is a metric, and every headline metric of the six tasks is in it."""
+    from benchmark.engine.plan import tasks
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## What the numbers mean")[1].split("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| ")][1:]
+    assert all(meaning.strip().endswith(".") for _, meaning in rows)
+    named = {key for name, _ in rows for key in re.findall(r"`(\w+)`", name)} | {"accuracy"}
+    known = {metric.name.rsplit("/", 1)[-1] for _, task in tasks for metric in task.metrics}
+    assert named <= known
+    first = {
+        task.name: next(m.name for m in task.metrics if m.headline) for _, task in tasks if task.name != "selective"
+    }
+    assert {name.rsplit("/", 1)[-1] for name in first.values()} <= named
+
+
 # --- following the pages -----------------------------------------------------------------------------------------
 
 
