@@ -19,7 +19,7 @@ from benchmark.analysis.tables import Cell, Row
 from benchmark.cli import app
 from benchmark.printing import print_table
 from benchmark.progress import Terminal
-from tests.report_home import W4, write_home
+from tests.report_home import NF4, W4, W8, write_home
 from tests.unit.test_printing import demo_plan
 from tests.unit.test_trackers import finished
 from trackers.mlflow import MLflowTracker
@@ -215,6 +215,49 @@ def test_the_shell_completes_without_heavy_imports(words: str, expected: set[str
     offered, heavy = complete(words)
     assert set(offered) == expected
     assert heavy == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("show bnb", {NF4}),
+        ("compare rtn-w", {W4, W8}),
+        ("compare bnb-nf4-vision rtn-w4", {W4}),
+        ("report s", {"small"}),
+        ("report --suite s", {"small"}),
+        ("report r", {W4, W8}),
+        ("export rtn-w4", {W4}),
+        ("export gptq-w8", {"gptq-w8a8-vision"}),
+        ("export rtn-w4 --suite d", {"demo"}),
+    ],
+)
+def test_the_shell_completes_what_the_results_folder_has(
+    words: str, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_home(tmp_path)
+    monkeypatch.setenv("RELIQUANT_HOME", str(tmp_path))
+    assert complete(f"reliquant {words}") == (sorted(expected), set())
+
+
+def test_the_shell_completes_from_the_folder_of_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_home(tmp_path)
+    monkeypatch.delenv("RELIQUANT_HOME", raising=False)
+    assert complete(f"reliquant show --home {tmp_path} bnb") == ([NF4], set())
+    assert complete(f"reliquant show --home {tmp_path / 'none'} bnb") == ([], set())
+
+
+@pytest.mark.parametrize("words", [["show", W4, "--suite", "small"], ["report", "small", "-o", "OUT"]], ids=" ".join)
+def test_show_and_report_tell_how_far_they_are(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_home(tmp_path)
+    monkeypatch.setattr(progress, "SHORT", 0.0)
+    words = [str(tmp_path / "page.html") if word == "OUT" else word for word in words]
+    loud, quiet = (CliRunner().invoke(app, [*words, "--home", str(tmp_path), *more]) for more in ([], ["--quiet"]))
+    assert (loud.exit_code, quiet.exit_code, quiet.stderr) == (0, 0, "")
+    assert re.search(r"^compare: 18 in ", loud.stderr, re.MULTILINE)
+    assert ("draw the page: 1 in " in loud.stderr) == (words[0] == "report")
+    assert loud.stdout == quiet.stdout
 
 
 def test_completions_know_what_is_installed() -> None:
