@@ -26,10 +26,10 @@ ui: $(STAMP)  ## Open MLflow on the results (127.0.0.1:5000).
 
 test: $(STAMP)  ## Lint, types and all quick tests.
 	$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs -m 'not slow'
 
 slow: $(STAMP)  ## The slow tests (simulated coverage, full-size models).
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs -m slow
 
 parity: $(STAMP)  ## Compare with CLIP_benchmark (in its own environment), OpenOOD's definitions and pytorch-ood.
 	$(BIN)/python -m tests.parity

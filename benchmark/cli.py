@@ -170,7 +170,10 @@ def list_(what: Listing, include: Include = None, json: Json = False) -> None:
 
 @app.command()
 def compare(
-    runs: Annotated[Many, typer.Argument(help="Quantizations: short names, {a,b} and *; default: all.")] = None,
+    runs: Annotated[
+        Many,
+        typer.Argument(help="Quantizations: short names, {a,b} and *; default: all.", autocompletion=completing.runs),
+    ] = None,
     suite: Annotated[
         str, typer.Option("--suite", help="Suite: its name or YAML file.", autocompletion=completing.suites)
     ] = "demo",

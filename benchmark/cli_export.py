@@ -7,14 +7,29 @@ from typing import Annotated
 
 import typer
 
+from benchmark import completing
 from benchmark.cli_options import HOME, Catalogue, Home, Include, Pointed
 
 
 def export(
-    config: Annotated[str, typer.Argument(help="Short name, or FILE.yaml[:NUMBER] as `reliquant search` writes it.")],
+    config: Annotated[
+        str,
+        typer.Argument(
+            help="Short name, or FILE.yaml[:NUMBER] as `reliquant search` writes it.",
+            autocompletion=completing.configurations,
+        ),
+    ],
     to: Annotated[Path, typer.Option("--to", help="Folder to write; it must not exist yet.")],
-    suite: Annotated[str, typer.Option("--suite", help="Its model, calibration data, classes and results.")] = "demo",
-    model: Annotated[str | None, typer.Option("--model", help="Model instead of the suite's.")] = None,
+    suite: Annotated[
+        str,
+        typer.Option(
+            "--suite", help="Its model, calibration data, classes and results.", autocompletion=completing.suites
+        ),
+    ] = "demo",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Model instead of the suite's.", autocompletion=completing.models),
+    ] = None,
     classes: Annotated[str | None, typer.Option("--classes", help="Data set whose classes are served.")] = None,
     register: Annotated[str | None, typer.Option("--register", help="A version of NAME in MLflow's registry.")] = None,
     tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store or server.")] = None,

@@ -17,7 +17,7 @@ from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.plan import tasks
 from benchmark.errors import InputError, StorageError, UnknownNameError
 from benchmark.include import include_files
-from benchmark.progress import Progress, Silent, open_progress
+from benchmark.progress import Progress, open_progress, shown
 from benchmark.suite import expand_braces, load_suite, suite_names
 
 UNPAIRED = 3
@@ -93,7 +93,7 @@ def find_changes(
     bases = {(r.model, r.name, r.pair): r for r in full}
     origins = {(r.name, r.pair): r for r in full if r.pair}  # of exported models, which have another name
     changes: list[Change] = []
-    with (progress or Silent()).phase("compare", len(chosen)) as advance:
+    with (progress or shown()).phase("compare", len(chosen)) as advance:
         for record in chosen:
             base = bases.get((record.model, record.name, record.pair)) or origins.get((record.name, record.pair))
             if base is None:

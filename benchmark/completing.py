@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+
+from typer import Context
 
 HERE = Path(__file__).parent
 FIXED = ("bnb-", "control-", "fp8", "fp32", "torchao-")
@@ -54,6 +59,38 @@ def models(incomplete: str) -> list[str]:
     places = package.submodule_search_locations if package else None
     folders = [Path(place) / "model_configs" for place in places or ()]
     return _beginning(incomplete, [*SCHEMES, *named, *(f"{p.stem}/" for f in folders for p in f.glob("*.json"))])
+
+
+def runs(ctx: Context, incomplete: str) -> list[str]:
+    """Short names that the results folder has."""
+    return _beginning(incomplete, _recorded(ctx, "quantization"))
+
+
+def recorded_suites(ctx: Context, incomplete: str) -> list[str]:
+    """Suites that the results folder has results of."""
+    return _beginning(incomplete, _recorded(ctx, "suite"))
+
+
+def suites_and_runs(ctx: Context, incomplete: str) -> list[str]:
+    """What `reliquant report` takes."""
+    return sorted({*recorded_suites(ctx, incomplete), *runs(ctx, incomplete)})
+
+
+def configurations(ctx: Context, incomplete: str) -> list[str]:
+    """What `reliquant export` takes: recorded short names, else those that could be."""
+    return runs(ctx, incomplete) or quantizations(incomplete)
+
+
+def _recorded(ctx: Context, field: str) -> set[str]:
+    """The values of a field in the rows of the ledger, without reading them as JSON."""
+    home = ctx.params.get("home") or os.environ.get("RELIQUANT_HOME") or "mlruns"
+    value = re.compile(rb'"%s": ?"((?:[^"\\]|\\.)*)"' % field.encode())
+    try:
+        with (Path(home) / "ledger.jsonl").open("rb") as lines:
+            found = {match[1] for line in lines if (match := value.search(line))}
+    except OSError:
+        return set()
+    return {json.loads(b'"%s"' % text) for text in found}
 
 
 def _plugins(kind: str) -> list[str]:

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
 
 from benchmark.include import include_files
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 TOKENS = {
-    "weight_bits": "w",
-    "activation_bits": "a",
-    "weight_granularity": "tensor",
-    "group_size": "g",
-    "activation_granularity": "token",
+    "weight_bits": "wBITS",
+    "activation_bits": "aBITS",
+    "weight_granularity": "channel|tensor",
+    "group_size": "gSIZE",
+    "activation_granularity": "token|tensor",
     "symmetric": "asym",
     "activation_symmetric": "actasym",
-    "options": "options",
+    "skip": "skip_PATTERN",
+    "overrides": "bits_PATTERN_BITS",
+    "scope": "vision|text|vision+text",
 }
-"""Fields that not every method has -> what stands for them in a short name."""
+"""Fields of a quantization -> what stands for them in a short name; of alternatives the default comes first."""
+
+
+LEGEND = """\
+A short name is METHOD-TOKEN-TOKEN-...; options show their defaults, of others
+the first alternative is the default, and symmetric where asym is left out.
+Activations per tensor have static ranges, which need calibration data."""
 
 
 def print_listing(what: str, include: Sequence[Path], as_json: bool) -> None:
@@ -31,25 +44,62 @@ def print_listing(what: str, include: Sequence[Path], as_json: bool) -> None:
             print(json.dumps(row))
         return
     from rich.console import Console
+
+    Console().print(_blocks(rows) if what == "quantizers" else _table(rows))
+    if what == "quantizers":
+        print(LEGEND)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a row; without the columns that say the same everywhere."""
     from rich.table import Table
 
-    rows = [_narrow(row, rows) for row in rows]
+    columns = [key for key in rows[0] if key != "from" or len({row[key] for row in rows}) > 1] if rows else []
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    columns = list(rows[0]) if rows else []
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("quantizer", "task", "suite"))
+        table.add_column(column, overflow="fold", no_wrap=column in ("task", "suite"))
     for row in rows:
         table.add_row(*(_shown(row[column]) for column in columns))
-    Console().print(table)
+    return table
 
 
-def _narrow(row: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A row for 80 columns: without the columns that say the same everywhere, fields as short names have them."""
-    same = {key for key in ("from", "runs on") if all(other.get(key) == rows[0].get(key) for other in rows)}
-    kept = {key: value for key, value in row.items() if key not in same}
-    if "fields" in kept:
-        kept["fields"] = [token for name, token in TOKENS.items() if name in row["fields"]] or None
-    return kept
+def _blocks(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Quantizers: too much to tell for columns; a few lines each."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 1, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    several = len({row["from"] for row in rows}) > 1
+    for row in rows:
+        facts = Table.grid(padding=(0, 2, 0, 0))
+        facts.add_column(style="dim", no_wrap=True)
+        facts.add_column(overflow="fold")
+        for name, text in _facts(row, several):
+            facts.add_row(name, escape(text))
+        table.add_row(row["quantizer"], facts)
+    return table
+
+
+def _facts(row: Mapping[str, Any], several: bool) -> Iterator[tuple[str, str]]:
+    """What is told of a quantizer; `several`: plugins of others are there too."""
+    yield "what", row["what"]
+    yield "paper", row["paper"]
+    tokens = [token for field, token in TOKENS.items() if field in row["fields"]]
+    yield "tokens", " ".join(tokens) or "none"
+    if row["options"]:
+        yield "options", " ".join(f"{name}_{'VALUE' if v is None else _plain(v)}" for name, v in row["options"].items())
+        yield "", row["about options"]
+    data = "; needs calibration data" if row["calibration"] else ""
+    kernel = "real kernels" if row["kernel"] == "real" else "simulated"
+    yield "runs on", f"{', '.join(device.upper() for device in row['runs on'])}: {kernel}{data}"
+    if several:
+        yield "from", row["from"]
+
+
+def _plain(value: Any) -> str:
+    """An option's value as short names have it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _shown(value: Any) -> str:
@@ -87,8 +137,11 @@ def _quantizers() -> list[dict[str, Any]]:
             "what": quantizer.title,
             "paper": quantizer.paper,
             "fields": sorted(quantizer.fields),
+            "options": quantizer.describe()["options"],
+            "about options": " ".join((quantizer.options.__doc__ or "").replace("`", "").split()),
             "runs on": list(quantizer.runs_on),
             "kernel": quantizer.kernel,
+            "calibration": quantizer.needs_calibration,
         }
         for name, quantizer in quantizers
     ]

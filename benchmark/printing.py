@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rich.console import Console
@@ -14,7 +16,8 @@ from benchmark.analysis.export import fold
 from benchmark.analysis.tables import Cell, Row, declared, efficiency_figures, report_figures
 from benchmark.engine.plan import Plan
 
-NARROWEST_NAME = 11
+NARROWEST_NAME, WIDEST_NAME = 11, 12
+"""Characters that the column of names gets at least, and that its longest word gets at most before it is split."""
 LEGEND = "* q < 0.05, ** q < 0.01, *** q < 0.001: p adjusted over this table's changes"
 
 
@@ -23,33 +26,91 @@ def print_table(rows: Sequence[Row], keys: Sequence[str], reports: Mapping[str, 
 
     Green is better, red is worse (by the metric's direction, which the arrow in the heading shows); `-` stands where
     a value is undefined or failed. Stars after the change: significant, adjusted over the table. The six headline
-    metrics of a suite fit 80 columns.
+    metrics of a suite fit 80 columns; what does not fit goes on in a second table below.
     """
     console = Console()
-    headers = [_header(key, plan) for key in keys]
-    columns = [
-        [header, *(_text(row.cells.get(key)).plain for row in rows)] for key, header in zip(keys, headers, strict=True)
-    ]
-    taken = sum(max(len(line) for text in column for line in text.split("\n")) + 1 for column in columns)
-    taken += len("bits") + 2
-    width = max(NARROWEST_NAME, console.width - taken)
+    names = [row.quantization for row in rows]
     for model in dict.fromkeys(row.model for row in rows):
         console.print(Text(f"{plan.suite.name}, {model}: value and change against fp32", style="bold"))
-        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-        table.add_column("run", no_wrap=True)
-        table.add_column("bits", justify="right", no_wrap=True)
-        for header in headers:
-            table.add_column(header, justify="right", no_wrap=True)
-        for row, configuration in zip(rows, plan.configurations, strict=True):
-            if row.model == model:
-                report = reports.get(configuration.key)
-                found = report_figures(report).get("effective_bits") if report else None
-                bits = "-" if found is None else f"{found:.1f}"
-                cells = [_text(row.cells.get(key)) for key in keys]
-                table.add_row(fold(row.quantization, width), bits, *cells)
-        console.print(table)
+        shown = [(r, c) for r, c in zip(rows, plan.configurations, strict=True) if r.model == model]
+        bits = {row.quantization: _bits(reports.get(configuration.key)) for row, configuration in shown}
+        columns = [Column(_header(key, plan), tuple(_text(row.cells.get(key)) for row, _ in shown)) for key in keys]
+        for part in lay_out(columns, names, console.width - len(" bits")):
+            table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+            table.add_column("run", no_wrap=True)
+            table.add_column("bits", justify="right", no_wrap=True)
+            for column in part.columns:
+                table.add_column(column.header, justify="right", no_wrap=True)
+            for i, (name, figure) in enumerate(bits.items()):
+                table.add_row(fold(name, part.name), figure, *(column.cells[i] for column in part.columns))
+            console.print(table)
     if any(row.cells[key].change is not None for row in rows for key in keys if key in row.cells):
         console.print(Text(LEGEND, style="dim"))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading of several lines and a cell for each row."""
+
+    header: str
+    cells: tuple[Text, ...]
+
+    @property
+    def least(self) -> int:
+        """Characters that the figures need; a heading can be folded to them."""
+        return max((len(line) for cell in self.cells for line in cell.plain.split("\n")), default=1)
+
+    def narrowed(self, width: int) -> Column:
+        """With a heading of at most `width` characters a line."""
+        lines = [fold(line, width) for line in self.header.split("\n")]
+        return replace(self, header="\n".join(lines))
+
+    @property
+    def width(self) -> int:
+        """Characters of the widest line."""
+        return max(self.least, *map(len, self.header.split("\n")))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Columns that stand side by side, and the characters that are left for a row's name."""
+
+    columns: tuple[Column, ...]
+    name: int
+
+
+def lay_out(columns: Sequence[Column], names: Sequence[str], width: int) -> list[Part]:
+    """Columns for a window of `width` characters: headings folded where they must be, on as many tables as it takes.
+
+    Headings are folded at their marks first (`imagenet.far`), within a word where that is not enough, the widest first.
+    """
+    words = [word for name in names for word in name.replace("-", "- ").replace("+", "+ ").split()]
+    room = width - min(max(NARROWEST_NAME, *map(len, words)), WIDEST_NAME)
+    parts: list[list[Column]] = [[]]
+    for column in columns:
+        if parts[-1] and sum(1 + each.least for each in [*parts[-1], column]) > room:
+            parts.append([])
+        parts[-1].append(column)
+    found = [_fitted(part, room) for part in parts]
+    return [Part(tuple(part), width - sum(1 + column.width for column in part)) for part in found]
+
+
+def _fitted(columns: Sequence[Column], room: int) -> list[Column]:
+    """The columns with their headings folded as far as it takes, and no further."""
+    found = list(columns)
+    for within_words in (False, True):
+        for i in sorted(range(len(found)), key=lambda i: -found[i].width):
+            over = sum(1 + column.width for column in found) - room
+            if over > 0:
+                words = max(map(len, re.split(r"(?<=[-+._])|\n", found[i].header)))
+                least = found[i].least if within_words else max(found[i].least, words)
+                found[i] = found[i].narrowed(max(least, found[i].width - over))
+    return found
+
+
+def _bits(report: Any) -> str:
+    found = report_figures(report).get("effective_bits") if report else None
+    return "-" if found is None else f"{found:.1f}"
 
 
 def print_efficiency(efficiencies: Mapping[str, Any], plan: Plan) -> None:

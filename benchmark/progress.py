@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 Advance = Callable[[int], None]
+BAR, SHORTEST = 16, 8
+"""Characters: of a bar, and that a title gets at least."""
+
 SHORT, EVERY = 1.0, 30.0
 """Seconds: phases below the first get no line; those that last get a line this often."""
 
@@ -82,7 +85,7 @@ class Terminal:
 
         self._bars: Bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=BAR),
             TextColumn("{task.fields[done]}"),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
@@ -100,7 +103,9 @@ class Terminal:
     @contextmanager
     def phase(self, title: str, total: int, unit: str = "") -> Iterator[Advance]:
         """A phase with a bar, taken away when it is over."""
-        bar = self._bars.add_task(title, total=total, rate="", done=f"0/{count(total, unit)}")
+        end = f"{count(total, unit)}/{count(total, unit)}"
+        room = self._bars.console.width - BAR - len(end) - len("123.4 s each") - len("0:00:00") - 4
+        bar = self._bars.add_task(shortened(title, room), total=total, rate="", done=f"0/{count(total, unit)}")
         start, done = time.monotonic(), 0
 
         def advance(steps: int) -> None:
@@ -117,6 +122,19 @@ class Terminal:
     def message(self, text: str) -> None:
         """A line above the bars."""
         self._bars.console.print(text, highlight=False, markup=False)
+
+
+def shortened(title: str, room: int) -> str:
+    """The title, or its beginning and end around a gap, in so many characters.
+
+    >>> shortened("embed rtn-w4a8-channel-token-vision", 20)
+    'embed rtn-…en-vision'
+    """
+    room = max(room, SHORTEST)
+    if len(title) <= room:
+        return title
+    kept = room - 1
+    return f"{title[: (kept + 1) // 2]}…{title[len(title) - kept // 2 :]}"
 
 
 def rate(done: int, seconds: float, unit: str = "") -> str:

@@ -6,10 +6,10 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.engine.execution import check_precision
 from benchmark.engine.plan import Plan, Settings, make_plan
@@ -82,6 +82,30 @@ class RunRequest:
         return timings[self.speed]
 
 
+SETTINGS = ("device", "batch_size", "exact_float", "precision", "compile")
+"""Options that records keep as settings: how the models are run."""
+
+FILES = ("catalogues", "include")
+ASKED = ("data", *FILES, "skip_broken", "engine", "task_cpus", "task_gpus")
+"""Options that records keep as they were asked for, beside the choices of models, quantizations and tasks."""
+
+
+def asked(request: RunRequest) -> dict[str, Any]:
+    """The options of a command line that a record keeps beside its settings, as JSON; defaults are left out."""
+    default = RunRequest()
+    kept = ("models", "quantizations", "overrides", "tasks", *ASKED)
+    given = {name: plain(getattr(request, name)) for name in kept}
+    changed = {name: value for name, value in given.items() if value != plain(getattr(default, name))}
+    return {"suite": request.suite, **changed}
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: lists of text."""
+    if isinstance(value, str | bool | int | float | None):
+        return value
+    return [str(each) for each in value] if isinstance(value, Sequence) else str(value)
+
+
 def requested_plan(request: RunRequest) -> Plan:
     """The plan that a command line asks for.
 
@@ -106,7 +130,7 @@ def requested_plan(request: RunRequest) -> Plan:
         precision=check_precision(request.precision),
         compile=request.compile,
     )
-    plan = make_plan(suite, settings)
+    plan = replace(make_plan(suite, settings), asked=asked(request))
     stored = {c.model.ref: c for c in plan.configurations if c.model.quantized}
     if request.quantizations or request.overrides:
         refuse_quantized((c.model for c in stored.values()), "--override" if request.overrides else "--quant")

@@ -22,6 +22,8 @@ from benchmark.quantization import parse, quantizers
 from benchmark.report.command import open_ledger
 from benchmark.report.finding import find
 from benchmark.report.gather import Results, Row, better_of, gather
+from benchmark.reproducing import arguments, in_lines, requests
+from benchmark.request import RunRequest
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 LEGEND = "* q < 0.05, ** q < 0.01, *** q < 0.001: p adjusted over the metrics that are shown; intervals are 95 %"
@@ -49,9 +51,11 @@ def show_run(
     console = Console()
     for row in (row for row in results.rows if (row.model, row.quantization) in asked.runs):
         if as_json:
-            print(json.dumps(to_json(results, row), allow_nan=False))
+            words = [["reliquant", *arguments(each)] for each in _requests(results, row, asked.name)]
+            print(json.dumps({**to_json(results, row), "reproduce": words}, allow_nan=False))
         else:
             print_row(console, results, row, every)
+            _print_commands(console, _requests(results, row, asked.name))
 
 
 def to_json(results: Results, row: Row) -> dict[str, Any]:
@@ -240,6 +244,7 @@ def _print_provenance(console: Console, row: Row) -> None:
         "evaluated": about.get("time"),
         "versions": versions or None,
         "device": _device(about),
+        "options": _options(about),
         "model": _model(about),
         "calibration": _short(about.get("calibration")),
         "limit": about.get("limit"),
@@ -249,6 +254,28 @@ def _print_provenance(console: Console, row: Row) -> None:
         if value is not None:
             facts.add_row(f"  {name}", escape(str(value)))
     console.print(facts)
+
+
+def _requests(results: Results, row: Row, suite: str) -> list[RunRequest]:
+    return requests(row.records.values(), suite, results.spec)
+
+
+def _print_commands(console: Console, asked: Sequence[RunRequest]) -> None:
+    """What gives the row's numbers again, ready for a shell."""
+    console.print(Text("\nreproduce", style="bold"))
+    for each in asked:
+        for line in in_lines(["reliquant", *arguments(each)], console.width - 2):
+            console.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def _options(about: Mapping[str, Any]) -> str | None:
+    """How the models were run, where the record tells it."""
+    known = about.get("settings")
+    if known is None:
+        return None
+    flags = [name.replace("_", " ") for name in ("exact_float", "compile") if known[name]]
+    told = [f"precision {known['precision']}", *flags, f"batches of {known['batch_size']}"]
+    return ", ".join([*told, f"integer products: {known['integer_engine']}"])
 
 
 def _device(about: Mapping[str, Any]) -> str | None:

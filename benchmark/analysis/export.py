@@ -18,6 +18,9 @@ NOTE = (
     "Change against full precision of the same model, paired by image, with its 95 % interval. "
     "q: p adjusted over all {count} tests of this table (Benjamini-Hochberg); * q < 0.05, ** q < 0.01, *** q < 0.001."
 )
+WIDTH = 80
+FIGURES = (6, 8, 18, 8, 4)
+"""Least widths of value, change, interval, q and mark, so that the blocks of a table line up."""
 COLUMNS = ("metric", "quantization", "value", "fp32", "change", "95 % interval", "q", "")
 
 
@@ -119,33 +122,66 @@ def to_table(changes: Sequence[Change]) -> str:
     for change in changes:
         blocks.setdefault((change.model, change.key), []).append(change)
     for model in dict.fromkeys(model for model, _ in blocks):
-        lines.append(f"{model}: change against fp32 of the same model, with 95 % interval")
+        lines += textwrap.wrap(f"{model}: change against fp32 of the same model, with 95 % interval", WIDTH)
         for (_, key), found in ((name, block) for name, block in blocks.items() if name[0] == model):
             wish = {"higher": ", higher is better", "lower": ", lower is better", "neither": ""}[found[0].better]
-            base = f"(fp32: {found[0].reference:.4f}{wish})"
-            lines += ["", *([f"{key} {base}"] if len(key) + len(base) < 80 else [key, f"  {base}"])]
-            lines += [line for change in found for line in _table_lines(change)]
+            base = f"(fp32: {_short(found[0].reference)}{wish})"
+            lines += ["", *([f"{key} {base}"] if len(key) + len(base) < WIDTH else [key, f"  {base}"])]
+            lines += _table_lines(found)
         lines.append("")
     count = sum(c.p is not None for c in changes)
     note = f"q: p adjusted over these {count} tests (Benjamini-Hochberg); * q < 0.05, ** q < 0.01, *** q < 0.001"
-    return "\n".join([*lines, *textwrap.wrap(note, 80)]) + "\n"
+    return "\n".join([*lines, *textwrap.wrap(note, WIDTH)]) + "\n"
 
 
-def _table_lines(change: Change) -> list[str]:
-    _, quantization, value, _, difference, interval, q, mark = _line(change)
-    first, *rest = fold(quantization, 29).split("\n")
-    figures = f"{value:>6} {difference:>8} {interval:<18} {q and f'q {q}':<8} {mark}"
-    return [f"  {first:<29} {figures}".rstrip(), *(f"    {part}" for part in rest)]
+def _table_lines(changes: Sequence[Change]) -> list[str]:
+    """The block of one metric: figures in columns as wide as this block needs, names folded into what is left."""
+    figures = [_figures(change) for change in changes]
+    widths = [max(least, *(len(row[i]) for row in figures)) for i, least in enumerate(FIGURES)]
+    room = WIDTH - 2 - sum(1 + width for width in widths)
+    lines = []
+    for change, row in zip(changes, figures, strict=True):
+        first, *rest = fold(change.quantization, room - 2).split("\n")
+        cells = [f"{cell:{side}{width}}" for cell, side, width in zip(row, ">><<<", widths, strict=True)]
+        lines += [f"  {first:<{room}} {' '.join(cells)}".rstrip(), *(f"    {part}" for part in rest)]
+    return lines
+
+
+def _figures(c: Change) -> tuple[str, str, str, str, str]:
+    """Value, change, interval, q and mark for a narrow column."""
+    *_, q, mark = _line(c)
+    interval = "" if c.low is None or c.high is None else f"[{_short(c.low, '+')}, {_short(c.high, '+')}]"
+    return _short(c.value), _short(c.change, "+"), interval, q and f"q {q}", mark
+
+
+def _short(value: float, sign: str = "") -> str:
+    """Four decimals, fewer for large numbers: at most six digits, `0.8516`, `12.345`, `1234.5`; `1.2e+08` beyond."""
+    digits = len(str(int(abs(value))))
+    return f"{value:{sign}.{min(4, max(0, 5 - digits))}f}" if digits <= 7 else f"{value:{sign}.1e}"
 
 
 def fold(name: str, width: int) -> str:
-    """A short name on several lines of at most `width` characters, broken after hyphens."""
+    """A name on several lines of at most `width` characters, broken after hyphens, in longer parts elsewhere too."""
     lines = [""]
-    for token in name.replace("-", "-\n").split("\n"):
+    for token in _tokens(name, width, "-+._"):
         if lines[-1] and len(lines[-1]) + len(token) > width:
             lines.append("")
         lines[-1] += token
     return "\n".join(lines)
+
+
+def _tokens(text: str, width: int, marks: str) -> list[str]:
+    """The parts of a text that end with the first mark; what is still too long is split by the next, at last anywhere.
+
+    >>> _tokens("bits_visual%2Eblocks_8-vision", 10, "-+._")
+    ['bits_', 'visual%2Eb', 'locks_', '8-', 'vision']
+    """
+    if len(text) <= width:
+        return [text]
+    if not marks:
+        return textwrap.wrap(text, width)
+    parts = [part for part in text.replace(marks[0], f"{marks[0]}\n").split("\n") if part]
+    return [token for part in parts for token in _tokens(part, width, marks[1:])]
 
 
 def to_jsonl(changes: Sequence[Change]) -> str:

@@ -123,7 +123,7 @@ class Driver:
             error=result.error,
             metrics={prefix + key: float(value) for key, value in metrics.items()},
             notes={prefix + key: note for key, note in notes.items()},
-            provenance=result.provenance,
+            provenance={**result.provenance, "asked": dict(self.plan.asked)},
         )
         self.ledger.append(record, result.outcome)
         self.sweep.computed += 1

@@ -31,8 +31,7 @@ class Settings:
 
     Attributes:
         device: torch device; its kind ("cpu", "cuda") is hashed.
-        batch_size: images a forward pass; not hashed, results do not depend on it.
-        workers: processes and threads that decode and corrupt; not hashed.
+        batch_size, workers: images a forward pass, processes that decode and corrupt; results depend on neither.
         exact_float: evaluate simulated quantizations in float even where integer codes would do; hashed.
         precision: `bf16` and `fp16` run the models under autocast; hashed. compile: by torch.compile; hashed.
     """
@@ -117,7 +116,7 @@ class Plan:
     A model that was stored quantized has one configuration: the quantization that it has.
 
     Attributes:
-        related: data set -> others that share images with it: features and pixels are taken from theirs.
+        related: data set -> others whose features and pixels it shares. asked: the command line's, for provenance.
     """
 
     suite: SuiteSpec
@@ -126,6 +125,7 @@ class Plan:
     calibration: Data | None
     configurations: tuple[Configuration, ...]
     related: Mapping[str, tuple[Data, ...]] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     def tower_key(self, model: ResolvedModel, quant: QuantSpec, tower: Tower) -> dict[str, Any]:
         """What determines a tower's function: weights, the tower's part of the quantization, settings."""

@@ -23,6 +23,7 @@ NAMED_SKIPPED = 20
 def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
     """What is the same for all records of a configuration.
 
+    `settings` are the options that can change numbers or times; the driver adds `asked`, the rest of the command line.
     `quantized_model` names the QuantizationReport (`Configuration.content`). `templates_origin` tells of each data set
     with classes whose prompts were used: `spec` (the suite's or catalogue's), `data` (its own files), `simple` (nobody
     gave any).
@@ -35,13 +36,32 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "model": {"ref": configuration.model.ref, "digest": configuration.model.digest},
+        "settings": settings(plan),
+        "model": {
+            "ref": configuration.model.ref,
+            "digest": configuration.model.digest,
+            "quantized": configuration.model.quantized is not None,
+        },
         "quantized_model": configuration.content,
+        "suite": plan.suite.name,
         "suite_version": plan.suite.version,
         "limit": plan.suite.limit,
         "calibration": plan.calibration.digest if plan.calibration else None,
         "data": {name: data.digest for name, data in whole.items()},
         "templates_origin": templates_origin(plan),
+    }
+
+
+def settings(plan: Plan) -> dict[str, Any]:
+    """How the models are run: device, batch size, precision and so on, and the integer arithmetic that follows."""
+    known = plan.settings
+    return {
+        "device": known.device,
+        "batch_size": known.batch_size,
+        "precision": known.precision,
+        "exact_float": known.exact_float,
+        "compile": known.compile,
+        "integer_engine": known.hashed()["integer_engine"],
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmark.engine.ledger import Ledger
 from benchmark.errors import InputError, StorageError
 from benchmark.include import include_files
+from benchmark.progress import open_progress
 from benchmark.report.finding import find
 from benchmark.report.gather import Results, gather, read_spectra
 from benchmark.report.page import render
@@ -26,6 +27,7 @@ class ReportRequest:
     data: Sequence[str] = ()
     catalogues: Sequence[Path] = ()
     include: Sequence[Path] = field(default_factory=list)
+    quiet: bool = False
 
 
 def write_report(request: ReportRequest) -> Path:
@@ -35,10 +37,16 @@ def write_report(request: ReportRequest) -> Path:
         ReliquantError: there are no results, an unknown name, or the file cannot be written.
     """
     include_files(request.include)
-    ledger = open_ledger(request.home)
-    asked = find(ledger, request.what, request.suite, request.data, request.catalogues)
-    results = gather(ledger, asked.suite, asked.spec)
-    page = render(results, origin(results, suite_file(asked.name)), _spectra(results, request.home), asked.runs)
+    with open_progress(request.quiet) as progress:
+        with progress.phase("read the results", 1) as advance:
+            ledger = open_ledger(request.home)
+            asked = find(ledger, request.what, request.suite, request.data, request.catalogues)
+            advance(1)
+        results = gather(ledger, asked.suite, asked.spec)
+        with progress.phase("draw the page", 1) as advance:
+            about = origin(results, suite_file(asked.name))
+            page = render(results, about, _spectra(results, request.home), asked.runs)
+            advance(1)
     try:
         request.output.write_text(page, encoding="utf-8")
     except OSError as error:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import ReliquantError
-from benchmark.quantization import parse
+from benchmark.engine.ledger import Record
 from benchmark.report.gather import Results
-from benchmark.spec import FP32
+from benchmark.reproducing import arguments, requests
 from benchmark.suite import FOLDER, suite_names
 
 
@@ -45,7 +43,7 @@ def origin(results: Results, source: Path | None) -> Origin:
     provenance = [record.provenance for record in records]
     text = source.read_text(encoding="utf-8") if source is not None else ""
     return Origin(
-        _commands(results, source, provenance),
+        _commands(results, source, records),
         text,
         _facts(provenance),
         _digests(provenance),
@@ -82,31 +80,10 @@ def _spectrum(results: Results, source: Path | None, provenance: Sequence[Any]) 
     return shlex.join(command)
 
 
-def _commands(results: Results, source: Path | None, provenance: Sequence[Any]) -> tuple[str, ...]:
+def _commands(results: Results, source: Path | None, records: Sequence[Record]) -> tuple[str, ...]:
     name = _name(results, source)
-    command = ["reliquant", "run", name]
-    spec = results.spec
-    quantizations = dict.fromkeys(row.quantization for row in results.rows)
-    if spec is None or set(quantizations) - {FP32.name} != _canonical(spec.quantizations) - {FP32.name}:
-        command += [part for q in quantizations if q != FP32.name for part in ("--quant", q)]
-    refs = dict.fromkeys(str(p["model"]["ref"]) for p in provenance if "model" in p)
-    if spec is None or set(refs) != {model.ref for model in spec.models}:
-        command += [part for ref in refs for part in ("--model", ref)]
-    limits = {p.get("limit") for p in provenance}
-    if len(limits) == 1 and (limit := limits.pop()) is not None and (spec is None or limit != spec.limit):
-        command += ["--limit", str(limit)]
-    if any(p.get("device", "cpu") != "cpu" for p in provenance):
-        command += ["--device", "cuda"]
-    return (shlex.join(command), shlex.join(["reliquant", "report", name]))
-
-
-def _canonical(names: Iterable[str]) -> set[str]:
-    """Short names as the ledger has them; those of methods that are not installed here are left out."""
-    found = set()
-    for name in names:
-        with suppress(ReliquantError):
-            found.add(parse(name).name)
-    return found
+    asked = [shlex.join(["reliquant", *arguments(each)]) for each in requests(records, name, results.spec)]
+    return (*asked, shlex.join(["reliquant", "report", name]))
 
 
 def _facts(provenance: Sequence[Any]) -> tuple[tuple[str, str], ...]:
@@ -114,6 +91,7 @@ def _facts(provenance: Sequence[Any]) -> tuple[tuple[str, str], ...]:
     for each in provenance:
         facts = {**each.get("versions", {}), "suite version": each.get("suite_version")}
         facts |= {key: each.get(key) for key in ("device", "cpu", "threads")}
+        facts |= {key.replace("_", " "): value for key, value in each.get("settings", {}).items() if key != "device"}
         for key, value in facts.items():
             if value is not None:
                 found.setdefault(key, {})[str(value)] = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,23 @@ def test_the_picture_of_the_architecture_names_what_exists() -> None:
     assert [place for place in sorted(places) if not (ROOT / place).exists()] == []
 
 
+def test_the_numbers_in_plain_words_are_the_metrics_that_there_are() -> None:
+    """Each key that the table names is a metric, and every headline metric of the six tasks is in it."""
+    from benchmark.engine.plan import tasks
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## What the numbers mean")[1].split("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| ")][1:]
+    assert all(meaning.strip().endswith(".") for _, meaning in rows)
+    named = {key for name, _ in rows for key in re.findall(r"`(\w+)`", name)} | {"accuracy"}
+    known = {metric.name.rsplit("/", 1)[-1] for _, task in tasks for metric in task.metrics}
+    assert named <= known
+    first = {
+        task.name: next(m.name for m in task.metrics if m.headline) for _, task in tasks if task.name != "selective"
+    }
+    assert {name.rsplit("/", 1)[-1] for name in first.values()} <= named
+
+
 # --- following the pages -----------------------------------------------------------------------------------------
 
 
@@ -149,12 +167,15 @@ def reader(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("MLFLOW_TRACKING_URI", "RELIQUANT_DATA", "RELIQUANT_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # what is not in the cache is missing, at once
     return Reader(tmp_path, monkeypatch)
 
 
 def follow(reader: Reader, page: Path, wanted: Callable[[Block], bool]) -> None:
-    """Run the wanted blocks of a page, in order."""
+    """Run the wanted blocks of a page, in order; what needs an extra that is not installed is left out."""
     for block in filter(wanted, blocks(page)):
+        if "--engine ray" in block.text and find_spec("ray") is None:
+            continue
         try:
             reader.follow(block)
         except Exception as error:
@@ -186,6 +207,54 @@ def test_examples_run(example: Path, reader: Reader) -> None:
         text = re.sub(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
     (reader.folder / example.name).write_text(text)
     reader.process([example.name])
+
+
+# --- what the pages say that is printed --------------------------------------------------------------------------
+
+
+def text_block(page: str, beginning: str) -> list[str]:
+    """Lines of the text block of a page that begins so."""
+    [found] = [b for b in blocks(ROOT / page) if b.language == "text" and b.text.startswith(beginning)]
+    return found.text.splitlines()
+
+
+Shape = tuple[str, list[list[str]], list[tuple[str, int]], list[str]]
+
+
+def shape(lines: list[str]) -> Shape:
+    """What a printed table is apart from its figures: title, heading, (name, figures) of each row, lines below it."""
+    title, *rest = lines
+    top = next(i for i, line in enumerate(rest) if line.startswith("run "))
+    end = next(i for i, line in enumerate(rest) if line.startswith("* q"))
+    rows: list[tuple[str, int]] = []
+    for line in rest[top + 1 : end]:
+        name, *figures = line.split() if line[0] != " " else ["", *line.split()]
+        if len(figures) == len(rest[top].split()) - 1:  # the first line of a row
+            rows.append((name, len(figures)))
+        elif rows:
+            rows[-1] = (rows[-1][0] + name, rows[-1][1])
+    below = [re.sub(r"\d+", "N", line) for line in rest[end:]]
+    return title, [line.split() for line in rest[: top + 1]], rows, below
+
+
+def test_the_table_of_the_readme_is_the_one_that_the_demo_prints(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a few images, without timing: heading, rows and the lines below are the same, the figures are others."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "$(BIN)/reliquant run demo\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    reader.reliquant(["run", "demo"])
+    printed = capsys.readouterr().out.splitlines()
+    written = text_block("README.md", "demo, demo: value and change")
+    assert shape(written) == shape(printed)
+    assert len(shape(written)[2]) == 8
+
+
+def test_what_the_study_costs_is_what_validate_says(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
+    reader.reliquant(["validate", "paper"])
+    printed = [re.sub(r"(?<=roughly )[\d,.]+", "...", line) for line in capsys.readouterr().out.splitlines()]
+    written = text_block("docs/reproduce-the-study.md", "suite 'paper' is valid")
+    assert printed[: len(written)] == written
 
 
 # --- the tests of the tests --------------------------------------------------------------------------------------

@@ -175,6 +175,19 @@ def test_a_run_tells_what_changed_and_its_figures_open(page: Page, home: Path) -
     page.goto("about:blank")
 
 
+def test_a_run_is_described_in_words(page: Page, home: Path) -> None:
+    """Which headline metrics changed significantly, by how much, and where the rest is."""
+    page.get_by_text(QUANT, exact=True).click()
+    described = page.get_by_test_id("note-editor-preview-content")
+    expect(described).to_contain_text("Against full precision (q < 0.05 over 3 headline metrics)")
+    change = value(home, QUANT, "zero_shot/scenes/accuracy") - value(home, "fp32", "zero_shot/scenes/accuracy")
+    expect(described).to_contain_text(
+        re.compile(rf"worse: .*zero_shot/scenes/accuracy {re.escape(f'{change:+.3f}')}\*")
+    )
+    expect(described).to_contain_text("quantization_report.json (which layers, bits, size)")
+    page.goto("about:blank")
+
+
 def test_parallel_coordinates_take_bits_and_metrics_as_numbers(page: Page, home: Path) -> None:
     expect(page.get_by_text(QUANT, exact=True)).to_be_visible()
     base, experiment = page.url.split("#")[0], re.search(r"experiments/(\d+)", page.url)
@@ -191,9 +204,13 @@ def test_parallel_coordinates_take_bits_and_metrics_as_numbers(page: Page, home:
         page.get_by_title(name, exact=True).first.click()
     axes = page.locator(".parcoords .axis-title, .js-plotly-plot .axis-title")
     expect(axes).to_have_text(["effective_bits", "zero_shot_accuracy"])
-    ticks = page.locator(".js-plotly-plot").first.text_content() or ""
-    assert re.search(r"32(\.0+)?", ticks)
-    assert "unknown" not in ticks
+    drawn = page.locator(".js-plotly-plot").first.evaluate(
+        "plot => plot.data[0].dimensions.map(axis => [axis.label, Array.from(axis.values).sort((a, b) => a - b)])"
+    )
+    assert [name for name, _ in drawn] == ["effective_bits", "zero_shot_accuracy"]
+    (low, high), accuracies = drawn[0][1], drawn[1][1]
+    assert 2 < low < 32 == high
+    assert accuracies == pytest.approx([value(home, name, "zero_shot/scenes/accuracy") for name in (QUANT, "fp32")])
 
 
 def test_a_store_without_the_view_gets_an_address_that_filters(
@@ -208,19 +225,25 @@ def test_a_store_without_the_view_gets_an_address_that_filters(
         expect(watched.page.get_by_text("1 matching run")).to_be_visible(timeout=PATIENCE)
 
 
-def test_the_dashboard_shows_study_and_trials(browser: Browser, tmp_path: Path) -> None:
+def test_the_dashboard_draws_the_front_and_tells_values(browser: Browser, tmp_path: Path) -> None:
     search = make_search(Stub(), storage=open_storage(tmp_path), name="a study to see")
     search.prepare(5)
     search.run(5)
-    best = search.study.trials[0].values
+    trials = {trial.number: trial for trial in search.study.trials}
     with serving("--search", "--home", str(tmp_path)) as found, open_page(browser, found[""]) as watched:
         page = watched.page
         page.set_default_timeout(PATIENCE)
         page.get_by_text("a study to see").first.click()
-        expect(page.get_by_text("a study to see").first).to_be_visible(timeout=PATIENCE)
+        figure = page.locator("#graph-pareto-front.js-plotly-plot")
+        expect(figure).to_be_visible(timeout=PATIENCE)
+        page.wait_for_function("() => document.querySelector('#graph-pareto-front').data?.some(t => t.x.length)")
+        drawn = figure.evaluate("plot => plot.data.map(t => Array.from(t.x).map((x, i) => [x, t.y[i]]))")
+        dominated, front = (sorted(map(tuple, trace)) for trace in drawn if trace)
+        best = {trial.number for trial in search.study.best_trials}
+        assert front == sorted(tuple(trial.values) for number, trial in trials.items() if number in best)
+        assert dominated == sorted(tuple(trial.values) for number, trial in trials.items() if number not in best)
         page.goto(f"{page.url.rstrip('/')}/trials")
-        expect(page.get_by_text("Trial 0").first).to_be_visible(timeout=PATIENCE)
-        page.get_by_text("Trial 0").first.click()
-        expect(page.get_by_text(re.compile(re.escape(f"{best[1]:.4f}".rstrip("0").rstrip(".")))).first).to_be_visible(
-            timeout=PATIENCE
-        )
+        for number in (0, 4):
+            page.get_by_text(f"Trial {number}", exact=True).first.click()
+            told = ", ".join(repr(number).removesuffix(".0") for number in trials[number].values)  # as JavaScript does
+            expect(page.get_by_text(told, exact=True)).to_be_visible(timeout=PATIENCE)

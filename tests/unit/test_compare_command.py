@@ -13,6 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmark import Banks
+from benchmark.analysis.compare import Change
+from benchmark.analysis.export import to_table
 from benchmark.cli import app
 from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.plan import tasks
@@ -89,6 +91,22 @@ def test_it_writes_a_file_and_all_formats(home: Path, tmp_path: Path) -> None:
     assert json.loads(out.read_text())["tests"] == 2
     for name, mark in (("md", "| metric |"), ("latex", r"\begin{tabular}")):
         assert mark in run(home, "--format", name).stdout
+
+
+@pytest.mark.parametrize("scale", [1.0, 87.65432, 12345.6, 1.5e9])
+def test_the_table_fits_80_columns_with_the_marks_at_the_end(scale: float) -> None:
+    """Counts and long names make room for each other; the last column is never cut off."""
+    long = "smoothquant-w4a8-channel-token-bits_visual.transformer.resblocks.%5B0%2D9%5D_8-vision+text"
+    key = "corruption/a-data-set-with-a-name/gaussian_noise/5/accuracy"
+    change = Change(
+        "", "ViT-B-32/laion2b_s34b_b79k", W4, key, "higher", scale, 2 * scale, -scale, -2 * scale, -0.5 * scale
+    )
+    changes = [replace(change, p=1e-5, q=1e-4), replace(change, quantization=long, p=1e-5, q=1e-4)]
+    lines = to_table(changes).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.endswith(" q <0.001 -***") for line in lines) == 2
+    start = next(i for i, line in enumerate(lines) if line.lstrip().startswith("smoothquant-"))
+    assert "".join(line.split()[0] for line in lines[start : lines.index("", start)]) == long
 
 
 def test_machines_get_json_lines_on_stdout_alone(home: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,43 +15,88 @@ from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings, tas
 from benchmark.plugins import NoOptions
 from benchmark.printing import LEGEND, print_efficiency, print_table
 from benchmark.quantization import parse
-from benchmark.suite import load_suite
+from benchmark.suite import load_suite, suite_names
+
+
+def stub_plan(name: str = "demo", quantizations: Sequence[str] = ()) -> Plan:
+    """As much of a suite's plan as the tables look at; no data is opened and no model resolved."""
+    suite = load_suite(name)
+    evaluations = tuple(
+        Evaluation("", tasks.get(task), label, {}, NoOptions())
+        for task, labels in suite.tasks.items()
+        for label in labels
+    )
+    models: list[Any] = [SimpleNamespace(name=spec.name or spec.ref) for spec in suite.models]
+    configurations = [
+        Configuration(f"{model.name} {quant}", quant, model, parse(quant), evaluations)
+        for model in models
+        for quant in dict.fromkeys(["fp32", *(parse(q).name for q in quantizations or suite.quantizations)])
+    ]
+    return Plan(suite, Settings(), {}, None, tuple(configurations))
 
 
 def demo_plan() -> Plan:
-    """As much of the demo's plan as the table looks at; no data is opened."""
-    suite = load_suite("demo")
-    evaluations = tuple(Evaluation("", tasks.get(name), "scenes", {}, NoOptions()) for name in suite.tasks)
-    model: Any = SimpleNamespace(name="demo")
-    return Plan(
-        suite,
-        Settings(),
-        {},
-        None,
-        tuple(
-            Configuration(key=name, content=name, model=model, quant=parse(name), evaluations=evaluations)
-            for name in suite.quantizations
-        ),
+    """That of the demo."""
+    return stub_plan()
+
+
+def widest_rows(plan: Plan, keys: Sequence[str]) -> list[Row]:
+    """Every metric of every quantization changed with three stars: the widest cells that there are."""
+    full, changed = Cell(0.85, None, "higher"), Cell(0.85, -0.125, "higher", "***")
+    return [
+        Row(c.model.name, c.quant.name, dict.fromkeys(keys, full if c.quant.name == "fp32" else changed))
+        for c in plan.configurations
+    ]
+
+
+def first_column(lines: Sequence[str]) -> str:
+    """What stands below `run`, put together again."""
+    below = [line for line in lines if line[0].strip() and not re.match(r"run |.*value and change|\* q", line)]
+    return "".join(line.split()[0] for line in below)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_the_table_of_every_suite_fits_80_columns(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is cut off: all values, all headings and all names are there, the quantizations of one model in order."""
+    monkeypatch.setenv("COLUMNS", "80")
+    plan = stub_plan(name)
+    keys = plan.suite.headline or ("zero_shot/images/accuracy", "calibration/images/ece_15")
+    rows = widest_rows(plan, keys)
+    print_table(rows, keys, {}, plan)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    changed = sum(row.quantization != "fp32" for row in rows)
+    assert sum(line.count("-0.125***") for line in lines) == len(keys) * changed
+    assert sum(line.count("0.850") for line in lines) == len(keys) * len(rows)
+    [start, *others] = [i for i, line in enumerate(lines) if "value and change against" in line]
+    assert 1 + len(others) == len(plan.suite.models)  # a table each, not two
+    end = next(i for i, line in enumerate(lines) if line.startswith("run "))
+    heading = "".join(lines[start + 1 : end + 1]).replace(" ", "")
+    asked = "".join(
+        f"{task.replace('_', '')}{label}{rest}" for task, label, rest in (key.split("/", 2) for key in keys)
     )
+    assert Counter(heading) - Counter("↑↓" * 9) == Counter("runbits" + asked.replace("/", ""))
+    assert first_column(lines) == "".join(row.quantization for row in rows)
+    assert lines[-1] == LEGEND
 
 
-def test_six_headline_metrics_with_stars_fit_80_columns(
+def test_long_names_and_many_metrics_go_on_below(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A pattern with its own bits in the name, a data set with a long one, and twice the headline metrics."""
     monkeypatch.setenv("COLUMNS", "80")
-    plan = demo_plan()
-    rows = []
-    for configuration in plan.configurations:
-        full = configuration.quant.name == "fp32"
-        cell = Cell(0.85, None, "higher") if full else Cell(0.85, -0.125, "higher", "***")
-        rows.append(Row(configuration.model.name, configuration.quant.name, dict.fromkeys(plan.suite.headline, cell)))
-    print_table(rows, plan.suite.headline, {}, plan)
+    long = "rtn-w4a8-channel-token-bits_visual.transformer.resblocks.%5B0%2D9%5D.mlp_8-vision+text"
+    plan = stub_plan("demo", [long])
+    keys = [f"zero_shot/{'a_data_set.with_a_very_long_name' + str(i)}/accuracy" for i in range(12)]
+    print_table(widest_rows(plan, keys), keys, {}, plan)
     lines = capsys.readouterr().out.splitlines()
-    assert len(plan.suite.headline) == 6
     assert max(map(len, lines)) <= 80
-    assert sum(line.count("-0.125***") for line in lines) == 6 * (len(rows) - 1)
-    assert "…" not in "".join(lines)
-    assert lines[-1] == LEGEND
+    assert sum(line.count("-0.125***") for line in lines) == 12
+    assert sum(line.startswith("run ") for line in lines) == 2
+    assert first_column(lines) == ("fp32" + long) * 2
 
 
 def test_full_precision_alone_has_no_legend(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,12 +127,12 @@ def test_efficiency_fits_80_columns_and_a_simulation_has_no_speed(
     monkeypatch.setenv("COLUMNS", "80")
     plan = demo_plan()
     first, second, third, *_ = [c.quant.name for c in plan.configurations]
-    rows = {
-        first: efficiency(first, engine="float"),
-        second: efficiency(second),
-        third: efficiency(third, timed="torchao-int8da-vision+text"),
-    }
-    print_efficiency(rows, plan)
+    rows = [
+        efficiency(first, engine="float"),
+        efficiency(second),
+        efficiency(third, timed="torchao-int8da-vision+text"),
+    ]
+    print_efficiency({c.key: row for c, row in zip(plan.configurations, rows, strict=False)}, plan)
     title, heading, *lines = capsys.readouterr().out.splitlines()
     assert "batch 32" in title
     assert "AVX2, 2 threads" in title
@@ -93,6 +141,20 @@ def test_efficiency_fits_80_columns_and_a_simulation_has_no_speed(
     assert full.split() == [first, "1234.6", "1234", "0.988", "12.3", "float"]
     assert simulated.split()[1:] == ["1234.6", "-", "-", "-", "simulated"]
     assert other.split()[2:] == ["1234", "0.988", "12.3", "torchao-int8da-"]
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_the_efficiency_of_every_suite_fits_80_columns(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    plan = stub_plan(name)
+    wide = {"images_per_second": 123456.7, "timed": "torchao-int8da-vision+text"}
+    print_efficiency({c.key: efficiency(c.quant.name, **wide) for c in plan.configurations}, plan)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    assert sum("123457" in line for line in lines) == len(plan.configurations)
 
 
 def test_without_efficiencies_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from benchmark import progress
 from benchmark.models.hub import download_bar
-from benchmark.progress import Lines, Silent, Terminal, count, duration, open_progress, rate, shown
+from benchmark.progress import Lines, Silent, Terminal, count, duration, open_progress, rate, shortened, shown
 
 
 class Clock:
@@ -74,6 +76,39 @@ def test_a_terminal_gets_bars_with_rate_and_time_left(
     assert "/s" in shown_text
     assert "-:--:--" in shown_text or "0:00:" in shown_text
     assert "a line [above]" in shown_text
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+@pytest.mark.parametrize(
+    ("title", "total", "unit"),
+    [
+        ("embed smoothquant-w4a8-channel-token-bits_visual.transformer.resblocks_8-vision+text", 1_000_000, ""),
+        ("download laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", 9_990_000_000, "B"),
+    ],
+)
+def test_a_bar_stands_on_one_line(
+    columns: int, title: str, total: int, unit: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beginning and end of a long title are kept, and rate and time left are not pushed out."""
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", str(columns)), ("TERM", "xterm-256color"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    with Terminal() as terminal, terminal.phase(title, total, unit) as advance:
+        capsys.readouterr()
+        advance(total // 2)
+        terminal._bars.refresh()
+        drawn = capsys.readouterr().err
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip("\r") for line in drawn.splitlines()]
+    lines = [line for line in lines if line.strip()]
+    assert len({line for line in lines if line.startswith(title[:4])}) == len(set(lines))
+    assert max(map(len, lines)) <= columns
+    assert title[-3:] in lines[0]
+    assert re.search(r"/s +(\d:\d\d:\d\d|-:--:--)$", lines[0].rstrip())
+
+
+def test_a_short_title_stays_whole() -> None:
+    assert shortened("embed fp32", 20) == "embed fp32"
+    assert shortened("embed rtn-w4a8-channel-token-vision", 20) == "embed rtn-…en-vision"
+    assert [len(shortened("x" * 50, room)) for room in (30, 9, 8, -5)] == [30, 9, 8, 8]
 
 
 def test_downloads_report_to_what_the_command_line_opened(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,18 +6,23 @@ import importlib.metadata
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
-from benchmark import completing
+from benchmark import completing, progress
 from benchmark.analysis.tables import Cell, Row
 from benchmark.cli import app
 from benchmark.printing import print_table
+from benchmark.progress import Terminal
+from tests.report_home import NF4, W4, W8, write_home
 from tests.unit.test_printing import demo_plan
+from tests.unit.test_trackers import finished
+from trackers.mlflow import MLflowTracker
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-9]|4[0-9]|9[0-7])[0-9;]*m")
 
@@ -31,6 +36,42 @@ def test_listings_fit_80_columns(what: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert max(len(line.rstrip()) for line in lines) <= 80
     assert "…" not in result.stdout
     assert len(lines) > 3
+
+
+def test_a_quantizer_is_told_with_paper_options_defaults_and_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = CliRunner().invoke(app, ["list", "quantizers"]).stdout
+    blocks = {block.split()[0]: " ".join(block.split()) for block in re.split(r"\n(?=\S)", told)}
+    for part in (
+        "Frantar et al. 2023, arXiv 2210.17323",
+        "wBITS aBITS channel|tensor gSIZE token|tensor asym actasym",
+        "options damp_0.01 actorder_false damp: share of the mean diagonal",
+        "runs on CPU, CUDA: simulated; needs calibration data",
+    ):
+        assert part in blocks["gptq"]
+    assert "options rank_VALUE rank: number" in blocks["control-lowrank"]
+    assert "options" not in blocks["rtn"]
+    assert "tokens skip_PATTERN vision|text|vision+text runs on CPU, CUDA: real kernels" in blocks["torchao-int8wo"]
+
+
+def test_the_listed_options_are_tokens_of_a_short_name() -> None:
+    """Each method's defaults, written as the listing shows them, parse back to them."""
+    from benchmark.quantization import parse, quantizers
+
+    rows = map(json.loads, CliRunner().invoke(app, ["list", "quantizers", "--json"]).stdout.splitlines())
+    seen = 0
+    for row in rows:
+        given = {name: value for name, value in row["options"].items() if value is not None}
+        if row["quantizer"].startswith(("fp32", "control")) or not given:
+            continue
+        bits = ["w4"] if "weight_bits" in row["fields"] else []
+        tokens = [f"{name}_{str(value).lower()}" for name, value in given.items()]
+        method = quantizers.get(row["quantizer"])
+        spec = parse("-".join([row["quantizer"], *bits, *tokens]))
+        method.check(spec)
+        assert method.read_options(spec, method.options) == method.options()
+        seen += 1
+    assert seen > 6
 
 
 def test_what_validate_says_of_the_demo_fits_80_columns_and_machines_get_json() -> None:
@@ -61,6 +102,80 @@ def test_colours_are_for_terminals_and_off_with_no_color(
     assert COLOUR.search(table(capsys))
     monkeypatch.setenv("NO_COLOR", "1")
     assert not COLOUR.search(table(capsys))
+
+
+def coloured(words: list[str], **environment: str) -> str:
+    """What a command prints in a process of its own where colours are forced, as in a terminal."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    return subprocess.run(
+        [sys.executable, "-m", "benchmark.cli", *words],
+        env={**kept, "FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "80", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["show", W4, "--suite", "small"]], ids=" ".join)
+def test_no_color_holds_for_help_and_show(words: list[str], tmp_path: Path) -> None:
+    write_home(tmp_path)
+    words = words if words == ["--help"] else [*words, "--home", str(tmp_path)]
+    assert COLOUR.search(coloured(words))
+    assert not COLOUR.search(coloured(words, NO_COLOR="1"))
+
+
+def test_no_color_holds_for_the_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, setting in (("FORCE_COLOR", "1"), ("TERM", "xterm-256color"), ("COLUMNS", "80")):
+        monkeypatch.setenv(name, setting)
+
+    def bars() -> str:
+        with Terminal() as terminal, terminal.phase("embed", 2) as advance:
+            advance(1)
+        return capsys.readouterr().err
+
+    assert COLOUR.search(bars())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not COLOUR.search(found := bars())
+    assert "embed" in found
+
+
+def test_a_quiet_run_says_nothing_but_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SHORT", 0.0)  # every phase gets its line
+    words = ["run", "demo", "--quant", "rtn-w8a8-vision", "--task", "zero_shot", "--limit", "6", "--no-speed"]
+    words += ["--tracker", "jsonl", "--home"]
+    loud = CliRunner().invoke(app, [*words, str(tmp_path / "loud")])
+    quiet = CliRunner().invoke(app, [*words, str(tmp_path / "quiet"), "--quiet"])
+    assert (loud.exit_code, quiet.exit_code) == (0, 0)
+    assert re.search(r"^pixels scenes: 6 in ", loud.stderr, re.MULTILINE)
+    assert quiet.stderr == ""
+    assert quiet.stdout.replace(str(tmp_path / "quiet"), str(tmp_path / "loud")) == loud.stdout
+
+
+def started(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Result, list[str]]:
+    """The command `reliquant ui ...`, and the server's command line that takes its place."""
+    became: list[list[str]] = []
+
+    def become(_: str, command: list[str], __: object = None) -> None:
+        became.append(command)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execve", become)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return CliRunner().invoke(app, ["ui", *words]), [word for command in became for word in command]
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own deprecations
+def test_a_server_that_others_can_reach_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MLflowTracker().open(tmp_path).log(finished("seen"))
+    for host, warned in (("127.0.0.1", False), ("0.0.0.0", True)):
+        result, command = started(["--home", str(tmp_path), "--port", str(free_port()), "--host", host], monkeypatch)
+        assert command[command.index("--host") + 1] == host
+        assert ("no authentication and will be open to everybody who reaches 0.0.0.0" in result.stderr) == warned
+    refused, command = started(["--search", "--home", str(tmp_path), "--host", "0.0.0.0"], monkeypatch)
+    assert "has no authentication and listens on 127.0.0.1 only" in str(refused.exception)
+    assert command == []
 
 
 def complete(words: str) -> tuple[list[str], set[str]]:
@@ -102,6 +217,49 @@ def test_the_shell_completes_without_heavy_imports(words: str, expected: set[str
     assert heavy == set()
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("show bnb", {NF4}),
+        ("compare rtn-w", {W4, W8}),
+        ("compare bnb-nf4-vision rtn-w4", {W4}),
+        ("report s", {"small"}),
+        ("report --suite s", {"small"}),
+        ("report r", {W4, W8}),
+        ("export rtn-w4", {W4}),
+        ("export gptq-w8", {"gptq-w8a8-vision"}),
+        ("export rtn-w4 --suite d", {"demo"}),
+    ],
+)
+def test_the_shell_completes_what_the_results_folder_has(
+    words: str, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_home(tmp_path)
+    monkeypatch.setenv("RELIQUANT_HOME", str(tmp_path))
+    assert complete(f"reliquant {words}") == (sorted(expected), set())
+
+
+def test_the_shell_completes_from_the_folder_of_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_home(tmp_path)
+    monkeypatch.delenv("RELIQUANT_HOME", raising=False)
+    assert complete(f"reliquant show --home {tmp_path} bnb") == ([NF4], set())
+    assert complete(f"reliquant show --home {tmp_path / 'none'} bnb") == ([], set())
+
+
+@pytest.mark.parametrize("words", [["show", W4, "--suite", "small"], ["report", "small", "-o", "OUT"]], ids=" ".join)
+def test_show_and_report_tell_how_far_they_are(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_home(tmp_path)
+    monkeypatch.setattr(progress, "SHORT", 0.0)
+    words = [str(tmp_path / "page.html") if word == "OUT" else word for word in words]
+    loud, quiet = (CliRunner().invoke(app, [*words, "--home", str(tmp_path), *more]) for more in ([], ["--quiet"]))
+    assert (loud.exit_code, quiet.exit_code, quiet.stderr) == (0, 0, "")
+    assert re.search(r"^compare: 18 in ", loud.stderr, re.MULTILINE)
+    assert ("draw the page: 1 in " in loud.stderr) == (words[0] == "report")
+    assert loud.stdout == quiet.stdout
+
+
 def test_completions_know_what_is_installed() -> None:
     from benchmark.engine.plan import tasks
     from benchmark.quantization import parse, quantizers
@@ -121,9 +279,13 @@ def test_the_version_is_the_installed_one() -> None:
     assert result.stdout.split() == ["reliquant", importlib.metadata.version("reliquant")]
 
 
-def test_a_browser_is_opened_when_the_server_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
+
+def test_a_browser_is_opened_when_the_server_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmark.browsing import open_later
     from benchmark.errors import InputError
 
