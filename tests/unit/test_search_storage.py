@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,13 +17,12 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from benchmark.errors import InputError, SpecError, StorageError, UnknownNameError
-from benchmark.processes import is_gone, owner
 from benchmark.spec import QuantSpec
 from search.history import evaluated
 from search.objective import Objective, Problem
 from search.settings import Asked, check_new, create_study, kept_settings, resume_study
 from search.space import Choices, Space
-from search.storage import journal_path, open_storage, reconcile
+from search.storage import journal_path, open_storage
 from search.study import Search
 from tests.search_stub import MEDIUM, SMALL, Stub, make_search
 
@@ -100,57 +98,6 @@ def test_a_waiting_trial_of_a_database_is_taken_once(tmp_path: Path) -> None:
     assert sorted(found) == waiting
 
 
-def test_the_trial_of_a_killed_process_is_found_and_tried_again(tmp_path: Path) -> None:
-    search = make_search(Stub(), MEDIUM, storage=open_storage(tmp_path))
-    search.prepare(8)
-    worker = start(tmp_path, None, 8, seconds=60)
-    while not begun(tmp_path):
-        assert worker.poll() is None
-        time.sleep(0.05)
-    worker.kill()
-    worker.wait()
-    assert search.study.get_trials()[0].state is TrialState.RUNNING
-    search.run(8)
-    first = search.study.get_trials()[0]
-    (again,) = (trial for trial in search.study.get_trials() if "retry_of" in trial.user_attrs)
-    assert first.state is TrialState.FAIL
-    assert again.user_attrs["configuration"] == first.user_attrs["configuration"] == "fp32"
-    assert again.user_attrs["retry_of"] == [0]
-    assert again.state is TrialState.COMPLETE
-    assert len(evaluated(search.study)) == 8
-
-
-def test_a_lost_trial_is_retried_three_times_at_most() -> None:
-    study = optuna.create_study()
-    study.enqueue_trial({"x": 1}, user_attrs={"configuration": "rtn-w4-vision"})
-    for _ in range(4):
-        trial = study.ask()
-        trial.set_user_attr("owner", "elsewhere")
-        assert reconcile(study) == 0  # a process of another machine may be alive
-        trial.set_user_attr("owner", owner().rpartition(" ")[0] + " 1")  # this id, another start time
-        reconcile(study)
-    assert [t.state for t in study.trials] == [TrialState.FAIL] * 4
-    assert study.trials[3].user_attrs["retry_of"] == [0, 1, 2]
-
-
-def test_a_trial_that_was_never_signed_is_lost_after_a_while() -> None:
-    study = optuna.create_study()
-    study.ask()
-    assert reconcile(study, lost_after=60) == 0
-    assert reconcile(study, lost_after=-1) == 1
-    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
-
-
-def test_this_process_is_alive_and_an_ended_one_is_not() -> None:
-    assert not is_gone(owner())
-    child = multiprocessing.get_context("spawn").Process(target=len, args=([],))
-    child.start()
-    name = owner().split()[0]
-    child.join()
-    assert is_gone(f"{name} {child.pid} 12345")
-    assert not is_gone("another-machine 1 1")
-
-
 @pytest.mark.parametrize(
     "url", ["postgresql+nodriver://localhost/x", "sqlite:////no/such/folder/study.db", "nonsense://"]
 )
@@ -164,6 +111,68 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "studies").write_text("a file")
     with pytest.raises(StorageError, match="cannot be reached"):
         open_storage(tmp_path)
+
+
+def write(folder: Path, text: bytes) -> Path:
+    path = folder / "given.log"
+    path.write_bytes(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"my notes\n", "is no journal of Optuna's"),
+        (b"my notes without an end", "is no journal of Optuna's"),
+        (b'{"name": "json lines of somebody else"}\n', "is no journal of Optuna's"),
+        (b"SQLite format 3\0", "write --storage sqlite:///"),
+        (b'{"op_code":0,"worker_id":"a","study_name":"x","directions":[1]}\nrubbish\n{"op_code":4}\n', "is damaged"),
+    ],
+)
+def test_a_file_that_is_no_journal_is_refused_and_stays_as_it_is(tmp_path: Path, text: bytes, says: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(StorageError, match=says) as caught:
+        open_storage(tmp_path, str(path))
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == text
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40])
+def test_a_line_that_a_killed_process_did_not_finish_breaks_nothing(tmp_path: Path, cut: int) -> None:
+    search = make_search(Stub(), SMALL, storage=open_storage(tmp_path))
+    search.prepare(6)
+    living = make_search(Stub(), SMALL, storage=open_storage(tmp_path))  # another process, which reads on
+    journal = journal_path(tmp_path)
+    whole = journal.read_bytes()
+    search.study.enqueue_trial({"bits": 3})
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    resumed = make_search(Stub(), SMALL, storage=open_storage(tmp_path))
+    resumed.run(6)
+    assert journal.read_bytes().startswith(whole)
+    assert len(evaluated(resumed.study)) == 6
+    assert len(evaluated(living.study)) == 6
+    assert len(evaluated(make_search(Stub(), SMALL, storage=open_storage(tmp_path)).study)) == 6
+
+
+def test_a_first_line_that_was_not_finished_is_a_new_journal(tmp_path: Path) -> None:
+    path = write(tmp_path, b'{"op_code":0,"worker')
+    study = optuna.create_study(storage=open_storage(tmp_path, str(path)), study_name="one")
+    study.set_user_attr("long", "x" * 3_000_000)
+    path.write_bytes(path.read_bytes()[:-5])  # longer than what is looked at first
+    study.set_user_attr("short", 1)
+    again = optuna.load_study(storage=open_storage(tmp_path, str(path)), study_name="one")
+    assert again.user_attrs == {"short": 1}
+
+
+def test_the_lock_of_a_killed_process_is_seen_to_be_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna looks at the age of what the lock points to, so a relative path would point nowhere: wait for ever."""
+    monkeypatch.chdir(tmp_path)
+    storage = open_storage(Path("mlruns"))
+    lock = storage._backend._lock  # type: ignore[attr-defined]
+    assert lock.acquire()
+    assert Path(f"{journal_path(Path('mlruns'))}.lock").stat().st_mtime > 0
+    lock.release()
 
 
 def test_studies_lie_below_the_results(tmp_path: Path) -> None:
