@@ -22,7 +22,7 @@ from benchmark.progress import Progress, Silent
 from benchmark.quantization import quantizers
 from benchmark.quantization.report import tower_sizes
 from benchmark.quantization.targets import resolve
-from benchmark.spec import FP32, QuantSpec, SuiteSpec, Tower
+from benchmark.spec import FP32, QuantSpec, SuiteSpec, Tower, digest
 from search.objective import EFFECTIVE_BITS, OWN, SIZE, Problem
 
 
@@ -74,8 +74,36 @@ class Engine:
     @property
     def problem(self) -> Problem:
         """What the search sees. Evaluates full precision."""
-        headline = headline_keys(self.plan, self.reference.records)
-        return Problem(self.evaluate, self.better, tuple(headline), foretell=self.foretell)
+        return Problem(self.evaluate, self.better, self.headline, foretell=self.foretell)
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """What `reliability` is the mean of: nothing is left out because full precision happens not to have it.
+
+        The suite's headline metrics; where it names none, of each evaluation the one with the fewest parts, and where
+        there is none the one that its task declares.
+        """
+        if self.suite.headline:
+            return tuple(self.suite.headline)
+        found = headline_keys(self.plan, self.reference.records)
+        for evaluation in self.plan.configurations[0].evaluations:
+            declared_ones = [metric.name for metric in evaluation.task.metrics if metric.headline]
+            if declared_ones and not any(key.startswith(f"{evaluation.name}/") for key in found):
+                found.append(f"{evaluation.name}/{declared_ones[0]}")
+        return tuple(found)
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """Part of what is evaluated -> its content hash: what the numbers of a study depend on, besides its space."""
+        plan, [full] = self.plan, self.plan.configurations
+        found = {"model": full.model.digest, "headline metrics": digest(list(self.suite.headline))}
+        found |= {f"data set {name}": digest([d.digest, d.text_digest]) for name, d in plan.data.items()}
+        for e in full.evaluations:
+            roles = {role: list(names) for role, names in e.roles.items()}
+            texts = {name: list(prompts) for name, prompts in e.texts.items()}
+            about = [e.task.version, e.options.model_dump(mode="json"), roles, texts]
+            found[f"task {e.name}"] = digest(about)
+        return {name: value[:16] for name, value in found.items()}
 
     def evaluate(self, quant: QuantSpec) -> dict[str, float]:
         """All metrics of a quantization.

@@ -28,7 +28,7 @@ class Journal(JournalFileBackend):
 
     def __init__(self, path: Path) -> None:
         if path.exists():
-            _check(path)
+            check_journal(path)
         super().__init__(str(path.absolute()))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -54,8 +54,12 @@ def _whole(file: Any) -> int:
     return 0
 
 
-def _check(path: Path) -> None:
-    """Refuse a file that does not begin as a journal does; a fragment of a first line does."""
+def check_journal(path: Path) -> None:
+    """Refuse a file that does not begin as a journal does; a fragment of a first line does.
+
+    Raises:
+        StorageError: it is something else.
+    """
     with path.open("rb") as file:
         start = file.read(len(_BEGINNING))
     if start == b"SQLite form":

@@ -14,7 +14,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy import Engine, event
 
-from benchmark.errors import StorageError
+from benchmark.errors import StorageError, masked
 from search.journal import Journal
 from search.lost import GRACE, HEARTBEAT
 
@@ -49,7 +49,8 @@ def open_storage(home: Path, url: str | None = None) -> BaseStorage:
         raise
     except Exception as error:  # SQLAlchemy, the drivers and the file system each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StorageError(f"--storage {url or journal_path(home)} cannot be reached: {reason}") from error
+        where = url or str(journal_path(home))
+        raise StorageError(masked(f"--storage {where} cannot be reached: {reason}", where)) from error
 
 
 def _open_journal(path: Path) -> JournalStorage:

@@ -18,6 +18,8 @@ from optuna.trial import TrialState
 
 from benchmark.errors import InputError, SpecError, StorageError, UnknownNameError
 from benchmark.spec import QuantSpec
+from search.command import SearchRequest, _resume
+from search.dashboard import check_studies
 from search.history import evaluated
 from search.objective import Objective, Problem
 from search.settings import Asked, check_new, create_study, kept_settings, resume_study
@@ -26,6 +28,7 @@ from search.storage import journal_path, open_storage
 from search.study import Search
 from tests.search_stub import MEDIUM, SMALL, Stub, make_search
 
+CONTENTS = {"model": "1", "data set scenes": "2"}
 OBJECTIVES = [Objective("reliability", "maximize"), Objective("effective_bits", "minimize")]
 
 
@@ -107,6 +110,43 @@ def test_a_storage_that_cannot_be_reached_is_one_line(tmp_path: Path, url: str) 
     assert "\n" not in str(caught.value)
 
 
+SECRET = "postgresql+psycopg://me:s3cr%40t@127.0.0.1:9/studies?connect_timeout=2"
+
+
+def test_the_password_of_a_storage_is_never_shown(tmp_path: Path) -> None:
+    for use in (lambda: open_storage(tmp_path, SECRET), lambda: check_studies(SECRET)):
+        with pytest.raises(StorageError, match="cannot be reached") as caught:
+            use()
+        assert "s3cr" not in str(caught.value)
+        assert "//me:***@127.0.0.1:9/studies" in str(caught.value)
+
+
+def test_the_command_that_goes_on_is_whole_but_for_the_password(tmp_path: Path) -> None:
+    search = make_search(Stub(), SMALL, name="one")
+    assert _resume(SearchRequest(Asked()), search) == "reliquant search --resume one"
+    command = _resume(SearchRequest(Asked(), storage=SECRET, home=tmp_path), search)
+    assert f"--home {tmp_path}" in command
+    assert "--storage 'postgresql+psycopg://me:***@127.0.0.1:9/studies?connect_timeout=2'" in command
+
+
+@pytest.mark.parametrize("url", ["studies.log", "sqlite:///studies.db", "sqlite:///"])
+def test_a_dashboard_makes_no_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError, match=f"--storage {url}: (no such file|there are no studies)"):
+        check_studies(url)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dashboard_takes_a_storage_that_is_there(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    make_search(Stub(), SMALL, storage=open_storage(tmp_path, url))
+    check_studies(url)
+    make_search(Stub(), SMALL, storage=open_storage(tmp_path))
+    check_studies(str(journal_path(tmp_path)))
+    with pytest.raises(StorageError, match="is no journal of Optuna's"):
+        check_studies(str(write(tmp_path, b"notes")))
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "studies").write_text("a file")
     with pytest.raises(StorageError, match="cannot be reached"):
@@ -183,26 +223,33 @@ def test_studies_lie_below_the_results(tmp_path: Path) -> None:
 def test_a_study_is_resumed_with_its_own_settings(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     asked = Asked(methods=["rtn"], constraints=["size_mb <= 2"], trials=7).filled()
-    create_study(storage, "one", asked, Space(SMALL), OBJECTIVES)
+    create_study(storage, "one", asked, Space(SMALL), OBJECTIVES, CONTENTS)
     kept = kept_settings(open_storage(tmp_path), "one", "here")
     again = Asked(trials=9).over(kept, "one")
     assert (again.methods, again.constraints, again.trials, again.suite) == (["rtn"], ["size_mb <= 2"], 9, "demo")
-    assert resume_study(open_storage(tmp_path), "one", Space(SMALL)).study_name == "one"
+    assert resume_study(open_storage(tmp_path), "one", Space(SMALL), CONTENTS).study_name == "one"
 
 
 def test_what_does_not_fit_a_study_is_one_line(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
-    create_study(storage, "one", Asked(methods=["rtn"]).filled(), Space(SMALL), OBJECTIVES)
+    create_study(storage, "one", Asked(methods=["rtn"]).filled(), Space(SMALL), OBJECTIVES, CONTENTS)
     with pytest.raises(SpecError, match=r"study 'one' was created with methods \[\"rtn\"\], not \[\"gptq\"\]"):
         Asked(methods=["gptq"]).over(kept_settings(storage, "one", "here"), "one")
     with pytest.raises(SpecError, match="created with another space"):
-        resume_study(storage, "one", Space(Choices(("rtn",))))
+        resume_study(storage, "one", Space(Choices(("rtn",))), CONTENTS)
+    other = {**CONTENTS, "data set scenes": "changed", "task ood/far": "new"}
+    with pytest.raises(SpecError, match="with another content of data set scenes, task ood/far; its trials"):
+        resume_study(storage, "one", Space(SMALL), other)
+    with pytest.raises(SpecError, match=r"content of a0, a1, a2, a3 and 8 more; its"):
+        resume_study(storage, "one", Space(SMALL), {f"a{i}": "b" for i in range(10)})
+    with pytest.raises(InputError, match="--resume 0: that is a study's number in optuna-dashboard; its name is 'one'"):
+        kept_settings(storage, "0", "here")
     with pytest.raises(UnknownNameError, match=r"unknown study in here 'ona'\. Did you mean 'one'"):
         kept_settings(storage, "ona", "here")
     with pytest.raises(InputError, match="study 'one' exists: go on with --resume one"):
         check_new(storage, "one")
     with pytest.raises(InputError, match="study 'one' exists"):
-        create_study(storage, "one", Asked().filled(), Space(SMALL), OBJECTIVES)
+        create_study(storage, "one", Asked().filled(), Space(SMALL), OBJECTIVES, CONTENTS)
     optuna.create_study(storage=storage, study_name="foreign")
     with pytest.raises(SpecError, match="was not made by reliquant"):
         kept_settings(storage, "foreign", "here")
@@ -214,6 +261,11 @@ def test_what_does_not_fit_a_study_is_one_line(tmp_path: Path) -> None:
         (Asked(sampler="tpo"), "unknown sampler 'tpo'"),
         (Asked(trials=0), "--trials: at least 1, got 0"),
         (Asked(seed=-1), "--seed: 0 or more, got -1"),
+        (Asked(objectives=["size_mb", "reliability", "size_mb"]), "--objective 'size_mb' is given twice; leave one"),
+        (
+            Asked(constraints=["size_mb <= 2", "size_mb<=2.0"]),
+            "--constraint 'size_mb<=2.0' is given twice \\(as 'size_mb <= 2'\\); leave one",
+        ),
     ],
 )
 def test_bad_settings_are_one_line(asked: Asked, message: str) -> None:
