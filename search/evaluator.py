@@ -11,6 +11,7 @@ from typing import Any
 from benchmark.analysis.sizes import effective_bits, size
 from benchmark.analysis.tables import declared, headline_keys
 from benchmark.data import Data
+from benchmark.engine.holding import Models
 from benchmark.engine.plan import Plan, Settings, make_plan
 from benchmark.engine.run import PIXEL_BUDGET, Sweep, run
 from benchmark.errors import QuantizationError, SpecError
@@ -32,6 +33,7 @@ class Engine:
 
     Attributes:
         quiet: for the trials, which follow each other quickly; full precision reports to `progress`.
+        models: shared by the engines of a search, so that a quantization is made once for all parts of the images.
         related: data sets of other engines that share images with this one's; see `Plan.related`.
     """
 
@@ -45,6 +47,7 @@ class Engine:
     forward_images: int = 0
     computed: int = 0
     related: Mapping[str, tuple[Data, ...]] = field(default_factory=dict)
+    models: Models = field(default_factory=lambda: Models(keep=True))
 
     def __post_init__(self) -> None:
         if len(self.suite.models) != 1:
@@ -185,6 +188,7 @@ class Engine:
             pixel_budget=self.pixel_budget,
             skip_broken=self.skip_broken,
             compare=False,
+            models=self.models,
         )
         self.forward_images += sweep.forward_images
         self.computed += sweep.computed

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.engine.banks import BankMaker, Caches, ModelHolder
+from benchmark.engine.banks import BankMaker, Caches
 from benchmark.engine.embed import embed_classes
+from benchmark.engine.holding import ModelHolder
 from benchmark.engine.ledger import Ledger
 from benchmark.engine.plan import Configuration, Plan, Settings, make_plan
 from benchmark.engine.provenance import provenance
