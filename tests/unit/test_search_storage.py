@@ -32,12 +32,14 @@ CONTENTS = {"model": "1", "data set scenes": "2"}
 OBJECTIVES = [Objective("reliability", "maximize"), Objective("effective_bits", "minimize")]
 
 
-def slow(stub: Stub, search: Search, folder: Path, seconds: float) -> Search:
-    """Each evaluation takes a while and leaves a line, also in a process that is killed later."""
+def slow(stub: Stub, search: Search, folder: Path, seconds: float, dies: bool = False) -> Search:
+    """Each evaluation takes a while and leaves a line; a worker that dies does so in the middle of its first one."""
 
     def evaluate(spec: QuantSpec) -> dict[str, float]:
         with (folder / "begun").open("a", encoding="utf-8") as file:
             file.write(f"{os.getpid()} {spec.name}\n")
+        if dies:
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(seconds)
         return dict(stub.evaluate(spec))
 
@@ -45,15 +47,20 @@ def slow(stub: Stub, search: Search, folder: Path, seconds: float) -> Search:
     return search
 
 
-def work(folder: Path, url: str | None, trials: int, seconds: float) -> None:
-    """One worker; run in a process of its own."""
+def work(folder: Path, url: str | None, trials: int, seconds: float, dies: bool = False, together: int = 1) -> None:
+    """One worker, run in a process of its own; it begins when so many are ready."""
     search = make_search(Stub(), MEDIUM, storage=open_storage(folder, url), lock=folder / "lock")
-    slow(Stub(), search, folder, seconds).run(trials)
+    (folder / f"ready-{os.getpid()}").touch()
+    while len(list(folder.glob("ready-*"))) < together:
+        time.sleep(0.01)
+    slow(Stub(), search, folder, seconds, dies).run(trials)
 
 
-def start(folder: Path, url: str | None, trials: int, seconds: float = 0.1) -> subprocess.Popen[bytes]:
-    code = f"from tests.unit.test_search_storage import *; work(Path({str(folder)!r}), {url!r}, {trials}, {seconds})"
-    return subprocess.Popen([sys.executable, "-c", code])
+def start(
+    folder: Path, url: str | None, trials: int, seconds: float = 0.1, dies: bool = False, together: int = 1
+) -> subprocess.Popen[bytes]:
+    given = f"Path({str(folder)!r}), {url!r}, {trials}, {seconds}, {dies}, {together}"
+    return subprocess.Popen([sys.executable, "-c", f"from tests.unit.test_search_storage import *; work({given})"])
 
 
 def begun(folder: Path) -> list[list[str]]:
@@ -66,12 +73,9 @@ def begun(folder: Path) -> list[list[str]]:
 def test_four_processes_one_of_them_killed_lose_and_repeat_nothing(tmp_path: Path, kind: str) -> None:
     url = None if kind == "journal" else f"sqlite:///{tmp_path}/study.db"
     make_search(Stub(), MEDIUM, storage=open_storage(tmp_path, url)).prepare(24)
-    workers = [start(tmp_path, url, 24, seconds=0.5) for _ in range(4)]
+    workers = [start(tmp_path, url, 24, seconds=0.5, dies=i == 0, together=4) for i in range(4)]
     try:
-        while not any(pid == str(workers[0].pid) for pid, _ in begun(tmp_path)):
-            time.sleep(0.05)
-        workers[0].send_signal(signal.SIGKILL)
-        assert [worker.wait(timeout=240) for worker in workers][1:] == [0, 0, 0]
+        assert [worker.wait(timeout=240) for worker in workers] == [-signal.SIGKILL, 0, 0, 0]
     finally:
         for worker in workers:
             worker.kill()
@@ -81,9 +85,9 @@ def test_four_processes_one_of_them_killed_lose_and_repeat_nothing(tmp_path: Pat
     times = Counter(name for _, name in begun(tmp_path))
     retried = {t.user_attrs["configuration"] for t in study.get_trials() if t.user_attrs.get("retry_of")}
     killed = {name for pid, name in begun(tmp_path) if pid == str(workers[0].pid)}
-    assert {name for name, count in times.items() if count > 1} <= retried & killed
+    assert {name for name, count in times.items() if count > 1} == retried == killed
     assert all(name in evaluated(study) for name in retried)
-    assert len(retried) == 1
+    assert len(killed) == 1
 
 
 def test_a_waiting_trial_of_a_database_is_taken_once(tmp_path: Path) -> None:
