@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -80,6 +82,26 @@ class StorageError(ReliquantError):
 
 class DamagedSamplesError(StorageError):
     """Per-sample columns of a finished evaluation that cannot be read: running the suite computes them again."""
+
+
+_PASSWORDS = (re.compile(r"://[^:/@]*:([^@]+)@"), re.compile(r"[?&]password=([^&]+)"))
+
+
+def masked(text: str, address: str | None = None) -> str:
+    """A text without the password of an address that it may name.
+
+    Args:
+        address: None: the text is the address.
+
+    >>> masked("postgresql+psycopg://me:secret@host/studies")
+    'postgresql+psycopg://me:***@host/studies'
+    """
+    for pattern in _PASSWORDS:
+        for password in pattern.findall(text if address is None else address):
+            for form in {password, unquote(password)}:
+                text = re.sub(f"(?<=[:=]){re.escape(form)}(?=[@&]|$)", "***", text)
+                text = text.replace(form, "***") if len(form) > 3 else text
+    return text
 
 
 def why(error: OSError) -> str:

@@ -8,6 +8,8 @@ import sys
 import threading
 from types import FrameType
 
+from benchmark.errors import masked
+
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses of a command that was stopped: 128 and the signal's number."""
 
@@ -28,6 +30,6 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def stopped(stop: KeyboardInterrupt) -> int:
     """Say that what is finished is kept and how to go on; returns the exit status."""
-    command = shlex.join(["reliquant", *sys.argv[1:]])
+    command = shlex.join(["reliquant", *map(masked, sys.argv[1:])])
     print(f"stopped; what is finished is kept. Go on with: {command}", file=sys.stderr)
     return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED

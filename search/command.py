@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
+from optuna import Study
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
 from benchmark.commands import PARTIAL, failure_lines
 from benchmark.engine.ledger import Ledger
 from benchmark.engine.plan import Settings, make_plan
 from benchmark.engine.run import run as run_plan
-from benchmark.errors import SpecError
+from benchmark.errors import SpecError, UndefinedMetric, masked
 from benchmark.include import include_files
 from benchmark.progress import Progress, Silent, open_progress
 from benchmark.quantization import parse, quantizers
 from benchmark.request import check_device
 from benchmark.spec import SuiteSpec
+from benchmark.stopping import INTERRUPTED, TERMINATED, Terminated
 from benchmark.suite import load_suite, narrow
 from benchmark.tracking import trackers
 from search.evaluator import Engine
@@ -78,21 +83,27 @@ def run_search(request: SearchRequest) -> int:
     with open_progress(request.quiet) as progress:
         search, log = _prepared(request, storage, asked, suite, progress)
         try:
-            search.run(asked.trials or TRIALS)
-        except KeyboardInterrupt:
-            if log is not None:
-                log.run.fail()
-            resume = f"reliquant search --resume {search.study.study_name}"
-            progress.message(f"stopped; what is finished is kept. Go on with: {resume}")
-            return 130
-        return _finish(request, suite, search, log, progress)
+            with nullcontext() if log is None else log.ending():
+                search.run(asked.trials or TRIALS)
+                return _finish(request, suite, search, log, progress)
+        except KeyboardInterrupt as stop:
+            progress.message(f"stopped; what is finished is kept. Go on with: {_resume(request, search)}")
+            return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+
+
+def _resume(request: SearchRequest, search: Search) -> str:
+    """The command that goes on, as it could be typed; a password is left for the reader to fill in."""
+    words = ["reliquant", "search", "--resume", search.study.study_name]
+    words += [] if request.storage is None else ["--storage", masked(request.storage)]
+    words += [] if request.home == SearchRequest.home else ["--home", str(request.home)]
+    return shlex.join(words)
 
 
 def _asked(request: SearchRequest, storage: BaseStorage) -> Asked:
     """What is asked for, on resuming together with what the study was created with."""
     if request.resume is None:
         return request.asked.filled()
-    where = request.storage or str(journal_path(request.home))
+    where = masked(request.storage or str(journal_path(request.home)))
     return request.asked.over(kept_settings(storage, request.resume, where), request.resume)
 
 
@@ -112,24 +123,27 @@ def _prepared(
         check_constraint(constraint, engine.known)
     space = Space(_choices(asked, engine), engine.check)
     check_grid(asked.sampler or "", space)
+    resumed = None if request.resume is None else resume_study(storage, name, space, engine.contents)
     progress.message(_rule(suite, name))
     goals = make_goals(engine.problem, objectives, constraints)
     rungs = make_rungs(engine, parse_shares(asked.rungs or ()), goals.keys)
     problem = replace(engine.problem, rungs=rungs)
     for key, why in goals.left_out.items():
         progress.message(f"reliability leaves out {key}: {why}")
-    resumed = None if request.resume is None else resume_study(storage, name, space)
     log = _log(request, suite, name, asked, goals)
-    study = resumed or create_study(storage, name, asked, space, objectives)
     lock = request.home / "studies" / ".claims.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    search = Search(study, space, problem, goals, asked.sampler or "", asked.seed or 0, progress=progress, lock=lock)
-    if log is not None:
-        search.log = log
-        log.catch_up(study)
-    with FileLock(request.home / "studies" / ".prepare.lock"):
-        if not study.get_trials(deepcopy=False):  # also where the process that created it was killed
-            search.prepare(asked.trials or TRIALS)
+    with nullcontext() if log is None else log.ending():
+        study = resumed or create_study(storage, name, asked, space, objectives, engine.contents)
+        search = Search(
+            study, space, problem, goals, asked.sampler or "", asked.seed or 0, progress=progress, lock=lock
+        )
+        if log is not None:
+            search.log = log
+            log.catch_up(study)
+        with FileLock(request.home / "studies" / ".prepare.lock"):
+            if not study.get_trials(deepcopy=False):  # also where the process that created it was killed
+                search.prepare(asked.trials or TRIALS)
     return search, log
 
 
@@ -166,13 +180,15 @@ def _log(request: SearchRequest, suite: SuiteSpec, name: str, asked: Asked, goal
 def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: MlflowLog | None, progress: Progress) -> int:
     """Tell the front on data that it was not chosen on; write table, figures and suite."""
     study, found = search.study, front(search.study)
+    folder = request.home / "studies" / study.study_name
+    volume = write_figures(folder, study, search.goals, found)
     if not found:
         print("no configuration fulfils the constraints: there is no front", file=sys.stderr)
+        if log is not None:
+            log.finish(folder, _summary(study, found, volume))
         return PARTIAL
     names = [trial.user_attrs["configuration"] for trial in found]
     told, warnings = _told(request, suite, names, search.goals, progress)
-    folder = request.home / "studies" / study.study_name
-    volume = write_figures(folder, study, search.goals, found)
     write_suite(folder / "front.yaml", report_suite(suite), names, study.study_name)
     if request.json:
         for row in front_rows(found, search.goals, told):
@@ -182,9 +198,7 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Mlflo
     out = sys.stderr if request.json else sys.stdout
     done, trials = len(evaluated(study)), len(study.get_trials(deepcopy=False))
     if log is not None:
-        summary = {"study/configurations": done, "study/trials": trials, "study/front": len(found)}
-        summary["study/stopped"] = len(early(study))
-        log.finish(folder, summary | ({} if volume is None else {"study/hypervolume": volume}))
+        log.finish(folder, _summary(study, found, volume))
         warnings += [] if log.broken is None else [f"warning: MLflow could not be written ({log.broken})"]
     for line in warnings:
         print(line, file=sys.stderr)
@@ -193,6 +207,17 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Mlflo
     print(f"{summary_line}. Figures and front: {folder}", file=out)
     print(f"Look closer: reliquant run {folder / 'front.yaml'}", file=out)
     return PARTIAL if len(told) < len(names) else 0
+
+
+def _summary(study: Study, found: Sequence[FrozenTrial], volume: Metrics) -> dict[str, float]:
+    """The numbers of the study's run in MLflow."""
+    counts = {
+        "configurations": len(evaluated(study)),
+        "trials": len(study.get_trials(deepcopy=False)),
+        "front": len(found),
+        "stopped": len(early(study)),
+    }
+    return {f"study/{name}": float(value) for name, value in {**counts, **volume}.items()}
 
 
 def _told(
@@ -205,8 +230,13 @@ def _told(
     sweep = run_plan(plan, request.home, trackers=opened, progress=progress)
     engine = Engine(told, settings, request.home)
     own = make_goals(engine.problem, goals.objectives, ())
+    warnings = failure_lines(sweep.failed) + [f"warning: {n}: {why}" for n, why in sweep.untracked.items()]
     failed = {record.quantization for record in sweep.failed}
-    found: dict[str, Metrics] = {
-        name: own.complete(engine.evaluate(parse(name))) for name in names if name not in failed
-    }
-    return found, failure_lines(sweep.failed) + [f"warning: {n}: {why}" for n, why in sweep.untracked.items()]
+    found: dict[str, Metrics] = {}
+    for name in names:
+        if name not in failed:
+            try:
+                found[name] = own.complete(engine.evaluate(parse(name)))
+            except UndefinedMetric as reason:
+                warnings.append(f"warning: {name} cannot be told on the report data: {reason}")
+    return found, warnings

@@ -8,9 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.engine import make_url
+
 from benchmark.browsing import LOOPBACK, open_later
-from benchmark.errors import InputError
+from benchmark.errors import InputError, StorageError, masked
 from benchmark.ui import check_port
+from search.journal import check_journal
 from search.storage import journal_path
 
 
@@ -22,14 +26,16 @@ def serve(home: Path, host: str, port: int, storage: str | None = None, browse: 
 
     Raises:
         InputError: it is not installed, `host` is not this machine, there is no study, or the port is taken.
+        StorageError: the storage is not there.
     """
     if find_spec("optuna_dashboard") is None:
         raise InputError("reliquant ui --search needs optuna-dashboard: pip install 'reliquant[search-ui]'")
     if host not in LOOPBACK:
         raise InputError(f"--host {host}: the dashboard has no authentication and listens on 127.0.0.1 only")
     where = storage or str(journal_path(home))
-    if "://" not in where and not Path(where).is_file():
+    if storage is None and not Path(where).is_file():
         raise InputError(f"no study in {home} yet; `reliquant search demo --home {home}` makes one")
+    check_studies(where)
     check_port(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/dashboard"
     print(address, flush=True)
@@ -37,3 +43,31 @@ def serve(home: Path, host: str, port: int, storage: str | None = None, browse: 
         open_later(host, port, address)
     program = str(Path(sys.executable).with_name("optuna-dashboard"))
     os.execv(program, [program, where, "--host", host, "--port", str(port)])
+
+
+def check_studies(where: str) -> None:
+    """Look whether a storage is there, and make nothing: the dashboard would, or fail with a traceback.
+
+    Args:
+        where: path of a journal, or URL of a database.
+
+    Raises:
+        StorageError: it is not there, cannot be reached, or is something else.
+    """
+    if "://" not in where:
+        if not Path(where).is_file():
+            raise StorageError(f"--storage {where}: no such file")
+        check_journal(Path(where))
+        return
+    try:
+        url = make_url(where)
+        there = not url.drivername.startswith("sqlite") or Path(url.database or "").is_file()
+        engine = create_engine(url) if there else None
+        found = engine is not None and inspect(engine).has_table("studies")
+    except Exception as error:  # SQLAlchemy and the drivers each have their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StorageError(masked(f"--storage {where} cannot be reached: {reason}", where)) from error
+    if engine is not None:
+        engine.dispose()
+    if not found:
+        raise StorageError(masked(f"--storage {where}: there are no studies of Optuna's in it", where))

@@ -11,6 +11,7 @@ from typing import Any
 from benchmark.analysis.sizes import effective_bits, size
 from benchmark.analysis.tables import declared, headline_keys
 from benchmark.data import Data
+from benchmark.engine.holding import Models
 from benchmark.engine.plan import Plan, Settings, make_plan
 from benchmark.engine.run import PIXEL_BUDGET, Sweep, run
 from benchmark.errors import QuantizationError, SpecError
@@ -22,7 +23,7 @@ from benchmark.progress import Progress, Silent
 from benchmark.quantization import quantizers
 from benchmark.quantization.report import tower_sizes
 from benchmark.quantization.targets import resolve
-from benchmark.spec import FP32, QuantSpec, SuiteSpec, Tower
+from benchmark.spec import FP32, QuantSpec, SuiteSpec, Tower, digest
 from search.objective import EFFECTIVE_BITS, OWN, SIZE, Problem
 
 
@@ -32,6 +33,7 @@ class Engine:
 
     Attributes:
         quiet: for the trials, which follow each other quickly; full precision reports to `progress`.
+        models: shared by the engines of a search, so that a quantization is made once for all parts of the images.
         related: data sets of other engines that share images with this one's; see `Plan.related`.
     """
 
@@ -45,6 +47,7 @@ class Engine:
     forward_images: int = 0
     computed: int = 0
     related: Mapping[str, tuple[Data, ...]] = field(default_factory=dict)
+    models: Models = field(default_factory=lambda: Models(keep=True))
 
     def __post_init__(self) -> None:
         if len(self.suite.models) != 1:
@@ -74,8 +77,36 @@ class Engine:
     @property
     def problem(self) -> Problem:
         """What the search sees. Evaluates full precision."""
-        headline = headline_keys(self.plan, self.reference.records)
-        return Problem(self.evaluate, self.better, tuple(headline), foretell=self.foretell)
+        return Problem(self.evaluate, self.better, self.headline, foretell=self.foretell)
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """What `reliability` is the mean of: nothing is left out because full precision happens not to have it.
+
+        The suite's headline metrics; where it names none, of each evaluation the one with the fewest parts, and where
+        there is none the one that its task declares.
+        """
+        if self.suite.headline:
+            return tuple(self.suite.headline)
+        found = headline_keys(self.plan, self.reference.records)
+        for evaluation in self.plan.configurations[0].evaluations:
+            declared_ones = [metric.name for metric in evaluation.task.metrics if metric.headline]
+            if declared_ones and not any(key.startswith(f"{evaluation.name}/") for key in found):
+                found.append(f"{evaluation.name}/{declared_ones[0]}")
+        return tuple(found)
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """Part of what is evaluated -> its content hash: what the numbers of a study depend on, besides its space."""
+        plan, [full] = self.plan, self.plan.configurations
+        found = {"model": full.model.digest, "headline metrics": digest(list(self.suite.headline))}
+        found |= {f"data set {name}": digest([d.digest, d.text_digest]) for name, d in plan.data.items()}
+        for e in full.evaluations:
+            roles = {role: list(names) for role, names in e.roles.items()}
+            texts = {name: list(prompts) for name, prompts in e.texts.items()}
+            about = [e.task.version, e.options.model_dump(mode="json"), roles, texts]
+            found[f"task {e.name}"] = digest(about)
+        return {name: value[:16] for name, value in found.items()}
 
     def evaluate(self, quant: QuantSpec) -> dict[str, float]:
         """All metrics of a quantization.
@@ -157,6 +188,7 @@ class Engine:
             pixel_budget=self.pixel_budget,
             skip_broken=self.skip_broken,
             compare=False,
+            models=self.models,
         )
         self.forward_images += sweep.forward_images
         self.computed += sweep.computed

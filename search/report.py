@@ -81,24 +81,28 @@ def write_suite(path: Path, suite: SuiteSpec, names: Sequence[str], study: str) 
     path.write_text(f"# The Pareto front of study '{study}': reliquant run {path.name}\n{text}", encoding="utf-8")
 
 
-def write_figures(folder: Path, study: optuna.Study, goals: Goals, front: Sequence[FrozenTrial]) -> float | None:
+def write_figures(folder: Path, study: optuna.Study, goals: Goals, front: Sequence[FrozenTrial]) -> dict[str, float]:
     """`front.png`, `hypervolume.png`, `importance.png`, `slices.png`, as far as the trials allow.
 
     Returns:
-        the hypervolume at the end; None with a single objective.
+        `hypervolume` at the end and the point that it is measured from, `hypervolume_reference/OBJECTIVE`; empty with a
+        single objective. Without that point a hypervolume means nothing: it differs from study to study.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     feasible = [t for t in done if all(violation <= 0 for violation in t.constraints.values())]
-    volume = None
+    found: dict[str, float] = {}
     if len(goals.objectives) > 1 and feasible:
         _draw_front(folder / "front.png", done, feasible, front, early(study), goals)
-        volume = _draw_hypervolume(folder / "hypervolume.png", study, feasible)
+        corner = reference_point(losses(study, feasible))
+        found["hypervolume"] = _draw_hypervolume(folder / "hypervolume.png", study, feasible, corner)
+        pairs = zip(goals.objectives, corner.tolist(), strict=True)
+        found |= {f"hypervolume_reference/{o.key}": o.loss(worst) for o, worst in pairs}
     shares = importances(study, done)
     if any(shares):
         _draw_importance(folder / "importance.png", goals, shares)
         _draw_slices(folder / "slices.png", goals, done, shares)
-    return volume
+    return found
 
 
 def importances(study: optuna.Study, done: Sequence[FrozenTrial]) -> list[dict[str, float]]:
@@ -166,9 +170,8 @@ def _draw_front(
     figure.savefig(path, dpi=140)
 
 
-def _draw_hypervolume(path: Path, study: optuna.Study, feasible: Sequence[FrozenTrial]) -> float:
-    points = losses(study, feasible)
-    curve = hypervolume_curve(points, reference_point(points))
+def _draw_hypervolume(path: Path, study: optuna.Study, feasible: Sequence[FrozenTrial], corner: Floats) -> float:
+    curve = hypervolume_curve(losses(study, feasible), corner)
     figure, axes = _plot()
     axes[0][0].step([t.number for t in feasible], curve, where="post")
     axes[0][0].set_xlabel("trial")

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-import numpy as np
-from numpy.typing import NDArray
-
-from benchmark.bank import FeatureBank
 from benchmark.data import Data
-from benchmark.engine.banks import Caches, ModelHolder
-from benchmark.engine.plan import Evaluation
+from benchmark.engine.replicates import Replicates
 from benchmark.errors import InputError, SpecError
-from benchmark.plugins import Banks, Outcome
-from benchmark.progress import Silent
-from benchmark.spec import FP32, BindingSpec, DataSpec, QuantSpec, SuiteSpec
+from benchmark.spec import BindingSpec, DataSpec, QuantSpec, SuiteSpec
 from search.evaluator import Engine
-from search.objective import EFFECTIVE_BITS, SIZE, Metrics, Partial, Rung
+from search.objective import EFFECTIVE_BITS, SIZE, Partial, Rung
 
 SHARES = ("1/9", "1/3")
 """Parts of the images on which a trial is measured before it gets all of them."""
-GROUPS = 10
 FEWEST = 16
 """Images of a data set that a part has at least (about: a hash chooses them)."""
 _WORTH = 2 / 3
@@ -153,8 +144,11 @@ class PartEngine:
     """An engine on a part of the images that also tells what is without each group of images."""
 
     engine: Engine
-    _groups: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-    _full: dict[tuple[str, int], Outcome] = field(default_factory=dict)
+    _replicates: Replicates = field(init=False)
+
+    def __post_init__(self) -> None:
+        engine = self.engine
+        self._replicates = Replicates(engine.home, engine.models, engine.pixel_budget, engine.skip_broken)
 
     def evaluate(self, spec: QuantSpec) -> Partial:
         """Metrics of a quantization on the part, and with one group of its images left out each.
@@ -164,42 +158,5 @@ class PartEngine:
         """
         metrics = self.engine.evaluate(spec)
         kept = {key: metrics[key] for key in (EFFECTIVE_BITS, SIZE)}
-        return Partial(metrics, tuple({**kept, **found} for found in self._replicates(spec)))
-
-    def _replicates(self, spec: QuantSpec) -> list[Metrics]:
-        plan = self.engine.plan_of(spec)
-        configuration = next(c for c in plan.configurations if c.quant == spec)
-        caches = Caches.open(self.engine.home / "cache", self.engine.pixel_budget, self.engine.skip_broken)
-        maker = caches.maker(plan, configuration, ModelHolder(configuration.model, plan.settings.device), Silent())
-        found: list[dict[str, float]] = [{} for _ in range(GROUPS)]
-        for evaluation in configuration.evaluations:
-            banks = {
-                role: [maker.bank(name, evaluation.taps) for name in names] for role, names in evaluation.roles.items()
-            }
-            texts = maker.texts(evaluation.texts)
-            for group in range(GROUPS):
-                rest = {role: [self._without(bank, group) for bank in some] for role, some in banks.items()}
-                found[group] |= self._metrics(evaluation, Banks(rest, evaluation.options, texts), group, spec == FP32)
-        return list(found)
-
-    def _metrics(self, evaluation: Evaluation, banks: Banks, group: int, full: bool) -> dict[str, float]:
-        outcome = evaluation.task.run(banks)
-        if full:
-            self._full[evaluation.name, group] = outcome
-        reference = self._full.get((evaluation.name, group))
-        compared = evaluation.task.run_comparison(outcome, reference).metrics if reference and not full else {}
-        return {f"{evaluation.name}/{key}": float(value) for key, value in {**outcome.metrics, **compared}.items()}
-
-    def _without(self, bank: FeatureBank, group: int) -> FeatureBank:
-        """A bank without the images of a group; the corrupted versions of an image are in its group."""
-        groups = self._groups.get(bank.dataset)
-        if groups is None or len(groups) != len(bank):
-            groups = self._groups[bank.dataset] = group_of(bank.sample_id)
-        return bank.take(groups != group)
-
-
-def group_of(ids: NDArray[np.str_], groups: int = GROUPS) -> NDArray[np.int64]:
-    """(N,) group of each image, by a hash of its id alone."""
-    return np.array(
-        [int.from_bytes(hashlib.sha256(f"group {name}".encode()).digest()[:8], "big") % groups for name in ids]
-    )
+        found = self._replicates.of(self.engine.plan_of(spec), spec)
+        return Partial(metrics, tuple({**kept, **without} for without in found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
@@ -14,12 +14,14 @@ from optuna.storages import BaseStorage
 from benchmark.errors import InputError, SpecError, UnknownNameError
 from benchmark.spec import check_name
 from search import samplers
-from search.objective import DEFAULT, Objective
+from search.objective import DEFAULT, Objective, parse_constraint
 from search.rungs import SHARES, parse_shares
 from search.space import Space
 
 TRIALS = 100
-SETTINGS, SPACE = "settings", "space"
+MOST_NAMED = 4
+"""Parts that a refusal names."""
+SETTINGS, SPACE, CONTENTS = "settings", "space", "contents"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ class Asked:
         if self.trials is not None and self.trials < 1:
             raise SpecError(f"--trials: at least 1, got {self.trials}")
         parse_shares(self.rungs or ())
+        _refuse_repeats("--objective", [(key, key) for key in self.objectives or ()])
+        constraints = [(text, replace(parse_constraint(text), text="")) for text in self.constraints or ()]
+        _refuse_repeats("--constraint", constraints)
         if self.seed is not None and self.seed < 0:
             raise SpecError(f"--seed: 0 or more, got {self.seed}")
         return self
@@ -91,6 +96,11 @@ def kept_settings(storage: BaseStorage, name: str, where: str) -> dict[str, Any]
     check_name(name, "--resume")
     studies = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}
     if name not in studies:
+        for summary in studies.values():
+            if name == str(summary._study_id):
+                raise InputError(
+                    f"--resume {name}: that is a study's number in optuna-dashboard; its name is '{summary.study_name}'"
+                )
         raise UnknownNameError(f"study in {where}", name, studies)
     kept = studies[name].user_attrs.get(SETTINGS)
     if not isinstance(kept, dict):
@@ -106,9 +116,17 @@ def check_new(storage: BaseStorage, name: str) -> None:
 
 
 def create_study(
-    storage: BaseStorage, name: str, asked: Asked, space: Space, objectives: Sequence[Objective]
+    storage: BaseStorage,
+    name: str,
+    asked: Asked,
+    space: Space,
+    objectives: Sequence[Objective],
+    contents: Mapping[str, str],
 ) -> optuna.Study:
     """A new study with its settings.
+
+    Args:
+        contents: part of what is evaluated -> its content hash.
 
     Raises:
         InputError: another process was faster.
@@ -120,15 +138,16 @@ def create_study(
         raise InputError(f"study '{name}' exists: go on with --resume {name}, or choose another --name") from None
     study.set_user_attr("objectives", [objective.key for objective in objectives])
     study.set_user_attr(SPACE, space.digest())
+    study.set_user_attr(CONTENTS, dict(contents))
     study.set_user_attr(SETTINGS, {key: _plain(value) for key, value in asdict(asked).items()})
     return study
 
 
-def resume_study(storage: BaseStorage, name: str, space: Space) -> optuna.Study:
+def resume_study(storage: BaseStorage, name: str, space: Space, contents: Mapping[str, str]) -> optuna.Study:
     """An existing study.
 
     Raises:
-        SpecError: it was created with another space.
+        SpecError: it was created with another space, or with another content of suite, data or model.
     """
     study = optuna.load_study(study_name=name, storage=storage)
     if study.user_attrs.get(SPACE) != space.digest():
@@ -136,7 +155,23 @@ def resume_study(storage: BaseStorage, name: str, space: Space) -> optuna.Study:
             f"study '{name}' was created with another space (methods, their versions, or the model's blocks differ); "
             "start another study with --name"
         )
+    kept = study.user_attrs.get(CONTENTS, {})
+    if changed := sorted(part for part in kept | contents if kept.get(part) != contents.get(part)):
+        more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+        raise SpecError(
+            f"study '{name}' was created with another content of {', '.join(changed[:MOST_NAMED])}{more}; its trials "
+            "would not compare: take back the change, or start another study with --name"
+        )
     return study
+
+
+def _refuse_repeats(option: str, given: Sequence[tuple[str, object]]) -> None:
+    seen: dict[object, str] = {}
+    for text, meaning in given:
+        if meaning in seen:
+            same = f" (as '{seen[meaning]}')" if seen[meaning] != text else ""
+            raise SpecError(f"{option} '{text}' is given twice{same}; leave one of them out")
+        seen[meaning] = text
 
 
 def _plain(value: Any) -> Any:

@@ -7,30 +7,31 @@ from the study and cost nothing; a configuration that another process is evaluat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
 from filelock import FileLock
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.errors import ReliquantError, SpecError, StorageError
-from benchmark.processes import owner
 from benchmark.progress import Progress, Silent
 from benchmark.quantization import parse
 from benchmark.spec import FP32, QuantSpec
+from search.claims import TrialFailed, claim, repeat
 from search.draw import Draw
 from search.history import ESTIMATE, STANDINGS, STOPPED, evaluated, front, over
+from search.lost import Watch, reconcile, signed, taken_over
 from search.objective import OWN, Goals, Metrics, Problem
 from search.racing import Member, Race, Standing
 from search.samplers import DEFAULT, GRID
 from search.space import Space
-from search.storage import reconcile, retry
 
 CUSTOMARY = (
     "rtn-w8a8-channel-token-vision",
@@ -59,10 +60,6 @@ class NoLog:
         """Nothing to do."""
 
 
-class TrialFailed(Exception):
-    """A configuration that cannot be evaluated, or that another process is evaluating: the study goes on."""
-
-
 @dataclass
 class Search:
     """One process's share of a study.
@@ -83,7 +80,7 @@ class Search:
     baselines: Sequence[str] = CUSTOMARY
     lock: Path | None = None
     pause: float = 0.3
-    lost_after: float = 60.0
+    watch: Watch = field(default_factory=Watch)
 
     def prepare(self, trials: int) -> None:
         """Queue full precision, the customary configurations and, in a small space or for `grid`, the points.
@@ -130,15 +127,15 @@ class Search:
             done = len(evaluated(self.study))
             advance(done)
             while done < trials:
-                reconcile(self.study, self.lost_after)
+                with self._alone():
+                    reconcile(self.study, self.watch)
                 others = self._running_elsewhere()
                 if repeats >= _ENOUGH and not others:
                     break
                 if repeats >= _ENOUGH or (done + others >= trials and not self._waiting()):
                     time.sleep(self.pause)
                 else:
-                    objective = self._objective(repeats)
-                    self.study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[self._log])
+                    self._one(repeats)
                 now = len(evaluated(self.study))
                 repeats = 0 if now > done else repeats + 1
                 advance(now - done)
@@ -169,27 +166,43 @@ class Search:
     def _running_elsewhere(self) -> int:
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
-    def _objective(self, repeats: int) -> Callable[[optuna.Trial], Sequence[float]]:
-        def objective(trial: optuna.Trial) -> Sequence[float]:
-            trial.set_user_attr("owner", owner())
-            return self._values(trial, repeats)
+    def _one(self, repeats: int) -> None:
+        """One trial. What others took over in the meantime is theirs; its results are in the ledger."""
+        theirs: list[int] = []
 
-        return objective
+        def objective(trial: optuna.Trial) -> Sequence[float]:
+            try:
+                with signed(self.study, trial):
+                    return self._values(trial, repeats)
+            finally:
+                if taken_over(self.study, trial):
+                    theirs.append(trial.number)
+
+        try:
+            self.study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[self._log])
+        except (ValueError, UpdateFinishedTrialError):  # how Optuna says that a trial was finished before
+            if not theirs:
+                raise
+            self.progress.message(f"trial {theirs[0]}: taken over by another process")
+
+    def _alone(self) -> AbstractContextManager[Any]:
+        """Held by one process of this machine at a time."""
+        return FileLock(self.lock) if self.lock is not None else nullcontext()
 
     def _values(self, trial: optuna.Trial, repeats: int) -> Sequence[float]:
         spec = self._draw.configuration(trial, repeats)
-        earlier = self._claim(trial, spec)
+        with self._alone():
+            earlier = claim(self.study, trial, spec)
         if earlier is not None:
-            return self._repeat(trial, earlier)
+            return repeat(trial, earlier)
         start = time.monotonic()
         try:
             self._race_up(trial, spec)
             metrics = self.goals.complete(self.problem.evaluate(spec))
             values, violations = self.goals.values(metrics), self.goals.violations(metrics)
-        except (KeyboardInterrupt, StorageError):  # nothing is wrong with the configuration
-            retry(self.study, self.study.get_trials(deepcopy=False)[trial.number])
-            raise
         except ReliquantError as error:
+            if isinstance(error, StorageError):  # nothing is wrong with the configuration: it is queued again
+                raise
             trial.set_user_attr("error", str(error))
             self.progress.message(f"trial {trial.number}: {spec.name} failed: {error}")
             raise TrialFailed(str(error)) from error
@@ -233,44 +246,6 @@ class Search:
                 standing = Standing.read(standings[index])
                 found.append(Member(trial.user_attrs["configuration"], trial.values, standing))
         return found
-
-    def _claim(self, trial: optuna.Trial, spec: QuantSpec) -> FrozenTrial | None:
-        """Sign a configuration, so that no other process evaluates it; a trial that has evaluated it already.
-
-        Raises:
-            TrialFailed: another process is evaluating it, or it cannot be evaluated.
-        """
-        with FileLock(self.lock) if self.lock is not None else nullcontext():
-            for other in self.study.get_trials(deepcopy=False):
-                if other.number == trial.number or other.user_attrs.get("configuration") != spec.name:
-                    continue
-                if other.state in (TrialState.COMPLETE, TrialState.PRUNED):
-                    trial.set_user_attr("configuration", spec.name)
-                    return other
-                if "error" in other.user_attrs:
-                    trial.set_user_attr("repeat_of", other.number)
-                    raise TrialFailed(other.user_attrs["error"])
-                if other.state is TrialState.RUNNING and "repeat_of" not in other.user_attrs:
-                    trial.set_user_attr("repeat_of", other.number)
-                    raise TrialFailed(f"being evaluated as trial {other.number}")
-            trial.set_user_attr("configuration", spec.name)
-        return None
-
-    def _repeat(self, trial: optuna.Trial, earlier: FrozenTrial) -> Sequence[float]:
-        """The values of an earlier trial of the same configuration.
-
-        Raises:
-            TrialPruned: that one was stopped.
-        """
-        trial.set_user_attr("repeat_of", earlier.user_attrs.get("repeat_of", earlier.number))
-        for name in ("metrics", ESTIMATE, STOPPED):
-            if name in earlier.user_attrs:
-                trial.set_user_attr(name, earlier.user_attrs[name])
-        for text, violation in earlier.constraints.items():
-            trial.set_constraint(text, violation)
-        if earlier.state is TrialState.PRUNED:
-            raise optuna.TrialPruned(earlier.user_attrs[STOPPED])
-        return list(earlier.values)
 
     def _keep(self, trial: optuna.Trial, metrics: Metrics) -> None:
         """The metrics that the study shows: its own, the headline metrics, and what the goals name."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,22 @@ class MlflowLog:
             self.run.finish(folder, metrics)
         except Exception as error:  # a server may raise anything
             self.broken = f"{type(error).__name__}: {error}"
+
+    def fail(self, stopped: bool) -> None:
+        """End the study's run as stopped by the user, or as failed: it never stays open."""
+        try:
+            self.run.fail(stopped)
+        except Exception as error:  # a server may raise anything; the next start ends the run
+            self.broken = f"{type(error).__name__}: {error}"
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """A block after which the study's run is not left open, however it ends."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail(stopped=isinstance(error, KeyboardInterrupt))
+            raise
 
     def catch_up(self, study: optuna.Study) -> int:
         """Write the finished trials that have no run because their process was killed; returns how many."""

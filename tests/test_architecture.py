@@ -172,6 +172,14 @@ def test_one_file_runs_models() -> None:
     assert not [call for call in calls if not call[0].startswith(MAY_RUN_MODELS)]
 
 
+def test_search_does_not_know_how_a_model_is_run() -> None:
+    """It asks the engine for plans, runs and replicates of an evaluation; banks and caches are the engine's."""
+    inner = {f"benchmark.engine.{name}" for name in ("banks", "cache", "embed", "evaluate", "local", "parts")}
+    found = [(relative(path), line, module) for path in sources("search") for line, module in imported(path)]
+    assert any(module == "benchmark.engine.run" for _, _, module in found)
+    assert not [where for where in found if where[2] in inner | {"benchmark.bank"}]
+
+
 def base_of(group: str) -> type[Any]:
     """The class that objects of an entry-point group must be instances of."""
     module, name = {

@@ -31,7 +31,8 @@ from trackers.store import (
     CONTENT,
     ERROR,
     KEY,
-    SQLITE,
+    KILLED,
+    OWNER,
     Found,
     artifact_folder,
     complete_configurations,
@@ -42,7 +43,6 @@ from trackers.store import (
     write_batch,
 )
 
-OWNER = "reliquant.owner"
 LAYOUT = "2"
 """Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
@@ -181,7 +181,7 @@ class MLflowTracker(Tracker):
         if name not in self._experiments:
             found = self._client.get_experiment_by_name(name)
             if found is None:
-                local = self._uri.startswith(SQLITE)
+                local = self._uri.startswith("sqlite:///")
                 place = (self._home / "artifacts" / name).resolve().as_uri() if local else None
                 with suppress(Exception):  # another process may be faster; another reason shows below
                     self._client.create_experiment(name, artifact_location=place)
@@ -197,7 +197,7 @@ class MLflowTracker(Tracker):
         """Runs that a killed process left RUNNING are ended as FAILED; `log` takes them up again."""
         for run in list(every_run(self._client, experiment, "attributes.status = 'RUNNING'")):
             if is_gone(run.data.tags.get(OWNER, "")):
-                self._client.set_tag(run.info.run_id, ERROR, "the process that wrote this run was killed")
+                self._client.set_tag(run.info.run_id, ERROR, KILLED)
                 self._client.set_terminated(run.info.run_id, "FAILED")
 
     def _read_runs(self, experiment: str) -> None:

@@ -19,9 +19,11 @@ from urllib.request import url2pathname
 
 from filelock import FileLock
 
-from benchmark.errors import StorageError
+from benchmark.errors import StorageError, masked
 
-KEY, CONTENT, ERROR = "eval.key", "eval.content", "error"
+KEY, CONTENT, ERROR, OWNER = "eval.key", "eval.content", "error", "reliquant.owner"
+KILLED = "the process that wrote this run was killed"
+"""Value of the tag `ERROR` of a run that its process did not end."""
 SQLITE = "sqlite:///"
 ANALYZE_EVERY = 2000
 """Runs after which SQLite's statistics are renewed: without them the UI's queries choose bad plans (50,000 runs
@@ -74,7 +76,7 @@ def connect(address: str) -> Any:
             client = MlflowClient(tracking_uri=address)
             client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
-        raise StorageError(f"tracking store {address} cannot be reached: {error}") from error
+        raise StorageError(masked(f"tracking store {address} cannot be reached: {error}", address)) from error
     if (file := sqlite_file(address)) is not None:
         with closing(sqlite3.connect(file)) as database:
             database.execute("PRAGMA journal_mode=WAL")

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import StorageError
+from benchmark.processes import owner
 from trackers.mlflow import tracker as mlflow_tracker
+from trackers.store import ERROR, KILLED, OWNER, every_run
 
 KIND = "kind"
 STUDY = "optuna.study"
@@ -25,10 +27,13 @@ class StudyRun:
 
     def __init__(self, client: Any, experiment: str, run: str) -> None:
         self._client, self._experiment, self.run = client, experiment, run
+        self._begun: dict[int, Any] = {}
 
     @classmethod
     def open(cls, home: Path, uri: str | None, suite: str, study: str, params: Mapping[str, str]) -> StudyRun:
-        """Find or make the parent run in the experiment of the suite.
+        """Find or make the parent run in the experiment of the suite; runs that a killed process left open are ended.
+
+        One process of a machine at a time does this.
 
         Args:
             params: what the study was asked for.
@@ -45,13 +50,13 @@ class StudyRun:
             experiment = client.create_experiment(suite, artifact_location=place)
         else:
             experiment = found.experiment_id
+        opened._end_orphans(experiment)
         wanted = f"tags.`{STUDY}` = '{study}' and tags.{KIND} = 'study'"
         runs = client.search_runs([experiment], filter_string=wanted, max_results=1)
         if runs:
-            run = runs[0].info.run_id
-            client.update_run(run, status="RUNNING")
+            run = opened._take_up(runs[0], {})
         else:
-            tags = {KIND: "study", STUDY: study, "suite": suite}
+            tags = {KIND: "study", STUDY: study, "suite": suite, OWNER: owner()}
             run = client.create_run(experiment, tags=tags, run_name=study).info.run_id
             for name, value in params.items():
                 client.log_param(run, f"study.{name}", value[:_PARAM_LENGTH])
@@ -68,8 +73,8 @@ class StudyRun:
         """
         from mlflow.entities import Metric, Param
 
-        given = {KIND: "trial", TRIAL: str(number), "mlflow.parentRunId": self.run, **tags}
-        run = self._client.create_run(self._experiment, tags=given, run_name=name).info.run_id
+        given = {KIND: "trial", TRIAL: str(number), "mlflow.parentRunId": self.run, OWNER: owner(), **tags}
+        run = self._go_on(self._begun.pop(number), given) if number in self._begun else self._create(name, given)
         try:
             now = int(time.time() * 1000)
             self._client.log_batch(
@@ -83,16 +88,29 @@ class StudyRun:
         self._client.set_terminated(run, "FAILED" if "error" in tags else "FINISHED")
 
     def logged(self) -> set[int]:
-        """Numbers of the trials that have a run."""
+        """Numbers of the trials whose run was written to its end; the others' runs are gone on with by `trial`."""
         wanted = f"tags.`mlflow.parentRunId` = '{self.run}' and tags.{KIND} = 'trial'"
         numbers: set[int] = set()
-        token = None
-        while True:
-            page = self._client.search_runs([self._experiment], wanted, max_results=5000, page_token=token)
-            numbers |= {int(run.data.tags[TRIAL]) for run in page if run.info.status != "RUNNING"}
-            token = page.token
-            if not token:
-                return numbers
+        for run in every_run(self._client, self._experiment, wanted):
+            number = int(run.data.tags[TRIAL])
+            if run.info.status == "RUNNING" or run.data.tags.get(ERROR) == KILLED:
+                self._begun[number] = run
+            else:
+                numbers.add(number)
+        return numbers
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+        return str(self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id)
+
+    def _go_on(self, begun: Any, tags: Mapping[str, str]) -> str:
+        """Take up a run that a killed process began."""
+        run = str(begun.info.run_id)
+        if ERROR in begun.data.tags and ERROR not in tags:
+            self._client.delete_tag(run, ERROR)
+        for key, value in tags.items():
+            self._client.set_tag(run, key, value)
+        self._client.update_run(run, status="RUNNING")
+        return run
 
     def finish(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Attach the files of a folder, write summary metrics and end the parent run.
@@ -104,10 +122,12 @@ class StudyRun:
             self._client.log_artifacts(self.run, str(folder))
             for key, value in metrics.items():
                 self._client.log_metric(self.run, key, value)
+            if ERROR in self._client.get_run(self.run).data.tags:  # of a process of this study that was killed
+                self._client.delete_tag(self.run, ERROR)
             self._client.set_terminated(self.run, "FINISHED")
         except OSError as error:
             raise StorageError(f"artifacts of the study cannot be written: {error}") from error
 
-    def fail(self) -> None:
-        """End the parent run as stopped."""
-        self._client.set_terminated(self.run, "KILLED")
+    def fail(self, stopped: bool = True) -> None:
+        """End the parent run: stopped by the user, or by an error."""
+        self._client.set_terminated(self.run, "KILLED" if stopped else "FAILED")

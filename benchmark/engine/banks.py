@@ -17,30 +17,18 @@ from benchmark.data.pixels import PixelCache, Pixels
 from benchmark.engine.cache import ArrayStore
 from benchmark.engine.embed import embed_classes, embed_texts
 from benchmark.engine.execution import prepared
+from benchmark.engine.holding import ModelHolder, Quantized
 from benchmark.engine.parts import Part
 from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
-from benchmark.models import ResolvedModel
 from benchmark.models.base import ClipModel
 from benchmark.progress import Advance, Progress
-from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize
+from benchmark.quantization import LayerState, check_model, quantize
 from benchmark.quantization.calibration import Calibration
-from benchmark.spec import digest
+from benchmark.spec import FP32, digest
 
 STATISTICS_BUDGET = 10_000_000_000
 """Bytes of calibration statistics kept on disk; the least recently used go (GPTQ on ViT-B/32: 0.5 GB a tower)."""
-
-
-class ModelHolder:
-    """The full-precision model of a sweep, loaded on first use and kept while its quantizations are evaluated."""
-
-    def __init__(self, resolved: ResolvedModel, device: str) -> None:
-        self.resolved, self.device = resolved, device
-
-    @cached_property
-    def model(self) -> ClipModel:
-        """The loaded model."""
-        return self.resolved.load(self.device)
 
 
 @dataclass
@@ -62,7 +50,7 @@ class BankMaker:
     forward_images: int = 0
 
     @cached_property
-    def quantized(self) -> tuple[ClipModel, QuantizationReport]:
+    def quantized(self) -> Quantized:
         """The model under this configuration's quantization, and what was done to it; a stored one as it is.
 
         The report's probe images are the calibration data's, where the suite has any, whether the method needs it or
@@ -71,9 +59,11 @@ class BankMaker:
         stored, settings = self.configuration.model.quantized, self.plan.settings
         if stored is not None:
             return stored.load(settings.device, settings.exact_float)
-        return self.quantize()
+        if self.configuration.quant == FP32:  # nothing is gained by keeping it
+            return self.quantize()
+        return self.holder.quantized(self.configuration.content, self.quantize)
 
-    def quantize(self, kept: dict[str, LayerState] | None = None) -> tuple[ClipModel, QuantizationReport]:
+    def quantize(self, kept: dict[str, LayerState] | None = None) -> Quantized:
         """Quantize the full-precision model; `kept` gets the states of the replaced layers."""
         return quantize(
             self.holder.model,

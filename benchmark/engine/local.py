@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from benchmark.engine.banks import BankMaker, Caches, ModelHolder
+from benchmark.engine.banks import BankMaker, Caches
 from benchmark.engine.driver import Driver
 from benchmark.engine.evaluate import embed, evaluate, failure, out_of_memory
+from benchmark.engine.holding import Models
 from benchmark.engine.plan import Configuration, Evaluation
 from benchmark.engine.provenance import provenance
 from benchmark.engine.timing import Timing, time_configuration
@@ -33,7 +34,7 @@ class Local:
     driver: Driver
     caches: Caches
     timing: Timing = "never"
-    _holder: ModelHolder | None = None
+    models: Models = field(default_factory=Models)
     _checked: bool = False
     _said: set[str] = field(default_factory=set)
 
@@ -119,9 +120,8 @@ class Local:
 
     def _maker(self, configuration: Configuration) -> BankMaker:
         plan = self.driver.plan
-        if self._holder is None or self._holder.resolved is not configuration.model:
-            self._holder = ModelHolder(configuration.model, plan.settings.device)
-        return self.caches.maker(plan, configuration, self._holder, self.driver.progress)
+        holder = self.models.holder(configuration.model, plan.settings.device)
+        return self.caches.maker(plan, configuration, holder, self.driver.progress)
 
     def _check_first(self, maker: BankMaker) -> None:
         """What is wrong with images or model is said before any long work."""

@@ -9,6 +9,7 @@ from benchmark.analysis.compare import Comparer
 from benchmark.engine.banks import Caches
 from benchmark.engine.claims import Claims
 from benchmark.engine.driver import Driver, Sweep, replay
+from benchmark.engine.holding import Models
 from benchmark.engine.ledger import Ledger
 from benchmark.engine.local import Local
 from benchmark.engine.plan import Plan
@@ -34,6 +35,7 @@ def run(
     compare: bool = True,
     timing: Timing = "never",
     ray: RayOptions | None = None,
+    models: Models | None = None,
 ) -> Sweep:
     """Evaluate a plan; what the ledger has already is not done again, nor what another process is doing.
 
@@ -47,6 +49,7 @@ def run(
         timing: whether to time the configurations, about a second each (`benchmark.engine.timing`);
             not on Ray, where other tasks run beside it.
         ray: evaluate on this cluster instead of in this process.
+        models: shared with other runs in this process; by default a run loads its own.
 
     Returns:
         All records of the plan. A configuration that fails is recorded as failed, the others go on.
@@ -65,7 +68,7 @@ def run(
                 f"{ledger.file}: {ledger.broken_lines} damaged rows are skipped; what they held is computed again"
             )
         if ray is None:
-            Local(driver, caches, timing).run(advance)
+            Local(driver, caches, timing, models or Models()).run(advance)
         else:
             OnRay(driver, ray, home, pixel_budget, skip_broken).run(advance)
     for damage in caches.damaged:

@@ -13,9 +13,10 @@ from benchmark.analysis.layer_spectra import VERSION, Features, Readout, layer_b
 from benchmark.analysis.spectrum import CLEAN, Entry, Floats, Study
 from benchmark.data import Data, open_data
 from benchmark.data.pixels import PixelCache, Pixels
-from benchmark.engine.banks import BankMaker, ModelHolder
+from benchmark.engine.banks import BankMaker
 from benchmark.engine.cache import ArrayStore
 from benchmark.engine.embed import projection_matrix, stream_features
+from benchmark.engine.holding import ModelHolder
 from benchmark.engine.plan import Configuration, Plan, Settings, expand_sets, make_plan
 from benchmark.errors import QuantizationError, ReliquantError, SpecError, StorageError, UnknownNameError
 from benchmark.metrics.spectrum import EigenBasis

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.engine.banks import Caches, ModelHolder
+from benchmark.engine.banks import Caches
 from benchmark.engine.evaluate import Result, embed, evaluate, failure
+from benchmark.engine.holding import ModelHolder
 from benchmark.engine.plan import Configuration, Plan, Settings, make_plan
 from benchmark.engine.provenance import provenance
 from benchmark.errors import InputError, NonFiniteError, QuantizationError, ReliquantError

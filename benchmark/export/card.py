@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ class CardFacts:
 
     Attributes:
         folder: name of the folder. weight_bytes: size of its weight file. suite: name and version.
+        used_suite: as `reliquant run` takes it. command: that made the folder.
         headline: metric keys of the reliability table. changes: against full precision, unadjusted; empty where the
             ledger has no evaluation. values: metrics of the quantized model, where there is nothing to compare with.
     """
@@ -30,6 +32,7 @@ class CardFacts:
     report: QuantizationReport
     weight_bytes: int
     suite: str
+    used_suite: str
     command: str
     headline: Sequence[str]
     changes: Sequence[Change]
@@ -128,7 +131,8 @@ def _sizes(facts: CardFacts) -> str:
 
 
 def _use(facts: CardFacts) -> str:
-    config, text = facts.config, [f"## Use\n\n```bash\nreliquant run demo --model path/to/{facts.folder}\n```"]
+    words = ["reliquant", "run", facts.used_suite, "--model", f"path/to/{facts.folder}"]
+    config, text = facts.config, [f"## Use\n\n```bash\n{shlex.join(words)}\n```"]
     text.append(f"The model's own logit scale is {config.logit_scale:.4f}, its bias {config.logit_bias:g}.")
     if config.tuned is not None:
         text.append(

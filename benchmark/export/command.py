@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.engine.banks import BankMaker, Caches, ModelHolder
+from benchmark.engine.banks import BankMaker, Caches
 from benchmark.engine.embed import embed_classes
+from benchmark.engine.holding import ModelHolder
 from benchmark.engine.ledger import Ledger
 from benchmark.engine.plan import Configuration, Plan, Settings, make_plan
 from benchmark.engine.provenance import provenance
@@ -43,6 +44,7 @@ from benchmark.spec import FP32, SuiteSpec
 from benchmark.suite import load_suite, narrow
 from benchmark.tracking import ServedModel, trackers
 
+_IN_FILE = re.compile(r"(.+\.ya?ml)(?::(\d+))?")
 PROBE = 8
 """Images on which the stored model is compared with the one that it was stored from."""
 
@@ -67,10 +69,17 @@ class ExportRequest:
     quiet: bool = False
 
     @property
+    def used_suite(self) -> str:
+        """The suite as `reliquant run` takes it: the file in CONFIG, where there is one."""
+        match = _IN_FILE.fullmatch(self.config)
+        return match[1] if match else self.suite
+
+    @property
     def line(self) -> str:
-        """The command, as it could be typed."""
+        """The command, as it could be typed in the folder of its files: a card does not tell where they lie here."""
+        in_file = _IN_FILE.fullmatch(self.config)
         options: dict[str, object] = {
-            "--suite": self.suite,
+            "--suite": None if in_file else _file_name(self.suite),
             "--model": self.model,
             "--classes": self.classes,
             "--limit": self.limit,
@@ -78,7 +87,12 @@ class ExportRequest:
         }
         given = [word for key, value in options.items() if value is not None for word in (key, str(value))]
         given += [word for item in self.data for word in ("--data", item)]
-        return shlex.join(["reliquant", "export", self.config, *given])
+        return shlex.join(["reliquant", "export", Path(self.config).name if in_file else self.config, *given])
+
+
+def _file_name(suite: str) -> str:
+    """A suite's name, or its file without the folders."""
+    return Path(suite).name if suite.endswith((".yaml", ".yml")) else suite
 
 
 def export(request: ExportRequest) -> None:
@@ -108,14 +122,14 @@ def export(request: ExportRequest) -> None:
     if not found.records:
         print(
             f"warning: {request.home} has no evaluation of it, so the card has no reliability table; run "
-            f"`reliquant run {request.suite} --quant {shlex.quote(config.short_name)}` first",
+            f"`reliquant run {shlex.quote(request.used_suite)} --quant {shlex.quote(config.short_name)}` first",
             file=sys.stderr,
         )
     if tracker is not None and request.register is not None and config.classes is not None:
         print(
             tracker.register_model(_served(request.register, request.to, plan, configuration, config, config.classes))
         )
-    print(f"Use it: reliquant run {request.suite} --model {shlex.quote(str(request.to))}")
+    print(f"Use it: reliquant run {shlex.quote(request.used_suite)} --model {shlex.quote(str(request.to))}")
 
 
 def _plan(request: ExportRequest) -> Plan:
@@ -140,7 +154,7 @@ def _plan(request: ExportRequest) -> Plan:
 
 def _suite_and_name(request: ExportRequest) -> tuple[SuiteSpec, str]:
     """The suite and the quantization's short name; CONFIG may be FILE.yaml or FILE.yaml:N, as a search writes it."""
-    match = re.fullmatch(r"(.+\.ya?ml)(?::(\d+))?", request.config)
+    match = _IN_FILE.fullmatch(request.config)
     if match is None:
         return load_suite(request.suite, request.data, request.catalogues), request.config
     suite = load_suite(match[1], request.data, request.catalogues)
@@ -182,8 +196,9 @@ def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str |
     check_same(folder, quantized, _probe(maker), plan.settings.device)
     suite = f"{plan.suite.name} (version {plan.suite.version})"
     size = (folder / WEIGHTS).stat().st_size
-    about = (found.headline, found.changes, found.values)
-    facts = CardFacts(request.to.name, config, report, size, suite, request.line, *about)
+    commands = (_file_name(request.used_suite), request.line)
+    known = (found.headline, found.changes, found.values)
+    facts = CardFacts(request.to.name, config, report, size, suite, commands[0], commands[1], *known)
     (folder / CARD).write_text(card(facts), encoding="utf-8")
     return config
 

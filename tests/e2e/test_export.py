@@ -22,10 +22,14 @@ import pytest
 from benchmark.cli import main
 from benchmark.engine.ledger import Ledger
 from benchmark.export.serving import Predictor, example
+from benchmark.request import with_overrides
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT = "40"
 TOKEN, STATIC = "rtn-w4a8-channel-token-vision", "smoothquant-w6a8-channel-tensor-vision+text"
+OVERRIDE = "visual.transformer.resblocks.0.*=8"
+MIXED = with_overrides("rtn-w4-channel-vision", [OVERRIDE])
+TORCHAO = "torchao-int8wo-vision"
 SUITE = """
 name: small
 version: 1
@@ -53,7 +57,8 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small suite, evaluated under two quantizations in `home` beside it."""
     path = tmp_path_factory.mktemp("export") / "small.yaml"
     path.write_text(SUITE)
-    assert call("run", str(path), "--quant", TOKEN, "--quant", STATIC, *common(path)) == 0
+    assert call("run", str(path), "--quant", TOKEN, "--quant", STATIC, "--quant", TORCHAO, *common(path)) == 0
+    assert call("run", str(path), "--quant", "rtn-w4-channel-vision", "--override", OVERRIDE, *common(path)) == 0
     return path
 
 
@@ -77,7 +82,9 @@ def metrics(suite: Path, model: str, quantization: str) -> dict[str, float]:
     return {key: value for record in mine for key, value in record.metrics.items()}
 
 
-@pytest.mark.parametrize(("name", "folder"), [(TOKEN, "token"), (STATIC, "static")])
+@pytest.mark.parametrize(
+    ("name", "folder"), [(TOKEN, "token"), (STATIC, "static"), (MIXED, "mixed"), (TORCHAO, "torchao")]
+)
 def test_a_run_of_the_folder_gives_the_same_numbers(
     suite: Path, name: str, folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +99,7 @@ def test_a_run_of_the_folder_gives_the_same_numbers(
     assert len(expected) > 20
     assert metrics(suite, folder, name) == expected
     card = (to / "README.md").read_text()
+    assert f"reliquant run {suite.name} --model path/to/{folder}" in card
     assert f"{expected['zero_shot/scenes/accuracy']:.4f}" in card
     assert "What may be claimed" in card
     tuned = json.loads((to / "reliquant.json").read_text())["tuned"]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from benchmark.data import forget, open_data, pixels
-from benchmark.engine.banks import BankMaker, ModelHolder
+from benchmark.engine.banks import BankMaker
 from benchmark.engine.cache import ArrayStore
+from benchmark.engine.holding import ModelHolder
 from benchmark.engine.ledger import Ledger
 from benchmark.engine.plan import Settings, make_plan
 from benchmark.engine.run import run

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmark.engine.banks import ModelHolder
+from benchmark.engine.holding import ModelHolder
 from benchmark.engine.plan import make_plan
 from benchmark.engine.run import Sweep, run
 from benchmark.errors import ReliquantError

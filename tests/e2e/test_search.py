@@ -36,6 +36,13 @@ BAD = {
     "objective of no task": (["--objective", "zero_shot/scenes/speed"], "no task of this suite reports it"),
     "objective without a direction": (["--objective", "zero_shot/scenes/samples"], "neither direction is better"),
     "constraint of no task": (["--constraint", "zero_shot/scenes/speed >= 1"], "reports zero_shot/scenes/speed"),
+    "objective twice": (["--objective", "size_mb", "--objective", "size_mb"], "'size_mb' is given twice; leave one"),
+    "constraint twice": (
+        ["--constraint", "size_mb <= 2", "--constraint", "size_mb<=2"],
+        "--constraint 'size_mb<=2' is given twice (as 'size_mb <= 2'); leave one of them out",
+    ),
+    "storage that is no journal": (["--storage", __file__], "is no journal of Optuna's; name another file"),
+    "password": (["--storage", "postgresql+none://me:secret@host/x"], "postgresql+none://me:***@host/x cannot be"),
     "rungs": (["--rungs", "1/9,2"], "--rungs: '2' is no share of the images"),
     "rungs without racing": (["--rungs", "1/9", "--no-racing"], "contradict each other"),
     "form of a constraint": (["--constraint", "accuracy > 1"], "the form is 'KEY >= NUMBER'"),

@@ -24,6 +24,7 @@ from benchmark.export.serving import COLUMN, Predictor, _load_pyfunc, example, r
 from benchmark.models import resolve
 from benchmark.models.references import EXPORT_NAME
 from benchmark.quantization import Calibration, parse, quantize
+from benchmark.request import with_overrides
 from tests.models_zoo import write_checkpoint
 
 SUITE: dict[str, Any] = {
@@ -79,6 +80,10 @@ NAMES = [
     ("ViT", "rotation-w4a8-channel-token-vision+text"),
     pytest.param("ViT", "gptq-w4-channel-vision", marks=pytest.mark.slow),
     ("ViT", "fp8-w8a8-channel-token-vision"),
+    ("ViT", with_overrides("rtn-w4-g16-vision+text", ["visual.transformer.resblocks.0.*=8", "*.mlp.c_proj=3"])),
+    ("ViT", with_overrides("rtn-w4a8-channel-token-vision", ["*.attn.*=6"])),
+    ("ViT", "torchao-int8wo-vision+text"),
+    ("ViT", "torchao-int8da-vision"),
     ("ViT", "bnb-int8-vision+text"),
     ("ViT", "bnb-nf4-doublequant_true-vision"),
     ("ResNet", "rtn-w4a8-channel-token-vision"),
@@ -106,6 +111,8 @@ def test_the_loaded_model_is_bit_identical(write: Callable[..., Path], home: Pat
     assert torch.equal(loaded.encode_text(["a dog", "two"]), expected.encode_text(["a dog", "two"]))
     assert (loaded.logit_scale, loaded.logit_bias) == (expected.logit_scale, expected.logit_bias)
     assert told.towers == report.towers
+    if parse(name).overrides:
+        assert len({layer.bits for tower in told.towers.values() for layer in tower.layers}) > 1
     for tap in ("penultimate", *sorted(name for name in full.taps if name.startswith("block:"))[:1]):
         found, wanted = (m.encode_image_with(pixels, [tap])[tap] for m in (loaded, expected))
         assert torch.equal(found, wanted)
@@ -257,6 +264,28 @@ def test_what_cannot_be_exported_is_said(write: Callable[..., Path], home: Path,
 def test_an_exported_model_is_not_exported_again(write: Callable[..., Path], folder: Path, home: Path) -> None:
     with pytest.raises(SpecError, match="is quantized already"):
         write("bnb-nf4-vision", model=str(folder), to=home / "never")
+
+
+def test_a_card_names_the_suite_that_it_was_made_with(
+    write: Callable[..., Path], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = str(home / "ViT.yaml")
+    of_suite = write("rtn-w3-channel-vision")
+    assert f"Use it: reliquant run {given} --model {of_suite}\n" in capsys.readouterr().out
+    of_front = write(f"{given}:1")
+    captured = capsys.readouterr()
+    assert f"Use it: reliquant run {given} --model {of_front}\n" in captured.out
+    assert f"`reliquant run {given} --quant rtn-w3-channel-vision`" in captured.err
+    for folder, command in (
+        (of_suite, "export rtn-w3-channel-vision --suite ViT.yaml --to"),
+        (of_front, "export ViT.yaml:1 --to"),
+    ):
+        card = (folder / CARD).read_text()
+        assert "Suite tiny (version 1)." in card
+        assert f"reliquant run ViT.yaml --model path/to/{folder.name}\n" in card
+        assert f"reliquant {command} {folder.name}`" in card
+        assert "demo" not in card
+        assert str(home) not in card.replace(f"local-dir:{home}", "")  # the model's own reference
 
 
 def test_a_front_of_a_search_is_taken_by_number(write: Callable[..., Path], home: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from benchmark.errors import StorageError
+from benchmark.processes import owner
 from benchmark.suite import load_suite
+from search.front import hypervolume
 from search.history import early, front, losses
 from search.objective import Goals
 from search.report import front_rows, importances, print_front, reference_point, write_figures, write_suite
@@ -36,9 +40,16 @@ def test_the_suite_reads_back_as_what_it_was_with_the_chosen_quantizations(tmp_p
 
 
 def test_figures_are_drawn(search: Search, tmp_path: Path) -> None:
-    volume = write_figures(tmp_path, search.study, search.goals, front(search.study))
-    assert volume is not None
+    found = write_figures(tmp_path, search.study, search.goals, front(search.study))
+    feasible = [t for t in search.study.get_trials() if t.values and all(v <= 0 for v in t.constraints.values())]
+    worst = {
+        "hypervolume_reference/reliability": min(t.values[0] for t in feasible),
+        "hypervolume_reference/effective_bits": max(t.values[1] for t in feasible),
+    }
+    corner = [-worst["hypervolume_reference/reliability"], worst["hypervolume_reference/effective_bits"]]
+    volume = hypervolume(losses(search.study, feasible), corner)
     assert volume > 0
+    assert found == {"hypervolume": pytest.approx(volume), **worst}
     for name in ("front", "hypervolume", "importance", "slices"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.size[0] > 500
@@ -140,6 +151,64 @@ def test_a_stopped_trial_is_a_run_with_its_estimate_and_the_reason(tmp_path: Pat
     assert not any(key.startswith("objective/") for key in run.data.metrics)
 
 
+GONE = f"{owner().split()[0]} {os.getpid()} 1"
+"""A process of this machine that has ended: this one's id, another start time."""
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own deprecations
+def test_what_a_killed_process_left_open_is_ended_or_gone_on_with(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri)
+    with monkeypatch.context() as killed:
+        killed.setattr("trackers.study.owner", lambda: GONE)
+        other = StudyRun.open(tmp_path, uri, "demo", "other", {})
+        first = opened(tmp_path, uri, search.goals)
+        killed.setattr(first.run._client, "log_batch", _killed)
+        killed.setattr(first.run._client, "set_terminated", lambda *_: None)
+        with pytest.raises(SystemExit):
+            first.trial(search.study.get_trials()[1])
+
+    def parent() -> tuple[str, dict[str, str]]:
+        run = client.get_run(first.run.run)
+        return run.info.status, run.data.tags
+
+    assert parent()[0] == "RUNNING"
+    again = opened(tmp_path, uri, search.goals)
+    assert again.run.run == first.run.run
+    assert client.get_run(other.run).info.status == "FAILED"
+    status, tags = parent()
+    assert (status, tags["reliquant.owner"], "error" in tags) == ("RUNNING", owner(), False)
+    trials = [t for t in search.study.get_trials() if t.state.is_finished()]
+    assert again.catch_up(search.study) == len(trials)
+    experiment = client.get_experiment_by_name("demo")
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
+    assert len(runs) == len(trials)
+    assert {(run.info.status, "error" in run.data.tags) for run in runs} == {("FINISHED", False)}
+    assert all("objective/effective_bits" in run.data.metrics for run in runs)
+
+
+def _killed(*_: object) -> None:
+    raise SystemExit
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own deprecations
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), "KILLED"), (StorageError("full"), "FAILED")])
+def test_a_study_that_stops_does_not_stay_open(
+    search: Search, tmp_path: Path, error: BaseException, status: str
+) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    log = opened(tmp_path, uri, search.goals)
+    with pytest.raises(type(error)), log.ending():
+        raise error
+    assert MlflowClient(tracking_uri=uri).get_run(log.run.run).info.status == status
+
+
 def opened(home: Path, uri: str, goals: Goals) -> MlflowLog:
     return MlflowLog(StudyRun.open(home, uri, "demo", "stub", {"trials": "25"}), "stub", goals)
 
@@ -159,5 +228,5 @@ def test_a_study_with_one_objective_has_no_hypervolume(tmp_path: Path) -> None:
     found = make_search(Stub(), replace(MEDIUM, methods=("rtn",)), objectives=("reliability",))
     found.prepare(8)
     found.run(8)
-    assert write_figures(tmp_path, found.study, found.goals, front(found.study)) is None
+    assert write_figures(tmp_path, found.study, found.goals, front(found.study)) == {}
     assert not (tmp_path / "front.png").exists()

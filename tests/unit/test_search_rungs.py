@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.data.rows import take_part
+from benchmark.engine import banks
+from benchmark.engine.holding import ModelHolder
 from benchmark.engine.ledger import Ledger
 from benchmark.engine.plan import Settings
+from benchmark.engine.replicates import GROUPS, group_of
 from benchmark.errors import DataError, SpecError
+from benchmark.models.base import ClipModel
 from benchmark.quantization import parse
-from benchmark.spec import FP32, SuiteSpec, parse_spec
+from benchmark.spec import FP32, QuantSpec, SuiteSpec, parse_spec
 from benchmark.suite import load_suite
 from search.evaluator import Engine
-from search.rungs import FEWEST, GROUPS, PartEngine, group_of, make_rungs, parse_shares, part_suite
+from search.rungs import FEWEST, PartEngine, make_rungs, parse_shares, part_suite
 from search.selection import selection_suite
 
 ACCURACY, AUROC = "zero_shot/scenes/accuracy", "ood/scenes.far/mcm/auroc"
@@ -120,6 +126,37 @@ def test_no_image_is_embedded_twice_and_the_numbers_are_those_of_all_at_once(tmp
         rung.evaluate(FP32)
     assert sum(engine.forward_images for engine in parts) < 180
     _replicates_by_hand(Ledger(tmp_path / "raced"), parts[1], spec.name, middle.replicates)  # type: ignore[arg-type]
+
+
+def test_a_quantization_is_made_once_for_all_parts_of_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    quantize = banks.quantize
+
+    def counted(model: ClipModel, spec: QuantSpec, *args: Any, **options: Any) -> Any:
+        made.append(spec.name)
+        return quantize(model, spec, *args, **options)
+
+    loaded: list[str] = []
+    holder_model = ModelHolder.__dict__["model"].func
+
+    def counted_load(holder: ModelHolder) -> ClipModel:
+        loaded.append(holder.resolved.name)
+        return holder_model(holder)  # type: ignore[no-any-return]
+
+    counting = cached_property(counted_load)
+    counting.__set_name__(ModelHolder, "model")
+    monkeypatch.setattr(banks, "quantize", counted)
+    monkeypatch.setattr(ModelHolder, "model", counting)
+    whole = Engine(parse_spec(SuiteSpec, SUITE, "test"), Settings(), tmp_path)
+    rungs = make_rungs(whole, (1 / 9, 1 / 3), (ACCURACY, AUROC))
+    for name in ("rtn-w3-channel-vision", "rtn-w4-channel-vision+text"):
+        numbers = [rung.evaluate(parse(name)).metrics[ACCURACY] for rung in rungs]
+        numbers.append(whole.evaluate(parse(name))[ACCURACY])
+        assert len(set(numbers)) > 1  # other images, the same model
+    assert [name for name in made if name != "fp32"] == ["rtn-w3-channel-vision", "rtn-w4-channel-vision+text"]
+    assert loaded == ["demo"]
 
 
 def _replicates_by_hand(ledger: Ledger, engine: Engine, name: str, replicates: list[dict[str, float]]) -> None:

@@ -50,6 +50,93 @@ def test_mapped_data_is_replaced_the_rest_is_halved_and_what_is_fitted_stays() -
     assert chosen.tasks == told.tasks == given_.tasks
 
 
+BOTH = {  # what is scored is fitted and calibrated on as well, and has a mapped set of its own images beside it
+    "calibration": "photos",
+    "validation": {"crops": "pairs"},
+    "data": {**PLAIN["data"], "crops": {"base": "photos", "limit": 5}},  # type: ignore[dict-item]
+    "tasks": {
+        "zero_shot": {"photos": {"test": "photos"}, "crops": {"test": "crops"}},
+        "calibration": {"photos": {"test": "photos", "fit": "photos"}},
+    },
+}
+
+
+def test_what_is_scored_is_fitted_and_calibrated_on_the_choosing_half_only() -> None:
+    given_ = suite(**BOTH)
+    chosen, told = selection_suite(given_), report_suite(given_)
+    assert halved(given_) == {"photos", "crops"}
+    assert chosen.data["photos"].option("half") == "a"
+    assert chosen.data["crops"] == given_.data["pairs"]
+    assert chosen.calibration == "photos"
+    assert {told.data[name].option("half") for name in ("photos", "crops")} == {"b"}
+    binding = told.tasks["calibration"]["photos"]
+    assert (binding.data("test"), binding.data("fit")) == (("photos",), ("photos.fit",))
+    assert told.calibration == "photos.fit"
+    assert told.data["photos.fit"] == chosen.data["photos"]
+    assert told.tasks["zero_shot"] == given_.tasks["zero_shot"]
+
+
+def test_a_mapped_set_is_fitted_on_what_stands_in_for_it() -> None:
+    tasks = {"calibration": {"photos": {"test": "photos", "fit": "photos"}}}
+    given_ = suite(tasks=tasks)
+    chosen, told = selection_suite(given_), report_suite(given_)
+    assert told.tasks["calibration"]["photos"].roles == {"test": "photos", "fit": "photos.fit"}
+    assert told.data["photos"] == given_.data["photos"]
+    assert told.data["photos.fit"] == chosen.data["photos"] == given_.data["chosen"]
+
+
+def test_a_set_that_stands_in_for_another_and_is_scored_itself_is_split() -> None:
+    tasks = {"zero_shot": {"photos": {"test": "photos"}, "chosen": {"test": "chosen"}}}
+    given_ = suite(tasks=tasks)
+    assert halved(given_) == {"chosen"}
+    chosen, told = selection_suite(given_), report_suite(given_)
+    assert {chosen.data[name].option("half") for name in ("photos", "chosen")} == {"a"}
+    assert (told.data["photos"].option("half"), told.data["chosen"].option("half")) == (None, "b")
+
+
+FAMILIES = ("photos", "chosen", "pairs", "train", "far", "crops")
+
+
+@given(
+    st.dictionaries(st.sampled_from(FAMILIES), st.sampled_from(FAMILIES), max_size=3),
+    st.sampled_from([None, *FAMILIES]),
+    st.lists(st.tuples(st.sampled_from(FAMILIES), st.sampled_from([None, *FAMILIES])), min_size=1, max_size=4),
+)
+def test_no_image_is_on_both_sides(
+    validation: dict[str, str], calibration: str | None, bound: list[tuple[str, str | None]]
+) -> None:
+    """Told on nothing that was chosen, calibrated or fitted on; fitted and calibrated as while choosing."""
+    validation = {name: other for name, other in validation.items() if name != other}
+    tasks = {
+        "calibration": {f"t{i}": {"test": test} | ({"fit": fit} if fit else {}) for i, (test, fit) in enumerate(bound)}
+    }
+    given_ = suite(
+        validation=validation,
+        tasks=tasks,
+        data={**PLAIN["data"], "crops": {"base": "photos", "limit": 5}},  # type: ignore[dict-item]
+        **({"calibration": calibration} if calibration else {"calibration": None}),
+    )
+    chosen, told = selection_suite(given_), report_suite(given_)
+
+    def images(side: SuiteSpec, roles: tuple[str, ...]) -> set[tuple[str | None, object]]:
+        bindings = [b for labels in side.tasks.values() for b in labels.values()]
+        names = [n for b in bindings for role in roles if role in b.roles for n in b.data(role)]
+        specs = [side.data[name] for name in names]
+        halves = [("a", "b") if spec.option("half") is None else (spec.option("half"),) for spec in specs]
+        return {(spec.path, half) for spec, some in zip(specs, halves, strict=True) for half in some}
+
+    def calibrated(side: SuiteSpec) -> object:
+        return side.data[side.calibration] if side.calibration else None
+
+    assert images(told, ("fit",)) == images(chosen, ("fit",))
+    assert calibrated(told) == calibrated(chosen)
+    seen = images(chosen, ("test", "fit"))
+    if chosen.calibration:
+        spec = chosen.data[chosen.calibration]
+        seen |= {(spec.path, half) for half in (("a", "b") if spec.option("half") is None else (spec.option("half"),))}
+    assert not seen & images(told, ("test",))
+
+
 def test_nothing_to_halve_tells_on_the_suite_itself() -> None:
     given_ = suite(validation={"photos": "chosen", "far": "far"})
     assert report_suite(given_) is given_

@@ -42,6 +42,15 @@ def test_two_runs_with_the_same_seed_give_the_same_trials(sampler: str) -> None:
     assert len(evaluated(first.study)) == trials
 
 
+def test_the_same_seed_gives_the_same_trials_when_tpes_model_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (history(ran(36, sampler="tpe", seed=7)[0]) for _ in range(2))
+    assert first == second
+    monkeypatch.setattr("search.samplers._RANDOM_START", 10_000)
+    chance = history(ran(36, sampler="tpe", seed=7)[0])
+    assert chance[:9] == first[:9]  # queued
+    assert sum(a != b for a, b in zip(chance[10:], first[10:], strict=False)) > 20  # drawn from the model
+
+
 def test_another_seed_gives_other_trials() -> None:
     assert history(ran(20, seed=0)[0]) != history(ran(20, seed=1)[0])
 
