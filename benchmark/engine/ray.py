@@ -12,11 +12,11 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmark.engine.claims import write_once
 from benchmark.engine.driver import Driver
 from benchmark.engine.evaluate import Result
 from benchmark.engine.plan import Configuration, Evaluation
@@ -169,8 +169,7 @@ class OnRay:
         """By which a worker sees that it shares the results folder."""
         place = self.driver.claims.folder / "mark"
         place.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError), place.open("x", encoding="utf-8") as file:
-            file.write(uuid.uuid4().hex)
+        write_once(place, uuid.uuid4().hex)
         return place.read_text(encoding="utf-8")
 
     def _at_once(self, ray: Any) -> int:
