@@ -17,6 +17,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from benchmark.durable import sync_folder
 from benchmark.errors import StorageError, why
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -80,6 +81,7 @@ class ArrayStore:
             meta = aside / "meta.json"
             meta.write_text(json.dumps({"sha256": sha256}))
             _fsync(meta)
+            sync_folder(aside)
             found = _open(aside, sha256)  # mapped before others can evict it; a mapping outlives its file's name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -88,6 +90,7 @@ class ArrayStore:
                 if key not in self:  # not another writer's whole entry: remains of a killed process, or a real failure
                     self._remove(target)
                     aside.rename(target)
+            sync_folder(target.parent)
         except OSError as error:
             raise StorageError(f"the cache {self.folder} cannot be written: {why(error)}") from error
         finally:
