@@ -98,12 +98,14 @@ class Ledger:
         self.file = home / "ledger.jsonl"
         try:
             (home / "samples").mkdir(parents=True, exist_ok=True)
+            new = not self.file.exists()
             with self.file.open("ab"):
-                sync_folder(home)
+                if new:
+                    sync_folder(home)
         except OSError as error:
-            raise StorageError(
-                f"results folder {home} cannot be written ({error.strerror}); choose another with --home DIR"
-            ) from error
+            reason = why(error)
+            way = "" if "--home" in reason else "; choose another with --home DIR"
+            raise StorageError(f"results folder {home} cannot be written ({reason}){way}") from error
         self._lock = FileLock(home / ".ledger.lock")
         self.records: dict[str, Record] = {}
         self.reports: dict[str, ReportRow] = {}
