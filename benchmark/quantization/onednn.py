@@ -22,6 +22,8 @@ from benchmark.quantization.affine import QuantizedWeight
 from benchmark.quantization.int8 import INT8_ENGINE, ONEDNN_ENGINE, Int8Layer, int8_available
 
 _ALL_CODES = 16
+ENGINES = ("none", INT8_ENGINE, ONEDNN_ENGINE, f"{ONEDNN_ENGINE}-{_ALL_CODES}")
+"""Every answer of `integer_engine`, on whatever machine."""
 
 
 @cache

@@ -261,6 +261,10 @@ def test_a_tracking_server_that_goes_loses_nothing(undisturbed: Any, tmp_path: P
     assert results(home) == undisturbed[1]
     assert not (home / "mlflow.db").exists()
     sync = ["sync", str(tmp_path / "small.yaml"), "--limit", "24", "--home", str(home)]
+    assert finish(main(tmp_path, *sync, "--tracking-uri", uri)) == 2
+    [line] = [line for line in log(tmp_path).splitlines() if line.startswith("reliquant: error:")]
+    assert f"tracking store {uri} cannot be reached" in line
+    assert "Traceback" not in log(tmp_path)
     for _ in range(2):
         assert finish(main(tmp_path, *sync)) == 0, log(tmp_path)
         assert f"{1 + len(QUANTS)} configurations of suite" in log(tmp_path)

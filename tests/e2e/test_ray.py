@@ -109,7 +109,10 @@ def test_workers_with_a_gpu_end_with_their_task(address: str, tmp_path: Path) ->
     assert process.returncode == 0, (tmp_path / "log").read_text()
     assert f"{EVALUATIONS} computed, 0 from the ledger, 0 failed" in (tmp_path / "log").read_text()
     assert len(seen) >= 2  # one for each group of two configurations
-    assert not any(Path(f"/proc/{pid}/maps").exists() for pid in seen)
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in seen) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in seen)
 
 
 @needs_ray
