@@ -46,7 +46,11 @@ class ArrayStore:
         return isinstance(key, str) and (self.path(key) / "meta.json").is_file()
 
     def get(self, key: str) -> dict[str, NDArray[Any]] | None:
-        """Memory-mapped, read-only arrays of an entry, or None when it is missing or damaged."""
+        """Memory-mapped, read-only arrays of an entry, or None when it is missing or damaged.
+
+        Raises:
+            StorageError: it is there and cannot be read: no permission, too many open files, a failing disk.
+        """
         if key not in self:
             return None
         folder = self.path(key)
@@ -58,7 +62,9 @@ class ArrayStore:
                         raise ValueError(f"{name}.npy does not match its digest")
                 self._checked.add(key)
             arrays = _open(folder, digests)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise StorageError(f"the cache entry {folder} cannot be read: {why(error)}") from error
             if folder.is_dir():  # else another process has just evicted it, whole
                 self.damaged.append(f"{folder}: {error}")
                 self._remove(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -192,3 +193,20 @@ def test_two_processes_write_and_evict_the_same_keys(tmp_path: Path) -> None:
         worker.join()
     assert answers == ["fine", "fine"]
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_what_cannot_be_read_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """A failing disk, no permission, too many open files: the entry stays, and the reason is said."""
+    ArrayStore(tmp_path).put(KEY, ARRAYS)
+    store = ArrayStore(tmp_path)
+
+    def refuse(*_: object) -> str:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmark.engine.cache._sha256", refuse)
+        with pytest.raises(StorageError, match=f"cannot be read: {os.strerror(code)}"):
+            store.get(KEY)
+    assert store.damaged == []
+    assert same(store.get(KEY), ARRAYS)
