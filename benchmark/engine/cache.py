@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from benchmark.durable import sync_folder
 from benchmark.errors import StorageError, why
 
 Arrays = Mapping[str, NDArray[Any]]
+Room = Callable[[tuple[int, ...]], NDArray[np.float32]]
 _STALE_SECONDS = 24 * 3600
 
 
@@ -106,6 +107,30 @@ class ArrayStore:
         return found
 
     @contextmanager
+    def scratch(self) -> Iterator[Room]:
+        """For arrays that are larger than memory: files aside, to be filled piece by piece and then `put`.
+
+        What it yields makes such an array, float32, of a shape. Its room on the disk is taken at once, so
+        that a full disk is an error here and not a signal when it is filled.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        aside = self.folder / f".tmp-{os.getpid()}-{uuid.uuid4().hex}"
+
+        def room(shape: tuple[int, ...]) -> NDArray[np.float32]:
+            try:
+                aside.mkdir(parents=True, exist_ok=True)
+                return _room(aside / f"{len(list(aside.iterdir()))}.npy", shape)
+            except OSError as error:
+                raise StorageError(f"the cache {self.folder} cannot be written: {why(error)}") from error
+
+        try:
+            yield room
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    @contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """Only one process makes what this key stands for; the others wait and then find it.
 
@@ -166,6 +191,14 @@ def _open(folder: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
 
 def _load(path: Path) -> NDArray[Any]:
     array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _room(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    if hasattr(os, "posix_fallocate"):  # else the file has holes until it is filled
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
 
 

@@ -210,3 +210,20 @@ def test_what_cannot_be_read_is_not_damaged(tmp_path: Path, monkeypatch: pytest.
             store.get(KEY)
     assert store.damaged == []
     assert same(store.get(KEY), ARRAYS)
+
+
+def test_scratch_takes_its_room_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ArrayStore(tmp_path)
+    with store.scratch() as room:
+        array = room((3, 4))
+        array[:] = ARRAYS["image"]
+        assert same(store.put(KEY, {"image": array}), {"image": ARRAYS["image"]})
+    assert not list(tmp_path.glob(".tmp-*"))
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match="cannot be written: No space left"), store.scratch() as room:
+        room((3, 4))
+    assert not list(tmp_path.glob(".tmp-*"))
