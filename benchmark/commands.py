@@ -18,7 +18,7 @@ from benchmark.engine.run import run as run_plan
 from benchmark.include import include_files
 from benchmark.printing import print_efficiency, print_table
 from benchmark.progress import open_progress
-from benchmark.request import RunRequest, pixel_budget, requested_plan
+from benchmark.request import RunRequest, pixel_budget, recorded_plan, requested_plan
 from benchmark.stopping import stopped
 from benchmark.suite import load_suite
 from benchmark.tracking import Tracker, trackers
@@ -98,8 +98,8 @@ def validate_suite(
 def sync_suite(request: RunRequest) -> int:
     """Log what the ledger has of a run to MLflow."""
     with open_progress(request.quiet) as progress:
-        plan = requested_plan(request)
         ledger = Ledger(request.home)
+        plan = recorded_plan(request, ledger.records)
         tracker = trackers.get("mlflow").open(request.home, request.tracking_uri)
         count = replay(plan, ledger, tracker, progress)
     missing = len(plan.configurations) - count

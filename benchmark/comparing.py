@@ -18,7 +18,7 @@ from benchmark.engine.plan import tasks
 from benchmark.errors import InputError, StorageError, UnknownNameError
 from benchmark.include import include_files
 from benchmark.progress import Progress, open_progress, shown
-from benchmark.suite import expand_braces, load_suite, suite_names
+from benchmark.suite import expand_all, load_suite, suite_names
 
 UNPAIRED = 3
 """Exit status when some evaluations could not be compared."""
@@ -136,7 +136,7 @@ def _chosen(request: CompareRequest, records: Sequence[Record], suite: str) -> l
     names = {record.quantization for record in quantized}
     if not names:
         raise InputError(f"the results of suite '{suite}' hold no quantization to compare")
-    patterns = [single for run in request.runs for single in expand_braces(run)]
+    patterns = expand_all(request.runs)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UnknownNameError(f"run in the results of '{suite}'", pattern, names)

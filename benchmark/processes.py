@@ -1,26 +1,34 @@
-"""Which process wrote something, and whether it still runs: host, process id and start time."""
+"""Which process wrote something, and whether it still runs: host, process id, boot, namespace and start time."""
 
 from __future__ import annotations
 
 import os
 import socket
+from functools import cache
 from pathlib import Path
 
 
 def owner() -> str:
-    """This process, so that others on its machine can see whether it still runs: host, id and start time."""
-    return f"{socket.gethostname()} {os.getpid()} {_started(os.getpid())}"
+    """This process, so that others on its machine can see whether it still runs: `HOST ID BOOT:NAMESPACE:START`.
+
+    Ids are given out again after a restart of the machine and are other ones in another container, and two containers
+    can have one host name: boot and namespace tell them apart.
+    """
+    return f"{socket.gethostname()} {os.getpid()} {_world()}:{_started(os.getpid())}"
 
 
 def is_here(who: str) -> bool:
-    """Whether a process runs, or ran, on this machine."""
-    return who.partition(" ")[0] == socket.gethostname()
+    """Whether a process belongs to this machine, boot and container, so that its id means something here."""
+    host, world, _, _ = _parts(who)
+    return host == socket.gethostname() and world in (_world(), "")  # early versions wrote no boot
 
 
 def is_gone(who: str) -> bool:
-    """Whether a process of this machine has ended; never for other machines."""
-    pid, _, start = who.partition(" ")[2].partition(" ")
-    return is_here(who) and pid.isdigit() and _started(int(pid)) != start
+    """Whether a process of this machine has ended; never for other machines and containers."""
+    host, world, pid, start = _parts(who)
+    if is_here(who):
+        return pid.isdigit() and _started(int(pid)) != start
+    return host == socket.gethostname() and _boot(world) != _boot(_world())
 
 
 def shown(who: str) -> str:
@@ -28,6 +36,28 @@ def shown(who: str) -> str:
     host, _, rest = who.partition(" ")
     pid = rest.partition(" ")[0]
     return f"process {pid} on {host}" if pid.isdigit() else who
+
+
+def _parts(who: str) -> tuple[str, str, str, str]:
+    """Host, boot and namespace, process id, start time."""
+    host, _, rest = who.partition(" ")
+    pid, _, life = rest.partition(" ")
+    world, _, start = life.rpartition(":")
+    return host, world, pid, start
+
+
+@cache
+def _world() -> str:
+    """`BOOT:NAMESPACE` of this process; both are empty where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}:{Path('/proc/self/ns/pid').readlink().name.strip('pid:[]')}"
+    except OSError:
+        return ":"
+
+
+def _boot(world: str) -> str:
+    return world.partition(":")[0]
 
 
 def _started(pid: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +20,7 @@ from benchmark.errors import InputError, SpecError
 from benchmark.include import include_files
 from benchmark.models.recipe import refuse_quantized
 from benchmark.quantization import parse
+from benchmark.quantization.onednn import ENGINES
 from benchmark.spec import FP32, Override, QuantSpec, parse_spec
 from benchmark.suite import load_suite, narrow
 
@@ -107,11 +108,39 @@ def plain(value: Any) -> Any:
 
 
 def requested_plan(request: RunRequest) -> Plan:
-    """The plan that a command line asks for.
+    """The plan that a command line asks for, on this machine.
 
     Raises:
         ReliquantError: the first problem, in one line that names the option, field or file.
     """
+    suite = _requested_suite(request)
+    check_device(request.device)
+    plan = replace(make_plan(suite, _settings(request)), asked=asked(request))
+    stored = {c.model.ref: c for c in plan.configurations if c.model.quantized}
+    if request.quantizations or request.overrides:
+        refuse_quantized((c.model for c in stored.values()), "--override" if request.overrides else "--quant")
+    for ref, configuration in stored.items():
+        print(f"{ref} is quantized already ({configuration.quant.name}): it is run as it is", file=sys.stderr)
+    return plan
+
+
+def recorded_plan(request: RunRequest, keys: Container[str]) -> Plan:
+    """The plan that a command line asked for, on whatever machine: this one needs no such device.
+
+    Args:
+        keys: of the evaluations that are there. Which integer engine their machine had is seen from them.
+
+    Raises:
+        ReliquantError: the first problem, in one line that names the option, field or file.
+    """
+    suite, settings = _requested_suite(request), _settings(request)
+    _device_kind(request.device)
+    engines = ENGINES[:1] if request.exact_float else ENGINES
+    plans = (make_plan(suite, replace(settings, engine=engine)) for engine in engines)
+    return max(plans, key=lambda plan: sum(e.key in keys for c in plan.configurations for e in c.evaluations))
+
+
+def _requested_suite(request: RunRequest) -> SuiteSpec:
     include_files(request.include)
     suite: SuiteSpec = narrow(
         load_suite(request.suite, request.data, request.catalogues),
@@ -120,23 +149,19 @@ def requested_plan(request: RunRequest) -> Plan:
         tasks=request.tasks,
         limit=request.limit,
     )
-    check_device(request.device)
     if request.overrides:
         suite = suite.model_copy(update={"quantizations": all_with_overrides(suite.quantizations, request.overrides)})
-    settings = Settings(
+    return suite
+
+
+def _settings(request: RunRequest) -> Settings:
+    return Settings(
         request.device,
         request.batch_size,
         exact_float=request.exact_float,
         precision=check_precision(request.precision),
         compile=request.compile,
     )
-    plan = replace(make_plan(suite, settings), asked=asked(request))
-    stored = {c.model.ref: c for c in plan.configurations if c.model.quantized}
-    if request.quantizations or request.overrides:
-        refuse_quantized((c.model for c in stored.values()), "--override" if request.overrides else "--quant")
-    for ref, configuration in stored.items():
-        print(f"{ref} is quantized already ({configuration.quant.name}): it is run as it is", file=sys.stderr)
-    return plan
 
 
 def all_with_overrides(names: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
@@ -208,11 +233,17 @@ def check_device(device: str) -> None:
     """
     import torch
 
+    if _device_kind(device) == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: this machine or this torch has no CUDA; use --device cpu")
+
+
+def _device_kind(device: str) -> str:
+    import torch
+
     try:
         kind = torch.device(device).type
     except RuntimeError:
-        raise InputError(f"--device '{device}': expected cpu, cuda or cuda:N") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {device}: this machine or this torch has no CUDA; use --device cpu")
+        kind = ""
     if kind not in ("cpu", "cuda"):
         raise InputError(f"--device '{device}': expected cpu, cuda or cuda:N")
+    return kind

@@ -49,7 +49,7 @@ def load_suite(name: str, data: Sequence[str] = (), catalogues: Sequence[Path] =
         _point(content, item, str(path))
     for field, expand in (("models", _models), ("quantizations", _quantizations)):
         if isinstance(content.get(field), list):
-            content[field] = [single for entry in content[field] for single in expand(entry)]
+            content[field] = expand(content[field])
     return parse_spec(SuiteSpec, content, str(path))
 
 
@@ -66,20 +66,40 @@ def _catalogued(spec: Any, name: str, catalogues: Sequence[Path]) -> Any:
     return known[spec["catalogue"]].model_dump(mode="json", exclude_unset=True) | own
 
 
-def _models(entry: Any) -> list[Any]:
-    """A model, or the members of `group:NAME`."""
-    if not isinstance(entry, str) or not entry.startswith("group:"):
-        return [entry]
+def _models(entries: list[Any]) -> list[Any]:
+    """Models, with the members of a group in place of `group:NAME`."""
     from benchmark.models import groups
 
-    name = entry.removeprefix("group:")
-    if name not in groups():
-        raise UnknownNameError("group of models", name, groups())
-    return [spec.model_dump() for spec in groups()[name]]
+    expanded: list[Any] = []
+    for entry in entries:
+        if isinstance(entry, str) and entry.startswith("group:"):
+            name = entry.removeprefix("group:")
+            if name not in groups():
+                raise UnknownNameError("group of models", name, groups())
+            expanded += [spec.model_dump() for spec in groups()[name]]
+        else:
+            expanded.append(entry)
+        if len(expanded) > MOST_ALTERNATIVES:
+            raise SpecError(f"models: more than {MOST_ALTERNATIVES} together")
+    return expanded
 
 
-def _quantizations(entry: Any) -> list[Any]:
-    return expand_braces(entry) if isinstance(entry, str) else [entry]
+def _quantizations(entries: list[Any]) -> list[Any]:
+    names = expand_all([entry for entry in entries if isinstance(entry, str)])
+    return [*names, *(entry for entry in entries if not isinstance(entry, str))]
+
+
+def expand_all(texts: Sequence[str]) -> list[str]:
+    """The alternatives of all texts (`expand_braces`), in order.
+
+    Raises:
+        SpecError: braces that do not match, or more than `MOST_ALTERNATIVES` together.
+    """
+    if sum(map(_number, texts)) > MOST_ALTERNATIVES:
+        if len(texts) == 1:
+            raise SpecError(f"quantization '{texts[0][:60]}...': more than {MOST_ALTERNATIVES} alternatives")
+        raise SpecError(f"quantizations: more than {MOST_ALTERNATIVES} alternatives together")
+    return [single for text in texts for single in _alternatives(text)]
 
 
 def expand_braces(text: str) -> list[str]:
@@ -88,9 +108,12 @@ def expand_braces(text: str) -> list[str]:
     >>> expand_braces("rtn-{w8,w4}a8-{vision,vision+text}")
     ['rtn-w8a8-vision', 'rtn-w8a8-vision+text', 'rtn-w4a8-vision', 'rtn-w4a8-vision+text']
     """
-    if math.prod(1 + part.count(",") for part in text.split("{")[1:]) > MOST_ALTERNATIVES:
-        raise SpecError(f"quantization '{text[:60]}...': more than {MOST_ALTERNATIVES} alternatives")
-    return _alternatives(text)
+    return expand_all([text])
+
+
+def _number(text: str) -> int:
+    """Alternatives that a text stands for, at least."""
+    return math.prod(1 + part.count(",") for part in text.split("{")[1:])
 
 
 def _alternatives(text: str) -> list[str]:
@@ -141,7 +164,7 @@ def narrow(
     if models:
         update["models"] = tuple(parse_spec(ModelSpec, ref, "--model") for ref in models)
     if quantizations:
-        update["quantizations"] = tuple(single for name in quantizations for single in expand_braces(name))
+        update["quantizations"] = tuple(expand_all(quantizations))
     if tasks:
         for name in tasks:
             if name not in suite.tasks:

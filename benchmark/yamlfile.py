@@ -25,6 +25,15 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """A value; what its tag promises and its text is not (an impossible date) is an error with its line."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"no {node.tag.rpartition(':')[2]}: {type(error).__name__}, {error}"[:200], node.start_mark
+            ) from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping whose keys differ."""
         seen = set()
@@ -88,5 +97,3 @@ def load_yaml(path: Path) -> Any:
         raise SpecError(f"{path}: not valid YAML{line} ({getattr(error, 'problem', None) or error})") from None
     except RecursionError:
         raise SpecError(f"{path}: not valid YAML (nested too deeply)") from None
-    except ValueError as error:  # an impossible date, a number of thousands of digits
-        raise SpecError(f"{path}: not valid YAML ({error})") from None

@@ -21,6 +21,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from benchmark.durable import sync_folder
 from benchmark.errors import StorageError, why
 from benchmark.spec import digest
 
@@ -149,8 +150,9 @@ class Store:
         try:
             yield writer
             writer.finish()
+            sync_folder(aside)
             aside.rename(self.folder / key)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         finally:
             writer.close()
             shutil.rmtree(aside, ignore_errors=True)
@@ -219,11 +221,3 @@ def _intact(path: Path, sizes: list[int], digests: list[str], threads: int) -> b
 def _sync(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -150,10 +150,11 @@ class BankMaker:
         new = int(part.new.sum())
         advance(len(part.rows) - new)
         model = self.runner if new else plain  # which then is not run
-        features = part.features(model, self.plan.settings.batch_size, advance)
         about = {"logit": np.array([plain.logit_scale, plain.logit_bias]), "rows": part.rows}
-        for array in arrays:
-            self.store.put(self._image_key(name, array), {array: features[array], **about})
+        with self.store.scratch() as room:
+            features = part.features(model, self.plan.settings.batch_size, advance, room)
+            for array in arrays:
+                self.store.put(self._image_key(name, array), {array: features[array], **about})
         self.forward_images += new
 
     @property

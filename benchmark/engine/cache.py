@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from benchmark.durable import sync_folder
 from benchmark.errors import StorageError, why
 
 Arrays = Mapping[str, NDArray[Any]]
+Room = Callable[[tuple[int, ...]], NDArray[np.float32]]
 _STALE_SECONDS = 24 * 3600
 
 
@@ -45,7 +47,11 @@ class ArrayStore:
         return isinstance(key, str) and (self.path(key) / "meta.json").is_file()
 
     def get(self, key: str) -> dict[str, NDArray[Any]] | None:
-        """Memory-mapped, read-only arrays of an entry, or None when it is missing or damaged."""
+        """Memory-mapped, read-only arrays of an entry, or None when it is missing or damaged.
+
+        Raises:
+            StorageError: it is there and cannot be read: no permission, too many open files, a failing disk.
+        """
         if key not in self:
             return None
         folder = self.path(key)
@@ -57,7 +63,9 @@ class ArrayStore:
                         raise ValueError(f"{name}.npy does not match its digest")
                 self._checked.add(key)
             arrays = _open(folder, digests)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise StorageError(f"the cache entry {folder} cannot be read: {why(error)}") from error
             if folder.is_dir():  # else another process has just evicted it, whole
                 self.damaged.append(f"{folder}: {error}")
                 self._remove(folder)
@@ -80,6 +88,7 @@ class ArrayStore:
             meta = aside / "meta.json"
             meta.write_text(json.dumps({"sha256": sha256}))
             _fsync(meta)
+            sync_folder(aside)
             found = _open(aside, sha256)  # mapped before others can evict it; a mapping outlives its file's name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -88,6 +97,7 @@ class ArrayStore:
                 if key not in self:  # not another writer's whole entry: remains of a killed process, or a real failure
                     self._remove(target)
                     aside.rename(target)
+            sync_folder(target.parent)
         except OSError as error:
             raise StorageError(f"the cache {self.folder} cannot be written: {why(error)}") from error
         finally:
@@ -95,6 +105,30 @@ class ArrayStore:
         self._checked.add(key)
         self.trim(keep=key)
         return found
+
+    @contextmanager
+    def scratch(self) -> Iterator[Room]:
+        """For arrays that are larger than memory: files aside, to be filled piece by piece and then `put`.
+
+        What it yields makes such an array, float32, of a shape. Its room on the disk is taken at once, so
+        that a full disk is an error here and not a signal when it is filled.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        aside = self.folder / f".tmp-{os.getpid()}-{uuid.uuid4().hex}"
+
+        def room(shape: tuple[int, ...]) -> NDArray[np.float32]:
+            try:
+                aside.mkdir(parents=True, exist_ok=True)
+                return _room(aside / f"{len(list(aside.iterdir()))}.npy", shape)
+            except OSError as error:
+                raise StorageError(f"the cache {self.folder} cannot be written: {why(error)}") from error
+
+        try:
+            yield room
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -157,6 +191,14 @@ def _open(folder: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
 
 def _load(path: Path) -> NDArray[Any]:
     array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _room(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    if hasattr(os, "posix_fallocate"):  # else the file has holes until it is filled
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
 
 

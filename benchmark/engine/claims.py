@@ -1,8 +1,9 @@
 """Who works on what: several processes, also on several machines, share one results folder without doing work twice.
 
 A claim is an operating-system lock, which a dead owner on this machine loses at once, and beside it a file that names
-the owner and whose time of change is its heartbeat. The heartbeat is for owners on other machines that share the
-folder: one that has been silent for `STALE` seconds counts as dead. It also serves where the file system has no locks.
+the owner and whose time of change is its heartbeat. The heartbeat is for owners on other machines, or in other
+containers, that share the folder: one that has been silent for `STALE` seconds counts as dead, whether its lock is seen
+here or not. It also serves where the file system has no locks. Nobody refreshes or removes a name that is not his own.
 """
 
 from __future__ import annotations
@@ -68,26 +69,24 @@ class Claims:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = self._lock(key)
-            if lock is False:
-                return self._owner(key) or UNSIGNED
-            holder = self._sign(key, locked=lock is not None)
+            holder = self._sign(key, lock)
         except OSError as error:
             raise StorageError(f"claims folder {self.folder} cannot be written: {why(error)}") from error
         if holder is not None:
-            if lock is not None:
+            if lock:
                 lock.release()
             return holder
-        self._held[key] = lock
+        self._held[key] = lock or None
         if self._heart is None:
             self._heart = threading.Thread(target=self._live, daemon=True, name="claims")
             self._heart.start()
         return None
 
     def release(self, key: str) -> None:
-        """Give a claim up."""
+        """Give a claim up; one that another took over while this process was suspended is that one's."""
         lock = self._held.pop(key)
         with suppress(OSError):
-            self._file(key).unlink(missing_ok=True)
+            self._unsign(key, owner())
         if lock is not None:
             lock.release()
 
@@ -107,26 +106,32 @@ class Claims:
             raise
         return lock
 
-    def _sign(self, key: str, locked: bool) -> str | None:
+    def _sign(self, key: str, lock: FileLock | Literal[False] | None) -> str | None:
         """Write our name, over that of a dead owner; returns a living owner's."""
         holder = self._owner(key)
+        if holder is None and lock is False:
+            return UNSIGNED
         if holder is not None:
-            if self._alive(key, holder, locked):
+            if self._alive(key, holder, lock):
                 return holder or UNSIGNED
-            aside = self.folder / f".gone-{uuid.uuid4().hex}"
-            with suppress(FileNotFoundError):  # another process was faster
-                self._file(key).rename(aside)
-                aside.unlink()
-        try:
-            with self._file(key).open("x", encoding="utf-8") as file:
-                file.write(owner())
-        except FileExistsError:
-            return self._owner(key) or UNSIGNED
-        return None
+            self._unsign(key, holder)
+        return None if write_once(self._file(key), owner()) else self._owner(key) or UNSIGNED
 
-    def _alive(self, key: str, holder: str, locked: bool) -> bool:
-        if locked and (is_here(holder) or not holder):  # a living owner would have kept the lock from us
-            return False
+    def _unsign(self, key: str, holder: str) -> None:
+        """Take an owner's name away; that of another who signed in the meantime stays."""
+        if self._owner(key) != holder:
+            return
+        aside = self.folder / f".gone-{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):  # another process was faster
+            self._file(key).rename(aside)
+            found = aside.read_text(encoding="utf-8", errors="replace")
+            if found != holder:
+                write_once(self._file(key), found)
+            aside.unlink()
+
+    def _alive(self, key: str, holder: str, lock: FileLock | Literal[False] | None) -> bool:
+        if lock is not None and (is_here(holder) or not holder):  # a living owner keeps the lock from us
+            return lock is False
         if is_here(holder):
             return not is_gone(holder)
         probe = self.folder / f".clock-{uuid.uuid4().hex}"  # the file server's clock, not ours
@@ -148,4 +153,28 @@ class Claims:
         while not self._ended.wait(self.beat):
             for key in list(self._held):
                 with suppress(OSError):
-                    os.utime(self._file(key))
+                    if self._owner(key) == owner():  # else it was taken over while this process was suspended
+                        os.utime(self._file(key))
+
+
+def write_once(path: Path, text: str) -> bool:
+    """Write a small file, whole from the moment it is there; False where it is there already.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    aside = path.with_name(f".new-{uuid.uuid4().hex}")
+    aside.write_text(text, encoding="utf-8")
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True

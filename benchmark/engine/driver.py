@@ -12,7 +12,7 @@ from benchmark.engine.claims import Claims
 from benchmark.engine.evaluate import Result, failure
 from benchmark.engine.ledger import Ledger, Record, ReportRow
 from benchmark.engine.plan import Configuration, Evaluation, Plan
-from benchmark.errors import DamagedSamplesError
+from benchmark.errors import DamagedSamplesError, ReliquantError, StorageError
 from benchmark.plugins import Outcome
 from benchmark.progress import Progress, Silent
 from benchmark.spec import FP32
@@ -236,7 +236,11 @@ def reference_records(
 
 
 def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> int:
-    """Tell a tracker of every configuration that the ledger has completely; returns how many. Runs no model."""
+    """Tell a tracker of every configuration that the ledger has completely; returns how many. Runs no model.
+
+    Raises:
+        StorageError: the tracker cannot be written; what was told stays, the ledger has everything.
+    """
     told: list[FinishedConfiguration] = []
     comparer, full = Comparer(ledger.home), full_precision(plan)
     with progress.phase(f"sync {plan.suite.name}", len(plan.configurations)) as advance, Claims(ledger.home) as claims:
@@ -250,13 +254,26 @@ def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> 
                 try:
                     bases = reference_records(configuration, full, ledger)
                     finished = gather(plan, configuration, records, bases, ledger, comparer, progress)
-                    tracker.log(finished)
+                    _tell(tracker, partial(tracker.log, finished))
                     told.append(replace(finished, outcomes={}, references={}))
                 except DamagedSamplesError as damage:
                     progress.message(str(damage))
     for sweep in sweeps(told):
-        tracker.log_sweep(sweep)
+        _tell(tracker, partial(tracker.log_sweep, sweep))
     return len(told)
+
+
+def _tell(tracker: Tracker, log: Callable[[], object]) -> None:
+    try:
+        log()
+    except ReliquantError:
+        raise
+    except Exception as error:  # a server that went away, in the words of whatever library
+        reason = f"{type(error).__name__}: {error}"
+        raise StorageError(
+            f"tracker '{tracker.name}' could not be written ({reason}); nothing is lost, the ledger has everything: "
+            "once it is back, run the same command again"
+        ) from error
 
 
 def _log_sweep(sweep: FinishedSweep, tracker: Tracker) -> None:

@@ -1,6 +1,7 @@
 """The ledger: an append-only JSONL file, one row per finished evaluation. The source of truth for resuming.
 
-MLflow is a view of it. Per-sample columns lie beside it in `samples/<key>.npz`, written before their row.
+MLflow is a view of it. Per-sample columns lie beside it in `samples/<key[:2]>/<key>.npz`, written before their row,
+which has their digest. (Early versions wrote `samples/<key>.npz`, and no digest.)
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from benchmark.engine.samples import pack, unpack
+from benchmark.durable import sync_folder
+from benchmark.engine.samples import digest_of, pack, unpack
 from benchmark.errors import DamagedSamplesError, StorageError, why
 from benchmark.plugins import Outcome
 from benchmark.spec import digest
@@ -37,6 +39,7 @@ class Record:
         error: the reason, where `status` is "failed".
         provenance: versions, device, digests, calibration, time.
         pair: equal for records that differ in their quantization only, so that they can be compared.
+        samples: SHA-256 of the file of its per-sample columns and tables; None where it has none.
     """
 
     key: str
@@ -53,6 +56,7 @@ class Record:
     error: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     pair: str = ""
+    samples: str | None = None
 
     @property
     def name(self) -> str:
@@ -94,12 +98,14 @@ class Ledger:
         self.file = home / "ledger.jsonl"
         try:
             (home / "samples").mkdir(parents=True, exist_ok=True)
+            new = not self.file.exists()
             with self.file.open("ab"):
-                pass
+                if new:
+                    sync_folder(home)
         except OSError as error:
-            raise StorageError(
-                f"results folder {home} cannot be written ({error.strerror}); choose another with --home DIR"
-            ) from error
+            reason = why(error)
+            way = "" if "--home" in reason else "; choose another with --home DIR"
+            raise StorageError(f"results folder {home} cannot be written ({reason}){way}") from error
         self._lock = FileLock(home / ".ledger.lock")
         self.records: dict[str, Record] = {}
         self.reports: dict[str, ReportRow] = {}
@@ -126,12 +132,17 @@ class Ledger:
 
     def append(self, record: Record, outcome: Outcome | None = None) -> None:
         """Write the samples, then the row; a row is whole or is not there, and a finished one is there once."""
-        if outcome is not None:
-            self._write_samples(record.key, outcome)
-            self._unreadable.discard(record.key)
+        packed = _packed(outcome) if outcome is not None else None
+        record = replace(record, samples=digest_of(packed) if packed else None)
         with self._locked() as file:
             self.refresh()
-            if self.done(record.key) is None:
+            if self.done(record.key) is not None:
+                return
+            old = self.records.get(record.key)
+            if packed is not None:
+                self._write_samples(record.key, packed)
+            self._unreadable.discard(record.key)
+            if old is None or (old.status, old.samples) != ("done", record.samples):  # else the old row is right again
                 self._append(file, {"kind": "record", **asdict(record)})
                 self.records[record.key] = record
 
@@ -147,48 +158,65 @@ class Ledger:
             self._append(file, {"kind": "efficiency", **asdict(row)})
         self.efficiencies[row.configuration] = row
 
-    def outcome(self, record: Record) -> Outcome:
+    def outcome(self, record: Record, whole: bool = True) -> Outcome:
         """The outcome of a finished record, read back; metric keys relative to the record's.
 
+        Args:
+            whole: False where a record whose samples are not in the results folder is welcome without them.
+
         Raises:
-            DamagedSamplesError: its samples cannot be read; they are taken away and it does not count as done here.
+            DamagedSamplesError: its samples are missing or altered; it does not count as done here any more.
+            StorageError: its samples cannot be read.
         """
         prefix = f"{record.task}/{record.dataset}/"
         arrays: dict[str, dict[str, NDArray[Any]]] = {"samples": {}, "tables": {}}
-        path = self.samples_path(record.key)
-        if path.is_file():
-            try:
-                for name, values in unpack(path.read_bytes()).items():
-                    kind, _, column = name.partition("|")
-                    arrays[kind][column] = values
-            except (OSError, ValueError) as error:
-                self._unreadable.add(record.key)
-                raise DamagedSamplesError(
-                    f"{path} is damaged ({error}); `reliquant run` computes that evaluation again"
-                ) from error
+        for name, values in self._samples(record, whole).items():
+            kind, _, column = name.partition("|")
+            arrays[kind][column] = values
         return Outcome(
             metrics={key.removeprefix(prefix): value for key, value in record.metrics.items()},
             notes={key.removeprefix(prefix): note for key, note in record.notes.items()},
             **arrays,
         )
 
+    def _samples(self, record: Record, whole: bool) -> dict[str, NDArray[Any]]:
+        path = self.samples_path(record.key)
+        try:
+            content = path.read_bytes()
+            arrays = unpack(content)
+            if record.samples not in (None, digest_of(content)):
+                raise ValueError("it is not the one that its record names")
+            return arrays
+        except FileNotFoundError:
+            if record.samples is None or not whole:
+                return {}
+            damage = "it is missing"
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {why(error)}") from error
+        except ValueError as error:
+            damage = str(error)
+        self._unreadable.add(record.key)
+        raise DamagedSamplesError(f"{path} is damaged ({damage}); `reliquant run` computes that evaluation again")
+
     def samples_path(self, key: str) -> Path:
         """Where the per-sample columns and tables of an evaluation lie."""
-        return self.home / "samples" / f"{key}.npz"
+        flat = self.home / "samples" / f"{key}.npz"
+        sharded = self.home / "samples" / key[:2] / f"{key}.npz"
+        return flat if flat.is_file() and not sharded.is_file() else sharded
 
-    def _write_samples(self, key: str, outcome: Outcome) -> None:
-        columns = {f"samples|{name}": column for name, column in outcome.samples.items()}
-        columns |= {f"tables|{name}": table for name, table in outcome.tables.items()}
-        if not columns:
-            return
-        path = self.samples_path(key)
+    def _write_samples(self, key: str, packed: bytes) -> None:
+        path = self.home / "samples" / key[:2] / f"{key}.npz"
         aside = path.with_suffix(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
         try:
+            if not path.parent.is_dir():
+                path.parent.mkdir(exist_ok=True)
+                sync_folder(path.parent.parent)
             with aside.open("wb") as file:
-                file.write(pack(columns))
+                file.write(packed)
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
+            sync_folder(path.parent)
         except OSError as error:
             raise StorageError(f"{path} cannot be written: {why(error)}") from error
         finally:
@@ -220,13 +248,23 @@ class Ledger:
                 raise ValueError("a byte was changed")
             kind = row.pop("kind")
             if kind == "record":
-                self.records[row["key"]] = Record(**row)
+                new, old = Record(**row), self.records.get(row["key"])
+                if old is None or old.samples != new.samples:  # else it is a row that was read or written before
+                    self._unreadable.discard(new.key)
+                self.records[new.key] = new
             elif kind == "report":
                 self.reports[row["configuration"]] = ReportRow(**row)
             elif kind == "efficiency":
                 self.efficiencies[row["configuration"]] = EfficiencyRow(**row)
         except (ValueError, KeyError, TypeError, RecursionError):
             self.broken_lines += 1
+
+
+def _packed(outcome: Outcome) -> bytes | None:
+    """The columns and tables of an outcome as the content of a file; None where it has none."""
+    columns = {f"samples|{name}": column for name, column in outcome.samples.items()}
+    columns |= {f"tables|{name}": table for name, table in outcome.tables.items()}
+    return pack(columns) if columns else None
 
 
 def _last_byte(file: BinaryIO, end: int) -> bytes:

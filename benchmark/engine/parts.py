@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from benchmark.data import Data
 from benchmark.data.pixels import Pixels
-from benchmark.engine.cache import ArrayStore
-from benchmark.engine.embed import embed_images
+from benchmark.engine.cache import ArrayStore, Room
+from benchmark.engine.embed import stream_features
 from benchmark.models.base import ClipModel
 from benchmark.progress import Advance
+
+COPIED = 1024
+"""Rows that are copied at a time."""
 
 
 class Part:
@@ -51,19 +54,28 @@ class Part:
         self.have = have
         self.new = np.isin(pixels.ids, self.ids[~have]) if others else np.ones(len(pixels), bool)
 
-    def features(self, model: ClipModel, batch_size: int, advance: Advance) -> dict[str, NDArray[np.float32]]:
-        """All arrays (N, ...), in the order of `rows`."""
+    def features(
+        self, model: ClipModel, batch_size: int, advance: Advance, room: Room
+    ) -> dict[str, NDArray[np.float32]]:
+        """All arrays (N, ...), in the order of `rows`, each in a place that `room` gives, batch by batch."""
+        whole: dict[str, NDArray[np.float32]] = {}
+        for mine, found, theirs in self.known:
+            for array in self.arrays:
+                if array not in whole:
+                    whole[array] = room((len(self.ids), *found[array].shape[1:]))
+                for start in range(0, len(mine), COPIED):
+                    part = slice(start, start + COPIED)
+                    whole[array][mine[part]] = found[array][theirs[part]]
+        if not self.new.any():
+            return whole
+        places, done = np.flatnonzero(~self.have), 0
+        batches = self.pixels.batches(batch_size, None if self.new.all() else self.new)
         taps = [array for array in self.arrays if array != "image"]
-        if not self.known:
-            keep = None if self.new.all() else self.new
-            return embed_images(model, self.pixels.batches(batch_size, keep), advance, taps)
-        made = embed_images(model, self.pixels.batches(batch_size, self.new), advance, taps) if self.new.any() else {}
-        whole = {}
-        for array in self.arrays:
-            shape = self.known[0][1][array].shape[1:]
-            whole[array] = np.empty((len(self.ids), *shape), np.float32)
-            for mine, found, theirs in self.known:
-                whole[array][mine] = found[array][theirs]
-            if made:
-                whole[array][~self.have] = made[array]
+        for outputs in stream_features(model, batches, advance, taps):
+            here = places[done : done + len(outputs["image"])]
+            for array in self.arrays:
+                if array not in whole:
+                    whole[array] = room((len(self.ids), *outputs[array].shape[1:]))
+                whole[array][here] = outputs[array]
+            done += len(here)
         return whole

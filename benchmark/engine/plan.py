@@ -34,6 +34,7 @@ class Settings:
         batch_size, workers: images a forward pass, processes that decode and corrupt; results depend on neither.
         exact_float: evaluate simulated quantizations in float even where integer codes would do; hashed.
         precision: `bf16` and `fp16` run the models under autocast; hashed. compile: by torch.compile; hashed.
+        engine: the integer engine of the machine that evaluated, to read its results elsewhere; None asks this one.
     """
 
     device: str = "cpu"
@@ -42,13 +43,14 @@ class Settings:
     exact_float: bool = False
     precision: Precision = "fp32"
     compile: bool = False
+    engine: str | None = None
 
     def hashed(self) -> dict[str, Any]:
         """The part that can change a number; the integer engine's rounding differs from float in the last bits.
 
         What came later appears only where it is not the default, so that finished evaluations keep their names.
         """
-        engine = "none" if self.exact_float else integer_engine(self.device)
+        engine = "none" if self.exact_float else self.engine or integer_engine(self.device)
         fields = {"device": self.device.split(":")[0], "integer_engine": engine, "embed": embed.VERSION}
         later = {"precision": (self.precision, "fp32"), "compile": (self.compile, False)}
         return fields | {name: value for name, (value, default) in later.items() if value != default}

@@ -1,4 +1,4 @@
-"""The Ray executor: each configuration is a task on a cluster; the driver alone writes to ledger and trackers.
+"""The Ray executor: a task is a group of configurations of one model; the driver alone writes to ledger and trackers.
 
 A worker that dies is replaced and its task begun again; banks that it had finished are in the cache.
 """
@@ -11,23 +11,25 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmark.engine.claims import write_once
 from benchmark.engine.driver import Driver
-from benchmark.engine.evaluate import Result
+from benchmark.engine.evaluate import Result, failure
 from benchmark.engine.plan import Configuration, Evaluation
-from benchmark.engine.worker import Answer, Order, work
-from benchmark.errors import DamagedSamplesError, InputError
+from benchmark.engine.worker import Answer, Job, Order, work
+from benchmark.errors import DamagedSamplesError, InputError, ReliquantError
 from benchmark.processes import shown
 from benchmark.progress import Advance
 from benchmark.stopping import stop_on_sigterm
 
+Group = list[tuple[Configuration, list[Evaluation]]]
 RETRIES = 3
 """Times that a task whose worker died is begun again."""
+GROUP = 4
+"""Configurations of a task at most: what is lost of a group when the driver dies are its tasks, not its banks."""
 PAUSE = 0.5
 NEWS_SECONDS = 10.0
 
@@ -57,8 +59,10 @@ class OnRay:
     home: Path
     pixel_budget: int
     skip_broken: bool
-    _running: dict[Any, tuple[Configuration, list[Evaluation]]] = field(default_factory=dict)
+    _running: dict[Any, Group] = field(default_factory=dict)
     _arrived: list[tuple[Configuration, list[Evaluation], Answer]] = field(default_factory=list)
+    _alone: set[str] = field(default_factory=set)
+    _refusal: ReliquantError | None = None
     _checked: bool = False
     _told: tuple[str, float] = ("", 0.0)
 
@@ -67,54 +71,74 @@ class OnRay:
 
         Raises:
             InputError: Ray is not installed, there is no cluster at the address, or a worker refused its inputs.
+            StorageError: the results folder, or a worker's cache, cannot be written.
         """
         ray = connect(self.options)
         try:
             self._mark = self._leave_mark()
-            task = ray.remote(work).options(
-                num_cpus=self.options.cpus, num_gpus=self.options.gpus, max_retries=RETRIES, name="reliquant"
-            )
+            task = ray.remote(**requests(self.options))(work)
             waiting = deque(self.driver.plan.configurations)
             while waiting or self._running or self._arrived:
                 self._submit(ray, task, waiting)
-                self._receive(ray)
+                self._receive(ray, waiting)
                 self._settle(waiting, advance)
+                if self._refusal is not None:
+                    raise self._refusal
                 self._tell(ray, len(waiting))
         finally:
             ray.shutdown()
 
     def _submit(self, ray: Any, task: Any, waiting: deque[Configuration]) -> None:
         """Claim and hand out, in the plan's order, as much as keeps the cluster busy."""
-        room = 2 * self._at_once(ray) - len(self._running)
-        for _ in range(len(waiting)):
-            if room <= 0:
-                return
-            configuration = waiting.popleft()
-            holder = self.driver.claims.take(configuration.content)
-            if holder is not None:
-                waiting.append(configuration)
-                self._news(f"{configuration.model.name}, {configuration.quant.name}: {shown(holder)} evaluates it")
-                continue
-            self.driver.ledger.refresh()
-            pending = self.driver.pending(configuration)
-            if pending:
-                self._running[task.remote(self._order(configuration, pending))] = configuration, pending
+        slots = self._at_once(ray)
+        room, left = 2 * slots - len(self._running), len(waiting)
+        while room > 0 and left > 0:
+            group: Group = []
+            size = self._group_size(waiting[0], slots)
+            while left > 0 and len(group) < size and (not group or self._together(group[0][0], waiting[0])):
+                left -= 1
+                group += self._claimed(waiting)
+            if group:
+                self._running[task.remote(self._order(group))] = group
                 room -= 1
-            else:
-                self._arrived.append((configuration, [], Answer()))
 
-    def _order(self, configuration: Configuration, pending: Sequence[Evaluation]) -> Order:
+    def _group_size(self, first: Configuration, slots: int) -> int:
+        """So many that each slot of the cluster loads a model once, within `GROUP`."""
+        if first.key in self._alone:
+            return 1
+        return min(GROUP, -(-sum(c.model is first.model for c in self.driver.plan.configurations) // slots))
+
+    def _together(self, first: Configuration, other: Configuration) -> bool:
+        return first.model is other.model and other.key not in self._alone
+
+    def _claimed(self, waiting: deque[Configuration]) -> Group:
+        """The next configuration with what is pending of it, if it is ours; another's goes to the end."""
+        configuration = waiting.popleft()
+        holder = self.driver.claims.take(configuration.content)
+        if holder is not None:
+            waiting.append(configuration)
+            self._news(f"{configuration.model.name}, {configuration.quant.name}: {shown(holder)} evaluates it")
+            return []
+        self.driver.ledger.refresh()
+        pending = self.driver.pending(configuration)
+        if pending:
+            return [(configuration, pending)]
+        self._arrived.append((configuration, [], Answer()))
+        return []
+
+    def _order(self, group: Group) -> Order:
         plan = self.driver.plan
-        narrowed = {"models": (configuration.model.spec,), "quantizations": (configuration.quant.name,)}
+        names = tuple(configuration.quant.name for configuration, _ in group)
         check, self._checked = not self._checked, True
         return Order(
-            suite=plan.suite.model_copy(update=narrowed),
+            suite=plan.suite.model_copy(update={"models": (group[0][0].model.spec,), "quantizations": names}),
             settings=plan.settings,
-            configuration=configuration.key,
-            evaluations=tuple(e.key for e in pending),
+            jobs=tuple(
+                Job(c.key, tuple(e.key for e in pending), c.content not in self.driver.ledger.reports)
+                for c, pending in group
+            ),
             home=self.home.resolve(),
             home_mark=self._mark,
-            with_report=configuration.content not in self.driver.ledger.reports,
             check_inputs=check,
             pixel_budget=self.pixel_budget,
             skip_broken=self.skip_broken,
@@ -124,24 +148,43 @@ class OnRay:
             environment={name: value for name, value in os.environ.items() if name.startswith("RELIQUANT_")},
         )
 
-    def _receive(self, ray: Any) -> None:
+    def _receive(self, ray: Any, waiting: deque[Configuration]) -> None:
         if not self._running:
             time.sleep(PAUSE if not self._arrived else 0)
             return
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=PAUSE)
         for reference in ready:
-            configuration, pending = self._running.pop(reference)
+            group = self._running.pop(reference)
             try:
-                answer = ray.get(reference)
+                answers = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:  # raised by our own code there: no retry would help
+                self._failed(group, failure(_cause(error), {}), waiting)
             except ray.exceptions.RayError as error:  # its worker died again and again, or could not be started
                 reason = f"its worker was lost: {str(error).strip().splitlines()[0]}"
-                answer = Answer({e.key: Result(error=reason) for e in pending})
-            if answer.refused is not None:
-                raise InputError(answer.refused)
-            for damage in answer.damaged:
-                self._news(f"damaged cache entry found and recomputed: {damage}")
-            self.driver.sweep.forward_images += answer.forward_images
-            self._arrived.append((configuration, pending, answer))
+                self._failed(group, Result(error=reason), waiting)
+            else:
+                for (configuration, pending), answer in zip(group, answers, strict=False):  # a refusal is the last
+                    self._take(configuration, pending, answer)
+
+    def _failed(self, group: Group, result: Result, waiting: deque[Configuration]) -> None:
+        """Record a failure; of a group nobody knows whose it was, so that its members are tried one by one."""
+        if len(group) == 1:
+            [(configuration, pending)] = group
+            self._arrived.append((configuration, pending, Answer({e.key: result for e in pending})))
+            return
+        for configuration, _ in reversed(group):
+            self._alone.add(configuration.key)
+            self.driver.claims.release(configuration.content)
+            waiting.appendleft(configuration)
+
+    def _take(self, configuration: Configuration, pending: list[Evaluation], answer: Answer) -> None:
+        if answer.refused is not None:
+            self._refusal = answer.refused
+            return
+        for damage in answer.damaged:
+            self.driver.progress.message(f"damaged cache entry found and recomputed: {damage}")
+        self.driver.sweep.forward_images += answer.forward_images
+        self._arrived.append((configuration, pending, answer))
 
     def _settle(self, waiting: deque[Configuration], advance: Advance) -> None:
         """Write what arrived and whose full precision is settled."""
@@ -160,7 +203,7 @@ class OnRay:
                 self.driver.finish(configuration)
                 advance(1)
             except DamagedSamplesError as damage:
-                self._news(str(damage))
+                self.driver.progress.message(str(damage))
                 again = [c for c in (full, configuration) if c is not None and c not in waiting]
                 waiting.extendleft(reversed(again))
             self.driver.claims.release(configuration.content)
@@ -169,8 +212,7 @@ class OnRay:
         """By which a worker sees that it shares the results folder."""
         place = self.driver.claims.folder / "mark"
         place.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError), place.open("x", encoding="utf-8") as file:
-            file.write(uuid.uuid4().hex)
+        write_once(place, uuid.uuid4().hex)
         return place.read_text(encoding="utf-8")
 
     def _at_once(self, ray: Any) -> int:
@@ -194,6 +236,26 @@ class OnRay:
         if text != self._told[0] and time.monotonic() - self._told[1] > NEWS_SECONDS:
             self._told = text, time.monotonic()
             self.driver.progress.message(text)
+
+
+def requests(options: RayOptions) -> dict[str, Any]:
+    """What a task asks Ray for.
+
+    A worker that has used a GPU ends with its task: its memory is free then, and the next task may be given another
+    GPU, which a process that has CUDA running would not see.
+    """
+    return {
+        "num_cpus": options.cpus,
+        "num_gpus": options.gpus,
+        "max_calls": 1 if options.gpus else 0,
+        "max_retries": RETRIES,
+        "name": "reliquant",
+    }
+
+
+def _cause(error: Any) -> Exception:
+    """What a task raised, as Ray hands it on."""
+    return error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))
 
 
 def connect(options: RayOptions) -> Any:

@@ -27,6 +27,11 @@ def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return body + hashlib.sha256(body).hexdigest().encode()
 
 
+def digest_of(packed: bytes) -> str:
+    """The digest that `pack` has put at the end."""
+    return packed[-LENGTH:].decode("ascii", "replace")
+
+
 def unpack(content: bytes) -> dict[str, NDArray[Any]]:
     """The arrays of `pack`.
 

@@ -1,7 +1,7 @@
-"""What a worker of a cluster does: some evaluations of one configuration, from an order that travels to an answer.
+"""What a worker of a cluster does: some configurations of one model, from an order that travels to its answers.
 
-A worker process keeps the model of its last order, and a plan goes model by model: it loads a model, and maps its
-pixels, about once.
+The model is loaded once for an order. A worker process that lives on keeps the model of its last order, and a plan goes
+model by model: it loads a model, and maps its pixels, about once.
 """
 
 from __future__ import annotations
@@ -18,22 +18,29 @@ from benchmark.engine.evaluate import Result, embed, evaluate, failure
 from benchmark.engine.holding import ModelHolder
 from benchmark.engine.plan import Configuration, Plan, Settings, make_plan
 from benchmark.engine.provenance import provenance
-from benchmark.errors import InputError, NonFiniteError, QuantizationError, ReliquantError
+from benchmark.errors import InputError, NonFiniteError, QuantizationError, ReliquantError, StorageError
 from benchmark.progress import Silent
 from benchmark.spec import SuiteSpec
 
 
 @dataclass(frozen=True)
+class Job:
+    """Some evaluations of one configuration, by their keys."""
+
+    configuration: str
+    evaluations: tuple[str, ...]
+    with_report: bool
+
+
+@dataclass(frozen=True)
 class Order:
-    """What a worker is to do: some evaluations of one configuration."""
+    """What a worker is to do: jobs of one model."""
 
     suite: SuiteSpec
     settings: Settings
-    configuration: str
-    evaluations: tuple[str, ...]
+    jobs: tuple[Job, ...]
     home: Path
     home_mark: str
-    with_report: bool
     check_inputs: bool
     pixel_budget: int
     skip_broken: bool
@@ -45,21 +52,25 @@ class Order:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker found: results by evaluation key; `refused` where the inputs cannot be used at all."""
+    """What a worker found for a job: results by evaluation key.
+
+    Attributes:
+        refused: why no job can be done there: inputs that cannot be used, a cache that cannot be written.
+    """
 
     results: Mapping[str, Result] = field(default_factory=dict)
     report: Mapping[str, Any] | None = None
     forward_images: int = 0
     damaged: tuple[str, ...] = ()
-    refused: str | None = None
+    refused: ReliquantError | None = None
 
 
 _held: dict[str, ModelHolder] = {}
 _included: set[Path] = set()
 
 
-def work(order: Order) -> Answer:
-    """Evaluate on a worker.
+def work(order: Order) -> tuple[Answer, ...]:
+    """Do the jobs of an order on a worker; an answer that refuses is the last.
 
     What makes all work impossible here is an answer that stops the sweep; what fails for one configuration is recorded.
     """
@@ -73,30 +84,40 @@ def work(order: Order) -> Answer:
         _include(order.include)
         plan = make_plan(order.suite, order.settings)
     except ReliquantError as error:
-        return Answer(refused=f"worker {platform.node()}: {error}")
-    configuration = next((c for c in plan.configurations if c.key == order.configuration), None)
-    if configuration is None:
-        return Answer(
-            refused=f"worker {platform.node()} names this evaluation otherwise than the driver: its reliquant, its "
-            "data, its weights or its kind of device differ"
-        )
-    return _evaluated(order, plan, configuration)
+        return (_refusal(error),)
+    configurations = {c.key: c for c in plan.configurations}
+    if any(job.configuration not in configurations for job in order.jobs):
+        differ = "names this evaluation otherwise than the driver: its reliquant, its data, its weights or its kind of "
+        return (Answer(refused=InputError(f"worker {platform.node()} {differ}device differ")),)
+    answers: list[Answer] = []
+    for job in order.jobs:
+        answers.append(_evaluated(order, job, plan, configurations[job.configuration], first=not answers))
+        if answers[-1].refused is not None:
+            break
+    return tuple(answers)
 
 
-def _evaluated(order: Order, plan: Plan, configuration: Configuration) -> Answer:
-    pending = [e for e in configuration.evaluations if e.key in order.evaluations]
+def _refusal(error: ReliquantError) -> Answer:
+    kind = StorageError if isinstance(error, StorageError) else InputError
+    return Answer(refused=kind(f"worker {platform.node()}: {error}"))
+
+
+def _evaluated(order: Order, job: Job, plan: Plan, configuration: Configuration, first: bool) -> Answer:
+    pending = [e for e in configuration.evaluations if e.key in job.evaluations]
     about = {**provenance(plan, configuration), "host": platform.node()}
     caches = Caches.open(_cache(order), order.pixel_budget, order.skip_broken)
     maker = caches.maker(plan, configuration, _holder(configuration, order.settings.device), Silent())
     report = None
     try:
-        if order.check_inputs:
+        if order.check_inputs and first:
             maker.check_inputs({name for e in configuration.evaluations for r in e.roles.values() for name in r})
-        report = embed(maker, pending, order.with_report)
+        report = embed(maker, pending, job.with_report)
         results = {e.key: evaluate(maker, e, about) for e in pending}
+    except StorageError as error:
+        return _refusal(error)
     except Exception as error:  # the rest of the sweep goes on; the reason is recorded
-        if order.check_inputs and isinstance(error, InputError | QuantizationError | NonFiniteError):
-            return Answer(refused=f"worker {platform.node()}: {error}")
+        if order.check_inputs and first and isinstance(error, InputError | QuantizationError | NonFiniteError):
+            return _refusal(error)
         results = {e.key: failure(error, about, order.settings.batch_size) for e in pending}
     return Answer(results, report, maker.forward_images, tuple(caches.damaged))
 

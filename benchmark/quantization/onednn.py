@@ -27,6 +27,8 @@ from benchmark.quantization.affine import QuantizedWeight
 from benchmark.quantization.int8 import INT8_ENGINE, ONEDNN_ENGINE, Int8Layer, int8_available, is_product
 
 _ALL_CODES = 16
+ENGINES = ("none", INT8_ENGINE, ONEDNN_ENGINE, f"{ONEDNN_ENGINE}-{_ALL_CODES}")
+"""Every answer of `integer_engine`, on whatever machine."""
 _Pair = tuple[int, int]
 
 

@@ -53,8 +53,8 @@ def outcomes(results: Results, row: Row, task: str) -> list[tuple[str, Outcome, 
     for name, record in row.records.items():
         if record.task == task:
             base = results.reference(record)
-            reference = results.ledger.outcome(base) if base is not None else None
-            found.append((name, results.ledger.outcome(record), reference))
+            reference = results.ledger.outcome(base, whole=False) if base is not None else None
+            found.append((name, results.ledger.outcome(record, whole=False), reference))
     return found
 
 

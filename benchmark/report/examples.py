@@ -94,7 +94,7 @@ def worst(results: Results, row: Row, data: dict[str, Data | str]) -> Examples |
     base = results.reference(record) if record is not None else None
     if record is None or base is None:
         return None
-    pair = [results.ledger.outcome(r) for r in (record, base)]
+    pair = [results.ledger.outcome(r, whole=False) for r in (record, base)]
     if not all(column in outcome.samples for outcome in pair for column in COLUMNS):
         return Examples(record.name, why="the per-sample columns of this evaluation are not in the results folder")
     found = flips(*pair)

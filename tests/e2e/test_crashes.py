@@ -83,7 +83,7 @@ def test_killed_at_random_moments_and_run_again(undisturbed: Any, tmp_path: Path
         process.kill()
         killed += finish(process) == -signal.SIGKILL
         home = folder / "home"
-        part += 0 < sum(1 for _ in (home / "samples").glob("*.npz")) < EVALUATIONS if home.is_dir() else 0
+        part += 0 < sum(1 for _ in (home / "samples").rglob("*.npz")) < EVALUATIONS if home.is_dir() else 0
         assert finish(start(folder, tracker=tracker)) == 0, log(folder)
         assert results(home) == expected, f"killed at moment {i}"
         (check_mlflow if tracker == "mlflow" else check_jsonl)(home, set(expected))
@@ -98,7 +98,7 @@ def test_killed_at_random_moments_and_run_again(undisturbed: Any, tmp_path: Path
 def test_stopped_and_run_again_as_it_says(undisturbed: Any, tmp_path: Path, number: int, status: int) -> None:
     process = start(tmp_path)
     samples = tmp_path / "home" / "samples"
-    while process.is_alive() and not any(samples.glob("*.npz")):
+    while process.is_alive() and not any(samples.rglob("*.npz")):
         time.sleep(0.01)
     assert process.pid is not None
     os.kill(process.pid, number)
@@ -209,7 +209,7 @@ def test_a_flipped_bit_is_found_said_and_mended(undisturbed: Any, tmp_path: Path
         if what == "pixels":  # pixels are read only where features are missing
             shutil.rmtree(home / "cache" / "banks")
     elif what == "samples":
-        flip(sorted((home / "samples").iterdir())[0], 100)  # within the first column
+        flip(min((home / "samples").rglob("*.npz")), 100)  # within the first column
         again = 1
     elif what == "row":
         line = (home / "ledger.jsonl").read_bytes().index(b'"metrics"')
@@ -261,6 +261,10 @@ def test_a_tracking_server_that_goes_loses_nothing(undisturbed: Any, tmp_path: P
     assert results(home) == undisturbed[1]
     assert not (home / "mlflow.db").exists()
     sync = ["sync", str(tmp_path / "small.yaml"), "--limit", "24", "--home", str(home)]
+    assert finish(main(tmp_path, *sync, "--tracking-uri", uri)) == 2
+    [line] = [line for line in log(tmp_path).splitlines() if line.startswith("reliquant: error:")]
+    assert f"tracking store {uri} cannot be reached" in line
+    assert "Traceback" not in log(tmp_path)
     for _ in range(2):
         assert finish(main(tmp_path, *sync)) == 0, log(tmp_path)
         assert f"{1 + len(QUANTS)} configurations of suite" in log(tmp_path)

@@ -28,7 +28,7 @@ import sys, time
 from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 for _ in range(2):
-    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1, num_gpus=1)  # said to be there, used by nobody
 print(cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()
@@ -95,6 +95,24 @@ def test_a_worker_killed_in_the_middle_changes_nothing(address: str, tmp_path: P
     again = run(tmp_path / "ray", "--address", address)
     assert again.wait(300) == 0
     assert f"0 computed, {EVALUATIONS} from the ledger, 0 failed" in (tmp_path / "ray" / "log").read_text()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_workers_with_a_gpu_end_with_their_task(address: str, tmp_path: Path) -> None:
+    """So that a GPU's memory is not held for a task that may never come; the nodes only say that they have one."""
+    process = run(tmp_path, "--address", address, "--task-gpus", "0.5")
+    seen: set[int] = set()
+    while process.poll() is None:
+        seen |= set(workers_at_work(tmp_path / "home"))
+        time.sleep(0.02)
+    assert process.returncode == 0, (tmp_path / "log").read_text()
+    assert f"{EVALUATIONS} computed, 0 from the ledger, 0 failed" in (tmp_path / "log").read_text()
+    assert len(seen) >= 2  # one for each group of two configurations
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in seen) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in seen)
 
 
 @needs_ray

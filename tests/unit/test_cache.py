@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -191,4 +192,38 @@ def test_two_processes_write_and_evict_the_same_keys(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert answers == ["fine", "fine"]
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_what_cannot_be_read_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """A failing disk, no permission, too many open files: the entry stays, and the reason is said."""
+    ArrayStore(tmp_path).put(KEY, ARRAYS)
+    store = ArrayStore(tmp_path)
+
+    def refuse(*_: object) -> str:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmark.engine.cache._sha256", refuse)
+        with pytest.raises(StorageError, match=f"cannot be read: {os.strerror(code)}"):
+            store.get(KEY)
+    assert store.damaged == []
+    assert same(store.get(KEY), ARRAYS)
+
+
+def test_scratch_takes_its_room_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ArrayStore(tmp_path)
+    with store.scratch() as room:
+        array = room((3, 4))
+        array[:] = ARRAYS["image"]
+        assert same(store.put(KEY, {"image": array}), {"image": ARRAYS["image"]})
+    assert not list(tmp_path.glob(".tmp-*"))
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match="cannot be written: No space left"), store.scratch() as room:
+        room((3, 4))
     assert not list(tmp_path.glob(".tmp-*"))

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from benchmark.engine.claims import Claims
+from benchmark.engine.claims import Claims, write_once
 from benchmark.errors import StorageError
-from benchmark.processes import is_gone, owner, shown
+from benchmark.processes import is_gone, is_here, owner, shown
 
 HOLD = """
 import sys, time
@@ -131,3 +131,96 @@ def test_of_many_claimants_each_claim_has_one(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(key for some in taken for key in some) == sorted(map(str, range(200)))
+
+
+ELSEWHERE = "another-machine 7 boot:1:1"
+
+
+def test_a_claim_that_was_taken_over_is_not_given_up_nor_refreshed(tmp_path: Path) -> None:
+    """A process that was suspended for long wakes up: its claim is somebody else's by now."""
+    signed = tmp_path / "claims" / "k.owner"
+    with Claims(tmp_path, beat=0.01) as woken:
+        assert woken.take("k") is None
+        assert woken.take("beating") is None
+        signed.write_text(ELSEWHERE)
+        os.utime(signed, (0, 0))
+        beating = tmp_path / "claims" / "beating.owner"
+        for _ in range(2):  # whole rounds of the heart
+            os.utime(beating, (0, 0))
+            while beating.stat().st_mtime == 0:
+                time.sleep(0.01)
+        assert signed.stat().st_mtime == 0
+    assert signed.read_text() == ELSEWHERE
+    assert not beating.exists()
+
+
+def test_a_dead_owner_who_is_replaced_while_we_look_keeps_nothing_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our look at a dead owner's name and its removal a living one signs: his name stays."""
+    with Claims(tmp_path) as mine:
+        assert mine.take("other") is None
+        signed = tmp_path / "claims" / "k.owner"
+        signed.write_text("another-machine 6 boot:1:1")
+        os.utime(signed, (0, 0))
+        rename = Path.rename
+
+        def late(path: Path, target: Path) -> Path:
+            if path == signed:
+                signed.write_text(ELSEWHERE)
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", late)
+        assert mine.take("k") == ELSEWHERE
+        assert signed.read_text() == ELSEWHERE
+
+
+@pytest.mark.parametrize("silence", [0.0, 119.0, 121.0])
+def test_the_lock_of_a_machine_that_is_gone_does_not_hold_for_ever(tmp_path: Path, silence: float) -> None:
+    """A file server can keep the locks of a host that went down: the heartbeat decides."""
+    with holding(tmp_path), Claims(tmp_path) as mine:
+        signed = tmp_path / "claims" / "k.owner"
+        signed.write_text(ELSEWHERE)
+        then = time.time() - silence
+        os.utime(signed, (then, then))
+        assert mine.take("k") == (ELSEWHERE if silence < 120 else None)
+
+
+def test_a_recycled_id_and_another_container_are_not_taken_for_alive() -> None:
+    host, pid, life = owner().split()
+    boot, space, start = life.split(":")
+    assert is_here(owner())
+    assert not is_gone(owner())
+    rebooted, contained = f"{host} {pid} x{boot}:{space}:{start}", f"{host} {pid} {boot}:1{space}:{start}"
+    assert not is_here(rebooted)
+    assert is_gone(rebooted)
+    assert not is_here(contained)
+    assert not is_gone(contained)  # nobody here can say
+    assert is_gone(f"{host} {pid} {boot}:{space}:1{start}")
+    assert is_here(f"{host} {pid} {start}")  # as early versions wrote it
+    assert not is_gone(f"{host} {pid} {start}")
+
+
+@pytest.mark.parametrize("world", ["x{}:{}", "{}:1{}"])
+def test_a_claim_of_another_boot_or_container_ends_by_its_silence(tmp_path: Path, world: str) -> None:
+    host, pid, life = owner().split()
+    boot, space, start = life.split(":")
+    with Claims(tmp_path) as mine:
+        assert mine.take("other") is None
+        signed = tmp_path / "claims" / "k.owner"
+        signed.write_text(who := f"{host} {pid} {world.format(boot, space)}:{start}")
+        assert mine.take("k") == who
+        os.utime(signed, (0, 0))
+        assert mine.take("k") is None
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_mark_is_whole_and_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr("os.link", link)
+    assert write_once(tmp_path / "mark", "one")
+    assert not write_once(tmp_path / "mark", "two")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("mark", "one")]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmark.engine.ledger import EfficiencyRow, Ledger, Record, ReportRow
-from benchmark.engine.samples import pack, unpack
+from benchmark.engine.samples import digest_of, pack, unpack
 from benchmark.errors import DamagedSamplesError, StorageError
 from benchmark.plugins import Outcome
 
@@ -284,15 +286,15 @@ def test_damaged_samples_are_computed_again_and_the_row_stays(tmp_path: Path) ->
         ledger.outcome(ledger.records["k1"])
     assert ledger.done("k1") is None
     ledger.append(record(), OUTCOME)
-    assert ledger.done("k1") == record()
-    np.testing.assert_array_equal(ledger.outcome(record()).samples["id"], OUTCOME.samples["id"])
+    assert ledger.done("k1") == ledger.records["k1"]
+    np.testing.assert_array_equal(ledger.outcome(ledger.records["k1"]).samples["id"], OUTCOME.samples["id"])
     assert len(ledger.file.read_text().splitlines()) == 1
 
 
 def test_any_flipped_bit_in_samples_is_found(tmp_path: Path) -> None:
     """Also in the archive's table of contents, where it may hide a column and no checksum of ZIP notices."""
     ledger = Ledger(tmp_path)
-    ledger._write_samples("k1", OUTCOME)
+    ledger.append(record(), OUTCOME)
     whole = ledger.samples_path("k1").read_bytes()
     with zipfile.ZipFile(ledger.samples_path("k1")) as archive:
         assert archive.testzip() is None
@@ -302,9 +304,11 @@ def test_any_flipped_bit_in_samples_is_found(tmp_path: Path) -> None:
             content[position] ^= 1 << bit
             with pytest.raises(ValueError, match="digest"):
                 unpack(bytes(content))
+    content = bytearray(whole)
+    content[100] ^= 1
     ledger.samples_path("k1").write_bytes(bytes(content))
     with pytest.raises(DamagedSamplesError, match="its digest does not fit"):
-        ledger.outcome(record())
+        ledger.outcome(ledger.records["k1"])
 
 
 @pytest.mark.parametrize("kept", [0, 1, 63, 64, 65, 500])
@@ -347,3 +351,105 @@ def test_rows_of_early_versions_without_a_digest_are_read(tmp_path: Path) -> Non
     del row["sha256"]
     file.write_text(json.dumps(row) + "\n")
     assert Ledger(tmp_path).records == {"k1": record()}
+
+
+@pytest.mark.parametrize("harm", ["missing", "another evaluation's"])
+def test_samples_that_are_not_the_records_are_computed_again(tmp_path: Path, harm: str) -> None:
+    """Also whole files: the record has their digest."""
+    ledger = Ledger(tmp_path)
+    ledger.append(record(), OUTCOME)
+    path = ledger.samples_path("k1")
+    right = path.read_bytes()
+    assert ledger.records["k1"].samples == digest_of(right)
+    path.unlink()
+    if harm != "missing":
+        path.write_bytes(pack({"samples|sample_id": np.array(["a"])}))
+    again = Ledger(tmp_path)
+    with pytest.raises(DamagedSamplesError, match=r"k1.npz is damaged \(it is"):
+        again.outcome(again.records["k1"])
+    assert again.done("k1") is None
+    again.append(record(), OUTCOME)
+    assert path.read_bytes() == right
+    assert again.done("k1") is not None
+    assert len(again.file.read_text().splitlines()) == 1
+
+
+def test_other_numbers_after_damage_are_a_new_row(tmp_path: Path) -> None:
+    """Another machine computes other last bits: the row that counts names the file that is there."""
+    ledger, other = Ledger(tmp_path), Ledger(tmp_path)
+    ledger.append(record(), OUTCOME)
+    other.refresh()
+    ledger.samples_path("k1").unlink()
+    with pytest.raises(DamagedSamplesError):
+        ledger.outcome(ledger.records["k1"])
+    ledger.append(record(seconds=2.0), Outcome({}, {"sample_id": np.array(["a"])}))
+    with pytest.raises(DamagedSamplesError):  # it has not seen the new row yet
+        other.outcome(other.records["k1"])
+    for reader in (other, Ledger(tmp_path)):
+        reader.refresh()
+        assert reader.done("k1") == ledger.records["k1"]
+        assert list(reader.outcome(reader.records["k1"]).samples) == ["sample_id"]
+
+
+def test_a_neighbours_samples_are_left_alone(tmp_path: Path) -> None:
+    one, two = Ledger(tmp_path), Ledger(tmp_path)
+    one.append(record(), OUTCOME)
+    two.append(record(), Outcome({}, {"sample_id": np.array(["other"])}))
+    np.testing.assert_array_equal(two.outcome(two.records["k1"]).samples["id"], OUTCOME.samples["id"])
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_samples_that_cannot_be_read_are_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(record(), OUTCOME)
+
+    def refuse(*_: object) -> bytes:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(StorageError, match=f"k1.npz cannot be read: {os.strerror(code)}") as caught:
+            ledger.outcome(ledger.records["k1"])
+    assert not isinstance(caught.value, DamagedSamplesError)
+    assert ledger.done("k1") is not None
+
+
+def test_samples_of_early_versions_lie_flat_and_have_no_digest_in_the_row(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.append(record(), OUTCOME)
+    ledger.samples_path("k1").rename(tmp_path / "samples" / "k1.npz")
+    row = json.loads(ledger.file.read_text())
+    del row["samples"], row["sha256"]
+    ledger.file.write_text(json.dumps(row) + "\n")
+    again = Ledger(tmp_path)
+    np.testing.assert_array_equal(again.outcome(again.records["k1"]).samples["id"], OUTCOME.samples["id"])
+    (tmp_path / "samples" / "k1.npz").write_bytes(b"x")
+    with pytest.raises(DamagedSamplesError):
+        again.outcome(again.records["k1"])
+    again.append(record(), OUTCOME)
+    last = Ledger(tmp_path)
+    assert last.samples_path("k1").parent.name == "k1"
+    np.testing.assert_array_equal(last.outcome(last.records["k1"]).samples["id"], OUTCOME.samples["id"])
+
+
+def test_names_are_brought_to_the_disk_with_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rename survives a power failure only when the folder is synced after it."""
+    done: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        done.append(("sync", Path(f"/proc/self/fd/{handle}").readlink().name))
+        fsync(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(("rename", target.name))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    Ledger(tmp_path).append(record("abc"), OUTCOME)
+    aside = next(name for kind, name in done if kind == "sync" and name.endswith(".tmp"))
+    order = [("sync", "samples"), ("sync", aside), ("rename", "abc.npz"), ("sync", "ab"), ("sync", "ledger.jsonl")]
+    assert done == [("sync", tmp_path.name), *order]
