@@ -151,17 +151,13 @@ class Plot:
             _, up = self.at((self.x.low, value))
             parts.append(tag("line", x1=left, x2=self.width - right, y1=up, y2=up, class_="grid"))
             parts.append(tag("text", text, x=left - 6, y=up + 3.5, class_="tick", text_anchor="end"))
-        middle = (left + self.width - right) / 2
-        along, up = (
-            2 * min(middle, self.width - middle),
-            2 * min((half := (top + self.height - bottom) / 2), self.height - half),
-        )
-        parts.append(
-            tag("text", fitted(self.x.label, along), x=middle, y=self.height - 6, class_="axis", text_anchor="middle")
-        )
+        middle, half = (left + self.width - right) / 2, (top + self.height - bottom) / 2
+        along = fitted(self.x.label, 2 * min(middle, self.width - middle))
+        parts.append(tag("text", along, x=middle, y=self.height - 6, class_="axis", text_anchor="middle"))
         if self.y.label:
+            upward = fitted(self.y.label, 2 * min(half, self.height - half))
             turn = f"translate(11 {half:.1f}) rotate(-90)"
-            parts.append(tag("text", fitted(self.y.label, up), transform=turn, class_="axis", text_anchor="middle"))
+            parts.append(tag("text", upward, transform=turn, class_="axis", text_anchor="middle"))
         return tag("g", *parts, aria_hidden="true")
 
 
