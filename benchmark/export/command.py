@@ -196,9 +196,9 @@ def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str |
     check_same(folder, quantized, _probe(maker), plan.settings.device)
     suite = f"{plan.suite.name} (version {plan.suite.version})"
     size = (folder / WEIGHTS).stat().st_size
-    commands = (_file_name(request.used_suite), request.line)
-    known = (found.headline, found.changes, found.values)
-    facts = CardFacts(request.to.name, config, report, size, suite, commands[0], commands[1], *known)
+    about = (found.headline, found.changes, found.values)
+    used = _file_name(request.used_suite)
+    facts = CardFacts(request.to.name, config, report, size, suite, used, request.line, *about)
     (folder / CARD).write_text(card(facts), encoding="utf-8")
     return config
 
