@@ -34,7 +34,7 @@ class Settings:
         batch_size, workers: images a forward pass, processes that decode and corrupt; results depend on neither.
         exact_float: evaluate simulated quantizations in float even where integer codes would do; hashed.
         precision: `bf16` and `fp16` run the models under autocast; hashed. compile: by torch.compile; hashed.
-        engine: the integer engine of the machine that evaluated, to read its results elsewhere; None asks this one.
+        engine: integer engine of the machine that evaluated, to read its results elsewhere; None asks this one.
     """
 
     device: str = "cpu"
@@ -173,8 +173,7 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
     Raises:
         ReliquantError: the first problem found, in one line that names the field or file.
     """
-    settings = settings or Settings()
-    quants, bindings, groups = check_suite(suite)
+    settings, (quants, bindings, groups) = settings or Settings(), check_suite(suite)
     for quant in quants:
         quantizers.get(quant.method).check_available(settings.device.split(":")[0])
     data = {name: open_data(spec, name) for group in groups.values() for name, spec in group.items()}
@@ -182,8 +181,7 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
         roles = _bound(binding.roles, groups).items()
         names = {role: {name: data[name].class_names for name in bound} for role, bound in roles}
         check_classes(task, names, f"suite '{suite.name}': tasks.{task.name}.{label}")
-    calibration = _calibration(suite, data)
-    plan = Plan(suite, settings, data, calibration, ())
+    plan = Plan(suite, settings, data, _calibration(suite, data), ())
     for quant in quants:
         plan.quant_key(quant)
     shared = [suite.name, suite.version, suite.limit, {name: single.digest for name, single in data.items()}]

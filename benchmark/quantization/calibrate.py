@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,6 +33,9 @@ class Store(Protocol):
 
     def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> object:
         """Keep arrays."""
+
+    def lock(self, key: str) -> AbstractContextManager[None]:
+        """Only one process makes what a key stands for; the others wait."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,24 @@ def observe(
         NonFiniteError: a layer's input is NaN or infinite.
         QuantizationError: a layer was never called.
     """
-    missing = {name: [o for o in observers if not source.recall(name, o)] for name, observers in wanted.items()}
-    missing = {name: observers for name, observers in missing.items() if observers}
-    if missing:
+    missing = _missing(source, wanted)
+    if missing and source.store is None:
         _collect(source, missing, progress, title)
-    if source.store is not None:
-        for name, observers in missing.items():
-            for observer in observers:
-                source.store.put(source.key(name, observer), observer.state())
+    elif missing and source.store is not None:
+        with source.store.lock(digest([source.key(name, o) for name, some in missing.items() for o in some])):
+            missing = _missing(source, missing)  # another process may have been faster
+            if missing:
+                _collect(source, missing, progress, title)
+            for name, observers in missing.items():
+                for observer in observers:
+                    source.store.put(source.key(name, observer), observer.state())
     return {name: Seen(observers) for name, observers in wanted.items()}
+
+
+def _missing(source: Source, wanted: Mapping[str, Sequence[Observer]]) -> dict[str, list[Observer]]:
+    """The observers whose statistics the store does not have, by layer; the others are filled from it."""
+    missing = {name: [o for o in observers if not source.recall(name, o)] for name, observers in wanted.items()}
+    return {name: observers for name, observers in missing.items() if observers}
 
 
 def in_parts(

@@ -11,6 +11,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -184,6 +185,35 @@ def test_out_of_memory_fails_a_configuration_and_the_rest_goes_on(undisturbed: A
     for line, name in zip(said, QUANTS[1:], strict=True):
         assert line.startswith(f"failed: demo, {name}: ")
         assert line.endswith("out of memory (CUDA out of memory); try a --batch-size below 64")
+    assert f"{EVALUATIONS} evaluations: {EVALUATIONS} computed, 0 from the ledger, 6 failed" in log(tmp_path)
+    assert finish(start(tmp_path)) == 0, log(tmp_path)
+    assert results(tmp_path / "home") == undisturbed[1]
+
+
+def nan_under_four_bits() -> None:
+    """A vision tower under 4 bits gives NaN."""
+    from benchmark.engine import banks
+
+    real = banks.BankMaker.quantize
+
+    def quantize(self: Any, kept: Any = None) -> Any:
+        model, report = real(self, kept)
+        if self.configuration.quant.weight_bits == 4:
+            plain = model.image_encoder
+            model = replace(model, image_encoder=lambda module, pixels: plain(module, pixels) * float("nan"))
+        return model, report
+
+    banks.BankMaker.quantize = quantize  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+def test_nan_fails_a_configuration_and_the_rest_goes_on(undisturbed: Any, tmp_path: Path) -> None:
+    assert finish(start(tmp_path, spoil=nan_under_four_bits)) == 3, log(tmp_path)
+    said = [line for line in log(tmp_path).splitlines() if line.startswith("failed:")]
+    assert len(said) == 2
+    for line, name in zip(said, QUANTS[1:], strict=True):
+        assert line.startswith(f"failed: demo, {name}: ")
+        assert "features are not finite from image 0 on; first in layer '" in line
     assert f"{EVALUATIONS} evaluations: {EVALUATIONS} computed, 0 from the ledger, 6 failed" in log(tmp_path)
     assert finish(start(tmp_path)) == 0, log(tmp_path)
     assert results(tmp_path / "home") == undisturbed[1]

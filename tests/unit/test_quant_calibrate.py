@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -279,3 +280,19 @@ def test_activations_that_are_not_finite_name_their_layer() -> None:
 def test_a_layer_that_is_never_called_is_an_error() -> None:
     with pytest.raises(QuantizationError, match=r"never calls text\.proj"):
         observe(Source(toy(), "vision", calibration(4)), {"text.proj": [Range()]}, Silent(), "t")
+
+
+def test_two_at_once_compute_the_same_statistics_once(tmp_path: Path) -> None:
+    """The second waits for the first and finds its statistics."""
+    gate, first, second = threading.Barrier(2), Counted(), Counted()
+
+    def work(counted: Counted) -> None:
+        gate.wait()
+        collected(ArrayStore(tmp_path), counted)
+
+    threads = [threading.Thread(target=work, args=(counted,)) for counted in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted([first.images, second.images]) == [0, 6]
