@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from benchmark.errors import NonFiniteError
 from benchmark.quantization import affine
 
 
@@ -27,6 +28,11 @@ class TokenQuantizer(nn.Module):
         """Codes (float), scale and zero point of x."""
         scale, zero = self.span(x)
         return _codes(x, scale, zero, self.bits, self.symmetric), scale, zero
+
+    def integer_codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes (int8), scale and zero point of x. Integers know no NaN: it is in the scale of its token."""
+        codes, scale, zero = self.codes(x)
+        return codes.to(torch.int8), scale, zero
 
     def forward(self, x: Tensor) -> Tensor:
         """x, quantized and dequantized."""
@@ -53,6 +59,17 @@ class TensorQuantizer(TokenQuantizer):
     def span(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The calibrated scale and zero point, whatever x is."""
         return self.scale, self.zero
+
+    def integer_codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes (int8), scale and zero point of x.
+
+        Raises:
+            NonFiniteError: x holds a NaN, which neither codes nor the calibrated scale could show.
+        """
+        codes, scale, zero = self.codes(x)
+        if codes.sum().isnan():
+            raise NonFiniteError("the input of a quantized layer is NaN")
+        return codes.to(torch.int8), scale, zero
 
 
 def _codes(x: Tensor, scale: Tensor, zero: Tensor, bits: int, symmetric: bool) -> Tensor:

@@ -89,7 +89,7 @@ def value_range(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def parameters(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Scale and zero point (float32, same shape) for a range; a range of zero width gets scale 1.
+    """Scale and zero point (float32, same shape) for a range; a range of zero width gets scale 1, NaN stays NaN.
 
     Args:
         low, high: the range to cover.
@@ -103,7 +103,7 @@ def parameters(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[T
         low, high = low.clamp(max=0), high.clamp(min=0)
         span = high - low
     tiny = torch.finfo(torch.float32).tiny
-    scale = torch.where(span > 0, (span.float() / levels).clamp(min=tiny), torch.ones_like(span, dtype=torch.float32))
+    scale = torch.where(span == 0, 1.0, (span.float() / levels).clamp(min=tiny))
     if symmetric:
         return scale, torch.zeros_like(scale)
     bottom = -(2 ** (bits - 1))

@@ -50,9 +50,9 @@ def rounded_(values: Tensor) -> Tensor:
 
 
 def float8_scale(largest: Tensor) -> Tensor:
-    """Scale for a largest magnitude; 1 where that is zero."""
+    """Scale for a largest magnitude; 1 where that is zero, NaN where that is NaN."""
     tiny = torch.finfo(torch.float32).tiny
-    return torch.where(largest > 0, (largest / LARGEST).clamp(min=tiny), torch.ones_like(largest))
+    return torch.where(largest == 0, 1.0, (largest / LARGEST).clamp(min=tiny))
 
 
 @dataclass(frozen=True)

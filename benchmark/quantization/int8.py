@@ -138,8 +138,7 @@ class Int8Layer(nn.Module):
         """x (..., in) -> (..., out), or (B, C, H, W) -> (B, O, H', W')."""
         if self.transform is not None:
             x = self.transform(x)
-        codes, scale, zero = self.activation.codes(x)
-        codes = codes.to(torch.int8)  # a tensor of its own, which the product may overwrite
+        codes, scale, zero = self.activation.integer_codes(x)  # tensors of their own, which the product may overwrite
         if self.kernel is None:
             rows = codes.reshape(-1, self.columns)
             return self._product(rows, _per_row(scale), _per_row(zero)).reshape(*x.shape[:-1], -1)

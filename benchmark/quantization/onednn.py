@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight
@@ -192,11 +191,11 @@ class OneDnnConv2d(_OneDnn):
         """x (B, C, H, W) -> (B, O, H', W') float32."""
         if self.transform is not None:
             x = self.transform(x)
-        codes, scale, zero = self.activation.codes(x)
+        codes, scale, zero = self.activation.integer_codes(x)
         packed, weight_scale, weight_sum = self.kernel_parts()
         if self.zero_per_token:  # each image is padded with its own zero
-            codes = F.pad(codes.sub_(zero), self.edges).add_(zero)
-        shifted = codes.add_(self.shift).to(torch.uint8)
+            codes = self._padded(codes, zero)
+        shifted = codes.view(torch.uint8).add_(self.shift)  # bytes wrap around
         sums = self.geometry.convolve(shifted, self.point, packed, weight_scale)
         if self.zero_per_token:
             sums.addcmul_(zero, weight_sum.reshape(1, -1, 1, 1), value=-1)
@@ -204,6 +203,14 @@ class OneDnnConv2d(_OneDnn):
             weight_zero = (self.zero * self.scale).reshape(1, -1, 1, 1)
             sums = torch.addcmul(sums[:, :-1], sums[:, -1:], weight_zero, value=-1)
         return sums.mul_(scale) if self.bias is None else torch.addcmul(self.bias.reshape(1, -1, 1, 1), sums, scale)
+
+    def _padded(self, codes: Tensor, zero: Tensor) -> Tensor:
+        left, right, top, bottom = self.edges
+        batch, channels, height, width = codes.shape
+        shape = (batch, channels, top + height + bottom, left + width + right)
+        padded = zero.nan_to_num().to(torch.int8).expand(shape).contiguous()
+        padded[:, :, top : top + height, left : left + width] = codes
+        return padded
 
 
 class _Geometry:

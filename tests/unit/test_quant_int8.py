@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmark.errors import NonFiniteError
 from benchmark.quantization import int8, onednn
 from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import Scheme, quantize_weight
@@ -243,6 +244,27 @@ def test_engine_is_chosen_by_the_device_and_by_exact_float(
     assert replacement(other, kernel, images, None, exact_float=False)[1] == convolution
     assert replacement(layer, weight, quantizer, None, exact_float=True)[1] == "float-simulated"
     assert replacement(layer, weight, None, None, exact_float=False)[1] == "float-simulated"
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("layer", [nn.Linear(16, 8), nn.Conv2d(4, 8, 2, 2), nn.Conv2d(4, 8, 3, padding=1)])
+@pytest.mark.parametrize("exact_float", [True, False])
+def test_nan_is_not_lost_in_integers(symmetric: bool, layer: nn.Linear | nn.Conv2d, exact_float: bool) -> None:
+    """Cast to an integer it is 0: features would be wrong numbers without a sign of it."""
+    x = torch.ones(3, 16) if isinstance(layer, nn.Linear) else torch.ones(3, 4, 6, 6)
+    weight = quantize_weight(layer.weight, Scheme(7))
+    token, static = (activation(kind, 8, symmetric, x) for kind in ("token", "tensor"))
+    x[1].view(-1)[2] = float("nan")
+    with torch.inference_mode():
+        found = replacement(layer, weight, token, None, exact_float)[0](x)
+        assert found[1].isnan().any()
+        assert found[[0, 2]].isfinite().all()
+        module, engine = replacement(layer, weight, static, None, exact_float)
+        if engine == "float-simulated":
+            assert module(x)[1].isnan().any()
+        else:
+            with pytest.raises(NonFiniteError, match="input of a quantized layer is NaN"):
+                module(x)
 
 
 def test_token_ranges_do_not_depend_on_the_batch() -> None:
