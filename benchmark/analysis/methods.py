@@ -10,12 +10,17 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.metrics.outcomes import mcnemar_exact
-from benchmark.spec import QuantSpec
+from benchmark.spec import FP32, QuantSpec
+
+if TYPE_CHECKING:
+    from benchmark.engine.ledger import Ledger
+    from benchmark.engine.plan import Plan
 
 SUITE = "methods"
 BASELINE = "rtn"
@@ -49,8 +54,15 @@ class Below:
     p: float
 
 
+PRECISIONS = ("W8A8", "W6A8", "W4A8", "W4", "W3", "W2")
+FORMATS = {"bnb-int8": "W8A8", "bnb-nf4": "W4", "bnb-fp4": "W4"}
+"""Precision of the methods whose format is fixed."""
+
+
 def precision_of(spec: QuantSpec) -> str:
     """E.g. `W4A8`, `W3`."""
+    if spec.method in FORMATS:
+        return FORMATS[spec.method]
     activations = f"A{spec.activation_bits}" if spec.activation_bits else ""
     return f"W{spec.weight_bits}{activations}"
 
@@ -82,7 +94,8 @@ def page(full: Mapping[str, float], results: Mapping[str, Mapping[Cell, Result]]
     """
     lines = ["# Every method at every precision, on the demo model", "", origin, ""]
     lines += ["Zero-shot accuracy in percent; the vision tower is quantized, weights per channel and symmetric,"]
-    lines += ["activations per token. Written by `python -m benchmark.analysis.methods`.", ""]
+    lines += ["activations per token; bitsandbytes' formats and `fp8` are as their libraries define them. Written by"]
+    lines += ["`python -m benchmark.analysis.methods`.", ""]
     for dataset, cells in results.items():
         count = len(next(iter(cells.values())).correct)
         lines += [f"## {dataset} ({count} images, full precision {100 * full[dataset]:.1f})", ""]
@@ -93,9 +106,11 @@ def page(full: Mapping[str, float], results: Mapping[str, Mapping[Cell, Result]]
 
 def _table(cells: Mapping[Cell, Result]) -> list[str]:
     methods = list(dict.fromkeys(method for method, _ in cells))
-    precisions = list(dict.fromkeys(precision for _, precision in cells))
+    precisions = [precision for precision in PRECISIONS if any(precision == found for _, found in cells)]
     rows = [
-        f"| {method} | " + " | ".join(f"{100 * cells[method, p].accuracy:.1f}" for p in precisions) + " |"
+        f"| {method} | "
+        + " | ".join(f"{100 * cells[method, p].accuracy:.1f}" if (method, p) in cells else "-" for p in precisions)
+        + " |"
         for method in methods
     ]
     return ["| method | " + " | ".join(precisions) + " |", "|---|" + "---:|" * len(precisions), *rows]
@@ -118,6 +133,8 @@ def _remarks(below: Sequence[Below]) -> list[str]:
         for i in below
     ]
     why = {item.method for item in beyond}
+    if len(beyond) < len(below):
+        lines += ["", "Those within chance cannot be told from plain rounding on these images."]
     return [*lines, *(f"\n{_WHY[method]}" for method in sorted(why & _WHY.keys()))]
 
 
@@ -158,8 +175,22 @@ def collect(home: Path) -> tuple[dict[str, float], dict[str, dict[Cell, Result]]
             else:
                 cell = (configuration.quant.method, precision_of(configuration.quant))
                 results.setdefault(record.dataset, {})[cell] = result
-    digest = plan.configurations[0].model.digest
-    return full, results, f"Model `demo`, weights {digest[:12]}; suite `{SUITE}` version {plan.suite.version}."
+    return full, results, _origin(plan, ledger)
+
+
+def _origin(plan: Plan, ledger: Ledger) -> str:
+    """Model, suite, versions of the methods, and what computed them."""
+    from benchmark.quantization import quantizers
+
+    methods = dict.fromkeys(c.quant.method for c in plan.configurations if c.quant != FP32)
+    versions = ", ".join(f"{name} {quantizers.get(name).version}" for name in methods)
+    reports = [r.report for c in plan.configurations if (r := ledger.reports.get(c.content)) and r.report["towers"]]
+    engines, cpus = ({str(report[key]) for report in reports} for key in ("engine", "cpu"))
+    return (
+        f"Model `demo`, weights {plan.configurations[0].model.digest[:12]}; suite `{SUITE}` version "
+        f"{plan.suite.version}; versions of the methods: {versions}; engines {', '.join(sorted(engines))} on "
+        f"{', '.join(sorted(cpus))}."
+    )
 
 
 def main() -> None:

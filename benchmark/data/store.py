@@ -115,7 +115,8 @@ class Store:
                 if not _intact(place / ARRAY, meta["sizes"], meta["sha256"], threads):
                     return None
                 self._checked[key] = stamp
-            os.utime(place / META)
+            with suppress(OSError):  # a folder that can only be read: then nothing is evicted either
+                os.utime(place / META)
         except OSError:  # not there, or evicted by another process in the meantime; what else is wrong shows in `lock`
             return None
         return Stored(array, meta["info"])

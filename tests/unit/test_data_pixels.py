@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -79,6 +80,21 @@ def test_stored_once_and_read_by_the_next_process(
     np.testing.assert_array_equal(first.array, again.array)
     assert first.digest == again.digest
     assert not os.access(first.array.filename, os.W_OK) or not again.array.flags.writeable
+
+
+def test_a_folder_that_can_only_be_read_gives_what_it_has(
+    spec: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A colleague's cache on a shared disk, say."""
+    first = PixelCache(tmp_path / "c", 10**8).open(spec, "d", P32)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(Store, "lock", refuse)
+    again = PixelCache(tmp_path / "c", 10**8).open(spec, "d", P32)
+    assert np.array_equal(first.array, again.array)
 
 
 def test_the_budget_zero_streams_the_same_pixels(spec: DataSpec, tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def test_the_page_tells_chance_from_loss() -> None:
     text = page({"scenes": 0.96, "digits": 0.8}, {"scenes": RESULTS["scenes"]}, "origin")
     assert "full precision 96.0" in text
     assert "| gptq | 50.0 | 92.5 | 59.5 |" in text
+    only = page({"scenes": 0.96}, {"scenes": {("bnb-nf4", "W4"): result(150), **RESULTS["scenes"]}}, "origin")
+    assert "| bnb-nf4 | - | 75.0 | - |" in only
     assert "In 1 places, 0 of them beyond chance" in text
     whole = page({"scenes": 0.96, "digits": 0.8}, {"digits": RESULTS["digits"]}, "origin")
     assert "| gptq | W2 | digits | -30.00 |" in whole
@@ -49,5 +51,6 @@ def test_the_page_tells_chance_from_loss() -> None:
 def test_the_suite_has_every_method_at_every_precision() -> None:
     specs = [parse(name) for name in load_suite("methods").quantizations[1:]]
     cells = {(spec.method, precision_of(spec)) for spec in specs}
-    assert len(cells) == len(specs) == 48
+    assert len(cells) == len(specs) == 52
+    assert {("bnb-nf4", "W4"), ("bnb-fp4", "W4"), ("bnb-int8", "W8A8"), ("fp8", "W8A8")} <= cells
     assert {precision for _, precision in cells} == {"W8A8", "W6A8", "W4A8", "W4", "W3", "W2"}
