@@ -28,6 +28,8 @@ from benchmark.stopping import stop_on_sigterm
 Group = list[tuple[Configuration, list[Evaluation]]]
 RETRIES = 3
 """Times that a task whose worker died is begun again."""
+LOCAL = "local"
+"""Ray's word for a cluster of this process's own; without it Ray joins any cluster that it finds on the machine."""
 GROUP = 4
 """Configurations of a task at most: what is lost of a group when the driver dies are its tasks, not its banks."""
 PAUSE = 0.5
@@ -271,14 +273,14 @@ def connect(options: RayOptions) -> Any:
         import ray.exceptions
     except ImportError:
         raise InputError("--engine ray: Ray is not installed; pip install 'reliquant[ray]'") from None
-    address = options.address or os.environ.get("RAY_ADDRESS")
-    own: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    address = options.address or os.environ.get("RAY_ADDRESS") or LOCAL
+    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == LOCAL else {}
     try:
-        _knock(address or "")
+        _knock(address)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
     except Exception as error:  # Ray's own, gRPC's, and plain ones
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"--address {address or 'local'}: cannot connect to Ray ({reason})") from error
+        raise InputError(f"--address {address}: cannot connect to Ray ({reason})") from error
     stop_on_sigterm()  # Ray has put its own handler in its place
     return ray
 

@@ -252,3 +252,17 @@ def test_damaged_entries_on_workers_are_all_said(on: Any, plan: Plan, tmp_path: 
     said = [line for line in messages if line.startswith("damaged cache entry found and recomputed: ")]
     assert len(said) == len(spoiled) == 3
     assert not sweep.failed
+
+
+def test_without_an_address_the_cluster_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would join whatever cluster it finds on this machine, one that is about to end, too."""
+    ray = pytest.importorskip("ray")
+    seen: list[str] = []
+    monkeypatch.setattr(ray, "init", lambda address, **_: seen.append(address))
+    monkeypatch.setattr(engine, "stop_on_sigterm", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    engine.connect(RayOptions())
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    engine.connect(RayOptions())
+    engine.connect(RayOptions("ray://127.0.0.1"))
+    assert seen == ["local", "auto", "ray://127.0.0.1"]
