@@ -38,8 +38,9 @@ def chromium() -> str:
 @contextmanager
 def open_browser() -> Iterator[Browser]:
     """A headless Chromium with a fresh profile."""
+    path = chromium()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=list(FLAGS))
         try:
             yield browser
         finally:

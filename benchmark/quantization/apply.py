@@ -55,19 +55,13 @@ def check_model(model: ClipModel, specs: Iterable[QuantSpec]) -> None:
         QuantizationError: a pattern matches no layer, or a group size divides no layer's inputs.
         NonFiniteError: a weight is NaN or infinite.
     """
+    towers: dict[Tower, None] = {}
     for spec in specs:
         check_patterns(model, spec, spec.towers)
-        check_layers(model, spec)
-
-
-def check_layers(model: ClipModel, spec: QuantSpec) -> None:
-    """Every layer that a quantization is to replace can be replaced, and has finite weights.
-
-    Raises:
-        QuantizationError, NonFiniteError: see `check_model`.
-    """
-    for tower in spec.towers:
-        resolve(quantizers.get(spec.method), model, tower, spec)
+        for tower in spec.towers:
+            resolve(quantizers.get(spec.method), model, tower, spec)
+            towers[tower] = None
+    for tower in towers:
         check_finite(model.layers(tower))
 
 
@@ -104,10 +98,7 @@ def quantize(
     method.check(spec)
     if not spec.towers:
         return model, _report(model, model, spec, method, {}, [])
-    method.check_available(model.device.type)
-    _check_calibration(method, spec, calibration)
-    check_patterns(model, spec, model.towers)
-    check_layers(model, spec)
+    _check_before(model, spec, method, calibration)
     if isinstance(method, FeatureControl) and calibration is not None:
 
         def quantized(inner: QuantSpec) -> ClipModel:
@@ -173,6 +164,16 @@ def _controlled(
     towers: dict[Tower, TowerReport] = {"vision": control_report(model, changed, spec, calibration)}
     report = _report(model, model, spec, method, towers, list(control.notes))
     return changed, replace(report, figures=dict(control.figures))
+
+
+def _check_before(model: ClipModel, spec: QuantSpec, method: Quantizer, calibration: Calibration | None) -> None:
+    """Refuse what does not fit before any tower is touched."""
+    method.check_available(model.device.type)
+    _check_calibration(method, spec, calibration)
+    check_patterns(model, spec, model.towers)  # of both: this may be one tower of a whole
+    for tower in spec.towers:
+        resolve(method, model, tower, spec)
+        check_finite(model.layers(tower))
 
 
 def _check_calibration(method: Quantizer, spec: QuantSpec, calibration: Calibration | None) -> None:

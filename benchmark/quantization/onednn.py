@@ -142,6 +142,20 @@ class _OneDnn(Int8Layer):
             self._ready = self.pack(codes), scale, sums * scale
         return self._ready
 
+    def finished(self, sums: Tensor, scale: Tensor, zero: Tensor, weight_sum: Tensor) -> Tensor:
+        """Outputs (N, O, ...) from sums of codes times the weights' scales, which may be overwritten.
+
+        Args:
+            scale, zero: of the inputs, broadcastable. weight_sum: from `kernel_parts`.
+        """
+        outputs = (1, -1, *(1 for _ in sums.shape[2:]))
+        if self.zero_per_token:
+            sums.addcmul_(zero, weight_sum.reshape(outputs), value=-1)
+        if not self.weight_symmetric:
+            weight_zero = (self.zero * self.scale).reshape(outputs)
+            sums = torch.addcmul(sums[:, :-1], sums[:, -1:], weight_zero, value=-1)
+        return sums.mul_(scale) if self.bias is None else torch.addcmul(self.bias.reshape(outputs), sums, scale)
+
     @abstractmethod
     def pack(self, codes: Tensor) -> Any:
         """oneDNN's copy of codes (O, K)."""
@@ -160,12 +174,7 @@ class OneDnnLayer(_OneDnn):
         shifted = rows.view(torch.uint8).add_(self.shift)  # bytes wrap around: code + 2^(bits-1), from 0 on
         if self.weight_symmetric and isinstance(self.activation, TensorQuantizer):  # oneDNN does the rest
             return _linear(shifted, self.point, packed, weight_scale, self.bias, float(scale))
-        sums = _linear(shifted, self.point, packed, weight_scale, None)
-        if self.zero_per_token:
-            sums.addmm_(zero, weight_sum.unsqueeze(0), alpha=-1)
-        if not self.weight_symmetric:
-            sums = torch.addcmul(sums[:, :-1], sums[:, -1:], self.zero * self.scale, value=-1)
-        return sums.mul_(scale) if self.bias is None else torch.addcmul(self.bias, sums, scale)
+        return self.finished(_linear(shifted, self.point, packed, weight_scale, None), scale, zero, weight_sum)
 
 
 class OneDnnConv2d(_OneDnn):
@@ -196,13 +205,7 @@ class OneDnnConv2d(_OneDnn):
         if self.zero_per_token:  # each image is padded with its own zero
             codes = self._padded(codes, zero)
         shifted = codes.view(torch.uint8).add_(self.shift)  # bytes wrap around
-        sums = self.geometry.convolve(shifted, self.point, packed, weight_scale)
-        if self.zero_per_token:
-            sums.addcmul_(zero, weight_sum.reshape(1, -1, 1, 1), value=-1)
-        if not self.weight_symmetric:
-            weight_zero = (self.zero * self.scale).reshape(1, -1, 1, 1)
-            sums = torch.addcmul(sums[:, :-1], sums[:, -1:], weight_zero, value=-1)
-        return sums.mul_(scale) if self.bias is None else torch.addcmul(self.bias.reshape(1, -1, 1, 1), sums, scale)
+        return self.finished(self.geometry.convolve(shifted, self.point, packed, weight_scale), scale, zero, weight_sum)
 
     def _padded(self, codes: Tensor, zero: Tensor) -> Tensor:
         left, right, top, bottom = self.edges

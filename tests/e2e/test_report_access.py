@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from benchmark.analysis.palette import LIGHT
 from benchmark.cli import app
-from tests.browser import open_browser, open_page
+from tests.browser import open_page
 from tests.report_home import NF4, W4, W8, write_home
 
 pytestmark = pytest.mark.slow
@@ -22,12 +22,6 @@ ALONE = f"""() => {{  // shown, with an outline, under nothing else
   const top = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
   return style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2 && {FOCUS}.contains(top);
 }}"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

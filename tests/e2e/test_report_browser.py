@@ -10,17 +10,11 @@ from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
 from benchmark.cli import app
-from tests.browser import open_browser, open_page
+from tests.browser import open_page
 
 pytestmark = pytest.mark.slow
 LIMIT = "48"
 MOST_BYTES = 5_000_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from benchmark.browsing import answers
 from benchmark.cli import app
 from benchmark.engine.ledger import Ledger
 from search.storage import open_storage
-from tests.browser import chromium, open_browser, open_page
+from tests.browser import open_page
 from tests.search_stub import Stub, make_search
 from tests.unit.test_trackers import finished
 from trackers.mlflow import MLflowTracker
@@ -46,13 +46,6 @@ headline: [zero_shot/scenes/accuracy, calibration/scenes/ece_15, ood/scenes.far/
 """
 PATIENCE = 60_000
 """Milliseconds for the page's own requests, on a busy machine."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium()
-    with open_browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
