@@ -101,7 +101,8 @@ def _bits(sweep: FinishedSweep, keys: Sequence[str], changes: Mapping[tuple[str,
 
     across = min(3, len(keys))
     down = -(-len(keys) // across)
-    figure = Figure(figsize=(4.1 * across, 3.1 * down + 1), layout="constrained")
+    width, height = 4.1 * across, 3.1 * down + 1
+    figure = Figure(figsize=(width, height))
     grid = figure.subplots(down, across, squeeze=False)
     tasks, rows, names = declared(sweep.plan), summary(sweep), short_names(keys)
     for axes, key in zip(grid.flat, keys, strict=False):
@@ -110,33 +111,39 @@ def _bits(sweep: FinishedSweep, keys: Sequence[str], changes: Mapping[tuple[str,
             tasks[task].metric(rest).better
         ]
         _panel(axes, rows, names[key], {q: c for (q, k), c in changes.items() if k == key})
-        axes.set_title(f"{names[key]} ({arrow})" if arrow else names[key], fontsize=10)
+        axes.set_title(f"{names[key]} ({arrow})" if arrow else names[key], fontsize=10, y=1.0)
     for axes in list(grid.flat)[len(keys) :]:
         axes.set_axis_off()
     for axes in grid[-1]:
         axes.set_xlabel("effective bits per weight")
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), fontsize=9)
-    figure.suptitle(f"{sweep.plan.suite.name}, {sweep.model}: bars are 95 % intervals of the change against fp32")
+    shown = [dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)) for axes in grid.flat]
+    handles = {label: handle for each in reversed(shown) for label, handle in each.items()}
+    figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=5, fontsize=9)
+    bottom = 0.7 + 0.25 * -(-len(handles) // 5)
+    place = {"left": 0.6 / width, "right": 1 - 0.1 / width, "bottom": bottom / height, "top": 1 - 0.7 / height}
+    figure.subplots_adjust(**place, wspace=0.2, hspace=0.25)  # a layout engine would draw all of it once more
+    told = f"{sweep.plan.suite.name}, {sweep.model}: bars are 95 % intervals of the change against fp32"
+    figure.suptitle(told, y=1 - 0.15 / height)
     return figure
+
+
+def _bar(change: Change | None) -> tuple[float, float]:
+    """Lengths of a change's interval below and above it; NaN, which draws none, where it has no interval."""
+    if change is None or change.low is None or change.high is None:
+        return np.nan, np.nan
+    return max(0.0, change.change - change.low), max(0.0, change.high - change.change)
 
 
 def _panel(axes: Axes, rows: Table, name: str, changes: Mapping[str, Change]) -> None:
     """One metric against bits: a colour and a marker for each method, the line is full precision."""
     methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "fp32"))
     for method, marker in zip(methods, "osD^vP*X<>hp" * len(methods), strict=False):
-        colour = LIGHT[methods.index(method) % len(LIGHT)]
-        first = True
-        for row in rows:
-            if row["method"] != method or row[name] is None or row["effective_bits"] is None:
-                continue
-            change = changes.get(row["quantization"])
-            bars = None
-            if change is not None and change.low is not None and change.high is not None:
-                bars = [[max(0.0, change.change - change.low)], [max(0.0, change.high - change.change)]]
-            label = method if first else None
-            axes.errorbar(row["effective_bits"], row[name], bars, fmt=marker, color=colour, capsize=2, label=label)
-            first = False
+        shown = [r for r in rows if r["method"] == method and None not in (r[name], r["effective_bits"])]
+        if shown:
+            bits, values = zip(*((row["effective_bits"], row[name]) for row in shown), strict=True)
+            bars = np.transpose([_bar(changes.get(row["quantization"])) for row in shown])
+            colour = LIGHT[methods.index(method) % len(LIGHT)]
+            axes.errorbar(bits, values, bars, fmt=marker, color=colour, capsize=2, label=method)
     for row in rows:
         if row["method"] == "fp32" and row[name] is not None:
             axes.axhline(row[name], color="0.4", linestyle="--", linewidth=1, label="fp32")
