@@ -33,10 +33,11 @@ from benchmark.cli_search import search
 from benchmark.cli_spectrum import spectrum
 from benchmark.cli_sync import sync
 from benchmark.errors import ReliquantError
-from benchmark.stopping import stop_on_sigterm
+from benchmark.stopping import Stoppable, catch_stops
 
 app = typer.Typer(
     name="reliquant",
+    cls=Stoppable,
     help="What quantization does to the reliability of CLIP-like models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -248,7 +249,7 @@ def main() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
-    stop_on_sigterm()
+    catch_stops()
     try:
         app()
     except ReliquantError as error:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from benchmark.analysis.compare import adjust
 from benchmark.analysis.tables import comparison_rows, headline_keys
@@ -19,26 +19,15 @@ from benchmark.include import include_files
 from benchmark.printing import print_efficiency, print_table
 from benchmark.progress import open_progress
 from benchmark.request import RunRequest, pixel_budget, recorded_plan, requested_plan
-from benchmark.stopping import stopped
 from benchmark.suite import load_suite
 from benchmark.tracking import Tracker, trackers
-
-if TYPE_CHECKING:
-    pass
 
 PARTIAL = 3
 """Exit status when some evaluations failed and the rest was done."""
 
 
 def run_suite(request: RunRequest) -> int:
-    """Run and report; returns the exit status (0; 3 when some evaluations failed; 130 or 143 when it was stopped)."""
-    try:
-        return _run_suite(request)
-    except KeyboardInterrupt as stop:
-        return stopped(stop)
-
-
-def _run_suite(request: RunRequest) -> int:
+    """Run and report; returns the exit status (0; 3 when some evaluations failed)."""
     chosen, ray = _trackers(request), request.ray
     budget = pixel_budget(request)
     with open_progress(request.quiet) as progress:

@@ -23,7 +23,7 @@ from benchmark.engine.worker import Answer, Job, Order, work
 from benchmark.errors import DamagedSamplesError, InputError, ReliquantError
 from benchmark.processes import shown
 from benchmark.progress import Advance
-from benchmark.stopping import stop_on_sigterm
+from benchmark.stopping import catch_stops
 
 Group = list[tuple[Configuration, list[Evaluation]]]
 RETRIES = 3
@@ -281,7 +281,7 @@ def connect(options: RayOptions) -> Any:
     except Exception as error:  # Ray's own, gRPC's, and plain ones
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"--address {address}: cannot connect to Ray ({reason})") from error
-    stop_on_sigterm()  # Ray has put its own handler in its place
+    catch_stops()  # Ray has put its own handler in its place
     return ray
 
 

@@ -124,11 +124,11 @@ def main() -> None:
     ratios, full = measure(options.quant, options.batch, options.rounds, options.device)
     classes = {name: title for title, name in QUANTIZATIONS.items()}
     print(f"\nfp32: {full:.3f} s a batch of {options.batch}, {options.threads} threads, {cpu_capability()}")
-    print(f"{'class':26} {'quantization':38} {'wall':>5} {'cpu':>5}  {'limit':>5} {'':6}  engine")
+    print(f"{'class':34} {'quantization':38} {'wall':>5} {'cpu':>5}  {'limit':>5} {'':6}  engine")
     for name, (wall, processor, engine) in ratios.items():
         limit = limit_of(engine)
         verdict = " " * 12 if limit is None else f"{limit:5.2f} {'holds' if wall <= limit else 'MISSED':6}"
-        print(f"{classes.get(name, '-'):26} {name:38} {wall:5.2f} {processor:5.2f}  {verdict}  {engine}")
+        print(f"{classes.get(name, '-'):34} {name:38} {wall:5.2f} {processor:5.2f}  {verdict}  {engine}")
 
 
 def limit_of(engine: str) -> float | None:

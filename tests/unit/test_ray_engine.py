@@ -259,7 +259,7 @@ def test_without_an_address_the_cluster_is_its_own(monkeypatch: pytest.MonkeyPat
     ray = pytest.importorskip("ray")
     seen: list[str] = []
     monkeypatch.setattr(ray, "init", lambda address, **_: seen.append(address))
-    monkeypatch.setattr(engine, "stop_on_sigterm", lambda: None)
+    monkeypatch.setattr(engine, "catch_stops", lambda: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     engine.connect(RayOptions())
     monkeypatch.setenv("RAY_ADDRESS", "auto")
