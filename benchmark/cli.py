@@ -225,7 +225,9 @@ def ui(
     host: Annotated[str, typer.Option("--host", help="Interface; there is no authentication.")] = "127.0.0.1",
     tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store.")] = None,
     search: Annotated[bool, typer.Option("--search", help="optuna-dashboard on the studies instead.")] = False,
-    storage: Annotated[str | None, typer.Option("--storage", help="With --search: Optuna URL.")] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", envvar="RELIQUANT_STORAGE", help="With --search: Optuna URL.")
+    ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the browser on it, on this machine.")] = False,
 ) -> None:
     """Serve MLflow on the results (127.0.0.1; stop with Ctrl-C) and say where its runs tables are."""
@@ -233,6 +235,7 @@ def ui(
         from search.dashboard import serve as serve_dashboard
 
         serve_dashboard(home, host, port, storage, open_)
+        return
     from benchmark.ui import serve
 
     serve(home, host, port, tracking_uri, open_)

@@ -21,7 +21,10 @@ def search(
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same trials (default 0).")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the new study.")] = None,
     resume: Annotated[str | None, typer.Option("--resume", help="Go on with, or join, this study.")] = None,
-    storage: Annotated[str | None, typer.Option("--storage", help="Optuna URL instead of the journal file.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", envvar="RELIQUANT_STORAGE", help="Optuna URL instead of the journal file."),
+    ] = None,
     objective: Annotated[
         Many, typer.Option("--objective", help="Metric key, reliability, effective_bits, size_mb.")
     ] = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlencode
 
 from benchmark.browsing import LOOPBACK, open_later
-from benchmark.errors import InputError, StorageError
+from benchmark.errors import InputError, StorageError, masked
 from benchmark.tracking import RUNS_FILTER, VIEW
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def serve(home: Path, host: str, port: int, tracking_uri: str | None, browse: bo
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # an argument would show its password to everybody on the machine
     }
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host]
-    command += ["--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     if uri.startswith("sqlite:///"):
         command += ["--default-artifact-root", (home / "artifacts").resolve().as_uri()]
     os.execve(command[0], command, environment)  # the server takes this process's place: signals reach it directly
@@ -72,7 +72,7 @@ def addresses(uri: str, host: str, port: int) -> dict[str, str]:
     try:
         experiments = MlflowClient(tracking_uri=uri).search_experiments(order_by=["last_update_time DESC"])
     except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
-        raise StorageError(f"tracking store {uri} cannot be read: {error}") from error
+        raise StorageError(masked(f"tracking store {uri} cannot be read: {error}", uri)) from error
     base = f"http://{_bracketed(host)}:{port}/#/experiments"
     return {e.name: f"{base}/{e.experiment_id}/runs?{_query(e)}" for e in experiments if e.name != "Default"}
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import socket
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import make_url
@@ -18,8 +19,29 @@ from search.journal import check_journal
 from search.storage import journal_path
 
 
-def serve(home: Path, host: str, port: int, storage: str | None = None, browse: bool = False) -> NoReturn:
-    """Become the dashboard; it runs until it is stopped.
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each request, none of which keeps the process."""
+
+    daemon_threads = True
+
+
+class _Server6(_Server):
+    """On `::1`."""
+
+    address_family = socket.AF_INET6
+
+
+class _Handler(WSGIRequestHandler):
+    """Says what failed, not each request."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Nothing."""
+
+
+def serve(home: Path, host: str, port: int, storage: str | None = None, browse: bool = False) -> None:
+    """Serve the dashboard until the process is stopped.
+
+    In this process: as an argument of another one the storage's password would be shown to everybody on the machine.
 
     Args:
         browse: open a browser on it when it answers.
@@ -41,8 +63,11 @@ def serve(home: Path, host: str, port: int, storage: str | None = None, browse: 
     print(address, flush=True)
     if browse:
         open_later(host, port, address)
-    program = str(Path(sys.executable).with_name("optuna-dashboard"))
-    os.execv(program, [program, where, "--host", host, "--port", str(port)])
+    from optuna_dashboard import wsgi
+
+    kind = _Server6 if ":" in host else _Server
+    with suppress(KeyboardInterrupt), make_server(host, port, wsgi(where), kind, _Handler) as server:
+        server.serve_forever()
 
 
 def check_studies(where: str) -> None:

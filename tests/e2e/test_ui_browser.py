@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
+from urllib.request import urlopen
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from typer.testing import CliRunner
@@ -240,3 +242,33 @@ def test_the_dashboard_draws_the_front_and_tells_values(browser: Browser, tmp_pa
             page.get_by_text(f"Trial {number}", exact=True).first.click()
             told = ", ".join(repr(number).removesuffix(".0") for number in trials[number].values)  # as JavaScript does
             expect(page.get_by_text(told, exact=True)).to_be_visible(timeout=PATIENCE)
+
+
+def commands() -> str:
+    """Of all processes that were started here, with their arguments: what everybody on a machine can read."""
+    return "\n".join(" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
+
+
+def test_the_dashboard_takes_the_storage_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = f"sqlite:///{tmp_path / 'own.db'}"  # a database's address would hold a password
+    search = make_search(Stub(), storage=open_storage(tmp_path, storage), name="from outside")
+    search.prepare(1)
+    search.run(1)
+    monkeypatch.setenv("RELIQUANT_STORAGE", storage)
+    with serving("--search", "--home", str(tmp_path)) as found:
+        with urlopen(found[""].replace("/dashboard", "/api/studies"), timeout=PATIENCE / 1000) as answer:
+            assert [study["study_name"] for study in json.load(answer)["study_summaries"]] == ["from outside"]
+        assert "--search" in commands()
+        assert "own.db" not in commands()
+
+
+def test_mlflow_is_not_told_the_store_as_an_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = f"sqlite:///{tmp_path / 'own.db'}"
+    MLflowTracker().open(tmp_path, store).log(finished("elsewhere"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    with serving("--home", str(tmp_path)) as found:
+        server = found["elsewhere"].partition("/#/")[0]
+        with urlopen(f"{server}/api/2.0/mlflow/experiments/get-by-name?experiment_name=elsewhere") as answer:
+            assert json.load(answer)["experiment"]["name"] == "elsewhere"
+        assert "mlflow" in commands()
+        assert "own.db" not in commands()
