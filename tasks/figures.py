@@ -107,7 +107,7 @@ def score_histograms(outcome: Outcome, reference: Outcome | None) -> Mapping[str
         axes.set_title(f"{name}: AUROC {outcome.metrics[f'{name}/auroc']:.3f}", y=1.0)
         axes.set_yticks([])
         _labels(figure, axes, "score", "")
-        axes.locator_params(axis="x", nbins=6)
+        axes.locator_params(axis="x", nbins=4)
         inside = outcome.samples["id"][:, column]
         others = {k.removeprefix("ood:"): v[:, column] for k, v in outcome.samples.items() if _is_ood(k)}
         edges = np.histogram_bin_edges(np.concatenate([inside, *others.values()]), bins=40)
@@ -137,7 +137,8 @@ def severity_curves(outcome: Outcome, reference: Outcome | None) -> Mapping[str,
             values = [stage.metrics["clean_accuracy"], *(stage.metrics[f"severity_{s}/accuracy"] for s in severities)]
             axes.plot([0, *severities], values, marker="o", color=colour, label=label)
     axes.set_ylim(0, 1)
-    axes.legend(fontsize=8)
+    axes.set_xticks([0, *severities])
+    axes.legend(loc="lower left", fontsize=8)
     return {"severity_curves": figure, "corruption_heatmap": _heat_map(outcome)}
 
 
