@@ -62,6 +62,17 @@ def test_a_record_is_there_after_restarting(tmp_path: Path) -> None:
     assert again.broken_lines == 0
 
 
+def test_texts_that_rows_have_in_common_are_held_once(tmp_path: Path) -> None:
+    version = "2.15.0+cu132"
+    for key in ("k1", "k2"):
+        made = record(key, provenance={"versions": {"torch": version}})
+        Ledger(tmp_path).append(made)
+    first, second = Ledger(tmp_path).records.values()
+    assert first.suite is second.suite
+    assert next(iter(first.metrics)) is next(iter(second.metrics))
+    assert first.provenance["versions"]["torch"] is second.provenance["versions"]["torch"]
+
+
 def test_an_outcome_comes_back_as_it_was(tmp_path: Path) -> None:
     Ledger(tmp_path).append(record(), OUTCOME)
     again = Ledger(tmp_path)
