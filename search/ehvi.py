@@ -97,14 +97,12 @@ class Ehvi:
             return None
         rows, wanted = self._encoded(map(parse, names)), self._encoded(pool.values())
         columns = np.concatenate([losses, violations], axis=1)
-        predicted = [_predict(rows, column, wanted, int(rng.integers(2**31))) for column in columns.T]
+        told = [(*self._told(spec), *[None] * violations.shape[1]) for spec in pool.values()]
+        predicted = [
+            _foresee(rows, column, wanted, known, int(rng.integers(2**31)))
+            for column, known in zip(columns.T, zip(*told, strict=True), strict=True)
+        ]
         mean, error = (np.stack(part, axis=1) for part in zip(*predicted, strict=True))
-        for i, (name, spec) in enumerate(pool.items()):
-            if name not in self._foretold:
-                self._foretold[name] = self.foretell(spec)
-            for j, value in enumerate(self._foretold[name]):
-                if value is not None:
-                    mean[i, j], error[i, j] = value, _CERTAIN
         promise = expected_gain(
             mean[:, : losses.shape[1]], error[:, : losses.shape[1]], front, worst, int(rng.integers(2**31))
         )
@@ -114,6 +112,11 @@ class Ehvi:
             promise *= norm.cdf(-mean[:, losses.shape[1] :] / error[:, losses.shape[1] :]).prod(axis=1)
         ties = np.flatnonzero(promise >= promise.max())
         return list(pool.values())[int(rng.choice(ties))]
+
+    def _told(self, spec: QuantSpec) -> Sequence[float | None]:
+        if spec.name not in self._foretold:
+            self._foretold[spec.name] = self.foretell(spec)
+        return self._foretold[spec.name]
 
     @cached_property
     def _pool(self) -> tuple[dict[str, QuantSpec], bool]:
@@ -187,6 +190,17 @@ def expected_gain(mean: Floats, error: Floats, front: Floats, worst: Floats, see
         chance *= ndtr((column[None, :] - mean[:, j, None]) / error[:, j, None])
     gain: Floats = chance.sum(axis=1) * (side.prod() / _POINTS)
     return gain
+
+
+def _foresee(
+    rows: Floats, values: Floats, wanted: Floats, told: Sequence[float | None], seed: int
+) -> tuple[Floats, Floats]:
+    """Mean and standard deviation at `wanted`, (C,) each; what is told is certain, for the rest a forest is grown."""
+    open_ = np.array([value is None for value in told])
+    mean, error = np.array([0.0 if value is None else value for value in told]), np.full(len(told), _CERTAIN)
+    if open_.any():
+        mean[open_], error[open_] = _predict(rows, values, wanted[open_], seed)
+    return mean, error
 
 
 def _predict(rows: Floats, values: Floats, wanted: Floats, seed: int) -> tuple[Floats, Floats]:
