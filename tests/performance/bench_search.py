@@ -60,8 +60,11 @@ ECE, NLL = "calibration/scenes/ece_15", "calibration/scenes/nll"
 SEEDS = 5
 SHARE = 0.99
 BUDGET = 0.2
-RUNS = (("ehvi", False), ("ehvi", True), ("tpe", False), ("tpe", True), ("nsga2", False), ("nsga2", True))
-RUNS += (("qmc", False), ("random", False))
+RUNS = (
+    *((name, racing) for name in ("ehvi", "tpe", "nsga2") for racing in (False, True)),
+    ("qmc", False),
+    ("random", False),
+)
 BOTH = ("ehvi", "tpe", "random")
 """Samplers that are tried with both definitions of `reliability`."""
 
@@ -310,7 +313,7 @@ def main() -> int:
         "with NLL instead of ECE": make_case(engine, table, tuple(NLL if key == ECE else key for key in headline)),
     }
     whole = images[-1] * len({tower(name) for name in table})
-    results = {}
+    results: dict[tuple[str, str, bool], Sequence[Searched]] = {}
     for which, case in cases.items():
         for sampler, racing in RUNS if not results else [run for run in RUNS if run[0] in BOTH]:
             used = [rung.share for rung in rungs] if racing else []
@@ -391,7 +394,8 @@ def page(
 `python tests/performance/bench_search.py --home FOLDER` on {platform.processor() or platform.machine()}, \
 {torch.get_num_threads()} threads, torch {torch.__version__}, optuna {optuna.__version__}.
 
-`reliquant search demo`: its selection data, two objectives, `reliability` and `effective_bits`. The exhaustive grid has {len(table)} quantizations,
+The selection data of `reliquant search demo`; two objectives, `reliability` and `effective_bits`.
+The exhaustive grid has {len(table)} quantizations,
 {whole // images[-1]} different image towers, {images[-1]:,} images each; an evaluation took {median:.1f} s (median).
 Parts for racing, in images (share): {parts}.
 
