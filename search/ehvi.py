@@ -36,14 +36,12 @@ from search.front import Floats, non_dominated
 from search.history import CONFIGURATION
 from search.space import Space
 
-START = 12
+START = 8
 """Configurations of the space that must be known before the models say anything."""
 POOL = 1000
 """Candidates: every point of a space that has no more, otherwise so many drawn once for the study."""
 NEIGHBOURS = 100
 """Further candidates of a larger space: members of the front with one choice changed."""
-CHANCE = 3
-"""Every so many image towers the next one is left to chance, in case the models are wrong (as SMAC does)."""
 _POINTS = 4096
 _TREES = 50
 _CERTAIN = 1e-9
@@ -81,11 +79,10 @@ class Ehvi:
             number: of the trial, for what is drawn at random.
 
         Returns:
-            None where it is left to chance: too little is known, it is chance's turn, or every candidate is taken.
+            None where it is left to chance: too little is known, or every candidate is taken.
         """
         names = [str(trial.user_attrs[CONFIGURATION]) for trial in known]
-        towers = {parse(name).for_tower("vision").name for name in names}
-        if len(known) < START or len(towers) % CHANCE == 0:
+        if len(known) < START:
             return None
         rng = np.random.default_rng([self.seed, number])
         violations = _violations(known)
@@ -208,10 +205,13 @@ def _predict(rows: Floats, values: Floats, wanted: Floats, seed: int) -> tuple[F
 
     Where a configuration is known the trees agree with it and with each other.
     """
-    from sklearn.ensemble import ExtraTreesRegressor
+    from sklearn.tree import (
+        ExtraTreeRegressor,
+    )  # `sklearn.ensemble` takes a second to import, and as long to clone trees
 
-    forest = ExtraTreesRegressor(_TREES, random_state=seed).fit(rows, values)
-    told = np.array([tree.predict(wanted) for tree in forest.estimators_])
+    rows, wanted = rows.astype(np.float32), wanted.astype(np.float32)  # what trees compute with
+    trees = (ExtraTreeRegressor(random_state=seed + i).fit(rows, values, check_input=False) for i in range(_TREES))
+    told = np.array([tree.predict(wanted, check_input=False) for tree in trees])
     return told.mean(axis=0), np.maximum(told.std(axis=0), _LEAST * values.std() + 1e-12)
 
 

@@ -15,7 +15,7 @@ from scipy.stats import norm
 from benchmark.engine.plan import Settings
 from benchmark.quantization import parse, quantizers
 from benchmark.spec import FP32, Override, QuantSpec, SuiteSpec, parse_spec
-from search.ehvi import CHANCE, NEIGHBOURS, POOL, START, Ehvi, expected_gain
+from search.ehvi import NEIGHBOURS, POOL, START, Ehvi, expected_gain
 from search.evaluator import Engine
 from search.flat import Flat
 from search.front import Floats, hypervolume, hypervolume_curve
@@ -193,12 +193,12 @@ def learnt(count: int) -> tuple[list[FrozenTrial], Floats]:
 
 
 def test_what_is_left_to_chance() -> None:
-    """The first, every third tower, and the end."""
+    """The first and the end."""
     known, values = learnt(20)
     space = Space(MEDIUM)
     ehvi, everything = Ehvi(space, 0, lambda spec: (None, None)), [spec.name for spec in space.points()]
     chance = [told(ehvi, known[:n], values[:n], []) is None for n in range(2, 21)]
-    assert chance == [n < START or n % CHANCE == 0 for n in range(2, 21)]
+    assert chance == [n < START for n in range(2, 21)]
     assert told(ehvi, known, values, everything) is None
 
 
