@@ -17,6 +17,7 @@ from benchmark.stopping import Terminated, catch_stops
 
 class Thing: pass
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
 catch_stops()
 thing = Thing()
 {holder}
