@@ -25,6 +25,8 @@ from search.objective import Goals, Metrics
 NARROWEST_NAME = 12
 MANY = 12
 """Dimensions that the slices show at most, the most important first."""
+LABEL = 30
+"""Letters of a parameter's name that a figure has room for."""
 
 
 def print_front(trials: Sequence[FrozenTrial], goals: Goals, told: Mapping[str, Metrics]) -> None:
@@ -138,6 +140,12 @@ def _plot(columns: int = 1, rows: int = 1, sharey: bool = False) -> tuple[Any, A
     return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey)
 
 
+def short_label(name: str) -> str:
+    """A parameter's label for a figure: values that would not fit are counted (`method of 15 values`)."""
+    what, _, values = name.partition(" of ")
+    return f"{what} of {values.count('|') + 1} values" if values and len(name) > LABEL else name
+
+
 def _draw_front(
     path: Path,
     done: Sequence[FrozenTrial],
@@ -184,7 +192,8 @@ def _draw_importance(path: Path, goals: Goals, shares: Sequence[Mapping[str, flo
     figure, axes = _plot(columns=len(shares))
     for plot, objective, share in zip(axes[0], goals.objectives, shares, strict=True):
         names = list(share)[:MANY][::-1]
-        plot.barh(names, [share[name] for name in names])
+        plot.barh(range(len(names)), [share[name] for name in names])
+        plot.set_yticks(range(len(names)), list(map(short_label, names)))
         plot.set_xlabel(f"importance for {objective.key}")
     figure.savefig(path, dpi=140)
 
@@ -200,6 +209,6 @@ def _draw_slices(path: Path, goals: Goals, done: Sequence[FrozenTrial], shares: 
         order = sorted({t.params[name] for t in trials}, key=lambda v: (isinstance(v, str), v))
         plot.plot([order.index(t.params[name]) for t in trials], [t.values[0] for t in trials], "o", alpha=0.5, ms=4)
         plot.set_xticks(range(len(order)), [str(value) for value in order], fontsize=7, rotation=30)
-        plot.set_xlabel(name)
+        plot.set_xlabel(short_label(name))
     axes[0][0].set_ylabel(goals.objectives[0].key)
     figure.savefig(path, dpi=140)

@@ -15,7 +15,16 @@ from benchmark.suite import load_suite
 from search.front import hypervolume
 from search.history import early, front, losses
 from search.objective import Goals
-from search.report import front_rows, importances, print_front, reference_point, write_figures, write_suite
+from search.report import (
+    _draw_importance,
+    front_rows,
+    importances,
+    print_front,
+    reference_point,
+    short_label,
+    write_figures,
+    write_suite,
+)
 from search.selection import report_suite
 from search.storage import open_storage
 from search.study import Search
@@ -53,6 +62,27 @@ def test_figures_are_drawn(search: Search, tmp_path: Path) -> None:
     for name in ("front", "hypervolume", "importance", "slices"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.size[0] > 500
+
+
+@pytest.mark.filterwarnings("error")
+def test_importance_has_room_for_the_longest_parameter_names(search: Search, tmp_path: Path) -> None:
+    """Such a name once pushed the axes out of the figure, with a warning of matplotlib's."""
+    name = "method of awq|bnb-fp4|bnb-int8|bnb-nf4|fp8|gptq|hqq|mse|percentile|rotation|rtn|smoothquant|torchao-int8wo"
+    _draw_importance(tmp_path / "importance.png", search.goals, [{"weight_bits": 0.7, name: 0.3}] * 2)
+    assert (tmp_path / "importance.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("weight_bits", "weight_bits"),
+        ("group_size of 32|64", "group_size of 32|64"),
+        ("method of awq|bnb-fp4|bnb-int8|bnb-nf4", "method of 4 values"),
+        ("an option without values that is long", "an option without values that is long"),
+    ],
+)
+def test_labels_count_values_that_do_not_fit(name: str, label: str) -> None:
+    assert short_label(name) == label
 
 
 def test_importance_finds_what_decides(search: Search) -> None:
