@@ -118,8 +118,9 @@ def _bits(sweep: FinishedSweep, keys: Sequence[str], changes: Mapping[tuple[str,
         axes.set_xlabel("effective bits per weight")
     shown = [dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)) for axes in grid.flat]
     handles = {label: handle for each in reversed(shown) for label, handle in each.items()}
-    figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=5, fontsize=9)
-    bottom = 0.7 + 0.25 * -(-len(handles) // 5)
+    columns = 1 + int(width // 3)  # of the legend
+    figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=columns, fontsize=9)
+    bottom = 0.7 + 0.25 * -(-len(handles) // columns)
     place = {"left": 0.6 / width, "right": 1 - 0.1 / width, "bottom": bottom / height, "top": 1 - 0.7 / height}
     figure.subplots_adjust(**place, wspace=0.2, hspace=0.25)  # a layout engine would draw all of it once more
     told = f"{sweep.plan.suite.name}, {sweep.model}: bars are 95 % intervals of the change against fp32"

@@ -70,8 +70,6 @@ RUNS = (
 )
 BOTH = ("ehvi", "tpe", "random")
 """Samplers that are tried with both definitions of `reliability`."""
-
-
 SUITE = "demo-search-bench"
 
 

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm
+from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmark.engine.plan import Settings
 from benchmark.quantization import parse, quantizers
 from benchmark.spec import FP32, Override, QuantSpec, SuiteSpec, parse_spec
-from search.ehvi import NEIGHBOURS, POOL, START, Ehvi, expected_gain
+from search.ehvi import NEIGHBOURS, POOL, START, Ehvi, _predict, expected_gain
 from search.evaluator import Engine
 from search.flat import Flat
 from search.front import Floats, hypervolume, hypervolume_curve
@@ -209,6 +210,20 @@ def test_what_is_foretold_is_believed() -> None:
     chosen = told(ehvi, known, values, [])
     assert chosen is not None
     assert len(chosen.name) == min(len(spec.name) for spec in ehvi._candidates([], np.random.default_rng(0)).values())
+
+
+def test_trees_are_those_of_the_librarys_forest() -> None:
+    """Mean and spread over many seeds; where the value is known both say it."""
+    rng = np.random.default_rng(0)
+    rows, wanted, values = rng.random((30, 4)), rng.random((20, 4)), rng.random(30)
+    wanted[:5] = rows[:5]
+    forests = (ExtraTreesRegressor(50, random_state=seed).fit(rows, values) for seed in range(20))
+    trees = np.stack([[tree.predict(wanted) for tree in forest.estimators_] for forest in forests])
+    mean, spread = np.mean([_predict(rows, values, wanted, 1000 * seed) for seed in range(20)], axis=0)
+    assert mean == pytest.approx(trees.mean(axis=(0, 1)), abs=0.04)
+    assert spread[5:] == pytest.approx(trees.std(axis=1).mean(axis=0)[5:], abs=0.04)
+    assert mean[:5] == pytest.approx(values[:5])
+    assert (spread[:5] < 0.01).all()
 
 
 def test_a_large_space_is_searched_around_the_front_too() -> None:
