@@ -423,8 +423,9 @@ Parts for racing, in images (share): {parts}; the default has no 1/27.
 
 Cost is the share of the grid's image-tower forward passes that a search had spent when it reached 99 % of the grid's
 hypervolume: median of {len(SEEDS)} seeds ({SEEDS[0]} to {SEEDS[-1]}), and each seed. The last column is the share of
-the hypervolume at 20 % of the cost. Equal image towers are embedded once. Each search ends after half of the grid's points
-("-": not reached by then). Full precision and the customary configurations are evaluated first, on all images, and count.
+the hypervolume at 20 % of the cost. Equal image towers are embedded once. Each search ends after half of the grid's
+points ("-": not reached by then). Full precision and the customary configurations are evaluated first, on all images,
+and count.
 
 {chr(10).join(blocks)}
 ## Overhead
