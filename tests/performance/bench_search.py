@@ -7,7 +7,8 @@ python tests/performance/bench_search.py --home FOLDER
 2. For 5 seeds and each sampler the same space is searched over these evaluations, as `reliquant search` does it.
 3. Cost: image-tower forward passes. Quantizations that treat the image tower alike share its features, in the grid
    and in the search; a larger part of the images takes the smaller one's features.
-4. Optuna's and MLflow's overhead is measured on a real study of a few trials.
+4. The same with five times the images, where values depend less on chance.
+5. Optuna's and MLflow's overhead is measured on a real study of the demo.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,16 +30,18 @@ import optuna
 import torch
 from scipy.stats import t as student
 
+from benchmark.data.opening import forget
+from benchmark.demo import scenes
 from benchmark.engine.plan import Settings
 from benchmark.progress import Lines
 from benchmark.quantization import parse
-from benchmark.spec import FP32, QuantSpec, SuiteSpec
+from benchmark.spec import FP32, QuantSpec
 from benchmark.suite import load_suite
 from search.evaluator import Engine
 from search.front import Floats, hypervolume, hypervolume_curve, non_dominated
 from search.objective import DEFAULT, Goals, Metrics, Partial, Problem, Rung, make_goals, make_objective
 from search.racing import LEVEL, Race
-from search.rungs import make_rungs, parse_shares
+from search.rungs import SHARES, make_rungs, parse_shares
 from search.samplers import DEFAULT as SAMPLER
 from search.selection import selection_suite
 from search.space import Choices, Space
@@ -56,9 +60,6 @@ GRID = Choices(
     activations=("none", "token"),
     activation_bits=(8,),
 )
-SIZES = {"validation": 1200, "validation-c": 100, "scenes": 1200, "scenes-c": 100, "calibration": 300}
-KINDS = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")
-SHARES = ("1/27", "1/9", "1/3")
 ECE, NLL = "calibration/scenes/ece_15", "calibration/scenes/nll"
 SEEDS = range(10, 15)
 """None of them was used to choose the sampler's settings: those were 0 to 9."""
@@ -69,24 +70,14 @@ RUNS = (
     ("qmc", False),
     ("random", False),
 )
-BOTH = ("ehvi", "tpe", "random")
-"""Samplers that are tried with both definitions of `reliability`."""
-SUITE = "demo-search-bench"
-
-
-def bench_suite() -> SuiteSpec:
-    """The demo's six headline evaluations; 1,200 scenes, 500 images of other sets, 5 corruptions of 100 images."""
-    suite = load_suite("demo")
-    data = {}
-    for name, spec in suite.data.items():
-        update: dict[str, Any] = {"limit": SIZES.get(name, 500)}
-        if spec.corruptions:
-            update |= {"corruptions": KINDS, "severities": (3,)}
-        data[name] = spec.model_copy(update=update)
-    kept = {"/".join(key.split("/")[:2]) for key in suite.headline}
-    tasks = {t: {n: b for n, b in labels.items() if f"{t}/{n}" in kept} for t, labels in suite.tasks.items()}
-    tasks = {task: labels for task, labels in tasks.items() if labels}
-    return suite.model_copy(update={"data": data, "tasks": tasks, "name": SUITE})
+NEAR = 0.05
+"""Configurations that lose no more `reliability` than this are compared between the grids."""
+OFTEN = ("ehvi", "tpe", "random")
+"""Samplers that are tried in every case."""
+TIMES = (1, 5)
+"""As many images as the demo's."""
+RENDERED = ("validation", "test", "sketch", "textured", "v2", "common", "counter", "near_ood", "far_ood")
+"""The demo's splits that can have any number of images."""
 
 
 def evaluate_grid(
@@ -307,45 +298,90 @@ def overhead(home: Path, trials: int) -> tuple[float, float]:
     return (wall - sum(spent)) / len(spent), sum(spent) / len(spent)
 
 
+@contextmanager
+def enlarged(times: int) -> Iterator[None]:
+    """The demo with so many times the images, its own first."""
+    kept = scenes.SPLITS
+    forget()
+    scenes.SPLITS = {n: replace(s, size=times * s.size) if n in RENDERED else s for n, s in kept.items()}
+    try:
+        yield
+    finally:
+        scenes.SPLITS = kept
+        forget()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A grid and the searches over it.
+
+    Attributes:
+        table: short name -> metrics on all images and on each part, seconds.
+        shares: of the parts. images: of each part, and all.
+        cases: name -> one definition of `reliability`. results: (case, sampler, racing) -> a search for each seed.
+    """
+
+    table: Mapping[str, Any]
+    shares: Sequence[float]
+    images: Sequence[int]
+    cases: Mapping[str, Case]
+    results: Mapping[tuple[str, str, bool], Sequence[Searched]]
+
+    @property
+    def towers(self) -> int:
+        """Different image towers."""
+        return len({tower(name) for name in self.table})
+
+
+def measure(home: Path, times: int, until: float) -> Measured | None:
+    """The demo with so many times the images; None where the time was over before the end."""
+    engine = Engine(selection_suite(load_suite("demo")), Settings(), home, Lines())
+    space = Space(GRID, engine.check)
+    headline = engine.problem.headline
+    keys = (*DEFAULT[1:], "size_mb", *headline, NLL)
+    rungs = make_rungs(engine, parse_shares(SHARES), keys)
+    shares = [rung.share for rung in rungs]
+    table = evaluate_grid(engine, rungs, space, keys, home / "grid.json", until)
+    if table is None:
+        return None
+    images = [_embedded(rung.evaluate.__self__.engine) for rung in rungs]  # type: ignore[attr-defined]
+    images.append(_embedded(engine))
+    if times == 1:
+        cases = {
+            "the demo's `reliability`": make_case(engine, table, headline),
+            "with NLL instead of ECE": make_case(engine, table, tuple(NLL if k == ECE else k for k in headline)),
+        }
+    else:
+        cases = {f"{times} times the images": make_case(engine, table, headline)}
+    results: dict[tuple[str, str, bool], Sequence[Searched]] = {}
+    for which, case in cases.items():
+        for sampler, racing in RUNS if times == 1 and not results else [run for run in RUNS if run[0] in OFTEN]:
+            cache = home / f"{which}-{sampler}-{racing}.json"
+            runs = replays(case, space, table, images, shares if racing else [], sampler, cache, until)
+            if runs is None:
+                return None
+            results[which, sampler, racing] = runs
+    return Measured(table, shares, images, cases, results)
+
+
 def main() -> int:
-    """Run everything and write the page; 3 where --minutes were over before the grid was evaluated."""
+    """Run everything and write the page; 3 where --minutes were over before all grids were searched."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("docs/results-search.md"))
     parser.add_argument("--overhead-trials", type=int, default=60)
-    parser.add_argument("--minutes", type=float, default=1e6, help="Stop evaluating the grid after so many.")
+    parser.add_argument("--minutes", type=float, default=1e6, help="Stop evaluating and searching after so many.")
     args = parser.parse_args()
-    engine = Engine(selection_suite(bench_suite()), Settings(), args.home, Lines())
-    space = Space(GRID, engine.check)
-    headline = engine.problem.headline
-    shares = parse_shares(SHARES)
-    keys = (*DEFAULT[1:], "size_mb", *headline, NLL)
-    rungs = make_rungs(engine, shares, keys)
     until = time.monotonic() + 60 * args.minutes
-    table = evaluate_grid(engine, rungs, space, keys, args.home / "grid.json", until)
-    if table is None:
-        print("the time is over; call again to go on")
-        return 3
-    images = [_embedded(rung.evaluate.__self__.engine) for rung in rungs]  # type: ignore[attr-defined]
-    images.append(_embedded(engine))
-    cases = {
-        "the demo's `reliability`": make_case(engine, table, headline),
-        "with NLL instead of ECE": make_case(engine, table, tuple(NLL if key == ECE else key for key in headline)),
-    }
-    whole = images[-1] * len({tower(name) for name in table})
-    results: dict[tuple[str, str, bool], Sequence[Searched]] = {}
-    for which, case in cases.items():
-        for sampler, racing in RUNS if not results else [run for run in RUNS if run[0] in BOTH]:
-            used = [rung.share for rung in rungs] if racing else []
-            runs = replays(
-                case, space, table, images, used, sampler, args.home / f"{which}-{sampler}-{racing}.json", until
-            )
-            if runs is None:
-                print("the time is over; call again to go on")
-                return 3
-            results[which, sampler, racing] = runs
-    extra = overhead(args.home, args.overhead_trials)
-    text = page(table, cases, results, whole, images, [r.share for r in rungs], extra)
+    found = []
+    for times in TIMES:
+        with enlarged(times):
+            measured = measure(args.home / f"times-{times}", times, until)
+        if measured is None:
+            print("the time is over; call again to go on")
+            return 3
+        found.append(measured)
+    text = page(found, overhead(args.home, args.overhead_trials))
     kept = args.output.read_text(encoding="utf-8") if args.output.is_file() else ""
     _, heading, reading = kept.partition("\n## Reading\n")  # written by hand
     args.output.write_text(text + heading + reading, encoding="utf-8")
@@ -372,52 +408,62 @@ def _row(case: Case, runs: Sequence[Searched], corner: Floats, whole: int) -> st
     return f"{_percent(None if np.isinf(middle) else middle)} | {each} | {_percent(at)}"
 
 
-def page(
-    table: Mapping[str, Any],
-    cases: Mapping[str, Case],
-    results: Mapping[tuple[str, str, bool], Sequence[Searched]],
-    whole: int,
-    images: Sequence[int],
-    shares: Sequence[float],
-    extra: tuple[float, float],
-) -> str:
+def _case(which: str, measured: Measured) -> Iterator[str]:
+    """Lines of one case."""
+    case, table = measured.cases[which], measured.table
+    count, rest = needed(case)
+    yield f"### {which[0].upper()}{which[1:]}\n"
+    yield (
+        f"{measured.images[-1]:,} images, {measured.towers} different image towers; an evaluation took "
+        f"{np.median([row['seconds'] for row in table.values()]):.1f} s (median). Parts for racing: "
+        + ", ".join(f"{n:,} images ({s:.0%})" for n, s in zip(measured.images, measured.shares, strict=False))
+        + ".\n"
+    )
+    yield (
+        f"{len(case.front)} of {len(table)} are on the grid's front; values span {np.ptp(case.every[:, 0]):.2f}. "
+        f"The {len(table) - count} configurations besides the {count} most reliable reach {_percent(rest)} of the "
+        "hypervolume (from the worst of the grid): 99 % needs one of those.\n"
+    )
+    yield "| sampler | racing | reference point | median cost | cost of each seed | at 20 % of the cost |"
+    yield "|---|---|---|---|---|---|"
+    whole = measured.images[-1] * measured.towers
+    for (name, sampler, racing), runs in measured.results.items():
+        for told, corner in (("worst of the grid", case.every.max(0)), ("worst of its front", case.front.max(0))):
+            if name == which:
+                cells = _row(case, runs, corner, whole)
+                yield f"| {sampler} | {'yes' if racing else 'no'} | {told} | {cells} |"
+    stops = "; ".join(
+        f"{s:.0%}: {_percent(a)}, {_percent(b)}"
+        for s, (a, b) in zip(measured.shares, wrong_stops(case, table, measured.shares), strict=True)
+    )
+    yield (
+        "\nOf all pairs of the grid where the second has no more bits, the rule stops the first on a part (share: "
+        f"first where it is no worse on all images, then where it is worse by 0.02 or more): {stops}.\n"
+    )
+
+
+def _luck(found: Sequence[Measured]) -> str:
+    """How far the demo's values foretell those on more images, where nothing is broken."""
+    few, many = (next(iter(measured.cases.values())).points for measured in (found[0], found[-1]))
+    names = [name for name, losses in many.items() if losses[0] <= NEAR]
+    r = np.corrcoef([few[name][0] for name in names], [many[name][0] for name in names])[0, 1]
+    return (
+        f"{len(names)} configurations have a `reliability` of {-NEAR} or more with {TIMES[-1]} times the images. Over "
+        "them Pearson's correlation with the `reliability` on the demo's own images, which are among these, is "
+        f"{r:.2f}."
+    )
+
+
+def page(found: Sequence[Measured], extra: tuple[float, float]) -> str:
     """The results as Markdown."""
-    median = float(np.median([row["seconds"] for row in table.values()]))
-    parts = ", ".join(f"{n:,} ({s:.3g})" for n, s in zip(images, shares, strict=False))
-    blocks = []
-    for which, case in cases.items():
-        stops = "; ".join(
-            f"{s:.3g}: {_percent(a)}, {_percent(b)}"
-            for s, (a, b) in zip(shares, wrong_stops(case, table, shares), strict=True)
-        )
-        spread = np.ptp(case.every[:, 0])
-        blocks.append(f"### {which[0].upper()}{which[1:]}\n")
-        blocks.append(f"{len(case.front)} of {len(table)} are on the grid's front; values span {spread:.2f}.\n")
-        count, rest = needed(case)
-        blocks.append(
-            f"The {len(table) - count} configurations besides the {count} most reliable reach {_percent(rest)} of the "
-            "hypervolume (from the worst of the grid): 99 % needs one of those.\n"
-        )
-        blocks.append("| sampler | racing | reference point | median cost | cost of each seed | at 20 % of the cost |")
-        blocks.append("|---|---|---|---|---|---|")
-        for (name, sampler, racing), runs in results.items():
-            for told, corner in (("worst of the grid", case.every.max(0)), ("worst of its front", case.front.max(0))):
-                if name == which:
-                    cells = _row(case, runs, corner, whole)
-                    blocks.append(f"| {sampler} | {'yes' if racing else 'no'} | {told} | {cells} |")
-        blocks.append(
-            f"\nOf all pairs of the grid where the second has no more bits, the rule stops the first on a part "
-            f"(share: first where it is no worse on all images, then where it is worse by 0.02 or more): {stops}.\n"
-        )
+    blocks = "\n".join(line for measured in found for which in measured.cases for line in _case(which, measured))
     return f"""# Search: measured
 
 `python tests/performance/bench_search.py --home FOLDER` on {platform.processor() or platform.machine()}, \
 {torch.get_num_threads()} threads, torch {torch.__version__}, optuna {optuna.__version__}.
 
-The demo's selection data: 1,200 scenes, 500 images at most of the other sets, five corruptions of 100 images;
-two objectives, `reliability` and `effective_bits`. The exhaustive grid has {len(table)} quantizations,
-{whole // images[-1]} different image towers, {images[-1]:,} images each; an evaluation took {median:.1f} s (median).
-Parts for racing, in images (share): {parts}; the default has no 1/27.
+The demo's selection data, two objectives, `reliability` and `effective_bits`, an exhaustive grid of \
+{len(found[0].table)} quantizations.
 
 ## Hypervolume
 
@@ -427,11 +473,15 @@ the hypervolume at 20 % of the cost. Equal image towers are embedded once. Each 
 points ("-": not reached by then). Full precision and the customary configurations are evaluated first, on all images,
 and count.
 
-{chr(10).join(blocks)}
+{blocks}
+### What is luck
+
+{_luck(found)}
+
 ## Overhead
 
-A study of the whole demo as `reliquant search demo` makes it (`{SAMPLER}`, journal file, MLflow), full precision
-evaluated before, nothing in any cache:
+A study of the demo as `reliquant search demo` makes it (`{SAMPLER}`, journal file, MLflow), full precision evaluated
+before, nothing in any cache:
 {1000 * extra[0]:.0f} ms a trial beside {1000 * extra[1]:.0f} ms for its evaluation: {100 * extra[0] / extra[1]:.1f} %.
 """
 
