@@ -10,9 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.front import Floats, non_dominated
 
-CONFIGURATION, STANDINGS, ESTIMATE, STOPPED = "configuration", "standings", "estimate", "stopped"
-"""Attributes of a trial: its short name; where it stood on each rung; for one that was stopped its estimated values and
-the reason."""
+CONFIGURATION, ESTIMATE, STOPPED = "configuration", "estimate", "stopped"
+"""Attributes of a trial: its short name; for one that was stopped its estimated values and the reason."""
 
 
 def over(trial: FrozenTrial) -> bool:

@@ -25,29 +25,20 @@ _CONSTRAINT = re.compile(rf"\s*(\S+?)\s*(>=|<=)\s*({_NUMBER})\s*(\*\s*fp32)?\s*"
 
 
 @dataclass(frozen=True)
-class Partial:
-    """What was measured on a part of the images.
-
-    Attributes:
-        metrics: by full key, as `Problem.evaluate` gives them.
-        replicates: the same with one group of images left out each, the same groups for every quantization.
-    """
-
-    metrics: Metrics
-    replicates: tuple[Metrics, ...]
-
-
-@dataclass(frozen=True)
 class Rung:
     """An evaluation on a part of the images, cheaper than `Problem.evaluate`.
 
     Attributes:
         share: of the images, the same ones for every quantization; a larger rung holds those of the smaller ones.
-        evaluate: raises a ReliquantError where the quantization cannot be evaluated there.
+        evaluate: metrics by full key, as `Problem.evaluate` gives them; raises a ReliquantError where the quantization
+            cannot be evaluated there.
+        replicates: the same with one group of images left out each, the same groups for every quantization; each
+            takes about as long as the tasks, so they are asked for only where an error is needed.
     """
 
     share: float
-    evaluate: Callable[[QuantSpec], Partial]
+    evaluate: Callable[[QuantSpec], Metrics]
+    replicates: Callable[[QuantSpec], Sequence[Metrics]]
 
 
 @dataclass(frozen=True)

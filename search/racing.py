@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from benchmark.errors import ReliquantError, StorageError, UndefinedMetric
 from benchmark.progress import Progress, Silent
 from benchmark.spec import FP32, QuantSpec
 from search.front import Floats
-from search.objective import EFFECTIVE_BITS, SIZE, Goals, Metrics, Partial, Problem, Rung
+from search.objective import EFFECTIVE_BITS, SIZE, Goals, Metrics, Problem, Rung
 
 LEVEL = 0.05
 """Most of the probability with which a trial that belongs on the front is stopped."""
@@ -28,26 +28,27 @@ class Standing:
 
     Attributes:
         values: of the objectives (M,). violations: of the constraints (C,).
-        replicates: (G, M + C), both with one group of images left out each.
     """
 
     values: list[float]
     violations: list[float]
-    replicates: list[list[float]]
-
-    @classmethod
-    def read(cls, kept: Mapping[str, Any]) -> Standing:
-        """From the attribute of a trial."""
-        return cls(kept["values"], kept["violations"], kept["replicates"])
 
 
 @dataclass(frozen=True)
 class Member:
-    """A configuration of the front: its values on all images, and where it stands on a rung."""
+    """A configuration of the front and its values on all images."""
 
-    name: str
+    spec: QuantSpec
     values: Sequence[float]
-    standing: Standing
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Full precision on a rung: its metrics, and without each group of images."""
+
+    rung: Rung
+    metrics: Metrics
+    replicates: Sequence[Metrics]
 
 
 @dataclass
@@ -89,74 +90,102 @@ class Race:
     progress: Progress = field(default_factory=Silent)
     level: float = LEVEL
 
+    _standings: dict[tuple[str, int], Standing | None] = field(default_factory=dict)
+    _replicates: dict[tuple[str, int], Floats | None] = field(default_factory=dict)
+
     @cached_property
-    def rungs(self) -> list[tuple[Rung, Partial]]:
+    def rungs(self) -> list[Reference]:
         """The rungs that full precision has every needed metric on, with what it has there."""
         found = []
         for rung in self.problem.rungs:
             try:
-                reference = rung.evaluate(FP32)
+                reference = Reference(rung, rung.evaluate(FP32), rung.replicates(FP32))
                 _check(reference, self.goals.keys)
             except StorageError:
                 raise
             except ReliquantError as reason:
                 self.progress.message(f"no early stop on {rung.share:.0%} of the images: {reason}")
                 continue
-            found.append((rung, reference))
+            found.append(reference)
         return found
 
     def standing(self, spec: QuantSpec, index: int) -> Standing | None:
-        """Measure a configuration on a rung; None where it cannot be judged there: all images will tell.
+        """Measure a configuration on a rung, once; None where it cannot be judged there: all images will tell.
 
         Raises:
             StorageError: results cannot be written.
         """
-        rung, reference = self.rungs[index]
-        try:
-            measured = rung.evaluate(spec)
-            rows = [
-                self._row(self._estimated(own, full))
-                for own, full in zip(
-                    (measured.metrics, *measured.replicates), (reference.metrics, *reference.replicates), strict=True
-                )
-            ]
-        except StorageError:
-            raise
-        except ReliquantError:
-            return None
-        count = len(self.goals.objectives)
-        return Standing(rows[0][:count], rows[0][count:], rows[1:])
+        if (spec.name, index) not in self._standings:
+            on, count = self.rungs[index], len(self.goals.objectives)
+            rows = self._rows(lambda: [on.rung.evaluate(spec)], [on.metrics])
+            self._standings[spec.name, index] = None if rows is None else Standing(rows[0][:count], rows[0][count:])
+        return self._standings[spec.name, index]
 
-    def verdict(self, own: Standing, index: int, members: Sequence[Member]) -> str | None:
-        """Why a trial is stopped on a rung; None where it goes on."""
-        share = self.rungs[index][0].share
-        rivals = self._rivals(own, members)
+    def replicates(self, spec: QuantSpec, index: int) -> Floats | None:
+        """(G, M + C) values and violations with one group of images left out each, like `standing`."""
+        if (spec.name, index) not in self._replicates:
+            on = self.rungs[index]
+            rows = self._rows(lambda: on.rung.replicates(spec), on.replicates)
+            self._replicates[spec.name, index] = None if rows is None else np.array(rows)
+        return self._replicates[spec.name, index]
+
+    def verdict(self, spec: QuantSpec, index: int, members: Sequence[Member]) -> str | None:
+        """Why a trial is stopped on a rung; None where it goes on. Errors are computed only where they decide."""
+        own = self.standing(spec, index)
+        if own is None:
+            return None
+        rivals = self._rivals(own, index, members)
         tests = max(1, (len(rivals) + len(own.violations)) * len(self.rungs))
-        quantile = float(student.ppf(1 - self.level / (2 * tests), len(own.replicates) - 1))
-        count, at = len(own.values), f"on {share:.0%} of the images"
-        missed = np.array([0.0] * count + own.violations)
-        slack = quantile * _error(np.array(own.replicates), share)
-        for constraint, violation, error in zip(self.goals.constraints, missed[count:], slack[count:], strict=True):
+        return self._missed(spec, own, index, tests) or self._dominated(spec, own, index, rivals, tests)
+
+    def _missed(self, spec: QuantSpec, own: Standing, index: int, tests: int) -> str | None:
+        if not any(violation > 0 for violation in own.violations):
+            return None
+        replicates = self.replicates(spec, index)
+        if replicates is None:
+            return None
+        errors = self._slack(replicates, index, tests)[len(own.values) :]
+        for constraint, violation, error in zip(self.goals.constraints, own.violations, errors, strict=True):
             if violation - error > 0:
-                return f"misses {constraint.text} by {violation:.3g} ± {error:.2g} {at}"
+                return f"misses {constraint.text} by {violation:.3g} ± {error:.2g} {self._where(index)}"
+        return None
+
+    def _dominated(
+        self, spec: QuantSpec, own: Standing, index: int, rivals: Sequence[Member], tests: int
+    ) -> str | None:
         for member in rivals:
-            gap = self._losses(member.standing.values) - self._losses(own.values)
-            pairs = np.array(member.standing.replicates)[:, :count] - np.array(own.replicates)[:, :count]
-            error = quantile * _error(pairs, share)
-            worse = np.where(self._exact, gap <= 0, gap + error < 0)
-            if worse.all() and (gap < 0).any():
+            standing = self.standing(member.spec, index)
+            if standing is None:
+                continue
+            gap = self._losses(standing.values) - self._losses(own.values)
+            if not (np.where(self._exact, gap <= 0, gap < 0).all() and (gap < 0).any()):
+                continue
+            mine, theirs = self.replicates(spec, index), self.replicates(member.spec, index)
+            if mine is None or theirs is None:
+                continue
+            error = self._slack(theirs - mine, index, tests)[: len(gap)]
+            if np.where(self._exact, True, gap + error < 0).all():
                 told = ", ".join(
                     f"{o.key} {abs(g):.3g} ± {e:.2g} worse"
                     for o, g, e, exact in zip(self.goals.objectives, gap, error, self._exact, strict=True)
                     if not exact
                 )
-                return f"dominated by {member.name} {at}" + (f": {told}" if told else "")
+                return f"dominated by {member.spec.name} {self._where(index)}" + (f": {told}" if told else "")
         return None
 
-    def _rivals(self, own: Standing, members: Sequence[Member]) -> list[Member]:
-        """Members that are nowhere worse in what is exact, without those that another one makes superfluous."""
+    def _slack(self, replicates: Floats, index: int, tests: int) -> Floats:
+        """`t SE` of each column."""
+        quantile = float(student.ppf(1 - self.level / (2 * tests), len(replicates) - 1))
+        return quantile * _error(replicates, self.rungs[index].rung.share)
+
+    def _where(self, index: int) -> str:
+        return f"on {self.rungs[index].rung.share:.0%} of the images"
+
+    def _rivals(self, own: Standing, index: int, members: Sequence[Member]) -> list[Member]:
+        """Members with a standing that are nowhere worse in what is exact; not those that another makes superfluous."""
         exact, mine = self._exact, self._losses(own.values)
         able = [m for m in members if (self._losses(m.values)[exact] <= mine[exact]).all()]
+        able = [m for m in able if self.standing(m.spec, index) is not None]
         measured = [tuple(self._losses(m.values)[~exact]) for m in able]
         kept = []
         for i, (member, losses) in enumerate(zip(able, measured, strict=True)):
@@ -164,6 +193,15 @@ class Race:
             if not any(all(a <= b for a, b in zip(other, losses, strict=True)) for other in others):
                 kept.append(member)
         return kept
+
+    def _rows(self, measure: Callable[[], Sequence[Metrics]], full: Sequence[Metrics]) -> list[list[float]] | None:
+        """Values and violations of each of the measured metrics; None where one of them is undefined."""
+        try:
+            return [self._row(self._estimated(own, one)) for own, one in zip(measure(), full, strict=True)]
+        except StorageError:
+            raise
+        except ReliquantError:
+            return None
 
     @cached_property
     def _exact(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -186,10 +224,10 @@ class Race:
         return [*self.goals.values(metrics), *self.goals.violations(metrics).values()]
 
 
-def _check(partial: Partial, keys: Sequence[str]) -> None:
-    if len(partial.replicates) < 3:
+def _check(reference: Reference, keys: Sequence[str]) -> None:
+    if len(reference.replicates) < 3:
         raise UndefinedMetric("too few groups of images")
-    for metrics in (partial.metrics, *partial.replicates):
+    for metrics in (reference.metrics, *reference.replicates):
         for key in keys:
             if key not in metrics:
                 raise UndefinedMetric(f"{key} is undefined there")

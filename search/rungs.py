@@ -11,7 +11,7 @@ from benchmark.engine.replicates import Replicates
 from benchmark.errors import InputError, SpecError
 from benchmark.spec import BindingSpec, DataSpec, QuantSpec, SuiteSpec
 from search.evaluator import Engine
-from search.objective import EFFECTIVE_BITS, SIZE, Partial, Rung
+from search.objective import EFFECTIVE_BITS, SIZE, Metrics, Rung
 
 SHARES = ("1/9", "1/3")
 """Parts of the images on which a trial is measured before it gets all of them."""
@@ -105,7 +105,7 @@ def make_rungs(whole: Engine, shares: Sequence[float], keys: Sequence[str]) -> t
             parts.insert(0, (share, PartEngine(engine)))
             following = images
     _relate([whole, *(part.engine for _, part in parts)])
-    return tuple(Rung(share, part.evaluate) for share, part in parts)
+    return tuple(Rung(share, part.evaluate, part.replicates) for share, part in parts)
 
 
 def _images(engine: Engine) -> int:
@@ -150,13 +150,20 @@ class PartEngine:
         engine = self.engine
         self._replicates = Replicates(engine.home, engine.models, engine.pixel_budget, engine.skip_broken)
 
-    def evaluate(self, spec: QuantSpec) -> Partial:
-        """Metrics of a quantization on the part, and with one group of its images left out each.
+    def evaluate(self, spec: QuantSpec) -> Metrics:
+        """Metrics of a quantization on the part.
 
         Raises:
-            ReliquantError: it cannot be evaluated, or a metric has no value without some group.
+            ReliquantError: it cannot be evaluated.
+        """
+        return self.engine.evaluate(spec)
+
+    def replicates(self, spec: QuantSpec) -> Sequence[Metrics]:
+        """The same with one group of the part's images left out each.
+
+        Raises:
+            ReliquantError: a metric has no value without some group.
         """
         metrics = self.engine.evaluate(spec)
         kept = {key: metrics[key] for key in (EFFECTIVE_BITS, SIZE)}
-        found = self._replicates.of(self.engine.plan_of(spec), spec)
-        return Partial(metrics, tuple({**kept, **without} for without in found))
+        return [{**kept, **without} for without in self._replicates.of(self.engine.plan_of(spec), spec)]

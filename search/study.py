@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,10 +26,10 @@ from benchmark.quantization import parse
 from benchmark.spec import FP32, QuantSpec
 from search.claims import TrialFailed, claim, repeat
 from search.draw import Draw
-from search.history import ESTIMATE, STANDINGS, STOPPED, evaluated, front, over
+from search.history import CONFIGURATION, ESTIMATE, STOPPED, evaluated, front, over
 from search.lost import Watch, reconcile, signed, taken_over
 from search.objective import OWN, Goals, Metrics, Problem
-from search.racing import Member, Race, Standing
+from search.racing import Member, Race
 from search.samplers import DEFAULT, GRID
 from search.space import Space
 
@@ -216,20 +216,20 @@ class Search:
         return values
 
     def _race_up(self, trial: optuna.Trial, spec: QuantSpec) -> None:
-        """Measure a trial on the rungs, one after the other; baselines are not stopped.
+        """Measure a trial on the rungs, one after the other, where that can save anything.
+
+        Baselines are not stopped. Where a finished trial has the same image tower, the image features are there already
+        and all of them cost no more than a part.
 
         Raises:
             TrialPruned: it is confidently dominated, or misses a constraint.
         """
-        standings: list[Standing | None] = []
+        if trial.user_attrs.get("baseline") or self._embedded(spec):
+            return
         for index in range(len(self._race.rungs)):
             standing = self._race.standing(spec, index)
-            standings.append(standing)
-            trial.set_user_attr(STANDINGS, [None if s is None else asdict(s) for s in standings])
-            if standing is None or trial.user_attrs.get("baseline"):
-                continue
-            reason = self._race.verdict(standing, index, self._members(index))
-            if reason is not None:
+            reason = self._race.verdict(spec, index, self._members())
+            if standing is not None and reason is not None:
                 trial.set_user_attr(ESTIMATE, standing.values)
                 trial.set_user_attr(STOPPED, reason)
                 for constraint, violation in zip(self.goals.constraints, standing.violations, strict=True):
@@ -237,15 +237,14 @@ class Search:
                 self.progress.message(f"trial {trial.number}: {spec.name}: stopped, {reason}")
                 raise optuna.TrialPruned(reason)
 
-    def _members(self, index: int) -> list[Member]:
-        """The front's configurations that have a standing on a rung."""
-        found = []
-        for trial in front(self.study):
-            standings = trial.user_attrs.get(STANDINGS, [])
-            if index < len(standings) and standings[index] is not None:
-                standing = Standing.read(standings[index])
-                found.append(Member(trial.user_attrs["configuration"], trial.values, standing))
-        return found
+    def _embedded(self, spec: QuantSpec) -> bool:
+        """Whether a finished trial has the same image tower."""
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        own = spec.for_tower("vision")
+        return any(parse(t.user_attrs[CONFIGURATION]).for_tower("vision") == own for t in done)
+
+    def _members(self) -> list[Member]:
+        return [Member(parse(t.user_attrs[CONFIGURATION]), t.values) for t in front(self.study)]
 
     def _keep(self, trial: optuna.Trial, metrics: Metrics) -> None:
         """The metrics that the study shows: its own, the headline metrics, and what the goals name."""

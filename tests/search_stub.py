@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from benchmark.errors import QuantizationError
 from benchmark.plugins import Better
 from benchmark.spec import FP32, QuantSpec
-from search.objective import Goals, Metrics, Partial, Problem, Rung, make_goals, make_objective, parse_constraint
+from search.objective import Goals, Metrics, Problem, Rung, make_goals, make_objective, parse_constraint
 from search.space import Choices, Space
 from search.study import Search
 
@@ -88,6 +88,7 @@ class Images:
         rng = np.random.default_rng(seed)
         self.order, self.group = rng.permutation(count), rng.integers(GROUPS, size=count)
         self.count, self.paid = count, Counter[str]()
+        self.measured, self.repeated = Counter[str](), Counter[str]()
         self.table: dict[str, tuple[float, Values]] = {}
         self.put("fp32", 32.0, np.full(count, 0.8))
 
@@ -105,14 +106,22 @@ class Images:
         self.paid[spec.name] = self.count
         return self._metrics(spec, np.arange(self.count))
 
-    def part(self, share: float, spec: QuantSpec) -> Partial:
+    def part(self, share: float, spec: QuantSpec) -> Metrics:
         rows = self.order[: round(share * self.count)]
         self.paid[spec.name] = max(self.paid[spec.name], len(rows))
-        without = [self._metrics(spec, rows[self.group[rows] != g]) for g in range(GROUPS)]
-        return Partial(self._metrics(spec, rows), tuple(without))
+        self.measured[spec.name] += 1
+        return self._metrics(spec, rows)
+
+    def replicates(self, share: float, spec: QuantSpec) -> list[Metrics]:
+        rows = self.order[: round(share * self.count)]
+        self.repeated[spec.name] += 1
+        return [self._metrics(spec, rows[self.group[rows] != g]) for g in range(GROUPS)]
+
+    def rung(self, share: float) -> Rung:
+        return Rung(share, partial(self.part, share), partial(self.replicates, share))
 
     def problem(self, shares: tuple[float, ...] = (1 / 9, 1 / 3)) -> Problem:
-        rungs = tuple(Rung(share, partial(self.part, share)) for share in shares)
+        rungs = tuple(map(self.rung, shares))
         return Problem(self.whole, better, (ACCURACY,), rungs)
 
 

@@ -39,7 +39,7 @@ from benchmark.spec import FP32, QuantSpec
 from benchmark.suite import load_suite
 from search.evaluator import Engine
 from search.front import Floats, hypervolume, hypervolume_curve, non_dominated
-from search.objective import DEFAULT, Goals, Metrics, Partial, Problem, Rung, make_goals, make_objective
+from search.objective import DEFAULT, Goals, Metrics, Problem, Rung, make_goals, make_objective
 from search.racing import LEVEL, Race
 from search.rungs import SHARES, make_rungs, parse_shares
 from search.samplers import DEFAULT as SAMPLER
@@ -94,8 +94,9 @@ def evaluate_grid(
             return None
         start = time.monotonic()
         row: dict[str, Any] = {"metrics": _only(engine.evaluate(spec), keys), "seconds": time.monotonic() - start}
-        parts = [rung.evaluate(spec) for rung in rungs]
-        row["parts"] = [[_only(p.metrics, keys), [_only(r, keys) for r in p.replicates]] for p in parts]
+        row["parts"] = [
+            [_only(rung.evaluate(spec), keys), [_only(r, keys) for r in rung.replicates(spec)]] for rung in rungs
+        ]
         table[name] = row
         cache.write_text(json.dumps(table))
         print(f"{i + 1}/{len(specs)} {name}: {row['seconds']:.1f} s", flush=True)
@@ -133,15 +134,23 @@ class Replay:
         found: Metrics = self.table[spec.name]["metrics"]
         return found
 
-    def part(self, index: int, spec: QuantSpec) -> Partial:
+    def part(self, index: int, spec: QuantSpec) -> Metrics:
         """On a part of them."""
         self._pay(spec.name, self.images[index])
-        metrics, replicates = self.table[spec.name]["parts"][index]
-        return Partial(metrics, tuple(replicates))
+        found: Metrics = self.table[spec.name]["parts"][index][0]
+        return found
+
+    def replicates(self, index: int, spec: QuantSpec) -> Sequence[Metrics]:
+        """Without one group of the part's images each: from the same features."""
+        found: Sequence[Metrics] = self.table[spec.name]["parts"][index][1]
+        return found
 
     def rungs(self, shares: Sequence[float]) -> tuple[Rung, ...]:
         """The parts as rungs."""
-        return tuple(Rung(share, partial(self.part, index)) for index, share in enumerate(shares))
+        return tuple(
+            Rung(share, partial(self.part, index), partial(self.replicates, index))
+            for index, share in enumerate(shares)
+        )
 
 
 @dataclass(frozen=True)
@@ -240,7 +249,7 @@ def wrong_stops(case: Case, table: Mapping[str, Any], shares: Sequence[float]) -
     for index, share in enumerate(shares):
         standings = [race.standing(parse(name), index) for name in names]
         own = np.array([s.values[0] for s in standings if s])
-        rows = np.array([[r[0] for r in s.replicates] for s in standings if s])
+        rows = np.array([r[:, 0] for name in names if (r := race.replicates(parse(name), index)) is not None])
         quantile = float(student.ppf(1 - LEVEL / (2 * len(shares)), rows.shape[1] - 1))
         counts = np.zeros(4)
         for i in range(len(names)):

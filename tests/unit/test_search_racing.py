@@ -7,17 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.errors import UndefinedMetric
 from benchmark.quantization import parse
 from benchmark.spec import FP32, QuantSpec
 from search.history import early, evaluated, front, losses
-from search.objective import Partial, Rung
+from search.objective import Metrics
 from search.racing import LEVEL, Member, Race
 from search.storage import open_storage
 from search.study import Search
 from tests.search_stub import ACCURACY, ECE, MEDIUM, Images, Noisy, Stub, goals_of, make_search, raced
+
+
+def member(race: Race, images: Images, name: str) -> Member:
+    return Member(parse(name), race.goals.values(race.goals.complete(images.whole(parse(name)))))
 
 
 def verdicts(images: Images, trial: str, members: tuple[str, ...], *constraints: str) -> list[str | None]:
@@ -25,16 +29,10 @@ def verdicts(images: Images, trial: str, members: tuple[str, ...], *constraints:
     problem = images.problem()
     race = Race(problem, goals_of(problem, *constraints))
     found: list[str | None] = []
+    rivals = [member(race, images, name) for name in members]
     for index in range(len(race.rungs)):
-        own = race.standing(parse(trial), index)
-        assert own is not None
-        rivals = []
-        for name in members:
-            metrics = images.whole(parse(name))
-            standing = race.standing(parse(name), index)
-            assert standing is not None
-            rivals.append(Member(name, race.goals.values(race.goals.complete(metrics)), standing))
-        found.append(race.verdict(own, index, rivals))
+        assert race.standing(parse(trial), index) is not None
+        found.append(race.verdict(parse(trial), index, rivals))
         if found[-1] is not None:
             break
     return found
@@ -112,27 +110,40 @@ def test_members_that_another_makes_superfluous_are_not_tested() -> None:
     race = Race(problem, goals_of(problem))
     own = race.standing(parse(TRIAL), 0)
     assert own is not None
-    made = [
-        Member(name, race.goals.values(images.whole(parse(name))), race.standing(parse(name), 0) or own)
-        for name in (OTHER, MEMBER)
-    ]
-    assert [member.name for member in race._rivals(own, made)] == [MEMBER]
-    assert [member.name for member in race._rivals(replace(own, values=[0.5, 3.5]), made)] == [OTHER]
-    assert race._rivals(replace(own, values=[0.5, 2.5]), made) == []
+    made = [member(race, images, name) for name in (OTHER, MEMBER)]
+    assert [one.spec.name for one in race._rivals(own, 0, made)] == [MEMBER]
+    assert [one.spec.name for one in race._rivals(replace(own, values=[0.5, 3.5]), 0, made)] == [OTHER]
+    assert race._rivals(replace(own, values=[0.5, 2.5]), 0, made) == []
 
 
 def test_a_part_without_a_metric_judges_nobody() -> None:
-    def undefined(spec: QuantSpec) -> Partial:
+    def undefined(spec: QuantSpec) -> Metrics:
         raise UndefinedMetric("accuracy has no value on 0 images")
 
     images = pair(0, 900, 0.5, "skewed")
     problem = images.problem()
-    without = replace(problem, rungs=(Rung(0.01, undefined), *problem.rungs))
-    assert [rung.share for rung, _ in Race(without, goals_of(problem)).rungs] == [1 / 9, 1 / 3]
-    late = replace(
-        problem, rungs=(Rung(0.1, lambda spec: images.part(0.1, spec) if spec == FP32 else undefined(spec)),)
-    )
-    assert Race(late, goals_of(problem)).standing(parse(TRIAL), 0) is None
+    rung = images.rung(0.1)
+    without = replace(problem, rungs=(replace(rung, evaluate=undefined), *problem.rungs))
+    assert [on.rung.share for on in Race(without, goals_of(problem)).rungs] == [1 / 9, 1 / 3]
+    late = replace(rung, evaluate=lambda spec: rung.evaluate(spec) if spec == FP32 else undefined(spec))
+    race = Race(replace(problem, rungs=(late,)), goals_of(problem))
+    assert race.standing(parse(TRIAL), 0) is None
+    assert race.verdict(parse(TRIAL), 0, [member(race, images, MEMBER)]) is None
+
+
+def test_without_its_error_nothing_is_stopped() -> None:
+    worse = pair(0, 900, 0.5, "skewed")
+    assert verdicts(worse, TRIAL, (MEMBER,))[-1] is not None
+    for name in (TRIAL, MEMBER):
+
+        def replicates(spec: QuantSpec, unknown: str = name) -> list[Metrics]:
+            if spec.name == unknown:
+                raise UndefinedMetric("accuracy has no value without group 3")
+            return worse.replicates(1 / 3, spec)
+
+        problem = replace(worse.problem(), rungs=(replace(worse.rung(1 / 3), replicates=replicates),))
+        race = Race(problem, goals_of(problem))
+        assert race.verdict(parse(TRIAL), 0, [member(race, worse, MEMBER)]) is None
 
 
 def test_a_study_pays_for_the_front_and_little_for_the_rest() -> None:
@@ -202,3 +213,37 @@ def test_constraints_hold_on_the_front_of_a_race() -> None:
     assert all(t.values[0] >= 0.72 for t in front(search.study))
     assert any(t.user_attrs["stopped"].startswith("misses") for t in early(search.study))
     assert ECE not in search.goals.keys
+
+
+def test_errors_are_computed_only_where_they_decide() -> None:
+    ahead = pair(0, 900, -0.1, "skewed")
+    assert verdicts(ahead, TRIAL, (MEMBER,)) == [None, None]
+    assert set(ahead.repeated) == {"fp32"}
+    behind = pair(0, 900, 0.15, "skewed")
+    assert verdicts(behind, TRIAL, (MEMBER,))[-1] is not None
+    assert set(behind.repeated) == {"fp32", TRIAL, MEMBER}
+
+
+def test_where_the_image_features_are_there_already_no_part_is_measured_first() -> None:
+    images = Noisy(450)
+    seen: dict[str, int] = {}
+
+    class Log:
+        def trial(self, trial: FrozenTrial) -> None:
+            seen[trial.user_attrs["configuration"]] = images.measured[trial.user_attrs["configuration"]]
+
+    search = raced(images, 1, prepared=40, sampler="ehvi")
+    search.log = Log()
+    search.run(40)
+    trials = {t.user_attrs["configuration"]: t for t in search.study.get_trials()}
+    siblings = [name for name, trial in trials.items() if "sibling_of" in trial.user_attrs]
+    assert len(siblings) > 3
+    free = {*siblings, *(name for name, trial in trials.items() if trial.user_attrs.get("baseline"))} - {"fp32"}
+    assert {seen[name] for name in free} == {0}
+    assert {trials[name].state for name in free} == {TrialState.COMPLETE}
+    towers: set[str] = set()
+    for name, measured in seen.items():  # of the others each was measured
+        tower = parse(name).for_tower("vision").name
+        assert (measured == 0) == (name in free or tower in towers or tower == "fp32"), name
+        if trials[name].state is TrialState.COMPLETE:
+            towers.add(tower)

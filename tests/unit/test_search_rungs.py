@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from benchmark.quantization import parse
 from benchmark.spec import FP32, QuantSpec, SuiteSpec, parse_spec
 from benchmark.suite import load_suite
 from search.evaluator import Engine
+from search.objective import Metrics
 from search.rungs import FEWEST, PartEngine, make_rungs, parse_shares, part_suite
 from search.selection import selection_suite
 
@@ -113,7 +115,7 @@ def test_no_image_is_embedded_twice_and_the_numbers_are_those_of_all_at_once(tmp
     assert [rung.share for rung in rungs] == [1 / 9, 1 / 3]
     parts = [part_of(rung).engine for rung in rungs]
     before = whole.forward_images
-    small, middle = (rung.evaluate(spec) for rung in rungs)
+    small, _ = (rung.evaluate(spec) for rung in rungs)
     assert [engine.forward_images for engine in parts] == [
         len(parts[0].plan.data["scenes"]) + len(parts[0].plan.data["far"]),
         sum(len(parts[1].plan.data[n]) - len(parts[0].plan.data[n]) for n in ("scenes", "far")),
@@ -121,11 +123,12 @@ def test_no_image_is_embedded_twice_and_the_numbers_are_those_of_all_at_once(tmp
     full = whole.evaluate(spec)
     assert whole.forward_images - before + sum(engine.forward_images for engine in parts) == 180
     assert {key: full[key] for key in expected} == pytest.approx(expected, abs=1e-6)
-    assert not any(key.startswith("calibration/") for key in small.metrics)
+    assert not any(key.startswith("calibration/") for key in small)
     for rung in rungs:  # full precision was whole before: nothing to embed
         rung.evaluate(FP32)
+        rung.replicates(FP32)
     assert sum(engine.forward_images for engine in parts) < 180
-    _replicates_by_hand(Ledger(tmp_path / "raced"), parts[1], spec.name, middle.replicates)  # type: ignore[arg-type]
+    _replicates_by_hand(Ledger(tmp_path / "raced"), parts[1], spec.name, rungs[1].replicates(spec))
 
 
 def test_a_quantization_is_made_once_for_all_parts_of_the_images(
@@ -152,14 +155,14 @@ def test_a_quantization_is_made_once_for_all_parts_of_the_images(
     whole = Engine(parse_spec(SuiteSpec, SUITE, "test"), Settings(), tmp_path)
     rungs = make_rungs(whole, (1 / 9, 1 / 3), (ACCURACY, AUROC))
     for name in ("rtn-w3-channel-vision", "rtn-w4-channel-vision+text"):
-        numbers = [rung.evaluate(parse(name)).metrics[ACCURACY] for rung in rungs]
+        numbers = [rung.evaluate(parse(name))[ACCURACY] for rung in rungs]
         numbers.append(whole.evaluate(parse(name))[ACCURACY])
         assert len(set(numbers)) > 1  # other images, the same model
     assert [name for name in made if name != "fp32"] == ["rtn-w3-channel-vision", "rtn-w4-channel-vision+text"]
     assert loaded == ["demo"]
 
 
-def _replicates_by_hand(ledger: Ledger, engine: Engine, name: str, replicates: list[dict[str, float]]) -> None:
+def _replicates_by_hand(ledger: Ledger, engine: Engine, name: str, replicates: Sequence[Metrics]) -> None:
     configuration = engine.plan_of(parse(name)).configurations[1]
     evaluation = next(e for e in configuration.evaluations if e.task.name == "zero_shot")
     samples = ledger.outcome(ledger.records[evaluation.key]).samples
