@@ -2,13 +2,13 @@
 
 python tests/performance/bench_search.py --home FOLDER
 
-1. Every point of a grid of at least 200 quantizations of the demo is evaluated once, on all images and on each part
-   of them (FOLDER keeps it: a call that was stopped goes on; --minutes ends one early).
+1. Every point of a grid of 551 quantizations of the demo is evaluated once, on all images and on each part of them
+   (FOLDER keeps it: a call that was stopped goes on; --minutes ends one early).
 2. For 5 seeds and each sampler the same space is searched over these evaluations, as `reliquant search` does it.
 3. Cost: image-tower forward passes. Quantizations that treat the image tower alike share its features, in the grid
    and in the search; a larger part of the images takes the smaller one's features.
-4. The same with five times the images, where values depend less on chance.
-5. Optuna's and MLflow's overhead is measured on a real study of the demo.
+4. The same with five times the images, where values depend less on chance, on the symmetric 227 of them.
+5. What a trial takes, and Optuna's and MLflow's share of it, is measured on real studies of the demo.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -56,10 +56,12 @@ GRID = Choices(
     weight_bits=(2, 3, 4, 5, 6, 8),
     weight_granularity=("channel", "group"),
     group_size=(32, 64),
-    symmetric=(True,),
+    symmetric=(True, False),
     activations=("none", "token"),
     activation_bits=(8,),
 )
+SMALLER = replace(GRID, symmetric=(True,))
+"""For more images than the demo's, which take longer."""
 ECE, NLL = "calibration/scenes/ece_15", "calibration/scenes/nll"
 FLOOR = "calibration/scenes/ece_15_floor"
 SEEDS = range(10, 15)
@@ -275,37 +277,65 @@ def needed(case: Case) -> tuple[int, float]:
     raise ValueError("the grid has no hypervolume")
 
 
-def overhead(home: Path, trials: int) -> tuple[float, float]:
-    """Seconds of a trial outside its evaluation, and of the evaluation: a study of the demo, journal file and MLflow.
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of a study's trials: in all, on parts of the images, and on all images."""
+
+    wall: float
+    parts: float
+    whole: float
+    trials: int
+
+    @property
+    def overhead(self) -> float:
+        """Seconds of a trial outside its evaluation."""
+        return (self.wall - self.parts - self.whole) / self.trials
+
+
+def time_study(home: Path, trials: int, racing: bool) -> Spent:
+    """A study of the demo, journal file and MLflow.
 
     In a folder of its own, so that every configuration is evaluated; with the default sampler, which plans longest when
     it knows enough to plan.
     """
-    spent: list[float] = []
     name = f"overhead-{time.time_ns()}"
     home = home / name
     engine = Engine(selection_suite(load_suite("demo")), Settings(), home, Lines())
     space, problem = Space(GRID, engine.check), engine.problem
     goals = make_goals(problem, [make_objective(key, engine.better, engine.known) for key in DEFAULT], ())
-
-    def evaluate(spec: QuantSpec) -> Metrics:
-        start = time.monotonic()
-        try:
-            return engine.evaluate(spec)
-        finally:
-            spent.append(time.monotonic() - start)
-
+    rungs = make_rungs(engine, parse_shares(SHARES), goals.keys) if racing else ()
+    whole, parts = Timed(), Timed()
+    rungs = tuple(replace(r, evaluate=parts(r.evaluate), replicates=parts(r.replicates)) for r in rungs)
     study = optuna.create_study(
         storage=open_storage(home), study_name=name, directions=[o.direction for o in goals.objectives]
     )
-    search = Search(study, space, replace(problem, evaluate=evaluate), goals, SAMPLER, 0)
+    problem = replace(problem, evaluate=whole(engine.evaluate), rungs=rungs)
+    search = Search(study, space, problem, goals, SAMPLER, 0)
     search.lock = home / "studies" / ".claims.lock"
     search.log = MlflowLog(StudyRun.open(home, None, "demo", name, {}), name, goals)
     start = time.monotonic()
     search.prepare(trials)
     search.run(trials)
-    wall = time.monotonic() - start
-    return (wall - sum(spent)) / len(spent), sum(spent) / len(spent)
+    return Spent(time.monotonic() - start, parts.seconds, whole.seconds, trials)
+
+
+@dataclass
+class Timed:
+    """Adds up the seconds of what it wraps."""
+
+    seconds: float = 0.0
+
+    def __call__(self, function: Callable[[QuantSpec], Any]) -> Callable[[QuantSpec], Any]:
+        """The function, timed."""
+
+        def timed(spec: QuantSpec) -> Any:
+            start = time.monotonic()
+            try:
+                return function(spec)
+            finally:
+                self.seconds += time.monotonic() - start
+
+        return timed
 
 
 @contextmanager
@@ -346,7 +376,7 @@ class Measured:
 def measure(home: Path, times: int, until: float) -> Measured | None:
     """The demo with so many times the images; None where the time was over before the end."""
     engine = Engine(selection_suite(load_suite("demo")), Settings(), home, Lines())
-    space = Space(GRID, engine.check)
+    space = Space(GRID if times == 1 else SMALLER, engine.check)
     headline = engine.problem.headline
     keys = (*DEFAULT[1:], "size_mb", *headline, NLL, FLOOR)
     rungs = make_rungs(engine, parse_shares(SHARES), keys)
@@ -379,7 +409,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("docs/results-search.md"))
-    parser.add_argument("--overhead-trials", type=int, default=60)
+    parser.add_argument("--trials", type=int, default=60, help="Of the studies that are timed.")
     parser.add_argument("--minutes", type=float, default=1e6, help="Stop evaluating and searching after so many.")
     args = parser.parse_args()
     until = time.monotonic() + 60 * args.minutes
@@ -391,7 +421,8 @@ def main() -> int:
             print("the time is over; call again to go on")
             return 3
         found.append(measured)
-    text = page(found, overhead(args.home, args.overhead_trials))
+    plain, raced = (time_study(args.home, args.trials, racing) for racing in (False, True))
+    text = page(found, plain, raced)
     kept = args.output.read_text(encoding="utf-8") if args.output.is_file() else ""
     _, heading, reading = kept.partition("\n## Reading\n")  # written by hand
     args.output.write_text(text + heading + reading, encoding="utf-8")
@@ -475,7 +506,7 @@ def _luck(found: Sequence[Measured]) -> str:
     )
 
 
-def page(found: Sequence[Measured], extra: tuple[float, float]) -> str:
+def page(found: Sequence[Measured], plain: Spent, raced: Spent) -> str:
     """The results as Markdown."""
     blocks = "\n".join(line for measured in found for which in measured.cases for line in _case(which, measured))
     return f"""# Search: measured
@@ -499,12 +530,26 @@ and count.
 
 {_luck(found)}
 
-## Overhead
+## What a trial takes
 
-A study of the demo over the same space, all images for each trial (`{SAMPLER}`, journal file, MLflow), full precision
+Studies of the demo over the same space, {plain.trials} trials each (`{SAMPLER}`, journal file, MLflow), full precision
 evaluated before, nothing in any cache:
-{1000 * extra[0]:.0f} ms a trial beside {1000 * extra[1]:.0f} ms for its evaluation: {100 * extra[0] / extra[1]:.1f} %.
+
+| racing | a trial | its evaluation on all images | on parts | Optuna, sampler, MLflow |
+|---|---|---|---|---|
+{_spent("no", plain)}
+{_spent("yes", raced)}
+
+Optuna's, the sampler's and MLflow's share without racing: {_percent(plain.overhead * plain.trials / plain.wall)}.
 """
+
+
+def _spent(racing: str, spent: Spent) -> str:
+    whole, parts = spent.whole / spent.trials, spent.parts / spent.trials
+    return (
+        f"| {racing} | {spent.wall / spent.trials:.2f} s | {whole:.2f} s | {parts:.2f} s "
+        f"| {1000 * spent.overhead:.0f} ms |"
+    )
 
 
 if __name__ == "__main__":
