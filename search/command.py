@@ -15,6 +15,7 @@ from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from benchmark.analysis.reliability import near_floor
 from benchmark.commands import PARTIAL, failure_lines
 from benchmark.engine.ledger import Ledger
 from benchmark.engine.plan import Settings, make_plan
@@ -130,6 +131,11 @@ def _prepared(
     problem = replace(engine.problem, rungs=rungs)
     for key, why in goals.left_out.items():
         progress.message(f"reliability leaves out {key}: {why}")
+    for key, floor in near_floor(goals.reference, goals.keys).items():
+        progress.message(
+            f"{key}: {goals.reference[key]:.4f} in full precision; were the model perfectly calibrated, it would be "
+            f"{floor:.4f} on so few images, so changes in it are mostly chance"
+        )
     log = _log(request, suite, name, asked, goals)
     lock = request.home / "studies" / ".claims.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)

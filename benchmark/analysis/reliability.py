@@ -12,6 +12,9 @@ from benchmark.plugins import Better
 
 Metrics = Mapping[str, float]
 
+NEAR_FLOOR = 1.5
+"""Below it chance contributes about as much to a calibration error as miscalibration does: squares add up, roughly."""
+
 
 def reliability(
     metrics: Metrics, reference: Metrics, better: Callable[[str], Better], keys: Mapping[str, Sequence[str]]
@@ -70,6 +73,16 @@ def reliability_keys(
             task = key.split("/")[0]
             keys[task] = (*keys.get(task, ()), key)
     return keys, left_out
+
+
+def near_floor(reference: Metrics, keys: Iterable[str]) -> dict[str, float]:
+    """Metric -> its floor, where full precision is less than `NEAR_FLOOR` times that: its changes are mostly chance.
+
+    A metric has a floor where its task reports one under its name with `_floor` (`ece_15_floor`: the ECE that a
+    perfectly calibrated model shows at this number of images).
+    """
+    floors = {key: reference[f"{key}_floor"] for key in keys if key in reference and f"{key}_floor" in reference}
+    return {key: floor for key, floor in floors.items() if reference[key] < NEAR_FLOOR * floor}
 
 
 def defined(metrics: Metrics, key: str) -> float:

@@ -117,6 +117,18 @@ def test_a_study_on_the_demo_from_beginning_to_end(suite: str, tmp_path: Path) -
     assert [t.params for t in _study(tmp_path / "other").get_trials()] == [t.params for t in before]
 
 
+def test_a_study_says_where_changes_are_mostly_chance(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], suite: str, tmp_path: Path
+) -> None:
+    with Path(suite).open("a") as file:
+        file.write("  calibration:\n    scenes: {test: scenes}\n")
+    common = ["--home", str(tmp_path / "home"), "--no-tracking", "--trials", "1"]
+    status, _, told = call(monkeypatch, capsys, "search", suite, *common)
+    assert status == 0, told
+    (line,) = [line for line in told.splitlines() if "mostly chance" in line]
+    assert line.startswith("calibration/scenes/ece_15: 0.")
+
+
 def _study(home: Path, name: str = "one") -> optuna.Study:
     return optuna.load_study(study_name=name, storage=open_storage(home))
 

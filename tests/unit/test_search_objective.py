@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.analysis.reliability import reliability, reliability_keys
+from benchmark.analysis.reliability import near_floor, reliability, reliability_keys
 from benchmark.errors import SpecError, UndefinedMetric, UnknownNameError
+from benchmark.metrics.calibration import ece, ece_floor
 from benchmark.plugins import Better
 from benchmark.spec import FP32, QuantSpec
 from search.objective import (
@@ -52,6 +54,19 @@ def test_what_has_no_relative_change_is_left_out_and_told() -> None:
         ACCURACY: "it is zero in full precision, so there is no relative change",
         "spurious/scenes/rsg": "full precision does not have it",
     }
+
+
+@pytest.mark.parametrize(("count", "overconfident", "chance"), [(2000, 0.0, True), (2000, 0.08, False)])
+def test_a_calibration_error_that_chance_alone_gives_is_told(count: int, overconfident: float, chance: bool) -> None:
+    found = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        confidence = rng.uniform(0.5, 1, count)
+        correct = rng.random(count) < confidence - overconfident
+        values = {ECE: ece(confidence, correct), f"{ECE}_floor": ece_floor(confidence, draws=20), ACCURACY: 0.8}
+        found.append(near_floor(values, [ACCURACY, ECE, "spurious/scenes/rsg"]))
+    assert np.mean([told.keys() == {ECE} for told in found]) == (pytest.approx(1, abs=0.1) if chance else 0)
+    assert near_floor({ECE: 0.02}, [ECE]) == {}
 
 
 def test_a_metric_that_is_undefined_under_a_quantization_is_not_averaged_away() -> None:
