@@ -4,7 +4,8 @@ python tests/performance/bench_search.py --home FOLDER
 
 1. Every point of a grid of 551 quantizations of the demo is evaluated once, on all images and on each part of them
    (FOLDER keeps it: a call that was stopped goes on; --minutes ends one early).
-2. For 5 seeds and each sampler the same space is searched over these evaluations, as `reliquant search` does it.
+2. For 5 seeds and each sampler (15 for the default with racing) the same space is searched over these evaluations, as
+   `reliquant search` does it.
 3. Cost: image-tower forward passes. Quantizations that treat the image tower alike share its features, in the grid
    and in the search; a larger part of the images takes the smaller one's features.
 4. The same on the symmetric 227 of them, and on these with five times the images, where values depend less on chance.
