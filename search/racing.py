@@ -42,6 +42,9 @@ class Member:
     values: Sequence[float]
 
 
+Rival = tuple[Member, Standing]
+
+
 @dataclass(frozen=True)
 class Reference:
     """Full precision on a rung: its metrics, and without each group of images."""
@@ -150,13 +153,8 @@ class Race:
                 return f"misses {constraint.text} by {violation:.3g} ± {error:.2g} {self._where(index)}"
         return None
 
-    def _dominated(
-        self, spec: QuantSpec, own: Standing, index: int, rivals: Sequence[Member], tests: int
-    ) -> str | None:
-        for member in rivals:
-            standing = self.standing(member.spec, index)
-            if standing is None:
-                continue
+    def _dominated(self, spec: QuantSpec, own: Standing, index: int, rivals: Sequence[Rival], tests: int) -> str | None:
+        for member, standing in rivals:
             gap = self._losses(standing.values) - self._losses(own.values)
             if not (np.where(self._exact, gap <= 0, gap < 0).all() and (gap < 0).any()):
                 continue
@@ -181,17 +179,17 @@ class Race:
     def _where(self, index: int) -> str:
         return f"on {self.rungs[index].rung.share:.0%} of the images"
 
-    def _rivals(self, own: Standing, index: int, members: Sequence[Member]) -> list[Member]:
+    def _rivals(self, own: Standing, index: int, members: Sequence[Member]) -> list[Rival]:
         """Members with a standing that are nowhere worse in what is exact; not those that another makes superfluous."""
         exact, mine = self._exact, self._losses(own.values)
         able = [m for m in members if (self._losses(m.values)[exact] <= mine[exact]).all()]
-        able = [m for m in able if self.standing(m.spec, index) is not None]
-        measured = [tuple(self._losses(m.values)[~exact]) for m in able]
+        standing = [(m, found) for m in able if (found := self.standing(m.spec, index)) is not None]
+        measured = [tuple(self._losses(m.values)[~exact]) for m, _ in standing]
         kept = []
-        for i, (member, losses) in enumerate(zip(able, measured, strict=True)):
+        for i, (rival, losses) in enumerate(zip(standing, measured, strict=True)):
             others = [other for k, other in enumerate(measured) if k != i and (other != losses or k < i)]
             if not any(all(a <= b for a, b in zip(other, losses, strict=True)) for other in others):
-                kept.append(member)
+                kept.append(rival)
         return kept
 
     def _rows(self, measure: Callable[[], Sequence[Metrics]], full: Sequence[Metrics]) -> list[list[float]] | None:

@@ -111,8 +111,8 @@ def test_members_that_another_makes_superfluous_are_not_tested() -> None:
     own = race.standing(parse(TRIAL), 0)
     assert own is not None
     made = [member(race, images, name) for name in (OTHER, MEMBER)]
-    assert [one.spec.name for one in race._rivals(own, 0, made)] == [MEMBER]
-    assert [one.spec.name for one in race._rivals(replace(own, values=[0.5, 3.5]), 0, made)] == [OTHER]
+    assert [one.spec.name for one, _ in race._rivals(own, 0, made)] == [MEMBER]
+    assert [one.spec.name for one, _ in race._rivals(replace(own, values=[0.5, 3.5]), 0, made)] == [OTHER]
     assert race._rivals(replace(own, values=[0.5, 2.5]), 0, made) == []
 
 
