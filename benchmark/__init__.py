@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from benchmark._siblings import check_siblings
 
 if TYPE_CHECKING:
-    from benchmark.analysis.compare import adjust, compare
+    from benchmark.api import embed, load_calibration, load_model
     from benchmark.bank import FeatureBank
     from benchmark.engine.plan import Settings, make_plan, tasks
     from benchmark.engine.run import Sweep, run
     from benchmark.errors import ReliquantError, UndefinedMetric
     from benchmark.plugins import Banks, Metric, Outcome, Task, TextList, task
-    from benchmark.python_api import embed, load_calibration, load_model
     from benchmark.quantization import parse, quantize
+    from benchmark.results.compare import adjust, compare
     from benchmark.spec import DataSpec, ModelSpec, QuantSpec, SuiteSpec
-    from benchmark.suite import load_suite, narrow
+    from benchmark.spec.suite import load_suite, narrow
 
 check_siblings()
 
@@ -55,16 +55,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "benchmark.analysis.compare": ("adjust", "compare"),
+    "benchmark.results.compare": ("adjust", "compare"),
     "benchmark.bank": ("FeatureBank",),
     "benchmark.engine.plan": ("Settings", "make_plan", "tasks"),
     "benchmark.engine.run": ("Sweep", "run"),
     "benchmark.errors": ("ReliquantError", "UndefinedMetric"),
     "benchmark.plugins": ("Banks", "Metric", "Outcome", "Task", "TextList", "task"),
-    "benchmark.python_api": ("embed", "load_calibration", "load_model"),
+    "benchmark.api": ("embed", "load_calibration", "load_model"),
     "benchmark.quantization": ("parse", "quantize"),
     "benchmark.spec": ("DataSpec", "ModelSpec", "QuantSpec", "SuiteSpec"),
-    "benchmark.suite": ("load_suite", "narrow"),
+    "benchmark.spec.suite": ("load_suite", "narrow"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

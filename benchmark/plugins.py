@@ -240,7 +240,7 @@ class Task:
         """Decorator: `f(quantized, reference)` -> for each metric key its `Comparison`, or why there is none.
 
         Both outcomes have the same samples in the same order. See docs/comparisons.md; a task without one gets what
-        `benchmark.analysis.compare.plain_significance` can tell from its columns.
+        `benchmark.results.compare.plain_significance` can tell from its columns.
         """
         self.inference = function
         return function

@@ -14,9 +14,9 @@ from benchmark.registry import Registry
 from benchmark.spec import digest
 
 if TYPE_CHECKING:
-    from benchmark.analysis.compare import Change
-    from benchmark.engine.ledger import Record
     from benchmark.engine.plan import Configuration, Plan
+    from benchmark.ledger.records import Record
+    from benchmark.results.compare import Change
     from benchmark.spec import SuiteSpec
 
 
@@ -35,7 +35,7 @@ class FinishedConfiguration:
         report: the QuantizationReport as JSON; None when quantizing failed.
         records: one per evaluation. outcomes: record key -> outcome, for the finished ones.
         references: evaluation name (`task/label`) -> full-precision outcome; empty for full precision itself.
-        changes: every metric against full precision, without q values (`benchmark.analysis.compare.adjust` gives
+        changes: every metric against full precision, without q values (`benchmark.results.compare.adjust` gives
             them over what is shown together); empty for full precision itself.
         tags: further tags, e.g. the Optuna trial.
         efficiency: size and speed (`benchmark.quantization.efficiency.Efficiency` as JSON); None where not measured.

@@ -15,20 +15,20 @@ from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from benchmark.analysis.reliability import near_floor
-from benchmark.commands import PARTIAL, failure_lines
-from benchmark.engine.ledger import Ledger
+from benchmark.cli.run import PARTIAL, failure_lines
+from benchmark.engine.include import include_files
 from benchmark.engine.plan import Settings, make_plan
+from benchmark.engine.request import check_device
 from benchmark.engine.run import run as run_plan
 from benchmark.errors import SpecError, UndefinedMetric, masked
-from benchmark.include import include_files
-from benchmark.progress import Progress, Silent, open_progress
+from benchmark.ledger.records import Ledger
 from benchmark.quantization import parse, quantizers
-from benchmark.request import check_device
+from benchmark.results.reliability import near_floor
 from benchmark.spec import SuiteSpec
-from benchmark.stopping import INTERRUPTED, TERMINATED, Terminated
-from benchmark.suite import load_suite, narrow
+from benchmark.spec.suite import load_suite, narrow
 from benchmark.tracking import trackers
+from benchmark.utils.progress import Progress, Silent, open_progress
+from benchmark.utils.signals import INTERRUPTED, TERMINATED, Terminated
 from search.evaluator import Engine
 from search.history import early, evaluated, front
 from search.objective import DEFAULT, Goals, Metrics, check_constraint, make_goals, make_objective, parse_constraint

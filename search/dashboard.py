@@ -12,11 +12,11 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import make_url
 
-from benchmark.browsing import LOOPBACK, open_later
 from benchmark.errors import InputError, StorageError, masked
-from benchmark.ui import check_port
+from benchmark.utils.browser import LOOPBACK, open_later
 from search.journal import check_journal
 from search.storage import journal_path
+from trackers.ui import check_port
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -13,8 +13,8 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.quantization import parse
-from benchmark.scalars import Scalar
 from benchmark.spec import QuantSpec
+from benchmark.spec.scalars import Scalar
 from search.ehvi import Ehvi, Foretell
 from search.flat import Flat, distribution
 from search.history import CONFIGURATION, ESTIMATE, losses

@@ -29,8 +29,8 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from benchmark.quantization import parse
-from benchmark.scalars import Scalar
 from benchmark.spec import QuantSpec
+from benchmark.spec.scalars import Scalar
 from search.flat import Flat
 from search.front import Floats, non_dominated
 from search.history import CONFIGURATION

@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmark.analysis.sizes import effective_bits, size
-from benchmark.analysis.tables import declared, headline_keys
 from benchmark.data import Data
 from benchmark.engine.holding import Models
 from benchmark.engine.plan import Plan, Settings, make_plan
@@ -19,11 +17,13 @@ from benchmark.models import resolve as resolve_model
 from benchmark.models.base import ClipModel
 from benchmark.models.recipe import refuse_quantized
 from benchmark.plugins import Better
-from benchmark.progress import Progress, Silent
 from benchmark.quantization import quantizers
 from benchmark.quantization.report import tower_sizes
 from benchmark.quantization.targets import resolve
+from benchmark.results.sizes import effective_bits, size
+from benchmark.results.tables import declared, headline_keys
 from benchmark.spec import FP32, QuantSpec, SuiteSpec, Tower, digest
+from benchmark.utils.progress import Progress, Silent
 from search.objective import EFFECTIVE_BITS, OWN, SIZE, Problem
 
 

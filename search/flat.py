@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from benchmark.scalars import Scalar
 from benchmark.spec import QuantSpec
+from benchmark.spec.scalars import Scalar
 from search.space import Dimension, Space
 
 

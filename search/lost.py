@@ -19,7 +19,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from benchmark.processes import is_gone, is_here, owner
+from benchmark.utils.processes import is_gone, is_here, owner
 
 OWNER, BEAT, RETRY_OF = "owner", "beat", "retry_of"
 RETRIES = 3

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from benchmark.analysis.reliability import defined, reliability, reliability_keys
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.plugins import Better
+from benchmark.results.reliability import defined, reliability, reliability_keys
 from benchmark.spec import QuantSpec
 
 RELIABILITY = "reliability"

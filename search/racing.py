@@ -11,8 +11,8 @@ import numpy as np
 from scipy.stats import t as student
 
 from benchmark.errors import ReliquantError, StorageError, UndefinedMetric
-from benchmark.progress import Progress, Silent
 from benchmark.spec import FP32, QuantSpec
+from benchmark.utils.progress import Progress, Silent
 from search.front import Floats
 from search.objective import EFFECTIVE_BITS, SIZE, Goals, Metrics, Problem, Rung
 

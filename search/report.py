@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.analysis.export import fold
+from benchmark.results.formats import fold
 from benchmark.spec import SuiteSpec
 from search.front import Floats, hypervolume_curve
 from search.history import ESTIMATE, early, losses

@@ -18,7 +18,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from benchmark.errors import UnknownNameError
-from benchmark.scalars import Scalar
+from benchmark.spec.scalars import Scalar
 
 GRID, EHVI = "grid", "ehvi"
 DEFAULT = EHVI

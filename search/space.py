@@ -13,8 +13,8 @@ from typing import Any
 
 from benchmark.errors import ReliquantError, SpecError, UnknownNameError
 from benchmark.quantization import Quantizer, quantizers
-from benchmark.scalars import Scalar
 from benchmark.spec import QuantSpec, Tower, digest
+from benchmark.spec.scalars import Scalar
 
 Params = Mapping[str, Scalar]
 Choose = Callable[["Dimension"], Scalar]

@@ -21,12 +21,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.errors import ReliquantError, SpecError, StorageError
-from benchmark.progress import Progress, Silent
 from benchmark.quantization import parse
 from benchmark.spec import FP32, QuantSpec
-from search.claims import TrialFailed, claim, repeat
+from benchmark.utils.progress import Progress, Silent
 from search.draw import Draw
 from search.history import CONFIGURATION, ESTIMATE, STOPPED, evaluated, front, over
+from search.leases import TrialFailed, claim, repeat
 from search.lost import Watch, reconcile, signed, taken_over
 from search.objective import OWN, Goals, Metrics, Problem
 from search.racing import Member, Race

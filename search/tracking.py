@@ -10,8 +10,8 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from benchmark.processes import is_gone, owner
 from benchmark.quantization import parse
+from benchmark.utils.processes import is_gone, owner
 from search.history import ESTIMATE, over
 from search.objective import Goals
 from trackers.study import STUDY, StudyRun

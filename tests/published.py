@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from benchmark.data.catalogue import load_catalogue
 from benchmark.data.corruption_names import COMMON
 from benchmark.data.prompts import imagenet_classes, imagenet_wnids
+from benchmark.spec.catalogue import load_catalogue
 from tests.layouts import (
     write_cifar_c,
     write_counteranimal,

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock
 
-from benchmark.analysis.tables import report_figures
+from benchmark.results.tables import report_figures
 from benchmark.tracking import FinishedConfiguration, Tracker
 
 

@@ -15,13 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmark.analysis.compare import adjust
-from benchmark.analysis.export import to_csv, to_json
-from benchmark.analysis.tables import headline_metrics, narrow_metrics
-from benchmark.engine.ledger import Record
-from benchmark.processes import is_gone, owner
+from benchmark.ledger.records import Record
+from benchmark.results.compare import adjust
+from benchmark.results.formats import to_csv, to_json
+from benchmark.results.tables import headline_metrics, narrow_metrics
 from benchmark.spec import SuiteSpec, digest
 from benchmark.tracking import VIEW, FinishedConfiguration, FinishedStudy, FinishedSweep, ServedModel, Tracker
+from benchmark.utils.processes import is_gone, owner
 from trackers.mlflow_files import data_inputs, write_evaluation, write_sweep
 from trackers.mlflow_names import grouping, metric_name, quant_params, safe_name
 from trackers.mlflow_notes import NOTE, configuration_note, evaluation_note, experiment_note, sweep_note

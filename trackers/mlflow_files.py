@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmark.analysis.compare import adjust
-from benchmark.analysis.export import to_csv
-from benchmark.analysis.sweep import draw, summary
-from benchmark.analysis.sweep import to_csv as summary_to_csv
-from benchmark.analysis.tables import sample_frames
-from benchmark.engine.ledger import Record
+from benchmark.ledger.records import Record
+from benchmark.results.compare import adjust
+from benchmark.results.formats import to_csv
+from benchmark.results.sweep import draw, summary
+from benchmark.results.sweep import to_csv as summary_to_csv
+from benchmark.results.tables import sample_frames
 from benchmark.tracking import FinishedConfiguration, FinishedSweep
 from trackers.mlflow_names import safe_name
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmark.analysis.compare import Change, adjust
-from benchmark.analysis.tables import headline_keys
-from benchmark.engine.ledger import Record
+from benchmark.ledger.records import Record
+from benchmark.results.compare import Change, adjust
+from benchmark.results.tables import headline_keys
 from benchmark.spec import SuiteSpec
 from benchmark.tracking import FinishedConfiguration, FinishedSweep
 

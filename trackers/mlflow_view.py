@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 
-from benchmark.analysis.tables import declared, headline_keys, narrow_metrics, short_names
+from benchmark.results.tables import declared, headline_keys, narrow_metrics, short_names
 from benchmark.tracking import RUNS_FILTER, FinishedConfiguration
 
 TITLE = "Quantizations"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import StorageError
-from benchmark.processes import owner
+from benchmark.utils.processes import owner
 from trackers.mlflow import tracker as mlflow_tracker
 from trackers.store import ERROR, KILLED, OWNER, every_run
 

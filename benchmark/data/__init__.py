@@ -1,9 +1,9 @@
 """Data sets: where images come from (`sources`), their prompts, their pixels, their corruptions."""
 
-from benchmark.data.catalogue import detect, load_catalogue
 from benchmark.data.opening import Data, check_data, data_digest, expand, forget, open_data, sources
 from benchmark.data.pixels import PixelCache, Pixels
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions, paths_dataset
+from benchmark.spec.catalogue import detect, load_catalogue
 
 __all__ = [
     "Data",

@@ -19,10 +19,10 @@ from benchmark.data import decode
 from benchmark.data.chunks import Chunk, Images, chunk_rows, decode_chunks, id_chunks
 from benchmark.data.corruption_names import GENERATOR_VERSION
 from benchmark.data.opening import Data, open_data
-from benchmark.data.store import Store, Stored
 from benchmark.errors import DataError
-from benchmark.progress import Progress, Silent
+from benchmark.ledger.pixels import Store, Stored
 from benchmark.spec import DataSpec, digest
+from benchmark.utils.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from benchmark.models.base import Preprocess

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from importlib.resources import files
 
-from benchmark.data.files import read_lines, resolve
 from benchmark.errors import DataError, UnknownNameError
+from benchmark.utils.files import read_lines, resolve
 
 SIMPLE: tuple[str, ...] = ("a photo of a {}.",)
 """The templates of data that bring none: the record then says `templates_origin: simple`."""

@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from benchmark.bank import FeatureBank
 from benchmark.data import Data
 from benchmark.data.pixels import PixelCache, Pixels
-from benchmark.engine.cache import ArrayStore
 from benchmark.engine.embed import embed_classes, embed_texts
 from benchmark.engine.execution import prepared
 from benchmark.engine.holding import ModelHolder, Quantized
 from benchmark.engine.parts import Part
 from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
+from benchmark.ledger.arrays import ArrayStore
 from benchmark.models.base import ClipModel
-from benchmark.progress import Advance, Progress
 from benchmark.quantization import LayerState, check_model, quantize
 from benchmark.quantization.calibration import Calibration
 from benchmark.spec import FP32, digest
+from benchmark.utils.progress import Advance, Progress
 
 STATISTICS_BUDGET = 10_000_000_000
 """Bytes of calibration statistics kept on disk; the least recently used go (GPTQ on ViT-B/32: 0.5 GB a tower)."""

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from benchmark.analysis.compare import Change, Comparer
-from benchmark.engine.claims import Claims
 from benchmark.engine.evaluate import Result, failure
-from benchmark.engine.ledger import Ledger, Record, ReportRow
+from benchmark.engine.leases import Claims
 from benchmark.engine.plan import Configuration, Evaluation, Plan
 from benchmark.errors import DamagedSamplesError, ReliquantError, StorageError
+from benchmark.ledger.records import Ledger, Record, ReportRow
 from benchmark.plugins import Outcome
-from benchmark.progress import Progress, Silent
+from benchmark.results.compare import Change, Comparer
 from benchmark.spec import FP32
 from benchmark.tracking import FinishedConfiguration, FinishedSweep, Tracker, sweeps
+from benchmark.utils.progress import Progress, Silent
 
 
 @dataclass

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmark.errors import NonFiniteError
-from benchmark.memory import keep_freed_memory
 from benchmark.models.base import ClipModel
-from benchmark.progress import Advance
+from benchmark.utils.memory import keep_freed_memory
+from benchmark.utils.progress import Advance
 
 VERSION = 2
 """Raise when features can change for the same inputs: it is part of every bank's content hash."""

@@ -15,9 +15,9 @@ from benchmark.engine.plan import Configuration, Evaluation
 from benchmark.engine.provenance import provenance
 from benchmark.engine.timing import Timing, time_configuration
 from benchmark.errors import DamagedSamplesError, StorageError
-from benchmark.processes import shown
-from benchmark.progress import Advance
 from benchmark.spec import FP32
+from benchmark.utils.processes import shown
+from benchmark.utils.progress import Advance
 
 PAUSE = 0.5
 """Seconds between looks at what other processes hold."""

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from benchmark.data import Data
 from benchmark.data.pixels import Pixels
-from benchmark.engine.cache import ArrayStore, Room
 from benchmark.engine.embed import stream_features
+from benchmark.ledger.arrays import ArrayStore, Room
 from benchmark.models.base import ClipModel
-from benchmark.progress import Advance
+from benchmark.utils.progress import Advance
 
 COPIED = 1024
 """Rows that are copied at a time."""

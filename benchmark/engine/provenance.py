@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from benchmark.bank import FeatureBank
-from benchmark.engine.ledger import Record
 from benchmark.engine.plan import Configuration, Plan
+from benchmark.ledger.records import Record
 
 PACKAGES = ("reliquant", "torch", "open_clip_torch", "bitsandbytes", "numpy")
 NAMED_SKIPPED = 20

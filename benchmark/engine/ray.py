@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.engine.claims import write_once
 from benchmark.engine.driver import Driver
 from benchmark.engine.evaluate import Result, failure
+from benchmark.engine.leases import write_once
 from benchmark.engine.plan import Configuration, Evaluation
 from benchmark.engine.worker import Answer, Job, Order, work
 from benchmark.errors import DamagedSamplesError, InputError, ReliquantError
-from benchmark.processes import shown
-from benchmark.progress import Advance
-from benchmark.stopping import catch_stops
+from benchmark.utils.processes import shown
+from benchmark.utils.progress import Advance
+from benchmark.utils.signals import catch_stops
 
 Group = list[tuple[Configuration, list[Evaluation]]]
 RETRIES = 3

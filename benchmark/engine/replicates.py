@@ -14,8 +14,8 @@ from benchmark.engine.banks import Caches
 from benchmark.engine.holding import Models
 from benchmark.engine.plan import Evaluation, Plan
 from benchmark.plugins import Banks, Outcome
-from benchmark.progress import Silent
 from benchmark.spec import FP32, QuantSpec
+from benchmark.utils.progress import Silent
 
 GROUPS = 10
 

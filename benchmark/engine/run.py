@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.analysis.compare import Comparer
 from benchmark.engine.banks import Caches
-from benchmark.engine.claims import Claims
 from benchmark.engine.driver import Driver, Sweep, replay
 from benchmark.engine.holding import Models
-from benchmark.engine.ledger import Ledger
+from benchmark.engine.leases import Claims
 from benchmark.engine.local import Local
 from benchmark.engine.plan import Plan
 from benchmark.engine.ray import OnRay, RayOptions
 from benchmark.engine.timing import Timing
-from benchmark.progress import Progress, Silent
+from benchmark.ledger.records import Ledger
+from benchmark.results.compare import Comparer
 from benchmark.tracking import Tracker
+from benchmark.utils.progress import Progress, Silent
 
 __all__ = ["PIXEL_BUDGET", "Sweep", "replay", "run"]
 

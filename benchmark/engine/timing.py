@@ -6,7 +6,7 @@ import platform
 from typing import Literal
 
 from benchmark.engine.banks import BankMaker
-from benchmark.engine.ledger import EfficiencyRow, Ledger
+from benchmark.ledger.records import EfficiencyRow, Ledger
 from benchmark.quantization.efficiency import efficiency
 
 Timing = Literal["never", "new", "again"]

@@ -19,8 +19,8 @@ from benchmark.engine.holding import ModelHolder
 from benchmark.engine.plan import Configuration, Plan, Settings, make_plan
 from benchmark.engine.provenance import provenance
 from benchmark.errors import InputError, NonFiniteError, QuantizationError, ReliquantError, StorageError
-from benchmark.progress import Silent
 from benchmark.spec import SuiteSpec
+from benchmark.utils.progress import Silent
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _evaluated(order: Order, job: Job, plan: Plan, configuration: Configuration,
 
 
 def _include(files: Sequence[Path]) -> None:
-    from benchmark.include import include_files
+    from benchmark.engine.include import include_files
 
     include_files([path for path in files if path not in _included])
     _included.update(files)

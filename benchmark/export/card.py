@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from benchmark.analysis.compare import Change, adjust
-from benchmark.analysis.export import to_markdown
-from benchmark.analysis.tables import report_figures
 from benchmark.export.folder import WEIGHTS, ExportConfig
 from benchmark.quantization import QuantizationReport
+from benchmark.results.compare import Change, adjust
+from benchmark.results.formats import to_markdown
+from benchmark.results.tables import report_figures
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def safe_claims(changes: Sequence[Change]) -> list[str]:
     """One sentence for each adjusted change with an interval: what the records support, and no more.
 
     Args:
-        changes: with q values, i.e. after `benchmark.analysis.compare.adjust`.
+        changes: with q values, i.e. after `benchmark.results.compare.adjust`.
     """
     lines = []
     for change in changes:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from benchmark.engine.banks import BankMaker, Caches
 from benchmark.engine.embed import embed_classes
 from benchmark.engine.holding import ModelHolder
-from benchmark.engine.ledger import Ledger
+from benchmark.engine.include import include_files
 from benchmark.engine.plan import Configuration, Plan, Settings, make_plan
 from benchmark.engine.provenance import provenance
+from benchmark.engine.request import check_device
 from benchmark.engine.run import PIXEL_BUDGET
 from benchmark.errors import QuantizationError, SpecError
 from benchmark.export.card import CardFacts, card
@@ -33,16 +34,15 @@ from benchmark.export.writing import (
     write_config,
     write_weights,
 )
-from benchmark.include import include_files
+from benchmark.ledger.records import Ledger
 from benchmark.models import ResolvedModel
 from benchmark.models.base import ClipModel
 from benchmark.models.recipe import Recipe, refuse_quantized
-from benchmark.progress import open_progress
 from benchmark.quantization import LayerState, QuantizationReport, parse, quantizers, requires_calibration
-from benchmark.request import check_device
 from benchmark.spec import FP32, SuiteSpec
-from benchmark.suite import load_suite, narrow
+from benchmark.spec.suite import load_suite, narrow
 from benchmark.tracking import ServedModel, trackers
+from benchmark.utils.progress import open_progress
 
 _IN_FILE = re.compile(r"(.+\.ya?ml)(?::(\d+))?")
 PROBE = 8

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.analysis.compare import Change, Comparer
-from benchmark.analysis.tables import headline_keys
-from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.plan import Configuration, Evaluation, Plan
 from benchmark.errors import UnknownNameError
 from benchmark.export.folder import TunedScale
+from benchmark.ledger.records import Ledger, Record
+from benchmark.results.compare import Change, Comparer
+from benchmark.results.tables import headline_keys
 
 
 @dataclass(frozen=True)

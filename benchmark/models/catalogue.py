@@ -12,7 +12,7 @@ from benchmark.models.families import family_of
 from benchmark.models.identity import read_json
 from benchmark.models.references import architectures, demo_folder, is_cached, resolve
 from benchmark.spec import ModelSpec, parse_spec
-from benchmark.yamlfile import load_yaml
+from benchmark.spec.yaml_file import load_yaml
 
 GROUPS = Path(__file__).parent / "groups.yaml"
 PARAMETERS = Path(__file__).parent / "parameters.yaml"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import ModelError
-from benchmark.progress import shown
+from benchmark.utils.progress import shown
 
 WAY_OUT = (
     "set HF_HUB_OFFLINE=1 to use only what is cached, or give a folder with --model local-dir:PATH "

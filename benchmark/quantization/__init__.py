@@ -15,9 +15,9 @@ from benchmark.quantization.base import (
     TowerJob,
 )
 from benchmark.quantization.calibration import Calibration
-from benchmark.quantization.int8 import cpu_capability, int8_available
+from benchmark.quantization.kernels.int8 import cpu_capability, int8_available
+from benchmark.quantization.kernels.onednn import integer_engine
 from benchmark.quantization.observers import Observer, Seen
-from benchmark.quantization.onednn import integer_engine
 from benchmark.quantization.report import QuantizationReport, TowerReport
 from benchmark.quantization.simulated import Prepared, Simulated
 from benchmark.quantization.state import LayerState

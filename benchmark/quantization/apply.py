@@ -10,9 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmark.errors import QuantizationError, SpecError
-from benchmark.memory import keep_freed_memory
 from benchmark.models.base import ClipModel
-from benchmark.progress import Progress, Silent
 from benchmark.quantization.base import FeatureControl, Quantizer, TowerJob
 from benchmark.quantization.calibrate import Store
 from benchmark.quantization.calibration import Calibration
@@ -27,8 +25,10 @@ from benchmark.quantization.report import (
 from benchmark.quantization.state import LayerState
 from benchmark.quantization.targets import check_finite, check_patterns, resolve
 from benchmark.registry import Registry
-from benchmark.shortname import parse_short_name
 from benchmark.spec import QuantSpec, Tower
+from benchmark.spec.short_name import parse_short_name
+from benchmark.utils.memory import keep_freed_memory
+from benchmark.utils.progress import Progress, Silent
 
 _COVERED = 0.99
 quantizers: Registry[Quantizer] = Registry("quantizer", "reliquant.quantizers", Quantizer)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from benchmark.errors import QuantizationError, SpecError, UnknownNameError
 from benchmark.models.base import ClipModel
-from benchmark.progress import Progress
 from benchmark.quantization.calibrate import Source, Store
 from benchmark.quantization.calibration import Calibration
 from benchmark.quantization.state import LayerState, put
 from benchmark.spec import QuantSpec, Tower
+from benchmark.utils.progress import Progress
 
 Granularity = Literal["tensor", "channel", "group"]
 Kernel = Literal["simulated", "real"]

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from benchmark.errors import NonFiniteError, QuantizationError
 from benchmark.models.base import ClipModel
-from benchmark.progress import Progress
 from benchmark.quantization.calibration import Calibration
 from benchmark.quantization.observers import Observer, Seen
 from benchmark.spec import Tower, digest
+from benchmark.utils.progress import Progress
 
 BATCH = 32
 STATISTICS_BYTES = 1 << 30
@@ -26,7 +26,7 @@ VERSION = 2
 
 
 class Store(Protocol):
-    """Keeps named arrays under content keys, e.g. `benchmark.engine.cache.ArrayStore`."""
+    """Keeps named arrays under content keys, e.g. `benchmark.ledger.arrays.ArrayStore`."""
 
     def get(self, key: str) -> Mapping[str, NDArray[Any]] | None:
         """The arrays, or None where they are missing or damaged."""

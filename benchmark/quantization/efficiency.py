@@ -20,7 +20,7 @@ from benchmark.errors import QuantizationError
 from benchmark.models.base import ClipModel
 from benchmark.quantization.apply import quantize, quantizers
 from benchmark.quantization.base import Kernel
-from benchmark.quantization.int8 import INT8_ENGINE, ONEDNN_ENGINE, cpu_capability, int8_available
+from benchmark.quantization.kernels.int8 import INT8_ENGINE, ONEDNN_ENGINE, cpu_capability, int8_available
 from benchmark.quantization.report import QuantizationReport
 from benchmark.spec import QuantSpec
 

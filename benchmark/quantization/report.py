@@ -15,7 +15,7 @@ from benchmark.errors import NonFiniteError, QuantizationError
 from benchmark.models.base import ClipModel
 from benchmark.quantization.base import Kernel, Kind, LayerRecord
 from benchmark.quantization.calibration import Calibration
-from benchmark.quantization.int8 import cpu_capability
+from benchmark.quantization.kernels.int8 import cpu_capability
 from benchmark.spec import QuantSpec, Tower
 
 PROBE = 8

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from benchmark.errors import ModelError, QuantizationError
 from benchmark.quantization import affine
 from benchmark.quantization.base import COMMON_FIELDS, LayerRecord, Quantizer, TowerJob
-from benchmark.quantization.int8 import int8_available
+from benchmark.quantization.kernels.int8 import int8_available
 from benchmark.quantization.linear import Flattened
 from benchmark.quantization.state import LayerState
 from benchmark.spec import QuantSpec

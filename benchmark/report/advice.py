@@ -1,7 +1,7 @@
 """What to deploy, and why: a paragraph that follows from the records by a stated rule.
 
 The rule: among the quantizations that have every headline metric, at least one of them tested, and that are
-non-inferior to full precision (`benchmark.report.noninferior` names the margin), the one with the fewest effective
+non-inferior to full precision (`benchmark.results.decide` names the margin), the one with the fewest effective
 bits; of equal ones the one with the higher reliability score. Where nothing qualifies, it says so. The worst observed
 change, the worst that the intervals allow, and a slower speed are always told.
 """
@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmark.analysis.claims import Finding
-from benchmark.analysis.compare import Change
-from benchmark.report.gather import Row
-from benchmark.report.noninferior import MARGIN, Judged, beyond, judged, noninferior
 from benchmark.report.score import percent
 from benchmark.report.svg import signed_text
+from benchmark.results.compare import Change
+from benchmark.results.decide import MARGIN, Judged, beyond, judged, noninferior
+from benchmark.results.hypotheses import Finding
+from benchmark.results.rows import Row
 
 RULE = (
     f"Rule: among quantizations that are non-inferior to full precision, the one with the fewest effective bits per "

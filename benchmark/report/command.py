@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark.engine.ledger import Ledger
+from benchmark.engine.include import include_files
 from benchmark.errors import InputError, StorageError
-from benchmark.include import include_files
-from benchmark.progress import open_progress
-from benchmark.report.finding import find
-from benchmark.report.gather import Results, gather, read_spectra
+from benchmark.ledger.records import Ledger
 from benchmark.report.page import render
 from benchmark.report.reproduce import origin, suite_file
+from benchmark.results.finding import find
+from benchmark.results.rows import Results, gather, read_spectra
+from benchmark.utils.progress import open_progress
 
 
 @dataclass(frozen=True)

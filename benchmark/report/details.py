@@ -9,12 +9,12 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from benchmark.analysis.compare import Change, adjust
 from benchmark.plugins import Outcome
-from benchmark.report.gather import Results, Row
 from benchmark.report.looks import REFERENCE
 from benchmark.report.overview import Figure, change_tip
 from benchmark.report.svg import Axis, Key, Plot, arrow, axis, legend, marker, path, series, signed_text, tag, whisker
+from benchmark.results.compare import Change, adjust
+from benchmark.results.rows import Results, Row
 
 UNIT = [(value / 5, f"{value / 5:.1f}") for value in range(6)]
 BINS = 30

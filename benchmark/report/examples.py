@@ -12,11 +12,11 @@ import numpy as np
 from benchmark.data import open_data
 from benchmark.data.decode import decode, read_bytes
 from benchmark.data.opening import Data
-from benchmark.engine.ledger import Record
 from benchmark.errors import ReliquantError
+from benchmark.ledger.records import Record
 from benchmark.pairing import paired
 from benchmark.plugins import Outcome
-from benchmark.report.gather import Results, Row
+from benchmark.results.rows import Results, Row
 
 LOST, REPAIRED = 8, 4
 """Shown images that turn from right to wrong, and from wrong to right."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmark.report.gather import Row
 from benchmark.report.overview import Figure
 from benchmark.report.svg import Axis, Key, Plot, axis, fitted, legend, marker, note, series, signed_text, whisker
+from benchmark.results.rows import Row
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from benchmark.analysis.palette import LIGHT
+from benchmark.results.palette import LIGHT
 
 COLOURS = len(LIGHT)
 CORNERS: Mapping[str, Sequence[tuple[float, float]]] = {

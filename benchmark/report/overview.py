@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from benchmark.analysis.compare import Change
 from benchmark.report.front import front
-from benchmark.report.gather import Row, better_of
 from benchmark.report.looks import REFERENCE, TRIANGLE, look
 from benchmark.report.svg import (
     Axis,
@@ -30,6 +28,8 @@ from benchmark.report.svg import (
     usual,
     whisker,
 )
+from benchmark.results.compare import Change
+from benchmark.results.rows import Row, better_of
 
 ARROWS = {"higher": "↑ better", "lower": "↓ better", "neither": ""}
 RELIABILITY = "reliability"

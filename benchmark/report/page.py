@@ -13,20 +13,20 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from benchmark.analysis.claims import CLAIMS, Finding
-from benchmark.analysis.claims import gather as gather_claims
-from benchmark.analysis.compare import Change, adjust
-from benchmark.analysis.tables import shallowest_headlines
 from benchmark.data.opening import Data
 from benchmark.engine.plan import tasks
 from benchmark.report import details, gaps, overview, score, spectral
 from benchmark.report.advice import RULE, Advice, about, advise, claims_sentence, losses
 from benchmark.report.details import Grid, Heat, heat
 from benchmark.report.examples import Examples, worst
-from benchmark.report.gather import Results, Row, better_of
 from benchmark.report.overview import ARROWS, Figure
 from benchmark.report.reproduce import Origin
 from benchmark.report.svg import legend
+from benchmark.results.compare import Change, adjust
+from benchmark.results.hypotheses import CLAIMS, Finding
+from benchmark.results.hypotheses import gather as gather_claims
+from benchmark.results.rows import Results, Row, better_of
+from benchmark.results.tables import shallowest_headlines
 
 GLOSSARY = {
     "ood": "out of distribution, images of unknown classes",

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.engine.ledger import Record
-from benchmark.report.gather import Results
-from benchmark.reproducing import arguments, requests
-from benchmark.suite import FOLDER, suite_names
+from benchmark.engine.reproduce import arguments, requests
+from benchmark.ledger.records import Record
+from benchmark.results.rows import Results
+from benchmark.spec.suite import FOLDER, suite_names
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.report.gather import Row
 from benchmark.report.svg import signed_text
+from benchmark.results.rows import Row
 
 LARGE = 0.1
 """A score at least this far from 0 is explained beside the table, not only in its tooltip."""

@@ -8,11 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from benchmark.analysis.spectrum import CLEAN
 from benchmark.report.looks import REFERENCE, look
 from benchmark.report.overview import Figure
 from benchmark.report.svg import Axis, Key, Plot, axis, legend, marker, path, series
 from benchmark.spec import FP32
+from benchmark.spectrum.model import CLEAN
 
 STYLES = ("solid", "dashed", "dotted")
 Entry = Mapping[str, Any]

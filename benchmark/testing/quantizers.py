@@ -13,8 +13,8 @@ import torch
 from benchmark.errors import ReliquantError, SpecError
 from benchmark.models.base import ClipModel
 from benchmark.quantization import QuantizationReport, Quantizer, TowerReport, parse, quantize, quantizers
-from benchmark.scalars import Scalar
 from benchmark.spec import QuantSpec
+from benchmark.spec.scalars import Scalar
 from benchmark.testing.models import make_calibration, toy_model, with_outliers
 from benchmark.testing.registering import register
 

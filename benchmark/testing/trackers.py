@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmark.data import Data
-from benchmark.engine.ledger import Record
 from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings
+from benchmark.ledger.records import Record
 from benchmark.models import ResolvedModel
 from benchmark.models.base import ClipModel, Preprocess
 from benchmark.plugins import Draw, Metric, NoOptions, Outcome, Task

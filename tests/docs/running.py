@@ -18,7 +18,7 @@ import yaml
 from benchmark.cli import app, main
 from benchmark.engine.plan import check_suite
 from benchmark.spec import SuiteSpec, parse_spec
-from benchmark.suite import load_suite
+from benchmark.spec.suite import load_suite
 from tests.docs.markdown import ROOT, Block, commands
 from tests.registries import restored
 

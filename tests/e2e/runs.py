@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.engine.ledger import Ledger, Record
+from benchmark.ledger.records import Ledger, Record
 from benchmark.spec import digest
 
 QUANTS = ("rtn-w8a8-channel-token-vision", "rtn-w4a8-channel-token-vision", "rtn-w4a8-channel-token-vision+text")
@@ -41,7 +41,7 @@ EVALUATIONS = 3 * (1 + len(QUANTS))
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        *("tests.e2e.runs", "benchmark.commands", "benchmark.analysis.compare", "benchmark.quantization.rtn"),
+        *("tests.e2e.runs", "benchmark.cli.run", "benchmark.results.compare", "benchmark.quantization.rtn"),
         *("tasks.zero_shot", "tasks.ood", "tasks.corruption", "trackers.jsonl", "trackers.mlflow"),
         *("open_clip", "hqq.core.quantize", "bitsandbytes", "scipy.stats", "datasets", "benchmark.data.corruptions"),
     ]
@@ -81,9 +81,9 @@ def _main(arguments: list[str], log: Path, spoil: Callable[[], object]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
     sys.argv = ["reliquant", *arguments]
     spoil()
-    from benchmark import cli
+    from benchmark.cli import app
 
-    cli.main()
+    app.main()
 
 
 def finish(process: BaseProcess, seconds: float = 300) -> int | None:
@@ -133,7 +133,7 @@ def sweep(folder: Path, answers: Any) -> None:
     from benchmark.engine import local
     from benchmark.engine.plan import make_plan
     from benchmark.engine.run import run
-    from benchmark.suite import load_suite, narrow
+    from benchmark.spec.suite import load_suite, narrow
     from trackers.jsonl import JsonlTracker
 
     local.PAUSE = 0.05

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from benchmark.cli import main
-from benchmark.engine.ledger import Ledger
+from benchmark.engine.request import with_overrides
 from benchmark.export.serving import Predictor, example
-from benchmark.request import with_overrides
+from benchmark.ledger.records import Ledger
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT = "40"

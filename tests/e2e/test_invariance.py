@@ -12,13 +12,13 @@ import pytest
 
 from benchmark.data import forget, open_data, pixels
 from benchmark.engine.banks import BankMaker
-from benchmark.engine.cache import ArrayStore
 from benchmark.engine.holding import ModelHolder
-from benchmark.engine.ledger import Ledger
 from benchmark.engine.plan import Settings, make_plan
 from benchmark.engine.run import run
-from benchmark.progress import Silent
+from benchmark.ledger.arrays import ArrayStore
+from benchmark.ledger.records import Ledger
 from benchmark.spec import SuiteSpec, parse_spec
+from benchmark.utils.progress import Silent
 from tests.layouts import Sample, samples, write_image_list, write_shards
 from tests.models_zoo import write_checkpoint
 

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from PIL import Image
 
-from benchmark.suite import load_suite
+from benchmark.spec.suite import load_suite
 from search.history import evaluated
 from search.storage import open_storage
 from tests.e2e.test_cli import call

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from benchmark.cli import main
-from benchmark.commands import run_suite
-from benchmark.engine.ledger import Ledger
-from benchmark.request import RunRequest
+from benchmark.cli.run import run_suite
+from benchmark.engine.request import RunRequest
+from benchmark.ledger.records import Ledger
 from tests.models_zoo import write_checkpoint
 
 NOISE = "control-noise-like_rtn.w4a8.channel.token.vision-vision"

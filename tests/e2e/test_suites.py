@@ -11,7 +11,7 @@ import pytest
 
 from benchmark.data import forget
 from benchmark.models import ResolvedModel
-from benchmark.suite import load_suite
+from benchmark.spec.suite import load_suite
 from tests.e2e.test_cli import call
 from tests.layouts import write_image_folder, write_image_list, write_waterbirds, write_webdataset
 from tests.models_zoo import write_checkpoint

@@ -19,9 +19,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from typer.testing import CliRunner
 
-from benchmark.browsing import answers
 from benchmark.cli import app
-from benchmark.engine.ledger import Ledger
+from benchmark.ledger.records import Ledger
+from benchmark.utils.browser import answers
 from search.storage import open_storage
 from tests.browser import open_page
 from tests.search_stub import Stub, make_search

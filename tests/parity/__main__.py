@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from benchmark.demo.catalogue import CLASS_NAMES
-from benchmark.engine.ledger import Ledger
+from benchmark.ledger.records import Ledger
 from tests.layouts import Sample, write_shards
 from tests.models_zoo import write_checkpoint
 from tests.parity import ood, peer

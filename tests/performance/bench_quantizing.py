@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark.engine.cache import ArrayStore
-from benchmark.progress import open_progress
+from benchmark.ledger.arrays import ArrayStore
 from benchmark.quantization import Calibration, parse, quantize
 from benchmark.quantization.calibrate import STATISTICS_BYTES
+from benchmark.utils.progress import open_progress
 from tests.performance.bench_quantized_forward import vit_b_32
 
 QUANTIZATIONS = (

@@ -34,10 +34,10 @@ from scipy.stats import t as student
 from benchmark.data.opening import forget
 from benchmark.demo import scenes
 from benchmark.engine.plan import Settings
-from benchmark.progress import Lines
 from benchmark.quantization import parse
 from benchmark.spec import FP32, QuantSpec
-from benchmark.suite import load_suite
+from benchmark.spec.suite import load_suite
+from benchmark.utils.progress import Lines
 from search.evaluator import Engine
 from search.front import Floats, hypervolume, hypervolume_curve, non_dominated
 from search.objective import DEFAULT, Goals, Metrics, Problem, Rung, make_goals, make_objective

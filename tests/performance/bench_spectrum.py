@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.analysis.layer_spectra import LayerMeter, Readout
 from benchmark.metrics.spectrum import batches, eigen_basis
+from benchmark.spectrum.layers import LayerMeter, Readout
 
 IMAGES, DIMENSION, CLASSES = 50_000, 768, 100
 

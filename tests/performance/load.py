@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.engine.ledger import Ledger, Record, ReportRow
 from benchmark.engine.plan import Configuration, Plan, make_plan
+from benchmark.ledger.records import Ledger, Record, ReportRow
 from benchmark.plugins import Outcome
 from benchmark.spec import SuiteSpec
-from benchmark.suite import expand_braces
+from benchmark.spec.suite import expand_braces
 from benchmark.tracking import FinishedConfiguration
 from tests.layouts import write_image_folder
 from tests.models_zoo import write_checkpoint

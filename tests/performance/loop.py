@@ -21,8 +21,8 @@ import torch
 from benchmark.data.pixels import PixelCache
 from benchmark.engine.plan import Settings, make_plan
 from benchmark.engine.run import PIXEL_BUDGET
-from benchmark.memory import keep_freed_memory
-from benchmark.suite import load_suite
+from benchmark.spec.suite import load_suite
+from benchmark.utils.memory import keep_freed_memory
 from tests.performance.child import since_start
 
 BATCH = 64

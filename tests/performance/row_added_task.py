@@ -6,7 +6,7 @@ import shutil
 
 import yaml
 
-from benchmark.scaffold import write_plugin
+from benchmark.cli.scaffold import write_plugin
 from tests.performance import row_sweep
 from tests.performance.setting import Result, Setting
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmark.data.pixels import PixelCache
 from benchmark.engine.plan import make_plan
 from benchmark.engine.run import PIXEL_BUDGET
-from benchmark.suite import load_suite
+from benchmark.spec.suite import load_suite
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.engine.cache import ArrayStore
 from benchmark.errors import StorageError
+from benchmark.ledger.arrays import ArrayStore
 
 KEY = "ab" + "0" * 62
 OTHER = "cd" + "1" * 62
@@ -74,7 +74,7 @@ def test_nothing_half_written_is_ever_seen(tmp_path: Path, monkeypatch: pytest.M
 
     for name in ("fsync", "rename"):
         with monkeypatch.context() as patch:
-            patch.setattr("benchmark.engine.cache.os.fsync" if name == "fsync" else "pathlib.Path.rename", fail)
+            patch.setattr("benchmark.ledger.arrays.os.fsync" if name == "fsync" else "pathlib.Path.rename", fail)
             with pytest.raises(StorageError, match="No space left"):
                 store.put(KEY, ARRAYS)
         assert KEY not in store
@@ -205,7 +205,7 @@ def test_what_cannot_be_read_is_not_damaged(tmp_path: Path, monkeypatch: pytest.
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr("benchmark.engine.cache._sha256", refuse)
+        patch.setattr("benchmark.ledger.arrays._sha256", refuse)
         with pytest.raises(StorageError, match=f"cannot be read: {os.strerror(code)}"):
             store.get(KEY)
     assert store.damaged == []

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from benchmark.engine.claims import Claims, write_once
+from benchmark.engine.leases import Claims, write_once
 from benchmark.errors import StorageError
-from benchmark.processes import is_gone, is_here, owner, shown
+from benchmark.utils.processes import is_gone, is_here, owner, shown
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from benchmark.engine.claims import Claims
+from benchmark.engine.leases import Claims
 with Claims(Path(sys.argv[1])) as claims:
     print(claims.take("k"), flush=True)
     sys.stdin.read()

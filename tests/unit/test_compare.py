@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark import Banks, FeatureBank, Metric, Outcome, Task, task
-from benchmark.analysis.compare import NO_INTERVAL, Change, Comparer, adjust, compare, plain_significance
-from benchmark.analysis.tables import headline_metrics
-from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.plan import tasks
 from benchmark.errors import DataError, NonFiniteError, PluginError
+from benchmark.ledger.records import Ledger, Record
 from benchmark.metrics.bootstrap import Comparison
 from benchmark.pairing import paired
+from benchmark.results.compare import NO_INTERVAL, Change, Comparer, adjust, compare, plain_significance
+from benchmark.results.tables import headline_metrics
 from benchmark.testing import make_bank
 from tests.contract.test_tasks import BUILT_IN, banks_of
 from tests.unit.test_trackers import finished

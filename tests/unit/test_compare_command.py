@@ -13,12 +13,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmark import Banks
-from benchmark.analysis.compare import Change
-from benchmark.analysis.export import to_table
 from benchmark.cli import app
-from benchmark.engine.ledger import Ledger, Record
 from benchmark.engine.plan import tasks
 from benchmark.errors import ReliquantError
+from benchmark.ledger.records import Ledger, Record
+from benchmark.results.compare import Change
+from benchmark.results.formats import to_table
 from benchmark.testing import make_bank
 
 W8, W4 = "rtn-w8a8-channel-token-vision", "rtn-w4a8-channel-token-vision"

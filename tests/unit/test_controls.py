@@ -12,13 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from benchmark.analysis.tables import report_figures
 from benchmark.engine.plan import Plan, Settings
 from benchmark.errors import QuantizationError, SpecError
 from benchmark.metrics.spectrum import eigen_basis, subspace_angles
 from benchmark.models.base import ClipModel
 from benchmark.quantization import Calibration, parse, quantize, quantizers
 from benchmark.quantization.controls import Truncation, dotted, image_noise, measure, undotted
+from benchmark.results.tables import report_figures
 from benchmark.spec import digest
 from tests.quant_models import calibration, toy
 

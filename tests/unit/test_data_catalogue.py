@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmark.data import check_data, expand, forget, open_data, sources
-from benchmark.data.catalogue import catalogue, detect, load_catalogue
 from benchmark.errors import DataError, SpecError
+from benchmark.spec.catalogue import catalogue, detect, load_catalogue
 from tests import layouts
 
 

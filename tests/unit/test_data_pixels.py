@@ -17,11 +17,11 @@ import pytest
 from benchmark.data import PixelCache, corruptions, expand, forget, open_data
 from benchmark.data import pixels as pixels_module
 from benchmark.data.chunks import Chunk
-from benchmark.data.store import ARRAY, META, Store
 from benchmark.errors import DataError, StorageError
+from benchmark.ledger.pixels import ARRAY, META, Store
 from benchmark.models.base import Preprocess
-from benchmark.progress import Silent
 from benchmark.spec import DataSpec
+from benchmark.utils.progress import Silent
 from tests import layouts
 
 P32 = Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3)
@@ -308,7 +308,7 @@ RACE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from benchmark.data.store import Store
+from benchmark.ledger.pixels import Store
 store = Store(Path(sys.argv[1]), 10**7)
 while not Path(sys.argv[2]).exists():
     time.sleep(0.001)

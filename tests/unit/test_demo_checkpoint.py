@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from benchmark.demo import check, scenes
-from benchmark.demo.training_model import CONFIG
+from benchmark.demo import scenes
+from benchmark.demo.build import check
+from benchmark.demo.build.model import CONFIG
 
 WEIGHTS = check.CHECKPOINT / "open_clip_model.safetensors"
 

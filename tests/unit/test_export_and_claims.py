@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmark.analysis import claims
-from benchmark.analysis.claims import Finding, gather, paragraph
-from benchmark.analysis.compare import Change, adjust
-from benchmark.analysis.export import FORMATS
+from benchmark.results import hypotheses
+from benchmark.results.compare import Change, adjust
+from benchmark.results.formats import FORMATS
+from benchmark.results.hypotheses import Finding, gather, paragraph
 
 W8, W4 = "rtn-w8a8-channel-token-vision", "rtn-w4a8-channel-token-vision"
 BOTH, ROTATION = "rtn-w4a8-channel-token-vision+text", "rotation-w4a8-channel-token-vision"
@@ -108,43 +108,43 @@ def four(quantization: str, *deltas: float, p: float = 1e-6) -> list[Change]:
 
 def test_all_at_once() -> None:
     good, bad = four(W8, 0.1, -0.1, 0.1, 0.1), four(W4, 0.1, 0.1, 0.1, 0.1)
-    finding = found(claims.all_at_once, *good, *bad)
+    finding = found(hypotheses.all_at_once, *good, *bad)
     assert finding.verdict == "holds"
     assert f"1 of 2 runs: {W8}; significantly so in 1" in finding.evidence
-    assert found(claims.all_at_once, *four(W8, 0.1, -0.1, 0.1, 0.1, p=0.5)).verdict == "open"
-    assert found(claims.all_at_once, *bad).verdict == "fails"
-    assert found(claims.all_at_once, *good[:3]).verdict == "open"
+    assert found(hypotheses.all_at_once, *four(W8, 0.1, -0.1, 0.1, 0.1, p=0.5)).verdict == "open"
+    assert found(hypotheses.all_at_once, *bad).verdict == "fails"
+    assert found(hypotheses.all_at_once, *good[:3]).verdict == "open"
 
 
 @pytest.mark.parametrize(("better", "runs", "verdict"), [(8, 20, "holds"), (1, 20, "fails"), (2, 4, "open")])
 def test_share_of_calibrated_runs(better: int, runs: int, verdict: str) -> None:
     changes = [change("calibration/s/ece_15", W8, -0.1 if i < better else 0.1, model=f"m{i}") for i in range(runs)]
-    assert found(claims.share_calibrated, *changes).verdict == verdict
+    assert found(hypotheses.share_calibrated, *changes).verdict == verdict
 
 
 def test_text_tower() -> None:
     changes = [change("calibration/s/ece_15", BOTH, 0.4, 1e-6), change("calibration/s/ece_15_tuned", BOTH, -0.1)]
-    assert found(claims.untuned_text, *changes).verdict == "holds"
-    assert "+80%" in found(claims.untuned_text, *changes).evidence
-    assert "0.400 against 0.500" in found(claims.tuned_text, *changes).evidence
-    assert found(claims.tuned_text, *changes).verdict == "holds"
-    assert found(claims.untuned_text, change("calibration/s/ece_15", W4, 0.4)).verdict == "open"
+    assert found(hypotheses.untuned_text, *changes).verdict == "holds"
+    assert "+80%" in found(hypotheses.untuned_text, *changes).evidence
+    assert "0.400 against 0.500" in found(hypotheses.tuned_text, *changes).evidence
+    assert found(hypotheses.tuned_text, *changes).verdict == "holds"
+    assert found(hypotheses.untuned_text, change("calibration/s/ece_15", W4, 0.4)).verdict == "open"
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_tuned_and_full_precision_are_paired_by_data_set(order: int) -> None:
     """The tuned ECE of `b` is undefined: only `a` is compared, with its own full precision, and the text says so."""
     ece = [change("calibration/b/ece_15", BOTH, 0.4, reference=0.05), change("calibration/a/ece_15", BOTH, 0.4)]
-    finding = found(claims.tuned_text, change("calibration/a/ece_15_tuned", BOTH, -0.2), *ece[::order])
+    finding = found(hypotheses.tuned_text, change("calibration/a/ece_15_tuned", BOTH, -0.2), *ece[::order])
     assert finding.verdict == "holds"
     assert "0.300 against 0.500" in finding.evidence
     assert f"left out, tuned ECE undefined: {BOTH} on b" in finding.evidence
 
 
 def test_no_tuned_ece_at_all() -> None:
-    finding = found(claims.tuned_text, change("calibration/a/ece_15", BOTH, 0.4))
+    finding = found(hypotheses.tuned_text, change("calibration/a/ece_15", BOTH, 0.4))
     assert finding == Finding(finding.claim, "open", f"left out, tuned ECE undefined: {BOTH} on a")
-    alone = found(claims.tuned_text, change("calibration/a/ece_15_tuned", BOTH, -0.2))
+    alone = found(hypotheses.tuned_text, change("calibration/a/ece_15_tuned", BOTH, -0.2))
     assert (alone.verdict, alone.evidence) == ("open", "no run quantizes both towers and tunes the scale")
 
 
@@ -152,7 +152,7 @@ def test_no_tuned_ece_at_all() -> None:
     ("delta", "p", "verdict"), [(0.05, 1e-5, "holds"), (-0.05, 1e-5, "fails"), (0.05, 0.6, "open")]
 )
 def test_corruption_gain(delta: float, p: float, verdict: str) -> None:
-    assert found(claims.corruption_gain, change("corruption/s/accuracy", W8, delta, p)).verdict == verdict
+    assert found(hypotheses.corruption_gain, change("corruption/s/accuracy", W8, delta, p)).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -160,19 +160,19 @@ def test_corruption_gain(delta: float, p: float, verdict: str) -> None:
     [(0.05, 1e-5, "fails"), (-0.05, 1e-5, "holds"), (-0.05, 0.6, "open"), (0.05, 0.6, "open")],
 )
 def test_shift(delta: float, p: float, verdict: str) -> None:
-    assert found(claims.no_help_under_shift, change("covariate_shift/s/accuracy", W8, delta, p)).verdict == verdict
-    assert found(claims.no_help_against_bias, change("spurious/s/delta_rsg", W8, -delta, p)).verdict == verdict
+    assert found(hypotheses.no_help_under_shift, change("covariate_shift/s/accuracy", W8, delta, p)).verdict == verdict
+    assert found(hypotheses.no_help_against_bias, change("spurious/s/delta_rsg", W8, -delta, p)).verdict == verdict
 
 
 def test_bias_and_bits() -> None:
     def spurious(name: str, delta: float) -> list[Change]:
         return [change(f"spurious/s/{key}", name, delta, 1e-6) for key in ("delta_rsg", "vuln_add")]
 
-    assert found(claims.bias_grows, *spurious(W8, 0.02), *spurious(W4, 0.1)).verdict == "holds"
-    assert found(claims.bias_grows, *spurious(W8, 0.1), *spurious(W4, 0.02)).verdict == "fails"
-    assert found(claims.bias_grows, *spurious(W8, 0.1)).verdict == "open"
-    assert found(claims.rotation_protects, *spurious(W4, 0.1), *spurious(ROTATION, 0.02)).verdict == "holds"
-    assert found(claims.rotation_protects, *spurious(W4, 0.1)).verdict == "open"
+    assert found(hypotheses.bias_grows, *spurious(W8, 0.02), *spurious(W4, 0.1)).verdict == "holds"
+    assert found(hypotheses.bias_grows, *spurious(W8, 0.1), *spurious(W4, 0.02)).verdict == "fails"
+    assert found(hypotheses.bias_grows, *spurious(W8, 0.1)).verdict == "open"
+    assert found(hypotheses.rotation_protects, *spurious(W4, 0.1), *spurious(ROTATION, 0.02)).verdict == "holds"
+    assert found(hypotheses.rotation_protects, *spurious(W4, 0.1)).verdict == "open"
 
 
 def test_groups_are_compared_on_the_data_that_both_have() -> None:
@@ -182,12 +182,12 @@ def test_groups_are_compared_on_the_data_that_both_have() -> None:
         return [change(f"spurious/{data}/{key}", name, delta, 1e-6) for key in ("delta_rsg", "vuln_add")]
 
     known = [*spurious(W8, "s", 0.02), *spurious(W4, "s", 0.1)]
-    finding = found(claims.bias_grows, *known, *spurious(W8, "t", 0.9))
+    finding = found(hypotheses.bias_grows, *known, *spurious(W8, "t", 0.9))
     assert finding.verdict == "holds"
     assert "dRSG +0.020 at W8A8, +0.100 at W4A8" in finding.evidence
-    assert found(claims.bias_grows, *spurious(W8, "t", 0.9), *spurious(W4, "s", 0.1)).verdict == "open"
+    assert found(hypotheses.bias_grows, *spurious(W8, "t", 0.9), *spurious(W4, "s", 0.1)).verdict == "open"
     rotated = [*spurious(ROTATION, "s", 0.05), *spurious(ROTATION, "t", 0.9)]
-    assert found(claims.rotation_protects, *known, *rotated).verdict == "holds"
+    assert found(hypotheses.rotation_protects, *known, *rotated).verdict == "holds"
 
 
 def test_the_paragraph_counts_every_claim_once_and_leaves_controls_out() -> None:
@@ -195,5 +195,5 @@ def test_the_paragraph_counts_every_claim_once_and_leaves_controls_out() -> None
     text = " ".join(paragraph("demo", changes).split())
     assert "On suite demo (1 model, 1 quantizations against full precision, 4 tests" in text
     counts = [int(part.split()[-1]) for part in text.split(" of the study's claims")[:-1]]
-    assert sum(counts) == len(claims.CLAIMS)
+    assert sum(counts) == len(hypotheses.CLAIMS)
     assert "cannot be told" in paragraph("demo", [])

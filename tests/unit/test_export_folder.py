@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
+from benchmark.engine.request import with_overrides
 from benchmark.errors import DataError, InputError, ModelError, ReliquantError, SpecError
 from benchmark.export.command import ExportRequest, export
 from benchmark.export.folder import CARD, REPORT, WEIGHTS
@@ -24,7 +25,6 @@ from benchmark.export.serving import COLUMN, Predictor, _load_pyfunc, example, r
 from benchmark.models import resolve
 from benchmark.models.references import EXPORT_NAME
 from benchmark.quantization import Calibration, parse, quantize
-from benchmark.request import with_overrides
 from tests.models_zoo import write_checkpoint
 
 SUITE: dict[str, Any] = {
@@ -123,8 +123,8 @@ def _calibration(home: Path, size: tuple[int, int]) -> Calibration:
     from benchmark.data import open_data
     from benchmark.data.pixels import PixelCache
     from benchmark.models.preprocess import Preprocess
-    from benchmark.progress import Silent
     from benchmark.spec import DataSpec
+    from benchmark.utils.progress import Silent
 
     data = open_data(DataSpec(**SUITE["data"]["calibration"]), "calibration")
     preprocess = next(resolve(f"local-dir:{p}").preprocess for p in home.iterdir() if _fits(p, size))

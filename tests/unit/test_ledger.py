@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.engine.ledger import EfficiencyRow, Ledger, Record, ReportRow
-from benchmark.engine.samples import digest_of, pack, unpack
 from benchmark.errors import DamagedSamplesError, StorageError
+from benchmark.ledger.records import EfficiencyRow, Ledger, Record, ReportRow
+from benchmark.ledger.samples import digest_of, pack, unpack
 from benchmark.plugins import Outcome
 
 

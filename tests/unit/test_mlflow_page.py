@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmark.analysis.compare import Change
-from benchmark.analysis.tables import short_names
+from benchmark.results.compare import Change
+from benchmark.results.tables import short_names
 from benchmark.spec import FP32
 from benchmark.tracking import FinishedConfiguration, sweeps
-from benchmark.ui import addresses
 from tests.unit.test_trackers import QUANT, finished
 from trackers.mlflow import VIEW_TAG, MLflowTracker
 from trackers.mlflow_view import renewed
+from trackers.ui import addresses
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own deprecations
 KEY = "zero_shot/scenes/accuracy"

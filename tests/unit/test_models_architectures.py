@@ -17,7 +17,7 @@ from benchmark.models.open_clip import CLIP_TEXT
 from benchmark.models.references import architectures
 from benchmark.models.structure import block_names
 from benchmark.models.taps import open_clip_taps
-from benchmark.yamlfile import load_yaml
+from benchmark.spec.yaml_file import load_yaml
 
 LAYERS = (nn.Linear, nn.Conv2d)
 NOT_MULTIPLIED = ("positional_embedding", "pos_embed", "token_embedding", "query", "latent", "cls_token", "gamma")

@@ -2,9 +2,9 @@
 
 import pytest
 
+from benchmark.engine.request import all_with_overrides, with_overrides
 from benchmark.errors import SpecError
 from benchmark.quantization import parse
-from benchmark.request import all_with_overrides, with_overrides
 
 
 def test_bits_of_some_layers_change() -> None:

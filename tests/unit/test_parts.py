@@ -12,8 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from benchmark.engine.cache import ArrayStore
 from benchmark.engine.parts import Part
+from benchmark.ledger.arrays import ArrayStore
 
 WIDTH = 4096
 

@@ -15,7 +15,7 @@ from benchmark.engine.plan import Plan, make_plan
 from benchmark.models import ResolvedModel
 from benchmark.models.base import Preprocess
 from benchmark.spec import ModelSpec, SuiteSpec
-from benchmark.suite import load_suite, narrow
+from benchmark.spec.suite import load_suite, narrow
 from tests.published import write_cifar, write_imagenet
 
 BYTES_PER_EVALUATION = 4_000

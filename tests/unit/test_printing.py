@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from benchmark.analysis.tables import Cell, Row
+from benchmark.cli.tables import LEGEND, print_efficiency, print_table
 from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings, tasks
 from benchmark.plugins import NoOptions
-from benchmark.printing import LEGEND, print_efficiency, print_table
 from benchmark.quantization import parse
-from benchmark.suite import load_suite, suite_names
+from benchmark.results.tables import Cell, Row
+from benchmark.spec.suite import load_suite, suite_names
 
 
 def stub_plan(name: str = "demo", quantizations: Sequence[str] = ()) -> Plan:

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from benchmark import progress
 from benchmark.models.hub import download_bar
-from benchmark.progress import Lines, Silent, Terminal, count, duration, open_progress, rate, shortened, shown
+from benchmark.utils import progress
+from benchmark.utils.progress import Lines, Silent, Terminal, count, duration, open_progress, rate, shortened, shown
 
 
 class Clock:

@@ -12,10 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.engine.cache import ArrayStore
 from benchmark.errors import NonFiniteError, QuantizationError
+from benchmark.ledger.arrays import ArrayStore
 from benchmark.models.base import ClipModel
-from benchmark.progress import Silent
 from benchmark.quantization import calibrate, parse, quantize
 from benchmark.quantization.calibrate import Source, in_parts, masked_rows, observe
 from benchmark.quantization.mse import best_scale
@@ -29,6 +28,7 @@ from benchmark.quantization.observers import (
     unfolder,
 )
 from benchmark.quantization.percentile import histogram_range
+from benchmark.utils.progress import Silent
 from tests.quant_models import calibration, toy
 
 

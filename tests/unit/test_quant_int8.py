@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from benchmark.errors import NonFiniteError
-from benchmark.quantization import int8, onednn
 from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import Scheme, quantize_weight
-from benchmark.quantization.int8 import Int8Layer, fits_int8, is_patchwise, is_product, replacement
-from benchmark.quantization.linear import simulated_layer
-from benchmark.quantization.onednn import (
+from benchmark.quantization.kernels import int8, onednn
+from benchmark.quantization.kernels.int8 import Int8Layer, fits_int8, is_patchwise, is_product, replacement
+from benchmark.quantization.kernels.onednn import (
     OneDnnConv2d,
     OneDnnLayer,
     exact_bits,
@@ -24,6 +23,7 @@ from benchmark.quantization.onednn import (
     is_dense,
     on_onednn,
 )
+from benchmark.quantization.linear import simulated_layer
 
 
 def activation(kind: str, bits: int, symmetric: bool, x: torch.Tensor) -> TokenQuantizer:

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from benchmark.models.base import ClipModel, Tap
-from benchmark.progress import Silent
 from benchmark.quantization import TowerJob, parse, quantize, quantizers
 from benchmark.quantization.affine import Scheme, quantize_weight
 from benchmark.quantization.awq import best_scale as awq_scale
@@ -28,6 +27,7 @@ from benchmark.quantization.percentile import percentile_range
 from benchmark.quantization.simulated import Prepared, Simulated
 from benchmark.quantization.smoothquant import smoothing_scale
 from benchmark.quantization.targets import resolve
+from benchmark.utils.progress import Silent
 from tests.quant_models import calibration, toy, with_outliers
 
 seeds = st.integers(0, 10_000)

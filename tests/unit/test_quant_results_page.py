@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmark.analysis.methods import Result, below_baseline, page, precision_of
 from benchmark.quantization import parse
-from benchmark.suite import load_suite
+from benchmark.spec.suite import load_suite
+from tests.methods import Result, below_baseline, page, precision_of
 
 
 def result(correct: int, of: int = 200) -> Result:

@@ -16,15 +16,15 @@ from benchmark.data.pixels import PixelCache
 from benchmark.engine import ray as engine
 from benchmark.engine import worker
 from benchmark.engine.banks import BankMaker
-from benchmark.engine.cache import ArrayStore
 from benchmark.engine.plan import Plan, make_plan
 from benchmark.engine.ray import RayOptions, requests
 from benchmark.engine.run import Sweep, run
 from benchmark.engine.worker import Answer, Order
 from benchmark.errors import StorageError
+from benchmark.ledger.arrays import ArrayStore
 from benchmark.models import ResolvedModel
-from benchmark.progress import Silent
-from benchmark.suite import load_suite, narrow
+from benchmark.spec.suite import load_suite, narrow
+from benchmark.utils.progress import Silent
 from tests.e2e.runs import QUANTS, SUITE
 
 

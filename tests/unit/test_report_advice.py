@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark.analysis.claims import Finding
-from benchmark.analysis.compare import Change
-from benchmark.analysis.sizes import Size
 from benchmark.report.advice import RULE, about, advise, claims_sentence
-from benchmark.report.gather import Latency, Row
-from benchmark.report.noninferior import MARGIN, judge, noninferior
+from benchmark.results.compare import Change
+from benchmark.results.decide import MARGIN, judge, noninferior
+from benchmark.results.hypotheses import Finding
+from benchmark.results.rows import Latency, Row
+from benchmark.results.sizes import Size
 
 ACCURACY, ECE = "zero_shot/a/accuracy", "calibration/a/ece_15"
 HEADLINE = (ACCURACY, ECE)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.analysis.sizes import Size, effective_bits, size
 from benchmark.errors import DataError, UndefinedMetric
 from benchmark.plugins import Outcome
 from benchmark.report.examples import flips
 from benchmark.report.front import front
 from benchmark.report.svg import Axis, Plot, axis, doubling, names, path, signed_text, tag, usual
+from benchmark.results.sizes import Size, effective_bits, size
 from tests.report_home import W4, report_of
 
 POINTS = st.lists(st.tuples(st.floats(0, 9), st.floats(-9, 9)), min_size=1, max_size=12)

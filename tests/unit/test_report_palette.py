@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmark.analysis import sweep
-from benchmark.analysis.compare import Change
-from benchmark.analysis.palette import DARK, LIGHT, REFERENCE
 from benchmark.report.looks import REFERENCE as CROSS
 from benchmark.report.looks import SHAPES, look
+from benchmark.results import sweep
+from benchmark.results.compare import Change
+from benchmark.results.palette import DARK, LIGHT, REFERENCE
 
 VISIONS = {
     "normal": np.eye(3),

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmark import commands
 from benchmark.cli import app
-from benchmark.engine.ledger import Ledger, Record
-from benchmark.reproducing import OPTIONS, arguments, in_lines, requests
-from benchmark.request import RunRequest, asked, requested_plan
-from benchmark.suite import load_suite
+from benchmark.engine.reproduce import OPTIONS, arguments, in_lines, requests
+from benchmark.engine.request import RunRequest, asked, requested_plan
+from benchmark.ledger.records import Ledger, Record
+from benchmark.spec.suite import load_suite
 from tests.report_home import write_home
 
 EVERYTHING = RunRequest(

@@ -15,8 +15,8 @@ import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from benchmark.processes import is_gone, owner
 from benchmark.spec import QuantSpec
+from benchmark.utils.processes import is_gone, owner
 from search.history import evaluated
 from search.lost import BEAT, GRACE, UNSIGNED, Watch, reconcile, retry, signed
 from search.objective import Problem
@@ -95,7 +95,7 @@ def test_a_lost_trial_is_retried_three_times_at_most() -> None:
 @pytest.fixture
 def living() -> Iterator[str]:
     """Another process of this machine that runs, as it signs."""
-    code = "from benchmark.processes import owner; import sys; print(owner(), flush=True); sys.stdin.read()"
+    code = "from benchmark.utils.processes import owner; import sys; print(owner(), flush=True); sys.stdin.read()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.analysis.reliability import near_floor, reliability, reliability_keys
 from benchmark.errors import SpecError, UndefinedMetric, UnknownNameError
 from benchmark.metrics.calibration import ece, ece_floor
 from benchmark.plugins import Better
+from benchmark.results.reliability import near_floor, reliability, reliability_keys
 from benchmark.spec import FP32, QuantSpec
 from search.objective import (
     Problem,

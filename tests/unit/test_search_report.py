@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from benchmark.errors import StorageError
-from benchmark.processes import owner
-from benchmark.suite import load_suite
+from benchmark.spec.suite import load_suite
+from benchmark.utils.processes import owner
 from search.front import hypervolume
 from search.history import early, front, losses
 from search.objective import Goals

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from benchmark.data.rows import take_part
 from benchmark.engine import banks
 from benchmark.engine.holding import ModelHolder
-from benchmark.engine.ledger import Ledger
 from benchmark.engine.plan import Settings
 from benchmark.engine.replicates import GROUPS, group_of
 from benchmark.errors import DataError, SpecError
+from benchmark.ledger.records import Ledger
 from benchmark.models.base import ClipModel
 from benchmark.quantization import parse
 from benchmark.spec import FP32, QuantSpec, SuiteSpec, parse_spec
-from benchmark.suite import load_suite
+from benchmark.spec.suite import load_suite
 from search.evaluator import Engine
 from search.objective import Metrics
 from search.rungs import FEWEST, PartEngine, make_rungs, parse_shares, part_suite

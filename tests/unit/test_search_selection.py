@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from benchmark.data.rows import take_half
 from benchmark.errors import DataError, SpecError
 from benchmark.spec import SuiteSpec, parse_spec
-from benchmark.suite import load_suite
+from benchmark.spec.suite import load_suite
 from search.selection import halved, report_suite, selection_suite
 
 PLAIN = {

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from benchmark.analysis.layer_spectra import Features, Readout, layer_bases, numerical_rank, spectra
-from benchmark.analysis.spectrum import Entry, LayerSpectrum, Study, rank_correlations, study_json
-from benchmark.analysis.spectrum_figures import draw
 from benchmark.errors import UndefinedMetric
 from benchmark.metrics.spectrum import eigen_basis, project_band, sqnr_db, subspace_accuracy
+from benchmark.spectrum.figures import draw
+from benchmark.spectrum.layers import Features, Readout, layer_bases, numerical_rank, spectra
+from benchmark.spectrum.model import Entry, LayerSpectrum, Study, rank_correlations, study_json
 
 
 def stream(features: np.ndarray, size: int = 7, layer: str = "image") -> Iterator[Features]:

@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from benchmark.cli import main
-from benchmark.stopping import Terminated
+from benchmark.utils.signals import Terminated
 
 DROPPED = """
 import signal, sys, time, weakref
-from benchmark.stopping import Terminated, catch_stops
+from benchmark.utils.signals import Terminated, catch_stops
 
 class Thing: pass
 
@@ -31,7 +31,7 @@ except KeyboardInterrupt:
     sys.exit(130)
 sys.exit(1)
 """
-HEAVY = ("benchmark.commands", "benchmark.scaffold", "search")
+HEAVY = ("benchmark.cli.run", "benchmark.cli.scaffold", "search")
 HOLDERS = {
     "weak reference": "held = weakref.ref(thing, lambda _: signal.raise_signal({number}))",
     "finalizer": "Thing.__del__ = lambda _: signal.raise_signal({number})",

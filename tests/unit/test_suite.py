@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmark.errors import InputError, SpecError, UnknownNameError
-from benchmark.suite import FOLDER, load_suite, narrow, suite_names
+from benchmark.spec.suite import FOLDER, load_suite, narrow, suite_names
 
 VALID = """
 name: small

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from benchmark import Banks, FeatureBank, Outcome, TextList
-from benchmark.analysis.tables import sample_frames
 from benchmark.data import prompts
 from benchmark.errors import ReliquantError, SpecError, UndefinedMetric
 from benchmark.metrics.detection import auroc
 from benchmark.metrics.ood import gl_mcm, neg_label
 from benchmark.metrics.robustness import ALEXNET_ERROR
 from benchmark.metrics.selective import accuracy_at_coverage
+from benchmark.results.tables import sample_frames
 from benchmark.testing import make_bank
 from tasks.calibration import calibration
 from tasks.corruption import CorruptionOptions, corruption

@@ -14,8 +14,8 @@ from scipy.optimize import minimize
 from sklearn import metrics as sk
 
 from benchmark import Banks, FeatureBank
-from benchmark.analysis.compare import compare
 from benchmark.errors import DataError, InputError, ReliquantError
+from benchmark.results.compare import compare
 from benchmark.testing import make_bank
 from tasks.calibration import calibration
 from tasks.corruption import CorruptionOptions, corruption

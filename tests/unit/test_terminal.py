@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from benchmark import completing, progress
-from benchmark.analysis.tables import Cell, Row
-from benchmark.cli import app
-from benchmark.printing import print_table
-from benchmark.progress import Terminal
+from benchmark.cli import app, completion
+from benchmark.cli.tables import print_table
+from benchmark.results.tables import Cell, Row
+from benchmark.utils import progress
+from benchmark.utils.progress import Terminal
 from tests.report_home import NF4, W4, W8, write_home
 from tests.unit.test_printing import demo_plan
 from tests.unit.test_trackers import finished
@@ -263,15 +263,15 @@ def test_show_and_report_tell_how_far_they_are(
 def test_completions_know_what_is_installed() -> None:
     from benchmark.engine.plan import tasks
     from benchmark.quantization import parse, quantizers
-    from benchmark.suite import suite_names
+    from benchmark.spec.suite import suite_names
 
-    assert completing.suites("") == suite_names()
-    assert completing.tasks("") == tasks.names()
-    assert completing.methods("") == quantizers.names()
-    assert {"demo", "ViT-L-14/", "transformers:kakaobrain/align-base"} <= set(completing.models(""))
-    for name in completing.quantizations("gptq-"):
+    assert completion.suites("") == suite_names()
+    assert completion.tasks("") == tasks.names()
+    assert completion.methods("") == quantizers.names()
+    assert {"demo", "ViT-L-14/", "transformers:kakaobrain/align-base"} <= set(completion.models(""))
+    for name in completion.quantizations("gptq-"):
         assert parse(name).method == "gptq"
-    assert completing.quantizations("bnb-nf4-") == ["bnb-nf4-vision"]
+    assert completion.quantizations("bnb-nf4-") == ["bnb-nf4-vision"]
 
 
 def test_the_version_is_the_installed_one() -> None:
@@ -286,8 +286,8 @@ def free_port() -> int:
 
 
 def test_a_browser_is_opened_when_the_server_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmark.browsing import open_later
     from benchmark.errors import InputError
+    from benchmark.utils.browser import open_later
 
     opened = tmp_path / "opened"
     script = tmp_path / "browser"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from benchmark.engine import timing
-from benchmark.engine.ledger import EfficiencyRow, Ledger
-from benchmark.progress import Silent
+from benchmark.ledger.records import EfficiencyRow, Ledger
 from benchmark.quantization import efficiency, parse, quantize
 from benchmark.quantization.efficiency import Efficiency
+from benchmark.utils.progress import Silent
 from tests.quant_models import toy
 
 NAME = "rtn-w4-channel-vision"

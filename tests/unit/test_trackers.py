@@ -15,11 +15,11 @@ import pytest
 
 from benchmark.errors import StorageError
 from benchmark.plugins import Outcome
-from benchmark.processes import owner
 from benchmark.spec import FP32, QuantSpec
 from benchmark.testing import make_finished
 from benchmark.testing.trackers import REPORT
 from benchmark.tracking import FinishedConfiguration
+from benchmark.utils.processes import owner
 from trackers.jsonl import JsonlTracker, StreamTracker
 from trackers.mlflow import MLflowTracker
 

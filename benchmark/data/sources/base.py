@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Ty
 
 from pydantic import Field
 
-from benchmark.data.files import resolve
 from benchmark.errors import DataError, UnknownNameError
 from benchmark.spec import DataSpec, Frozen, parse_spec
+from benchmark.utils.files import resolve
 
 if TYPE_CHECKING:
     import datasets

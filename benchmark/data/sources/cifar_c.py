@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data.corruption_names import COMMON, EXTRA, SEVERITIES
-from benchmark.data.files import entry, fingerprint
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions, images_dataset
 from benchmark.errors import DataError
 from benchmark.spec import DataSpec
+from benchmark.utils.files import entry, fingerprint
 
 LABELS = "labels.npy"
 

@@ -6,10 +6,10 @@ import re
 from typing import Literal
 
 from benchmark.data import prompts
-from benchmark.data.files import Entry, fingerprint, walk
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions, paths_dataset
 from benchmark.errors import DataError, UnknownNameError
 from benchmark.spec import DataSpec
+from benchmark.utils.files import Entry, fingerprint, walk
 
 GROUPS = ("common", "counter")
 

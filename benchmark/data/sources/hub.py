@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.data.files import read_lines
 from benchmark.data.sources.base import LoadedData, Source
 from benchmark.data.sources.image_folder import CLASS_FILE, TEMPLATE_FILE
 from benchmark.data.sources.parquet import ColumnOptions, from_columns, quiet_datasets
 from benchmark.errors import DataError
-from benchmark.progress import shown
 from benchmark.spec import DataSpec, digest
+from benchmark.utils.files import read_lines
+from benchmark.utils.progress import shown
 
 if TYPE_CHECKING:
     import datasets

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.data import prompts
-from benchmark.data.files import Entry, entry, fingerprint, natural, read_lines, walk
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions, paths_dataset
 from benchmark.errors import DataError
 from benchmark.spec import DataSpec
+from benchmark.utils.files import Entry, entry, fingerprint, natural, read_lines, walk
 
 CLASS_FILE = "classnames.txt"
 TEMPLATE_FILE = "zeroshot_classification_templates.txt"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.data.files import Entry, expand, fingerprint, read_lines
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions, paths_dataset
 from benchmark.errors import DataError
 from benchmark.spec import DataSpec
+from benchmark.utils.files import Entry, expand, fingerprint, read_lines
 
 
 class ListOptions(SourceOptions):

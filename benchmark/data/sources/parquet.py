@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.data.files import entry, fingerprint, walk
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions
 from benchmark.errors import DataError, UnknownNameError
 from benchmark.spec import DataSpec
+from benchmark.utils.files import entry, fingerprint, walk
 
 if TYPE_CHECKING:
     import datasets

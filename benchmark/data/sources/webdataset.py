@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.data.files import IMAGE_SUFFIXES, entry, fingerprint, natural, read_lines
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions, images_dataset
 from benchmark.data.sources.image_folder import CLASS_FILE, TEMPLATE_FILE, optional_lines, walk_texts
 from benchmark.errors import DataError
 from benchmark.spec import DataSpec
+from benchmark.utils.files import IMAGE_SUFFIXES, entry, fingerprint, natural, read_lines
 
 COUNT_FILE = "nshards.txt"
 

@@ -1,0 +1,199 @@
+"""`reliquant list`: what there is, as a table or as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from benchmark.engine.include import include_files
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TOKENS = {
+    "weight_bits": "wBITS",
+    "activation_bits": "aBITS",
+    "weight_granularity": "channel|tensor",
+    "group_size": "gSIZE",
+    "activation_granularity": "token|tensor",
+    "symmetric": "asym",
+    "activation_symmetric": "actasym",
+    "skip": "skip_PATTERN",
+    "overrides": "bits_PATTERN_BITS",
+    "scope": "vision|text|vision+text",
+}
+"""Fields of a quantization -> what stands for them in a short name; of alternatives the default comes first."""
+
+
+LEGEND = """\
+A short name is METHOD-TOKEN-TOKEN-...; options show their defaults, of others
+the first alternative is the default, and symmetric where asym is left out.
+Activations per tensor have static ranges, which need calibration data."""
+
+
+def print_listing(what: str, include: Sequence[Path], as_json: bool) -> None:
+    """Print one kind of thing."""
+    include_files(include)
+    rows = {"tasks": _tasks, "quantizers": _quantizers, "models": _models, "data": _data, "suites": _suites}[what]()
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+        return
+    from rich.console import Console
+
+    Console().print(_blocks(rows) if what == "quantizers" else _table(rows))
+    if what == "quantizers":
+        print(LEGEND)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a row; without the columns that say the same everywhere."""
+    from rich.table import Table
+
+    columns = [key for key in rows[0] if key != "from" or len({row[key] for row in rows}) > 1] if rows else []
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in ("task", "suite"))
+    for row in rows:
+        table.add_row(*(_shown(row[column]) for column in columns))
+    return table
+
+
+def _blocks(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Quantizers: too much to tell for columns; a few lines each."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 1, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    several = len({row["from"] for row in rows}) > 1
+    for row in rows:
+        facts = Table.grid(padding=(0, 2, 0, 0))
+        facts.add_column(style="dim", no_wrap=True)
+        facts.add_column(overflow="fold")
+        for name, text in _facts(row, several):
+            facts.add_row(name, escape(text))
+        table.add_row(row["quantizer"], facts)
+    return table
+
+
+def _facts(row: Mapping[str, Any], several: bool) -> Iterator[tuple[str, str]]:
+    """What is told of a quantizer; `several`: plugins of others are there too."""
+    yield "what", row["what"]
+    yield "paper", row["paper"]
+    tokens = [token for field, token in TOKENS.items() if field in row["fields"]]
+    yield "tokens", " ".join(tokens) or "none"
+    if row["options"]:
+        yield "options", " ".join(f"{name}_{'VALUE' if v is None else _plain(v)}" for name, v in row["options"].items())
+        yield "", row["about options"]
+    data = "; needs calibration data" if row["calibration"] else ""
+    kernel = "real kernels" if row["kernel"] == "real" else "simulated"
+    yield "runs on", f"{', '.join(device.upper() for device in row['runs on'])}: {kernel}{data}"
+    if several:
+        yield "from", row["from"]
+
+
+def _plain(value: Any) -> str:
+    """An option's value as short names have it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if value is None else str(value)
+
+
+def _tasks() -> list[dict[str, Any]]:
+    from benchmark.engine.plan import tasks
+
+    return [
+        {
+            "task": name,
+            "from": tasks.origin(name).distribution,
+            "roles": [*task.needs, *(f"[{role}]" for role in task.optional)],
+            "headline": [m.name for m in task.metrics if m.headline],
+            "what it measures": task.summary,
+        }
+        for name, task in tasks
+    ]
+
+
+def _quantizers() -> list[dict[str, Any]]:
+    from benchmark.quantization import quantizers
+
+    return [
+        {
+            "quantizer": name,
+            "from": quantizers.origin(name).distribution,
+            "what": quantizer.title,
+            "paper": quantizer.paper,
+            "fields": sorted(quantizer.fields),
+            "options": quantizer.describe()["options"],
+            "about options": " ".join((quantizer.options.__doc__ or "").replace("`", "").split()),
+            "runs on": list(quantizer.runs_on),
+            "kernel": quantizer.kernel,
+            "calibration": quantizer.needs_calibration,
+        }
+        for name, quantizer in quantizers
+    ]
+
+
+def _models() -> list[dict[str, Any]]:
+    from benchmark.models import list_models
+
+    return [
+        {
+            "model": info.ref,
+            "family": info.family,
+            "parameters": info.parameters,
+            "local": info.cached,
+            "group": info.group,
+        }
+        for info in list_models()
+    ]
+
+
+def _data() -> list[dict[str, Any]]:
+    from benchmark.data import sources
+    from benchmark.spec.catalogue import load_catalogue
+
+    rows: list[dict[str, Any]] = [
+        {"data": f"demo:{split}", "source": "demo", "where": "embedded"} for split in _demo_splits()
+    ]
+    rows += [{"data": name, "source": spec.source, "where": spec.path} for name, spec in load_catalogue().items()]
+    rows += [{"data": "(your own)", "source": name, "where": source.title} for name, source in sources]
+    return rows
+
+
+def _demo_splits() -> list[str]:
+    from benchmark.demo.scenes import SPLITS
+
+    return sorted({*SPLITS, "digits"})
+
+
+def _suites() -> list[dict[str, Any]]:
+    from benchmark.spec.suite import load_suite, suite_names
+
+    rows = []
+    for name in suite_names():
+        suite = load_suite(name)
+        rows.append(
+            {
+                "suite": name,
+                "version": suite.version,
+                "models": len(suite.models),
+                "quantizations": len(suite.quantizations),
+                "tasks": list(suite.tasks),
+                "what": suite.description.strip(),
+            }
+        )
+    return rows

@@ -1,0 +1,173 @@
+"""`reliquant validate`: what a suite would do, what of it is missing on this machine, and roughly what it costs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmark.data import expand, open_data
+from benchmark.engine.plan import check_suite
+from benchmark.errors import ReliquantError
+from benchmark.models import list_models, resolve
+from benchmark.spec import DataSpec, ModelSpec, SuiteSpec
+from benchmark.spec.catalogue import catalogue
+
+POSITIONS, VISION_SHARE = 150, 0.6
+"""Where the architecture does not tell: positions that a weight meets in one image, vision tower's share of weights."""
+
+BANK_BYTES = 4 * 640
+"""Bytes of one image's stored features: float32, joint spaces have 512 to 1152 dimensions."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found.
+
+    Attributes:
+        images: images that one configuration embeds, where data sets or the catalogue tell; `unknown` names the rest.
+        missing: one line for each model and data set that is not on this machine, with the reason.
+        seconds: rough time on this machine, None where no number of parameters is known.
+        bank_bytes: rough size of all stored features.
+    """
+
+    suite: SuiteSpec
+    models: int
+    quantizations: int
+    evaluations: int
+    images: int
+    unknown: tuple[str, ...]
+    missing: tuple[str, ...]
+    seconds: float | None
+    bank_bytes: int
+
+    @property
+    def configurations(self) -> int:
+        """Models x quantizations."""
+        return self.models * self.quantizations
+
+    def to_json(self) -> dict[str, Any]:
+        """Its numbers and lists, the suite by name."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**own, "suite": self.suite.name, "configurations": self.configurations}
+
+
+def survey(suite: SuiteSpec) -> Survey:
+    """Check a suite and look for its models and data; nothing is decoded, loaded or run.
+
+    Raises:
+        ReliquantError: the suite itself is wrong. What is only missing here is listed, not raised.
+    """
+    quants, bindings, groups = check_suite(suite)
+    missing: list[str] = []
+    known = {info.ref: info.parameters for info in list_models()}
+    costs = [cost for model in suite.models if (cost := _forward_flops(model, known, missing)) is not None]
+    images, unknown = 0, []
+    for name in groups:
+        count = _count(suite.data[name], name, suite.limit, missing)
+        if count is None:
+            unknown.append(name)
+        else:
+            images += count * len(groups[name])
+    flops = sum(costs) * images * len(quants)
+    return Survey(
+        suite=suite,
+        models=len(suite.models),
+        quantizations=len(quants),
+        evaluations=len(suite.models) * len(quants) * len(bindings),
+        images=images,
+        unknown=tuple(unknown),
+        missing=tuple(missing),
+        seconds=flops / flops_per_second() if costs else None,
+        bank_bytes=images * BANK_BYTES * len(quants) * len(suite.models),
+    )
+
+
+def report(found: Survey) -> str:
+    """The survey in words."""
+    lines = [
+        f"suite '{found.suite.name}' is valid: {found.models} models x {found.quantizations} quantizations = "
+        f"{found.configurations:,} configurations",
+        f"{found.evaluations:,} evaluations",
+        f"{found.images:,} images for each configuration"
+        + (f" (size unknown: {', '.join(found.unknown)})" if found.unknown else ""),
+    ]
+    if found.seconds is not None:
+        hours = found.seconds / 3600
+        time = f"{hours:,.1f} hours" if hours >= 1 else f"{math.ceil(found.seconds / 60)} minutes"
+        size = f"{found.bank_bytes / 1e9:,.1f} GB"
+        lines += [f"roughly {time} of forward passes on this CPU (a factor of 3 either way)", f"{size} of features"]
+    if found.missing:
+        lines += [f"missing here ({len(found.missing)}):", *(f"  {line}" for line in _by_reason(found.missing))]
+    else:
+        lines.append("everything that it needs is on this machine")
+    return "\n".join(lines)
+
+
+def _by_reason(missing: Sequence[str]) -> list[str]:
+    """One line for each reason that models have in common; data sets keep theirs, which name a place."""
+    names: dict[str, list[str]] = {}
+    for line in missing:
+        name, _, reason = line.partition(": ")
+        common = reason.partition(": ")[2] if name.startswith("model ") else ""
+        names.setdefault(common or reason, []).append(name)
+    return [f"{', '.join(found)}: {reason}" for reason, found in names.items()]
+
+
+def flops_per_second() -> float:
+    """What this CPU reaches on a float32 matrix product, measured for a moment."""
+    import torch
+
+    first = torch.randn(1024, 1024)
+    first @ first  # warm
+    start, count = perf_counter(), 0
+    while perf_counter() - start < 0.3:
+        first @ first
+        count += 1
+    return 2 * 1024**3 * count / (perf_counter() - start)
+
+
+def _forward_flops(spec: ModelSpec, known: dict[str, int | None], missing: list[str]) -> float | None:
+    """FLOPs of the vision tower for one image: 2 x weights x positions (a ViT: 12 x layers x width^2 weights)."""
+    parameters = known.get(spec.ref)
+    files: Sequence[Path] = ()
+    try:
+        resolved = resolve(spec)
+    except ReliquantError as error:
+        missing.append(f"model {spec.ref}: {error}")
+    else:
+        parameters, files = resolved.parameters or parameters, resolved.files
+    vision = architecture(spec.ref, files).get("vision_cfg", {})
+    if isinstance(vision.get("layers"), int) and vision.get("patch_size"):
+        positions = (vision["image_size"] / vision["patch_size"]) ** 2 + 1
+        return float(2 * 12 * vision["layers"] * vision["width"] ** 2 * positions)
+    return None if parameters is None else 2 * parameters * VISION_SHARE * POSITIONS
+
+
+def architecture(ref: str, files: Sequence[Path]) -> dict[str, Any]:
+    """open_clip's configuration of a model, from its own file or by `NAME/PRETRAINED`; empty for others."""
+    from open_clip import get_model_config
+
+    for file in files:
+        if file.name == "open_clip_config.json":
+            return dict(json.loads(file.read_text(encoding="utf-8")).get("model_cfg", {}))
+    name, slash, _ = ref.partition("/")
+    return dict(get_model_config(name) or {}) if slash and ":" not in name else {}
+
+
+def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str]) -> int | None:
+    """Images of one data set: counted where it is here, from the catalogue where it is not."""
+    limits = [value for value in (limit, spec.limit) if value is not None]
+    single = next(iter(expand(name, spec).values()))
+    try:
+        count: int | None = len(open_data(single, name))
+    except ReliquantError as error:
+        entries = [e for e in catalogue().values() if (e.spec.source, e.spec.path) == (spec.source, spec.path)]
+        hub = next((f" (on the hub: {e.hub})" for e in entries if e.hub is not None), "")
+        missing.append(f"{error}{hub}")
+        count = next((e.images for e in entries if e.images is not None), None)
+    return None if count is None else min([count, *limits])

@@ -1,0 +1,180 @@
+"""Who works on what: several processes, also on several machines, share one results folder without doing work twice.
+
+A claim is an operating-system lock, which a dead owner on this machine loses at once, and beside it a file that names
+the owner and whose time of change is its heartbeat. The heartbeat is for owners on other machines, or in other
+containers, that share the folder: one that has been silent for `STALE` seconds counts as dead, whether its lock is seen
+here or not. It also serves where the file system has no locks. Nobody refreshes or removes a name that is not his own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal, Self
+
+from filelock import FileLock, Timeout
+
+from benchmark.errors import StorageError, why
+from benchmark.utils.processes import is_gone, is_here, owner
+
+BEAT = 20.0
+STALE = 120.0
+UNSIGNED = "another process"
+"""Stands for an owner that has not written its name yet."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class Claims:
+    """The claims of one process, below `<home>/claims`; all are given up when the context ends.
+
+    Args:
+        beat: seconds between heartbeats. stale: seconds of silence after which an owner on another machine is dead.
+    """
+
+    def __init__(self, home: Path, beat: float = BEAT, stale: float = STALE) -> None:
+        self.folder, self.beat, self.stale = home / "claims", beat, stale
+        self._held: dict[str, FileLock | None] = {}
+        self._ended = threading.Event()
+        self._heart: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for key in list(self._held):
+            self.release(key)
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[str | None]:
+        """Try to claim `key` for the block; yields who holds it, None when it is ours."""
+        holder = self.take(key)
+        try:
+            yield holder
+        finally:
+            if holder is None:
+                self.release(key)
+
+    def take(self, key: str) -> str | None:
+        """Claim `key` until `release`; returns at once, None or who holds it.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = self._lock(key)
+            holder = self._sign(key, lock)
+        except OSError as error:
+            raise StorageError(f"claims folder {self.folder} cannot be written: {why(error)}") from error
+        if holder is not None:
+            if lock:
+                lock.release()
+            return holder
+        self._held[key] = lock or None
+        if self._heart is None:
+            self._heart = threading.Thread(target=self._live, daemon=True, name="claims")
+            self._heart.start()
+        return None
+
+    def release(self, key: str) -> None:
+        """Give a claim up; one that another took over while this process was suspended is that one's."""
+        lock = self._held.pop(key)
+        with suppress(OSError):
+            self._unsign(key, owner())
+        if lock is not None:
+            lock.release()
+
+    def _file(self, key: str) -> Path:
+        return self.folder / f"{key}.owner"
+
+    def _lock(self, key: str) -> FileLock | Literal[False] | None:
+        """The operating system's lock; False when another process has it, None where there is no such thing."""
+        lock = FileLock(self.folder / f"{key}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return None
+            raise
+        return lock
+
+    def _sign(self, key: str, lock: FileLock | Literal[False] | None) -> str | None:
+        """Write our name, over that of a dead owner; returns a living owner's."""
+        holder = self._owner(key)
+        if holder is None and lock is False:
+            return UNSIGNED
+        if holder is not None:
+            if self._alive(key, holder, lock):
+                return holder or UNSIGNED
+            self._unsign(key, holder)
+        return None if write_once(self._file(key), owner()) else self._owner(key) or UNSIGNED
+
+    def _unsign(self, key: str, holder: str) -> None:
+        """Take an owner's name away; that of another who signed in the meantime stays."""
+        if self._owner(key) != holder:
+            return
+        aside = self.folder / f".gone-{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):  # another process was faster
+            self._file(key).rename(aside)
+            found = aside.read_text(encoding="utf-8", errors="replace")
+            if found != holder:
+                write_once(self._file(key), found)
+            aside.unlink()
+
+    def _alive(self, key: str, holder: str, lock: FileLock | Literal[False] | None) -> bool:
+        if lock is not None and (is_here(holder) or not holder):  # a living owner keeps the lock from us
+            return lock is False
+        if is_here(holder):
+            return not is_gone(holder)
+        probe = self.folder / f".clock-{uuid.uuid4().hex}"  # the file server's clock, not ours
+        try:
+            probe.touch()
+            return probe.stat().st_mtime - self._file(key).stat().st_mtime < self.stale
+        except FileNotFoundError:  # given up just now
+            return False
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _owner(self, key: str) -> str | None:
+        try:
+            return self._file(key).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def _live(self) -> None:
+        while not self._ended.wait(self.beat):
+            for key in list(self._held):
+                with suppress(OSError):
+                    if self._owner(key) == owner():  # else it was taken over while this process was suspended
+                        os.utime(self._file(key))
+
+
+def write_once(path: Path, text: str) -> bool:
+    """Write a small file, whole from the moment it is there; False where it is there already.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    aside = path.with_name(f".new-{uuid.uuid4().hex}")
+    aside.write_text(text, encoding="utf-8")
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True

@@ -1,0 +1,141 @@
+"""The command that gives the same numbers again: from records back to a request, from a request back to words."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from benchmark.engine.request import ASKED, FILES, SETTINGS, RunRequest, plain
+from benchmark.errors import ReliquantError
+from benchmark.ledger.records import Record
+from benchmark.quantization import parse
+from benchmark.spec import FP32, SuiteSpec, canonical
+
+OPTIONS = {
+    "models": "--model",
+    "quantizations": "--quant",
+    "tasks": "--task",
+    "overrides": "--override",
+    "data": "--data",
+    "catalogues": "--catalogue",
+    "limit": "--limit",
+    "skip_broken": "--skip-broken",
+    "pixel_cache": "--pixel-cache",
+    "device": "--device",
+    "batch_size": "--batch-size",
+    "exact_float": "--exact-float",
+    "precision": "--precision",
+    "compile": "--compile",
+    "spectrum": "--spectrum",
+    "trackers": "--tracker",
+    "tracking_uri": "--tracking-uri",
+    "home": "--home",
+    "include": "--include",
+    "speed": "--speed",
+    "engine": "--engine",
+    "address": "--address",
+    "task_cpus": "--task-cpus",
+    "task_gpus": "--task-gpus",
+    "quiet": "--quiet",
+    "json": "--json",
+}
+"""Field of a RunRequest -> its option of `reliquant run`."""
+
+
+def arguments(request: RunRequest) -> list[str]:
+    """The words after `reliquant` that ask for this; what has its default is left out."""
+    default, words = RunRequest(), ["run", request.suite]
+    for field in fields(RunRequest):
+        value = getattr(request, field.name)
+        if field.name == "suite" or plain(value) == plain(getattr(default, field.name)):
+            continue
+        option = OPTIONS[field.name]
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{option.removeprefix('--')}")
+        else:
+            single = isinstance(value, str) or not isinstance(value, Sequence)
+            words += [word for each in ([value] if single else value) for word in (option, str(each))]
+    return words
+
+
+def requests(records: Iterable[Record], suite: str, spec: SuiteSpec | None) -> list[RunRequest]:
+    """What to ask for to get these records again: one request for each set of options that they were made with.
+
+    Args:
+        suite: a name or file that stands for the suite here; a file that is named in the records goes before a name.
+        spec: the suite's file, where it was found: what it says itself is left out.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        about = record.provenance
+        same = [_settings(about), _asked(about), about.get("limit"), _stored(about), _suite(record, suite)]
+        groups.setdefault(canonical(same), []).append(record)
+    return [_request(group, suite, spec) for group in groups.values()]
+
+
+def _request(records: Sequence[Record], suite: str, spec: SuiteSpec | None) -> RunRequest:
+    about = records[0].provenance
+    quants = {record.quantization for record in records} - {FP32.name}
+    wanted = [record.quantization for record in records if record.quantization in quants] or [FP32.name]
+    models = [str(record.provenance["model"]["ref"]) for record in records if "model" in record.provenance]
+    tasks = [record.task for record in records]
+    if spec is not None:
+        wanted = [] if quants == _canonical(spec.quantizations) - {FP32.name} else wanted
+        models = [] if set(models) == {model.ref for model in spec.models} else models
+        tasks = [] if set(spec.tasks) <= set(tasks) else [task for task in tasks if task in spec.tasks]
+    limit = about.get("limit")
+    files = {name: [Path(path) for path in paths] for name, paths in _asked(about).items() if name in FILES}
+    return RunRequest(
+        **{**_settings(about), **_asked(about), **files},
+        suite=_suite(records[0], suite),
+        quantizations=[] if _stored(about) else list(dict.fromkeys(wanted)),
+        models=list(dict.fromkeys(models)),
+        tasks=list(dict.fromkeys(tasks)),
+        limit=None if spec is not None and limit == spec.limit else limit,
+    )
+
+
+def in_lines(words: Sequence[str], width: int = 80) -> list[str]:
+    """A command for a shell on lines of at most `width` characters, continued by backslashes between options."""
+    lines, room = [""], width - len(" \\")
+    starts = [i for i, word in enumerate(words) if i == 0 or word.startswith("--")]  # options stay beside their values
+    for part in (shlex.join(words[start:end]) for start, end in zip(starts, [*starts[1:], None], strict=True)):
+        if lines[-1] and len(lines[-1]) + 1 + len(part) > room:
+            lines.append("   ")
+        lines[-1] += f" {part}" if lines[-1] else part
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
+
+
+def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
+    """How the models were run; of records that do not say it, the device alone."""
+    known = about.get("settings", {"device": "cpu" if about.get("device", "cpu") == "cpu" else "cuda"})
+    return {name: known[name] for name in SETTINGS if name in known}
+
+
+def _asked(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in about.get("asked", {}).items() if name in ASKED}
+
+
+def _stored(about: Mapping[str, Any]) -> bool:
+    """Whether the model was quantized already: it takes no quantization."""
+    return bool(about.get("model", {}).get("quantized", False))
+
+
+def _suite(record: Record, suite: str) -> str:
+    """As it was asked for, unless the caller has a file, or the record was made by another suite that shares it."""
+    about = record.provenance
+    own = about.get("suite", record.suite) == record.suite
+    return suite if suite.endswith((".yaml", ".yml")) or not own else str(about.get("asked", {}).get("suite", suite))
+
+
+def _canonical(names: Iterable[str]) -> set[str]:
+    """Short names as the ledger has them; those of methods that are not installed here are left out."""
+    found = set()
+    for name in names:
+        with suppress(ReliquantError):
+            found.add(parse(name).name)
+    return found

@@ -1,0 +1,1 @@
+"""What was computed: records, per-sample columns, and one content-addressed store."""

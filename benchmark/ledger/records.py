@@ -1,0 +1,278 @@
+"""The ledger: an append-only JSONL file, one row per finished evaluation. The source of truth for resuming.
+
+MLflow is a view of it. Per-sample columns lie beside it in `samples/<key[:2]>/<key>.npz`, written before their row,
+which has their digest. (Early versions wrote `samples/<key>.npz`, and no digest.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from benchmark.errors import DamagedSamplesError, StorageError, why
+from benchmark.ledger.samples import digest_of, pack, unpack
+from benchmark.plugins import Outcome
+from benchmark.spec import digest
+from benchmark.utils.durable import sync_folder
+
+Status = Literal["done", "failed"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished evaluation: model x quantization x task x data binding.
+
+    Attributes:
+        key: content hash of everything that can change its numbers.
+        configuration: key of its (model, quantization), shared by the tasks.
+        metrics: full metric key (`ood/scenes.far/mcm/auroc`) -> value.
+        notes: metric key -> why it is undefined here.
+        error: the reason, where `status` is "failed".
+        provenance: versions, device, digests, calibration, time.
+        pair: equal for records that differ in their quantization only, so that they can be compared.
+        samples: SHA-256 of the file of its per-sample columns and tables; None where it has none.
+    """
+
+    key: str
+    configuration: str
+    suite: str
+    model: str
+    quantization: str
+    task: str
+    dataset: str
+    status: Status
+    seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    error: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    pair: str = ""
+    samples: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`task/dataset`, the first two parts of its metric keys."""
+        return f"{self.task}/{self.dataset}"
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """The QuantizationReport of one quantized model (`Configuration.content`), as JSON."""
+
+    configuration: str
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EfficiencyRow:
+    """Size and speed of one quantized model (`Configuration.content`) on one machine.
+
+    Attributes:
+        machine: the host's name.
+        efficiency: `benchmark.quantization.efficiency.Efficiency` as JSON.
+    """
+
+    configuration: str
+    machine: str
+    efficiency: Mapping[str, Any]
+
+
+class Ledger:
+    """Records, reports and efficiencies below `home`; of one configuration the newest report and efficiency count.
+
+    Raises:
+        StorageError: `home` cannot be written (said at once, before any work).
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.file = home / "ledger.jsonl"
+        try:
+            (home / "samples").mkdir(parents=True, exist_ok=True)
+            new = not self.file.exists()
+            with self.file.open("ab"):
+                if new:
+                    sync_folder(home)
+        except OSError as error:
+            reason = why(error)
+            way = "" if "--home" in reason else "; choose another with --home DIR"
+            raise StorageError(f"results folder {home} cannot be written ({reason}){way}") from error
+        self._lock = FileLock(home / ".ledger.lock")
+        self.records: dict[str, Record] = {}
+        self.reports: dict[str, ReportRow] = {}
+        self.efficiencies: dict[str, EfficiencyRow] = {}
+        self.broken_lines = 0
+        self._unreadable: set[str] = set()
+        self._offset = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the rows that this or another process has appended since the last look."""
+        with self.file.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # another process is writing it, or was killed doing so
+                self._offset += len(line)
+                self._take(line)
+
+    def done(self, key: str) -> Record | None:
+        """The finished record of an evaluation; failed ones and those whose samples are damaged are tried again."""
+        record = self.records.get(key)
+        return record if record is not None and record.status == "done" and key not in self._unreadable else None
+
+    def append(self, record: Record, outcome: Outcome | None = None) -> None:
+        """Write the samples, then the row; a row is whole or is not there, and a finished one is there once."""
+        packed = _packed(outcome) if outcome is not None else None
+        record = replace(record, samples=digest_of(packed) if packed else None)
+        with self._locked() as file:
+            self.refresh()
+            if self.done(record.key) is not None:
+                return
+            old = self.records.get(record.key)
+            if packed is not None:
+                self._write_samples(record.key, packed)
+            self._unreadable.discard(record.key)
+            if old is None or (old.status, old.samples) != ("done", record.samples):  # else the old row is right again
+                self._append(file, {"kind": "record", **asdict(record)})
+                self.records[record.key] = record
+
+    def append_report(self, row: ReportRow) -> None:
+        """Write the report of a configuration."""
+        with self._locked() as file:
+            self._append(file, {"kind": "report", **asdict(row)})
+        self.reports[row.configuration] = row
+
+    def append_efficiency(self, row: EfficiencyRow) -> None:
+        """Write the efficiency of a configuration."""
+        with self._locked() as file:
+            self._append(file, {"kind": "efficiency", **asdict(row)})
+        self.efficiencies[row.configuration] = row
+
+    def outcome(self, record: Record, whole: bool = True) -> Outcome:
+        """The outcome of a finished record, read back; metric keys relative to the record's.
+
+        Args:
+            whole: False where a record whose samples are not in the results folder is welcome without them.
+
+        Raises:
+            DamagedSamplesError: its samples are missing or altered; it does not count as done here any more.
+            StorageError: its samples cannot be read.
+        """
+        prefix = f"{record.task}/{record.dataset}/"
+        arrays: dict[str, dict[str, NDArray[Any]]] = {"samples": {}, "tables": {}}
+        for name, values in self._samples(record, whole).items():
+            kind, _, column = name.partition("|")
+            arrays[kind][column] = values
+        return Outcome(
+            metrics={key.removeprefix(prefix): value for key, value in record.metrics.items()},
+            notes={key.removeprefix(prefix): note for key, note in record.notes.items()},
+            **arrays,
+        )
+
+    def _samples(self, record: Record, whole: bool) -> dict[str, NDArray[Any]]:
+        path = self.samples_path(record.key)
+        try:
+            content = path.read_bytes()
+            arrays = unpack(content)
+            if record.samples not in (None, digest_of(content)):
+                raise ValueError("it is not the one that its record names")
+            return arrays
+        except FileNotFoundError:
+            if record.samples is None or not whole:
+                return {}
+            damage = "it is missing"
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {why(error)}") from error
+        except ValueError as error:
+            damage = str(error)
+        self._unreadable.add(record.key)
+        raise DamagedSamplesError(f"{path} is damaged ({damage}); `reliquant run` computes that evaluation again")
+
+    def samples_path(self, key: str) -> Path:
+        """Where the per-sample columns and tables of an evaluation lie."""
+        flat = self.home / "samples" / f"{key}.npz"
+        sharded = self.home / "samples" / key[:2] / f"{key}.npz"
+        return flat if flat.is_file() and not sharded.is_file() else sharded
+
+    def _write_samples(self, key: str, packed: bytes) -> None:
+        path = self.home / "samples" / key[:2] / f"{key}.npz"
+        aside = path.with_suffix(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
+        try:
+            if not path.parent.is_dir():
+                path.parent.mkdir(exist_ok=True)
+                sync_folder(path.parent.parent)
+            with aside.open("wb") as file:
+                file.write(packed)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {why(error)}") from error
+        finally:
+            aside.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[BinaryIO]:
+        try:
+            with self._lock, self.file.open("r+b") as file:
+                yield file
+        except OSError as error:
+            raise StorageError(f"{self.file} cannot be written: {why(error)}") from error
+
+    def _append(self, file: BinaryIO, row: Mapping[str, Any]) -> None:
+        line = json.dumps({**row, "sha256": digest(row)}, allow_nan=False).encode() + b"\n"
+        end = file.seek(0, os.SEEK_END)
+        if end and _last_byte(file, end) != b"\n":
+            line = b"\n" + line  # a killed writer left half a row: close it, it is skipped on reading
+        file.seek(0, os.SEEK_END)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+    def _take(self, line: bytes) -> None:
+        try:
+            row = dict(json.loads(line, object_pairs_hook=_interned))
+            claimed = row.pop("sha256", None)  # rows of early versions have none
+            if claimed is not None and claimed != digest(row):
+                raise ValueError("a byte was changed")
+            kind = row.pop("kind")
+            if kind == "record":
+                new, old = Record(**row), self.records.get(row["key"])
+                if old is None or old.samples != new.samples:  # else it is a row that was read or written before
+                    self._unreadable.discard(new.key)
+                self.records[new.key] = new
+            elif kind == "report":
+                self.reports[row["configuration"]] = ReportRow(**row)
+            elif kind == "efficiency":
+                self.efficiencies[row["configuration"]] = EfficiencyRow(**row)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self.broken_lines += 1
+
+
+def _interned(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a row; its texts are those of all rows (versions, digests, metric keys): a third of the memory."""
+    return {sys.intern(key): sys.intern(value) if isinstance(value, str) else value for key, value in pairs}
+
+
+def _packed(outcome: Outcome) -> bytes | None:
+    """The columns and tables of an outcome as the content of a file; None where it has none."""
+    columns = {f"samples|{name}": column for name, column in outcome.samples.items()}
+    columns |= {f"tables|{name}": table for name, table in outcome.tables.items()}
+    return pack(columns) if columns else None
+
+
+def _last_byte(file: BinaryIO, end: int) -> bytes:
+    file.seek(end - 1)
+    return file.read(1)

@@ -1,0 +1,1 @@
+"""Integer kernels of the CPU, and which of them this machine has."""

@@ -1,0 +1,263 @@
+"""Each metric of each quantization against full precision of the same model: change, interval, p, q and stars.
+
+Which statistic belongs to which metric is the task's to say (`@task.significance`). Values of q control the false
+discovery rate over all comparisons that are shown together (Benjamini and Hochberg), so they depend on what is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from benchmark.errors import PluginError, ReliquantError, StorageError, UndefinedMetric, why
+from benchmark.ledger.records import Record
+from benchmark.metrics.bootstrap import LEVEL, Comparison
+from benchmark.metrics.outcomes import accuracy_difference_interval
+from benchmark.metrics.resample import SEED, mean_difference
+from benchmark.metrics.significance import benjamini_hochberg, stars
+from benchmark.pairing import paired
+from benchmark.plugins import Better, Metric, Outcome, Task
+from benchmark.spec import digest
+
+VERSION = 2
+"""Raise it when an interval or p value can change for the same outcomes."""
+
+Direction: TypeAlias = Literal["better", "worse", "same", "changed"]
+Load: TypeAlias = Callable[[Record], Outcome]
+NO_INTERVAL = "the task gives no interval for this metric"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric of one quantization against full precision of the same model.
+
+    Attributes:
+        key: full metric key. value, reference: under the quantization and in full precision; for a metric that only
+            a comparison has, the reference is its neutral value. change: value - reference.
+        low, high: ends of the 95 % interval of the change; p: two-sided, unadjusted. None where there is none;
+            `reason` then says why. method: where interval and p value come from.
+        q: p adjusted over the comparisons shown together; None until `adjust`.
+    """
+
+    model: str
+    quantization: str
+    configuration: str
+    key: str
+    better: Better
+    value: float
+    reference: float
+    change: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    method: str = ""
+    draws: int | None = None
+    reason: str = ""
+    q: float | None = None
+
+    @property
+    def stars(self) -> str:
+        """Stars of q: * below 0.05, ** below 0.01, *** below 0.001."""
+        return "" if self.q is None else stars(self.q)
+
+    @property
+    def relative(self) -> float | None:
+        """Change over the absolute value in full precision; None where that is zero."""
+        return self.change / abs(self.reference) if self.reference else None
+
+    @property
+    def direction(self) -> Direction:
+        """What the change means by the metric's direction; `changed` for a metric without one."""
+        if self.change == 0:
+            return "same"
+        if self.better == "neither":
+            return "changed"
+        return "better" if (self.change > 0) == (self.better == "higher") else "worse"
+
+
+def adjust(changes: Iterable[Change]) -> list[Change]:
+    """The changes with q over all of them that have a p value."""
+    rows = list(changes)
+    tested = [row.p for row in rows if row.p is not None]
+    q = iter(benjamini_hochberg(tested).tolist())
+    return [row if row.p is None else replace(row, q=next(q)) for row in rows]
+
+
+def plain_significance(quantized: Outcome, reference: Outcome) -> dict[str, Comparison | str]:
+    """For a task that declares none: metrics that are the mean of a per-sample column of their name.
+
+    `accuracy` is also looked for in the column `correct`. Boolean columns get the exact cells and McNemar's p,
+    others the paired bootstrap. A column whose mean is not the metric is not used.
+    """
+    found: dict[str, Comparison | str] = {}
+    for key, value in quantized.metrics.items():
+        for name in (key, "correct") if key == "accuracy" else (key,):
+            pair = [outcome.samples.get(name) for outcome in (reference, quantized)]
+            a, b = pair
+            if a is None or b is None or a.ndim != 1 or a.dtype.kind not in "biuf" or key not in reference.metrics:
+                continue
+            if np.isclose(b.mean(), value) and np.isclose(a.mean(), reference.metrics[key]):
+                binary = {a.dtype.kind, b.dtype.kind} == {"b"}
+                found[key] = accuracy_difference_interval(a, b) if binary else mean_difference(a, b)
+                break
+    return found
+
+
+def compare(task: Task, quantized: Outcome, reference: Outcome) -> dict[str, Comparison | str]:
+    """Interval and p value of each metric of an evaluation, or the reason why there is none.
+
+    Args: the outcomes of one evaluation, metrics of `Task.run_comparison` included; rows are paired by sample id.
+
+    Raises:
+        DataError: the two were not evaluated on the same samples.
+        PluginError: the task's significance is not what its contract asks for, or raised an unexpected exception.
+    """
+    inference = task.inference or plain_significance
+    try:
+        found = dict(inference(*paired(quantized, reference)))
+    except ReliquantError:
+        raise
+    except Exception as error:  # a stranger's task may raise anything
+        raise PluginError(f"task '{task.name}': significance raised {type(error).__name__}: {error}") from error
+    for key, comparison in found.items():
+        task.metric(key)
+        if not isinstance(comparison, Comparison | str):
+            raise PluginError(f"task '{task.name}': significance of '{key}' is a {type(comparison).__name__}")
+        change = _change(task.metric(key), key, quantized, reference)
+        if isinstance(comparison, Comparison) and change is not None and not _close(comparison.delta, change):
+            raise PluginError(
+                f"task '{task.name}': the interval of '{key}' belongs to a change of {comparison.delta:.6g}, but the "
+                f"metric changed by {change:.6g}"
+            )
+    return found
+
+
+def _change(metric: Metric, key: str, quantized: Outcome, reference: Outcome) -> float | None:
+    base = reference.metrics.get(key, metric.neutral)
+    return None if base is None or key not in quantized.metrics else quantized.metrics[key] - base
+
+
+def _close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+
+
+class Comparer:
+    """Comparisons of the records of a ledger, each done once and kept in `<home>/comparisons`.
+
+    A comparison that fails is not kept; `failures` says why, by evaluation.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "comparisons"
+        self.failures: dict[str, str] = {}
+
+    def changes(self, task: Task, record: Record, base: Record, load: Load) -> list[Change]:
+        """All metrics of a record that full precision has too, or that only a comparison has. q is not set yet.
+
+        Args:
+            record, base: finished records of one evaluation, quantized and in full precision.
+            load: reads the outcome of a record; called only when the comparison is not stored.
+        """
+        stored = self._comparisons(task, record, base, load)
+        prefix = f"{record.task}/{record.dataset}/"
+        rows = []
+        for key, value in record.metrics.items():
+            inner = key.removeprefix(prefix)
+            metric = task.metric(inner)
+            reference = base.metrics.get(key, metric.neutral)
+            if reference is None:
+                continue
+            found = stored.get(inner, NO_INTERVAL)
+            about = {"reason": found} if isinstance(found, str) else _fields(found)
+            rows.append(
+                Change(
+                    record.model,
+                    record.quantization,
+                    record.configuration,
+                    key,
+                    metric.better,
+                    value,
+                    reference,
+                    value - reference,
+                    **about,
+                )
+            )
+        return rows
+
+    def _comparisons(self, task: Task, record: Record, base: Record, load: Load) -> Mapping[str, Comparison | str]:
+        path = self.folder / f"{digest([VERSION, SEED, LEVEL, record.key, base.key])}.json"
+        stored = _read(path)
+        if stored is not None:
+            return stored
+        try:
+            found = compare(task, load(record), load(base))
+        except UndefinedMetric as reason:
+            found = dict.fromkeys(task_keys(record), str(reason))
+        except StorageError:
+            raise
+        except ReliquantError as error:
+            name = f"{record.model}, {record.quantization}: {record.task}/{record.dataset}"
+            self.failures[name] = str(error)
+            return dict.fromkeys(task_keys(record), str(error))
+        _write(path, record, base, found)
+        return found
+
+
+def task_keys(record: Record) -> list[str]:
+    """Metric keys of a record, relative to it."""
+    prefix = f"{record.task}/{record.dataset}/"
+    return [key.removeprefix(prefix) for key in record.metrics]
+
+
+def _fields(found: Comparison) -> dict[str, Any]:
+    return {key: value for key, value in asdict(found).items() if key != "delta"}
+
+
+def _read(path: Path) -> dict[str, Comparison | str] | None:
+    """Stored comparisons; None when there are none or the file is damaged: they are then made again."""
+    try:
+        content = json.loads(path.read_bytes())
+        claimed = content.pop("sha256", None)
+        if claimed is not None and claimed != digest(content):
+            return None
+        rows = content["comparisons"]
+        return {key: row if isinstance(row, str) else Comparison(**row) for key, row in rows.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _write(path: Path, record: Record, base: Record, found: Mapping[str, Comparison | str]) -> None:
+    content = {
+        "version": VERSION,
+        "seed": SEED,
+        "level": LEVEL,
+        "evaluation": f"{record.task}/{record.dataset}",
+        "quantized": record.key,
+        "reference": base.key,
+        "comparisons": {key: row if isinstance(row, str) else asdict(row) for key, row in found.items()},
+    }
+    aside = path.with_suffix(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps({**content, "sha256": digest(content)}, allow_nan=False), encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {why(error)}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def by_configuration(changes: Sequence[Change]) -> dict[str, dict[str, Change]]:
+    """Configuration key -> metric key -> change."""
+    found: dict[str, dict[str, Change]] = {}
+    for change in changes:
+        found.setdefault(change.configuration, {})[change.key] = change
+    return found

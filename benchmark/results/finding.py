@@ -1,0 +1,107 @@
+"""What a name on the command line means: a suite, a quantization's short name, or a run of MLflow."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from benchmark.cli.compare import find_suite
+from benchmark.errors import InputError, UnknownNameError
+from benchmark.ledger.records import Ledger
+from benchmark.spec import SuiteSpec
+from benchmark.spec.suite import expand_braces, load_suite, suite_names
+
+DEFAULT = "demo"
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+Run = tuple[str, str]
+"""Model and quantization."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for.
+
+    Attributes:
+        suite: its name in the ledger. name: as it was asked for (a name or a file). spec: its file, if it was found.
+        runs: the runs in focus; empty for all.
+    """
+
+    suite: str
+    name: str
+    spec: SuiteSpec | None
+    runs: tuple[Run, ...] = ()
+
+
+def find(
+    ledger: Ledger, what: str | None, suite: str | None, data: Sequence[str] = (), catalogues: Sequence[Path] = ()
+) -> Asked:
+    """Look a name up: a suite (its name or file), else runs of `suite`.
+
+    Args:
+        what: a suite, a short name (`{a,b}` and `*` allowed), or the id of a run in MLflow; None for `suite`.
+        suite: whose runs `what` may name; None for `demo`, or the only one that has results.
+        data, catalogues: as for `load_suite`.
+
+    Raises:
+        UnknownNameError: neither; with a suggestion.
+    """
+    recorded = {record.suite for record in ledger.records.values()}
+    suite = suite or (next(iter(recorded)) if len(recorded) == 1 else DEFAULT)
+    what = what or suite
+    if what in recorded or what.endswith((".yaml", ".yml")):
+        return _suite(ledger, what, data, catalogues)
+    if RUN_ID.fullmatch(what):
+        found_suite, run = mlflow_run(ledger.home, what)
+        return _with_runs(_suite(ledger, found_suite, data, catalogues), (run,))
+    asked = _suite(ledger, suite, data, catalogues)
+    known = list(dict.fromkeys((r.model, r.quantization) for r in ledger.records.values() if r.suite == asked.suite))
+    runs = tuple(run for run in known if any(fnmatchcase(run[1], pattern) for pattern in expand_braces(what)))
+    if not runs:
+        if what in suite_names():
+            raise InputError(f"suite '{what}' has no results in {ledger.home}; `reliquant run {what}` makes them")
+        raise UnknownNameError(
+            f"suite or run (of suite '{asked.suite}')", what, {*recorded, *(quantization for _, quantization in known)}
+        )
+    return _with_runs(asked, runs)
+
+
+def _with_runs(asked: Asked, runs: tuple[Run, ...]) -> Asked:
+    return Asked(asked.suite, asked.name, asked.spec, runs)
+
+
+def _suite(ledger: Ledger, name: str, data: Sequence[str], catalogues: Sequence[Path]) -> Asked:
+    recorded, _ = find_suite(name, ledger)
+    known = name in suite_names() or name.endswith((".yaml", ".yml"))
+    return Asked(recorded, name, load_suite(name, data, catalogues) if known else None)
+
+
+def mlflow_run(home: Path, run_id: str) -> tuple[str, Run]:
+    """Suite, model and quantization of a run in the MLflow store of a results folder.
+
+    Raises:
+        InputError: no such run, or it is none of a quantization.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    store = home / "mlflow.db"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.resolve()}"
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise InputError(f"run '{run_id}': {home} holds no MLflow store")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        run = client.get_run(run_id)
+        parent = run.data.tags.get("mlflow.parentRunId")
+        if run.data.tags.get("kind") == "evaluation" and parent is not None:
+            run = client.get_run(parent)
+    except MlflowException as error:
+        raise InputError(f"run '{run_id}' is not in the MLflow store ({error.message})") from None
+    tags = run.data.tags
+    if tags.get("kind") != "configuration":
+        raise InputError(f"run '{run_id}' of MLflow is none of a quantization, but of kind '{tags.get('kind')}'")
+    return tags["suite"], (tags["model"], str(run.info.run_name))

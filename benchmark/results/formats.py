@@ -1,0 +1,201 @@
+"""Comparison tables as Markdown, CSV, LaTeX and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from benchmark.metrics.bootstrap import LEVEL
+from benchmark.metrics.resample import SEED
+from benchmark.results.compare import Change
+
+NOTE = (
+    "Change against full precision of the same model, paired by image, with its 95 % interval. "
+    "q: p adjusted over all {count} tests of this table (Benjamini-Hochberg); * q < 0.05, ** q < 0.01, *** q < 0.001."
+)
+WIDTH = 80
+FIGURES = (6, 8, 18, 8, 4)
+"""Least widths of value, change, interval, q and mark, so that the blocks of a table line up."""
+COLUMNS = ("metric", "quantization", "value", "fp32", "change", "95 % interval", "q", "")
+
+
+def rows(changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """One flat mapping a change: all its fields, `stars`, `direction` and `relative_change`."""
+    return [
+        {
+            "model": c.model,
+            "quantization": c.quantization,
+            "metric": c.key,
+            "better": c.better,
+            "value": c.value,
+            "reference": c.reference,
+            "change": c.change,
+            "relative_change": c.relative,
+            "low": c.low,
+            "high": c.high,
+            "p": c.p,
+            "q": c.q,
+            "stars": c.stars,
+            "direction": c.direction,
+            "method": c.method,
+            "draws": c.draws,
+            "reason": c.reason,
+        }
+        for c in changes
+    ]
+
+
+def to_json(changes: Sequence[Change]) -> str:
+    """An object with `level`, `seed`, the number of `tests` adjusted together, and `rows`."""
+    tests = sum(c.p is not None for c in changes)
+    content = {"level": LEVEL, "seed": SEED, "tests": tests, "adjustment": "Benjamini-Hochberg", "rows": rows(changes)}
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def to_csv(changes: Sequence[Change]) -> str:
+    """One line a change, numbers in full precision, empty where there is none."""
+    out = io.StringIO()
+    found = rows(changes)
+    writer = csv.DictWriter(out, list(found[0]) if found else ["model", "quantization", "metric"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return out.getvalue()
+
+
+def to_markdown(changes: Sequence[Change]) -> str:
+    """One table a model. Better changes are marked `+`, worse ones `-`, in the last column, before the stars."""
+    parts = []
+    for model, lines in _by_model(changes).items():
+        table = [f"**{model}**", "", _md_row(COLUMNS), _md_row(["---", "---", *["---:"] * 5, "---"])]
+        parts.append("\n".join(table + [_md_row(line) for line in lines]))
+    return "\n\n".join([*parts, NOTE.format(count=sum(c.p is not None for c in changes))]) + "\n"
+
+
+def _md_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in cells) + " |"
+
+
+def to_latex(changes: Sequence[Change]) -> str:
+    """One booktabs `tabular` a model."""
+    parts = []
+    for model, lines in _by_model(changes).items():
+        body = [" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines]
+        head = " & ".join(_tex(name) for name in COLUMNS) + r" \\"
+        parts.append(
+            "\n".join([f"% {model}", r"\begin{tabular}{llrrrrrl}", r"\toprule", head, r"\midrule", *body])
+            + "\n\\bottomrule\n\\end{tabular}"
+        )
+    note = NOTE.format(count=sum(c.p is not None for c in changes))
+    return "\n\n".join([*parts, f"% {note}"]) + "\n"
+
+
+def _tex(text: str) -> str:
+    for character in "&%_#$":
+        text = text.replace(character, f"\\{character}")
+    return text
+
+
+def _by_model(changes: Sequence[Change]) -> dict[str, list[list[str]]]:
+    lines: dict[str, list[list[str]]] = {}
+    for change in sorted(changes, key=lambda c: c.key):
+        lines.setdefault(change.model, []).append(_line(change))
+    return lines
+
+
+def _line(c: Change) -> list[str]:
+    mark = {"better": "+", "worse": "-"}.get(c.direction, "")
+    interval = "" if c.low is None or c.high is None else f"[{c.low:+.4f}, {c.high:+.4f}]"
+    q = "" if c.q is None else f"{c.q:.3f}" if c.q >= 0.001 else "<0.001"
+    value, reference, change = f"{c.value:.4f}", f"{c.reference:.4f}", f"{c.change:+.4f}"
+    return [c.key, c.quantization, value, reference, change, interval, q, f"{mark}{c.stars}"]
+
+
+def to_table(changes: Sequence[Change]) -> str:
+    """For the terminal, 80 columns: one block a metric, one line a quantization (more where its name is long)."""
+    lines: list[str] = []
+    blocks: dict[tuple[str, str], list[Change]] = {}
+    for change in changes:
+        blocks.setdefault((change.model, change.key), []).append(change)
+    for model in dict.fromkeys(model for model, _ in blocks):
+        lines += textwrap.wrap(f"{model}: change against fp32 of the same model, with 95 % interval", WIDTH)
+        for (_, key), found in ((name, block) for name, block in blocks.items() if name[0] == model):
+            wish = {"higher": ", higher is better", "lower": ", lower is better", "neither": ""}[found[0].better]
+            base = f"(fp32: {_short(found[0].reference)}{wish})"
+            lines += ["", *([f"{key} {base}"] if len(key) + len(base) < WIDTH else [key, f"  {base}"])]
+            lines += _table_lines(found)
+        lines.append("")
+    count = sum(c.p is not None for c in changes)
+    note = f"q: p adjusted over these {count} tests (Benjamini-Hochberg); * q < 0.05, ** q < 0.01, *** q < 0.001"
+    return "\n".join([*lines, *textwrap.wrap(note, WIDTH)]) + "\n"
+
+
+def _table_lines(changes: Sequence[Change]) -> list[str]:
+    """The block of one metric: figures in columns as wide as this block needs, names folded into what is left."""
+    figures = [_figures(change) for change in changes]
+    widths = [max(least, *(len(row[i]) for row in figures)) for i, least in enumerate(FIGURES)]
+    room = WIDTH - 2 - sum(1 + width for width in widths)
+    lines = []
+    for change, row in zip(changes, figures, strict=True):
+        first, *rest = fold(change.quantization, room - 2).split("\n")
+        cells = [f"{cell:{side}{width}}" for cell, side, width in zip(row, ">><<<", widths, strict=True)]
+        lines += [f"  {first:<{room}} {' '.join(cells)}".rstrip(), *(f"    {part}" for part in rest)]
+    return lines
+
+
+def _figures(c: Change) -> tuple[str, str, str, str, str]:
+    """Value, change, interval, q and mark for a narrow column."""
+    *_, q, mark = _line(c)
+    interval = "" if c.low is None or c.high is None else f"[{_short(c.low, '+')}, {_short(c.high, '+')}]"
+    return _short(c.value), _short(c.change, "+"), interval, q and f"q {q}", mark
+
+
+def _short(value: float, sign: str = "") -> str:
+    """Four decimals, fewer for large numbers: at most six digits, `0.8516`, `12.345`, `1234.5`; `1.2e+08` beyond."""
+    digits = len(str(int(abs(value))))
+    return f"{value:{sign}.{min(4, max(0, 5 - digits))}f}" if digits <= 7 else f"{value:{sign}.1e}"
+
+
+def fold(name: str, width: int) -> str:
+    """A name on several lines of at most `width` characters, broken after hyphens, in longer parts elsewhere too."""
+    lines = [""]
+    for token in _tokens(name, width, "-+._"):
+        if lines[-1] and len(lines[-1]) + len(token) > width:
+            lines.append("")
+        lines[-1] += token
+    return "\n".join(lines)
+
+
+def _tokens(text: str, width: int, marks: str) -> list[str]:
+    """The parts of a text that end with the first mark; what is still too long is split by the next, at last anywhere.
+
+    >>> _tokens("bits_visual%2Eblocks_8-vision", 10, "-+._")
+    ['bits_', 'visual%2Eb', 'locks_', '8-', 'vision']
+    """
+    if len(text) <= width:
+        return [text]
+    if not marks:
+        return textwrap.wrap(text, width)
+    parts = [part for part in text.replace(marks[0], f"{marks[0]}\n").split("\n") if part]
+    return [token for part in parts for token in _tokens(part, width, marks[1:])]
+
+
+def to_jsonl(changes: Sequence[Change]) -> str:
+    """One JSON object a line, one line a change."""
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows(changes))
+
+
+FORMATS: Mapping[str, Callable[[Sequence[Change]], str]] = MappingProxyType(
+    {
+        "table": to_table,
+        "md": to_markdown,
+        "csv": to_csv,
+        "latex": to_latex,
+        "json": to_json,
+        "jsonl": to_jsonl,
+    }
+)

@@ -1,0 +1,39 @@
+"""What a user asks for: suites, models, data, quantizations, and their names."""
+
+from benchmark.spec.base import (
+    FP32,
+    BindingSpec,
+    DataSpec,
+    Frozen,
+    ModelSpec,
+    Name,
+    Override,
+    QuantSpec,
+    Scope,
+    SuiteSpec,
+    Tower,
+    canonical,
+    check_name,
+    digest,
+    digest_of,
+    parse_spec,
+)
+
+__all__ = [
+    "FP32",
+    "BindingSpec",
+    "DataSpec",
+    "Frozen",
+    "ModelSpec",
+    "Name",
+    "Override",
+    "QuantSpec",
+    "Scope",
+    "SuiteSpec",
+    "Tower",
+    "canonical",
+    "check_name",
+    "digest",
+    "digest_of",
+    "parse_spec",
+]

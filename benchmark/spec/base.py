@@ -1,0 +1,293 @@
+"""What a user asks for, as frozen pydantic models: YAML in, content hash out.
+
+Nothing here reads data or loads a model; the registries are consulted by `benchmark.engine.plan`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from benchmark.errors import SpecError, UnknownNameError
+from benchmark.spec.problems import first_problem
+from benchmark.spec.scalars import Scalar, option_pairs, sorted_pairs
+
+Scope = Literal["vision", "text", "vision+text"]
+Tower = Literal["vision", "text"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""A name that stands in metric keys and file names: no slash, no blank, at most 64 characters."""
+
+S = TypeVar("S", bound=BaseModel)
+OptionName = Annotated[str, Field(pattern=r"^[a-z0-9]+$")]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+
+
+def digest(value: Any) -> str:
+    """Content hash: SHA-256 (hex) of the canonical JSON of `value` (sorted keys, no blanks, no NaN)."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, no blanks and no NaN: equal values have equal texts."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_of(parts: Mapping[str, str]) -> str:
+    """`digest` of a mapping whose values are given as canonical JSON, made once where many mappings share them.
+
+    >>> digest_of({"b": canonical([1, 2]), "a": canonical("x")}) == digest({"a": "x", "b": [1, 2]})
+    True
+    """
+    text = ",".join(f"{canonical(key)}:{parts[key]}" for key in sorted(parts))
+    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
+
+
+class Frozen(BaseModel):
+    """Base of all specifications: immutable, unknown fields, NaN and infinity refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def digest(self) -> str:
+        """Content hash of all fields."""
+        return digest(self.model_dump(mode="json"))
+
+
+class Override(Frozen):
+    """Other weight bits for the layers whose name matches a glob pattern (mixed precision)."""
+
+    pattern: Text
+    bits: int = Field(ge=2, le=8)
+
+
+class QuantSpec(Frozen):
+    """One quantization. `name` is its short name and parses back to it (`benchmark.spec.short_name`).
+
+    Bits of weights are 2-8 and of activations 4-8; None leaves them in full precision. Weights are quantized per
+    tensor, per output channel, or per group of `group_size` consecutive input channels; activations per tensor
+    (static, calibrated) or per token (dynamic). Fixed formats (bitsandbytes) take `scope` and `skip` only.
+    """
+
+    method: str = Field(default="fp32", pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    weight_bits: int | None = Field(default=None, ge=2, le=8)
+    activation_bits: int | None = Field(default=None, ge=4, le=8)
+    weight_granularity: Literal["tensor", "channel", "group"] | None = None
+    group_size: int | None = Field(default=None, ge=1, le=65536)
+    activation_granularity: Literal["tensor", "token"] | None = None
+    symmetric: bool = True
+    activation_symmetric: bool = True
+    scope: Scope = "vision"
+    skip: tuple[Text, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    options: Annotated[tuple[tuple[OptionName, Scalar], ...], BeforeValidator(option_pairs)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        """Fill the granularity that the given bits imply, so that equal quantizations have equal hashes."""
+        if isinstance(data, dict):
+            data = dict(data)
+            if data.get("weight_bits") is not None and data.get("weight_granularity") is None:
+                data["weight_granularity"] = "group" if data.get("group_size") is not None else "channel"
+            if data.get("activation_bits") is not None and data.get("activation_granularity") is None:
+                data["activation_granularity"] = "token"
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.weight_granularity == "group") != (self.group_size is not None):
+            raise ValueError("group_size and weight_granularity 'group' go together")
+        if self.weight_bits is None and (self.weight_granularity or self.overrides or not self.symmetric):
+            raise ValueError("weight_granularity, overrides and symmetric: false need weight_bits")
+        if self.activation_bits is None and (self.activation_granularity or not self.activation_symmetric):
+            raise ValueError("activation_granularity and activation_symmetric: false need activation_bits")
+        if self.method == "fp32" and self != QuantSpec.model_construct(**_FP32):
+            raise ValueError("method 'fp32' takes no other field")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Short name, e.g. `rtn-w4a8-channel-token-vision`."""
+        from benchmark.spec.short_name import format_short_name
+
+        return format_short_name(self)
+
+    @property
+    def towers(self) -> tuple[Tower, ...]:
+        """The towers that the scope names, none for full precision."""
+        if self.method == "fp32":
+            return ()
+        return {"vision": ("vision",), "text": ("text",), "vision+text": ("vision", "text")}[self.scope]  # type: ignore[return-value]
+
+    def option(self, key: str, default: Scalar | None = None) -> Scalar | None:
+        """A method's own option, e.g. `alpha` of SmoothQuant."""
+        return dict(self.options).get(key, default)
+
+    def for_tower(self, tower: Tower) -> QuantSpec:
+        """What this quantization does to one tower: full precision where the scope leaves it out.
+
+        Methods treat the towers independently, so `...-vision` and `...-vision+text` share their image features.
+        """
+        return self.model_copy(update={"scope": tower}) if tower in self.towers else FP32
+
+
+_FP32: dict[str, Any] = {name: field.default for name, field in QuantSpec.model_fields.items()}
+FP32 = QuantSpec.model_construct(**_FP32)
+
+
+class ModelSpec(Frozen):
+    """A CLIP-like model: `demo`, `NAME/PRETRAINED`, `hf-hub:ORG/NAME`, `local-dir:PATH` or a checkpoint file."""
+
+    ref: str = Field(min_length=1)
+    name: Name | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, data: Any) -> Any:
+        return {"ref": data} if isinstance(data, str) else data
+
+
+ClassList = Annotated[str | tuple[str, ...], Field(min_length=1)]
+
+
+class DataSpec(Frozen):
+    """One data set, or a group of corrupted versions of one (`corruptions` x `severities`).
+
+    `classes` and `templates`: None takes what comes with the data; a list gives them; a string names a built-in
+    (`imagenet`) or a text file with one entry a line. `text: captions` makes every image's own caption its class
+    (image-caption pairs). `options` are the source's own fields.
+    """
+
+    source: str
+    path: str | None = None
+    split: str | None = None
+    classes: ClassList | None = None
+    templates: ClassList | None = None
+    text: Literal["classes", "captions", "none"] = "classes"
+    limit: Count | None = None
+    corruptions: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all", "extra"] | None = None
+    severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
+    corruption: str | None = None
+    severity: int | None = Field(default=None, ge=1, le=5)
+    options: Annotated[tuple[tuple[str, JsonValue], ...], BeforeValidator(sorted_pairs)] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.corruption is None) != (self.severity is None):
+            raise ValueError("corruption and severity go together")
+        if self.corruption is not None and self.corruptions is not None:
+            raise ValueError("give either corruption (one) or corruptions (a group)")
+        return self
+
+    def option(self, key: str, default: Any = None) -> Any:
+        """A source's own option."""
+        return dict(self.options).get(key, default)
+
+
+class BindingSpec(Frozen):
+    """What a task is evaluated on: each role names one data set or several; `options` are the task's own."""
+
+    roles: dict[str, Annotated[str | tuple[str, ...], Field(min_length=1)]]
+    options: dict[str, JsonValue] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, data: Any) -> Any:
+        """`{test: scenes, options: {...}}` is short for `{roles: {test: scenes}, options: {...}}`."""
+        if isinstance(data, dict) and "roles" not in data:
+            data = dict(data)
+            return {"options": data.pop("options", {}), "roles": data}
+        return data
+
+    def data(self, role: str) -> tuple[str, ...]:
+        """Names of the data sets bound to a role."""
+        bound = self.roles[role]
+        return (bound,) if isinstance(bound, str) else bound
+
+
+class SuiteSpec(Frozen):
+    """A benchmark suite: models x quantizations x tasks on named data sets.
+
+    `validation` names for a data set the one that a search chooses on in its stead (`search.selection`).
+    """
+
+    name: Name
+    version: int = Field(ge=1, le=10**9)
+    description: str = ""
+    models: tuple[ModelSpec, ...] = Field(min_length=1)
+    quantizations: tuple[str, ...] = Field(min_length=1)
+    calibration: Name | None = None
+    validation: dict[Name, Name] = {}
+    data: dict[Name, DataSpec]
+    tasks: dict[str, Annotated[dict[Name, BindingSpec], Field(min_length=1)]] = Field(min_length=1)
+    headline: tuple[str, ...] = ()
+    limit: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bases(cls, content: Any) -> Any:
+        """`{base: NAME, ...}` stands for the fields of data set NAME with the others put over them."""
+        sets = content.get("data") if isinstance(content, dict) else None
+        if not isinstance(sets, dict):
+            return content
+        merged = {}
+        for name, spec in sets.items():
+            base = spec.get("base") if isinstance(spec, dict) else None
+            if base is not None:
+                if not isinstance(base, str) or not isinstance(sets.get(base), dict) or "base" in sets[base]:
+                    raise ValueError(f"data.{name}.base: '{base}' is not a data set of this suite with its own source")
+                merged[name] = {**sets[base], **{key: value for key, value in spec.items() if key != "base"}}
+            else:
+                merged[name] = spec
+        return {**content, "data": merged}
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        used: dict[str, tuple[str, ...]] = {"calibration": (self.calibration,) if self.calibration else ()}
+        for task, bindings in self.tasks.items():
+            for label, binding in bindings.items():
+                used |= {f"tasks.{task}.{label}.{role}": binding.data(role) for role in binding.roles}
+        used |= {f"validation.{name}": (name, other) for name, other in self.validation.items()}
+        for where, names in used.items():
+            for name in names:
+                if name not in self.data:
+                    raise ValueError(f"{where}: {UnknownNameError('data set', name, self.data)}")
+        return self
+
+
+def parse_spec(kind: type[S], data: Any, where: str) -> S:
+    """Validate `data` as a specification; the first problem becomes one clear line.
+
+    Raises:
+        SpecError: names `where` (a file or option), the field, and what would be right.
+    """
+    children: dict[str, type[BaseModel]] = {"data": DataSpec, "tasks": BindingSpec, "models": ModelSpec}
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise SpecError(f"{where}: {first_problem(kind, children, error)}") from None
+
+
+def check_name(text: str, where: str) -> str:
+    """A name that becomes part of a path.
+
+    Raises:
+        SpecError: it could lead elsewhere, or is too long.
+    """
+    try:
+        return TypeAdapter(Name).validate_python(text)
+    except ValidationError:
+        raise SpecError(f"{where} {text[:80]!r}: letters, digits, _ . - only, at most 64, no blank") from None

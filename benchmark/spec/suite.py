@@ -1,0 +1,177 @@
+"""Suites: YAML files that name models, quantizations, data and tasks; found by name or by path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import SpecError, UnknownNameError
+from benchmark.spec import ModelSpec, SuiteSpec, parse_spec
+from benchmark.spec.yaml_file import load_yaml
+
+FOLDER = Path(__file__).parent / "suites"
+MOST_ALTERNATIVES = 10_000
+PLAIN_SOURCES = ("demo", "hub", "image_folder", "parquet", "webdataset")
+
+
+def suite_names() -> list[str]:
+    """Names of the suites that come with reliquant."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_suite(name: str, data: Sequence[str] = (), catalogues: Sequence[Path] = ()) -> SuiteSpec:
+    """A suite by its name or by the path of a YAML file.
+
+    A data set `{catalogue: NAME, ...}` takes its fields from the catalogue; a model `group:NAME` stands for a named
+    group of models; braces in quantizations stand for alternatives, as in a shell.
+
+    Args:
+        data: `NAME=PATH` points a data set of the suite, and all that are based on it, at another folder or file.
+        catalogues: the user's own catalogue files.
+
+    Raises:
+        UnknownNameError: neither a name nor a file. SpecError: the file's first problem, with the field.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if name not in suite_names():
+            raise UnknownNameError("suite", name, suite_names())
+        path = FOLDER / f"{name}.yaml"
+    content = load_yaml(path)
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: a suite is a mapping of fields, this is a {type(content).__name__}")
+    sets = content.get("data")
+    if isinstance(sets, dict):
+        content["data"] = {name: _catalogued(spec, name, catalogues) for name, spec in sets.items()}
+    for item in data:
+        _point(content, item, str(path))
+    for field, expand in (("models", _models), ("quantizations", _quantizations)):
+        if isinstance(content.get(field), list):
+            content[field] = expand(content[field])
+    return parse_spec(SuiteSpec, content, str(path))
+
+
+def _catalogued(spec: Any, name: str, catalogues: Sequence[Path]) -> Any:
+    """A data set with the catalogue's fields under its own."""
+    if not isinstance(spec, dict) or "catalogue" not in spec:
+        return spec
+    from benchmark.spec.catalogue import load_catalogue
+
+    known = load_catalogue(catalogues)
+    own = {key: value for key, value in spec.items() if key != "catalogue"}
+    if spec["catalogue"] not in known:
+        raise SpecError(f"data.{name}.catalogue: {UnknownNameError('data set', str(spec['catalogue']), known)}")
+    return known[spec["catalogue"]].model_dump(mode="json", exclude_unset=True) | own
+
+
+def _models(entries: list[Any]) -> list[Any]:
+    """Models, with the members of a group in place of `group:NAME`."""
+    from benchmark.models import groups
+
+    expanded: list[Any] = []
+    for entry in entries:
+        if isinstance(entry, str) and entry.startswith("group:"):
+            name = entry.removeprefix("group:")
+            if name not in groups():
+                raise UnknownNameError("group of models", name, groups())
+            expanded += [spec.model_dump() for spec in groups()[name]]
+        else:
+            expanded.append(entry)
+        if len(expanded) > MOST_ALTERNATIVES:
+            raise SpecError(f"models: more than {MOST_ALTERNATIVES} together")
+    return expanded
+
+
+def _quantizations(entries: list[Any]) -> list[Any]:
+    names = expand_all([entry for entry in entries if isinstance(entry, str)])
+    return [*names, *(entry for entry in entries if not isinstance(entry, str))]
+
+
+def expand_all(texts: Sequence[str]) -> list[str]:
+    """The alternatives of all texts (`expand_braces`), in order.
+
+    Raises:
+        SpecError: braces that do not match, or more than `MOST_ALTERNATIVES` together.
+    """
+    if sum(map(_number, texts)) > MOST_ALTERNATIVES:
+        if len(texts) == 1:
+            raise SpecError(f"quantization '{texts[0][:60]}...': more than {MOST_ALTERNATIVES} alternatives")
+        raise SpecError(f"quantizations: more than {MOST_ALTERNATIVES} alternatives together")
+    return [single for text in texts for single in _alternatives(text)]
+
+
+def expand_braces(text: str) -> list[str]:
+    """Alternatives in braces, the first brace varying slowest: `rtn-{w8,w4}-vision` -> two short names.
+
+    >>> expand_braces("rtn-{w8,w4}a8-{vision,vision+text}")
+    ['rtn-w8a8-vision', 'rtn-w8a8-vision+text', 'rtn-w4a8-vision', 'rtn-w4a8-vision+text']
+    """
+    return expand_all([text])
+
+
+def _number(text: str) -> int:
+    """Alternatives that a text stands for, at least."""
+    return math.prod(1 + part.count(",") for part in text.split("{")[1:])
+
+
+def _alternatives(text: str) -> list[str]:
+    head, opening, rest = text.partition("{")
+    if not opening:
+        return [text]
+    body, closing, tail = rest.partition("}")
+    if not closing or "{" in body:
+        raise SpecError(f"quantization '{text}': braces do not match (they cannot be nested)")
+    return [head + choice + end for choice in body.split(",") for end in _alternatives(tail)]
+
+
+def _point(content: dict[str, Any], item: str, where: str) -> None:
+    """Change the path of a data set in a suite's YAML.
+
+    A source with a layout of its own (image lists, CIFAR-10-C, ...) stays; otherwise the path tells the source.
+    """
+    name, separator, path = item.partition("=")
+    sets = content.get("data")
+    if not separator or not path:
+        raise SpecError(f"--data '{item}': the form is NAME=PATH")
+    if not isinstance(sets, dict) or name not in sets:
+        raise UnknownNameError(f"data set of {where}", name, sets if isinstance(sets, dict) else ())
+    from benchmark.spec.catalogue import detect
+
+    spec = dict(sets[name]) if isinstance(sets[name], dict) else {}
+    if spec.get("source") in PLAIN_SOURCES:
+        spec = {key: value for key, value in spec.items() if key not in ("source", "split", "options")}
+        spec["source"] = detect(path).source
+    sets[name] = {**spec, "path": path}
+
+
+def narrow(
+    suite: SuiteSpec,
+    *,
+    models: Sequence[str] = (),
+    quantizations: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    limit: int | None = None,
+) -> SuiteSpec:
+    """The suite with the command line's choices in place of its own.
+
+    Args:
+        models, quantizations: replace the suite's lists. tasks: keep only these.
+        limit: at most so many images of each data set (where a data set has a smaller limit, that stays).
+    """
+    update: dict[str, object] = {}
+    if models:
+        update["models"] = tuple(parse_spec(ModelSpec, ref, "--model") for ref in models)
+    if quantizations:
+        update["quantizations"] = tuple(expand_all(quantizations))
+    if tasks:
+        for name in tasks:
+            if name not in suite.tasks:
+                raise UnknownNameError(f"task of suite '{suite.name}'", name, suite.tasks)
+        update["tasks"] = {name: suite.tasks[name] for name in tasks}
+    if limit is not None:
+        if limit < 1:
+            raise SpecError(f"--limit: at least 1, got {limit}")
+        update["limit"] = limit
+    return suite.model_copy(update=update)

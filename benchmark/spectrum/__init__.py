@@ -1,0 +1,1 @@
+"""The spectral study: into which directions of the features quantization noise falls."""

@@ -1,0 +1,215 @@
+"""The spectral study of a plan's models: features are streamed through, full precision beside each quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data import Data, open_data
+from benchmark.data.pixels import PixelCache, Pixels
+from benchmark.engine.banks import BankMaker
+from benchmark.engine.embed import projection_matrix, stream_features
+from benchmark.engine.holding import ModelHolder
+from benchmark.engine.plan import Configuration, Plan, Settings, expand_sets, make_plan
+from benchmark.errors import QuantizationError, ReliquantError, SpecError, StorageError, UnknownNameError
+from benchmark.ledger.arrays import ArrayStore
+from benchmark.metrics.spectrum import EigenBasis
+from benchmark.models.base import ClipModel
+from benchmark.models.recipe import refuse_quantized
+from benchmark.spec import FP32, SuiteSpec, digest
+from benchmark.spectrum.layers import VERSION, Features, Readout, layer_bases, spectra
+from benchmark.spectrum.model import CLEAN, Entry, Floats, Study
+from benchmark.utils.progress import Advance, Progress
+
+PROBE = 8
+"""Images on which the map from `penultimate` to the joint space is looked at."""
+AFFINE_TOLERANCE = 1e-3
+"""Largest difference of a joint feature from its read-out of `penultimate` at which the head counts as affine."""
+
+
+@dataclass(frozen=True)
+class SpectrumPlan:
+    """A plan without evaluations, and the data: `clean` or `<corruption>/<severity>` -> data set."""
+
+    plan: Plan
+    data: Mapping[str, Data]
+
+
+def plan_spectrum(suite: SuiteSpec, data: str, corruptions: Sequence[str], settings: Settings) -> SpectrumPlan:
+    """Check what is asked and open the data; no weight is loaded and no image decoded.
+
+    Args:
+        data: name of a data set of the suite. corruptions: `<type>/<severity>` of it.
+
+    Raises:
+        UnknownNameError, SpecError: the data set, a corruption or a quantization does not fit.
+    """
+    if data not in suite.data:
+        raise UnknownNameError(f"data set of suite '{suite.name}'", data, suite.data)
+    spec = suite.data[data]
+    if spec.corruptions is not None or spec.corruption is not None:
+        raise SpecError(f"--data {data}: its images are corrupted already; name the data set that it is based on")
+    sets = {CLEAN: spec}
+    for corruption in corruptions:
+        name, _, severity = corruption.rpartition("/")
+        if severity not in ("1", "2", "3", "4", "5") or not name:
+            raise SpecError(f"--corruption '{corruption}': the form is TYPE/SEVERITY, as in defocus_blur/3")
+        sets[corruption] = spec.model_copy(update={"corruption": name, "severity": int(severity)})
+    plan = make_plan(suite.model_copy(update={"tasks": {}, "data": suite.data}), settings)
+    refuse_quantized((configuration.model for configuration in plan.configurations), "spectrum")
+    for configuration in plan.configurations:
+        quant = configuration.quant
+        if quant != FP32 and quant.for_tower("vision") == FP32:
+            raise SpecError(f"quantization '{quant.name}' leaves the vision tower alone: its spectrum does not change")
+    if all(configuration.quant == FP32 for configuration in plan.configurations):
+        raise SpecError("a spectrum compares full precision with quantizations: give at least one --quant")
+    named = {images: data if images == CLEAN else f"{data}/{images}" for images in sets}
+    asked = suite.model_copy(update={"calibration": None, "data": {named[i]: s for i, s in sets.items()}})
+    limited = {n: s for group in expand_sets(asked, set(asked.data)).values() for n, s in group.items()}
+    opened = {images: open_data(limited[name], name) for images, name in named.items()}
+    return SpectrumPlan(replace(plan, data={**plan.data, **{d.name: d for d in opened.values()}}), opened)
+
+
+def measure_spectra(
+    asked: SpectrumPlan, home: Path, progress: Progress, pixel_budget: int, skip_broken: bool = False
+) -> list[Study]:
+    """One study for each model of the plan.
+
+    A quantization that cannot be done is noted in `Study.failed`, the others go on.
+
+    Raises:
+        ReliquantError: the model cannot be loaded, an image not decoded, or no quantization could be done.
+    """
+    store = ArrayStore(home / "cache" / "banks")
+    pixels = PixelCache(home / "cache" / "pixels", pixel_budget, skip_broken)
+    by_model: dict[str, list[Configuration]] = {}
+    for configuration in asked.plan.configurations:
+        by_model.setdefault(configuration.model.digest, []).append(configuration)
+    studies = []
+    for configurations in by_model.values():
+        holder = ModelHolder(configurations[0].model, asked.plan.settings.device)
+        makers = [BankMaker(asked.plan, c, holder, store, pixels, progress) for c in configurations]
+        studies.append(_Measurement(asked, makers, progress).study())
+    return studies
+
+
+class _Measurement:
+    """The study of one model; `makers`: full precision first."""
+
+    def __init__(self, asked: SpectrumPlan, makers: Sequence[BankMaker], progress: Progress) -> None:
+        self.settings, self.makers, self.progress = asked.plan.settings, makers, progress
+        self.full = makers[0].holder.model
+        self.pixels = {images: makers[0].pixels_of(data) for images, data in asked.data.items()}
+        self.clean = asked.data[CLEAN]
+        self.taps = [name for name in self.full.taps if name == "penultimate" or name.startswith("block:")]
+        self.taps.sort(key=lambda name: name == "penultimate")
+        self.notes: list[str] = []
+        self.failed: dict[str, str] = {}
+        self._check_rows()
+
+    def study(self) -> Study:
+        """Pass 1: full precision's directions. Then for each entry one pass of its model beside its reference."""
+        count, others = len(self.pixels[CLEAN]), len(self.pixels) - 1
+        passes = 2 + 2 * others + (len(self.makers) - 1) * 2 * (1 + others)
+        with self.progress.phase(f"spectrum {self.clean.name}", passes * count) as advance:
+            found = layer_bases(self._stream(self.full, CLEAN, advance))
+            bases = {layer: found[layer] for layer in (*self.taps, "image")}
+            self._note_rank(bases, count)
+            readouts = self._readouts(bases)
+            labels = self.makers[0].classes(self.clean, len(bases["image"].vectors))[2][self.pixels[CLEAN].rows]
+            entries = []
+            for maker in self.makers:
+                entries += self._entries(maker, bases, readouts, labels, advance)
+        if len(entries) == len(self.pixels):
+            raise QuantizationError(next(iter(self.failed.values())))
+        name = self.makers[0].configuration.model.name
+        return Study(name, self.clean.name, count, tuple(entries), tuple(self.notes), self.failed, self._key())
+
+    def _key(self) -> str:
+        """Content hash: versions, the vision towers that were measured, the pixels and the texts."""
+        done = [m.configuration for m in self.makers if m.configuration.quant.name not in self.failed]
+        towers = [self.makers[0].plan.tower_key(c.model, c.quant, "vision") for c in done]
+        pixels = {images: found.digest for images, found in self.pixels.items()}
+        return digest(["spectrum", VERSION, towers, pixels, self.clean.text_digest])
+
+    def _entries(
+        self,
+        maker: BankMaker,
+        bases: Mapping[str, EigenBasis],
+        readouts: Mapping[str, Readout],
+        labels: NDArray[np.int64],
+        advance: Advance,
+    ) -> list[Entry]:
+        name = maker.configuration.quant.name
+        try:
+            model = maker.quantized[0]
+            entries = []
+            for images in self.pixels:
+                reference = None
+                if name != FP32.name or images != CLEAN:
+                    reference = self._stream(self.full, CLEAN if name == FP32.name else images, advance)
+                stream = self._stream(model, images, advance)
+                entries.append(Entry(name, images, spectra(stream, bases, readouts, labels, reference)))
+        except StorageError:
+            raise
+        except ReliquantError as error:
+            if name == FP32.name:
+                raise
+            self.failed[name] = str(error)
+            return []
+        finally:
+            if name != FP32.name:
+                maker.__dict__.pop("quantized", None)  # one quantized model in memory at a time
+        return entries
+
+    def _stream(self, model: ClipModel, images: str, advance: Advance) -> Iterator[Features]:
+        batches = self.pixels[images].batches(self.settings.batch_size)
+        return stream_features(model, batches, advance, self.taps)
+
+    def _first(self, model: ClipModel) -> Features:
+        """`image` and `penultimate` of a few clean images."""
+        return next(stream_features(model, self.pixels[CLEAN].batches(PROBE), lambda _: None, ["penultimate"]))
+
+    def _readouts(self, bases: Mapping[str, EigenBasis]) -> dict[str, Readout]:
+        """The zero-shot classifier behind `image`, and behind `penultimate` where the way there is affine."""
+        text, names, _ = self.makers[0].classes(self.clean, len(bases["image"].vectors))
+        if not len(text):
+            self.notes.append(f"{self.clean.name} has no classes: no accuracies")
+            return {}
+        weights = np.asarray(text, dtype=np.float64).T
+        readouts = {"image": Readout(weights, np.zeros(len(names)))}
+        if "penultimate" in bases and (head := self._head(len(bases["penultimate"].vectors))) is not None:
+            readouts = {"penultimate": Readout(head[0] @ weights, head[1] @ weights), **readouts}
+        elif "penultimate" in bases:
+            self.notes.append("penultimate: the way to the joint space is not affine: accuracies for image only")
+        return readouts
+
+    def _head(self, width: int) -> tuple[Floats, Floats] | None:
+        """The affine map from `penultimate` to the joint space, checked on the first batch."""
+        head = projection_matrix(self.full, width)
+        if head is None:
+            return None
+        first = self._first(self.full)
+        if head[0].shape[1] != first["image"].shape[1]:
+            return None
+        joint = first["penultimate"] @ head[0] + head[1]
+        joint /= np.linalg.norm(joint, axis=1, keepdims=True)
+        return head if np.abs(joint - first["image"]).max() < AFFINE_TOLERANCE else None
+
+    def _check_rows(self) -> None:
+        """Corrupted versions must show the same images (broken ones may have been skipped)."""
+        clean: Pixels = self.pixels[CLEAN]
+        for images, pixels in self.pixels.items():
+            if not np.array_equal(pixels.ids, clean.ids):
+                raise SpecError(f"'{self.clean.name}' and its version {images} do not show the same images")
+
+    def _note_rank(self, bases: Mapping[str, EigenBasis], count: int) -> None:
+        widest = max(len(basis.vectors) for basis in bases.values())
+        if count < widest:
+            self.notes.append(
+                f"{count} images span at most {count} of {widest} directions; take more images than dimensions"
+            )

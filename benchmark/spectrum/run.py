@@ -1,0 +1,208 @@
+"""What `reliquant spectrum` and `reliquant run --spectrum` do: check, measure, write figures and numbers, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from benchmark.cli.run import PARTIAL
+from benchmark.engine.include import include_files
+from benchmark.engine.plan import Settings
+from benchmark.engine.request import RunRequest, check_device, pixel_budget
+from benchmark.errors import StorageError
+from benchmark.quantization import parse
+from benchmark.results.formats import fold
+from benchmark.spec import FP32, SuiteSpec
+from benchmark.spec.suite import load_suite, narrow
+from benchmark.spectrum.figures import draw
+from benchmark.spectrum.measure import SpectrumPlan, measure_spectra, plan_spectrum
+from benchmark.spectrum.model import CLEAN, LayerSpectrum, Study, study_json, study_metrics
+from benchmark.tracking import FinishedStudy, Tracker, trackers
+from benchmark.utils.progress import open_progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BANDS = ("0-8", "8-64", "64+")
+NO_CORRUPTION = "none"
+
+
+@dataclass(frozen=True)
+class SpectrumRequest:
+    """The command line of `reliquant spectrum`, or of `reliquant run --spectrum`.
+
+    Attributes:
+        common: what it shares with `reliquant run`. data: name of a data set of the suite.
+        corruptions: `<type>/<severity>`; `none` stands for no corruption.
+        output: folder; None puts `<model>.<data>` below `<home>/spectrum`.
+        only_vision: leave out quantizations of the text tower alone, instead of refusing them.
+    """
+
+    common: RunRequest
+    data: str = "scenes"
+    corruptions: Sequence[str] = ("defocus_blur/3",)
+    output: Path | None = None
+    show: Literal["table", "json", "path"] = "table"
+    only_vision: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that has been checked, before any work."""
+
+    request: SpectrumRequest
+    suite: SuiteSpec
+    asked: SpectrumPlan
+    trackers: tuple[Tracker, ...]
+
+
+def prepare(request: SpectrumRequest) -> Prepared:
+    """Check names, data, quantizations, device and trackers.
+
+    Raises:
+        ReliquantError: the first problem, in one line.
+    """
+    common = request.common
+    check_device(common.device)
+    suite = narrow(
+        load_suite(common.suite, common.data, common.catalogues),
+        models=common.models,
+        quantizations=common.quantizations,
+        limit=common.limit,
+    )
+    if request.only_vision:
+        kept = tuple(name for name in suite.quantizations if "vision" in parse(name).towers)
+        suite = suite.model_copy(update={"quantizations": kept})
+    corruptions = [c for c in dict.fromkeys(request.corruptions) if c != NO_CORRUPTION]
+    settings = Settings(common.device, common.batch_size, exact_float=common.exact_float)
+    asked = plan_spectrum(suite, request.data, corruptions, settings)
+    chosen = tuple(trackers.get(name) for name in dict.fromkeys(common.trackers))
+    return Prepared(request, suite, asked, chosen)
+
+
+def measure(prepared: Prepared) -> int:
+    """Measure, write, log and print; returns the exit status (0, or 3 when some quantizations failed)."""
+    request, common = prepared.request, prepared.request.common
+    with open_progress(common.quiet) as progress:
+        studies = measure_spectra(prepared.asked, common.home, progress, pixel_budget(common), common.skip_broken)
+    base = request.output or common.home / "spectrum"
+    for study in studies:
+        folder = base if request.output and len(studies) == 1 else base / f"{study.model}.{study.data}"
+        write(study, folder)
+        _track(prepared, study, folder)
+        print_study(study, folder, request.show)
+    return PARTIAL if any(study.failed for study in studies) else 0
+
+
+def run_spectrum(request: SpectrumRequest) -> int:
+    """`reliquant spectrum`."""
+    include_files(request.common.include)
+    return measure(prepare(request))
+
+
+def _track(prepared: Prepared, study: Study, folder: Path) -> None:
+    """Tell the trackers; one that fails is a warning, the files are there."""
+    tags = {"model": study.model, "dataset": study.data, "quantizations": " ".join(study.quantizations)}
+    name = f"spectrum/{study.data}"
+    common = prepared.request.common
+    finished = FinishedStudy(prepared.suite, "spectrum", name, study.key, tags, study_metrics(study), folder)
+    for tracker in prepared.trackers:
+        try:
+            opened = tracker.open(common.home, common.tracking_uri if tracker.name == "mlflow" else None)
+            opened.log_study(finished)
+        except Exception as error:  # a stranger's tracker or a server may raise anything
+            print(f"warning: tracker '{tracker.name}' could not be written ({error})", file=sys.stderr)
+
+
+def write(study: Study, folder: Path) -> None:
+    """`spectrum.json` and one PNG for each figure.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "spectrum.json").write_text(json.dumps(study_json(study), allow_nan=False) + "\n", encoding="utf-8")
+        for name, figure in draw(study).items():
+            figure.savefig(folder / f"{name}.png", dpi=130)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written ({error.strerror}); choose another with -o DIR") from error
+
+
+def print_study(study: Study, folder: Path, show: Literal["table", "json", "path"]) -> None:
+    """The tables on stdout, or the JSON there on one line, or only where things are; notes and failures on stderr."""
+    if show == "json":
+        print(json.dumps(study_json(study), allow_nan=False))
+    elif show == "table":
+        from rich.console import Console
+
+        console = Console()
+        for layer in study.final_layers:
+            console.print(layer_table(study, layer))
+        if study.corruptions:
+            console.print(correlation_table(study))
+    for note in study.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for quantization, reason in study.failed.items():
+        print(f"failed: {quantization}: {reason}", file=sys.stderr)
+    print(f"figures and numbers: {folder}", file=sys.stdout if show == "table" else sys.stderr)
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("quantization", "images") else "right", overflow="fold")
+    return table
+
+
+def layer_table(study: Study, layer: str) -> Table:
+    """One row for each model and version of the images."""
+    spectrum = study.entries[0].layers[layer]
+    title = f"{study.model}, {study.data}, layer '{layer}' ({len(spectrum.energy)} dimensions, {study.count} images)"
+    columns = ["quantization", "images", *(f"SQNR\n{b}" for b in BANDS), "eff.\nrank", "angle\ntop 8"]
+    columns += [f"acc.\n{band}" for band in spectrum.accuracy]
+    table = _table(title, columns)
+    for entry in study.entries:
+        found = entry.layers[layer]
+        bands = found.band_sqnr_db()
+        table.add_row(
+            fold(entry.quantization, 20),
+            entry.images.replace("/", "\n"),
+            *(f"{bands[b]:.1f}" if b in bands else "-" for b in BANDS),
+            f"{found.effective_rank:.1f}",
+            _angle(found, entry.quantization == FP32.name and entry.images == CLEAN),
+            *(f"{value:.3f}" for value in found.accuracy.values()),
+        )
+    return table
+
+
+def _angle(found: LayerSpectrum, itself: bool) -> str:
+    return "-" if itself or 8 not in found.angles else f"{found.angles[8][-1]:.1f}°"
+
+
+def correlation_table(study: Study) -> Table:
+    """Does quantization noise fall where a corruption's effect falls: at the last layers, and over the blocks."""
+    title = "rank correlation over directions of quantization noise with the corruption's effect (partial)"
+    layers = study.final_layers
+    blocks = [name for name in study.layers if name not in layers]
+    table = _table(title, ["quantization", "images", *layers, *(["blocks:\nmedian partial"] if blocks else [])])
+    for name in study.quantizations:
+        for corruption in study.corruptions:
+            found = study.correlations(name, corruption)
+            inner = sorted(found[b]["partial"] for b in blocks if "partial" in found[b])
+            cells = [_pair(found[layer]) for layer in layers]
+            middle = [f"{inner[len(inner) // 2]:.2f}" if inner else "-"] if blocks else []
+            table.add_row(fold(name, 24), corruption, *cells, *middle)
+    return table
+
+
+def _pair(rhos: dict[str, float]) -> str:
+    if "noise" not in rhos:
+        return "-"
+    return f"{rhos['noise']:.2f} ({rhos['partial']:.2f})" if "partial" in rhos else f"{rhos['noise']:.2f}"
