@@ -13,10 +13,10 @@ from benchmark._siblings import check_siblings
 if TYPE_CHECKING:
     from benchmark.api import embed, load_calibration, load_model
     from benchmark.bank import FeatureBank
-    from benchmark.engine.plan import Settings, make_plan, tasks
+    from benchmark.engine.plan import Settings, make_plan
     from benchmark.engine.run import Sweep, run
     from benchmark.errors import ReliquantError, UndefinedMetric
-    from benchmark.plugins import Banks, Metric, Outcome, Task, TextList, task
+    from benchmark.plugins import Banks, Metric, Outcome, Task, TextList, task, tasks
     from benchmark.quantization import parse, quantize
     from benchmark.results.compare import adjust, compare
     from benchmark.spec import DataSpec, ModelSpec, QuantSpec, SuiteSpec
@@ -57,10 +57,10 @@ __all__ = [
 _HOMES = {
     "benchmark.results.compare": ("adjust", "compare"),
     "benchmark.bank": ("FeatureBank",),
-    "benchmark.engine.plan": ("Settings", "make_plan", "tasks"),
+    "benchmark.engine.plan": ("Settings", "make_plan"),
     "benchmark.engine.run": ("Sweep", "run"),
     "benchmark.errors": ("ReliquantError", "UndefinedMetric"),
-    "benchmark.plugins": ("Banks", "Metric", "Outcome", "Task", "TextList", "task"),
+    "benchmark.plugins": ("Banks", "Metric", "Outcome", "Task", "TextList", "task", "tasks"),
     "benchmark.api": ("embed", "load_calibration", "load_model"),
     "benchmark.quantization": ("parse", "quantize"),
     "benchmark.spec": ("DataSpec", "ModelSpec", "QuantSpec", "SuiteSpec"),

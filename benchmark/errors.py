@@ -11,6 +11,12 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote
 
+PARTIAL = 3
+"""Exit status when some evaluations failed, or could not be compared, and the rest was done."""
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses of a command that was stopped: 128 and the signal's number."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 

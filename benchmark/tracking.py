@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 VIEW = "reliquant"
 """Name of the saved view that a tracker of MLflow keeps at each experiment."""
 
+STUDY = "optuna.study"
+"""Tag of the runs of an Optuna study and its trials: the study's name."""
+
+DEFAULT_TRACKER = "mlflow"
+
 RUNS_FILTER = "tags.kind != 'evaluation' and tags.kind != 'trial'"
 """MLflow's filter for the runs that a reader begins with: quantizations, sweeps and studies."""
 
@@ -137,6 +142,37 @@ class ServedModel:
     description: str
 
 
+class StudyLog(ABC):
+    """What a tracker keeps of one Optuna study; several processes share it."""
+
+    @abstractmethod
+    def trial(
+        self, number: int, name: str, params: Mapping[str, Any], metrics: Mapping[str, float], tags: Mapping[str, str]
+    ) -> None:
+        """Write one trial.
+
+        Args:
+            number: Optuna's. name: short name of the quantization.
+            metrics: by key. tags: with `error` for a trial that failed.
+        """
+
+    @abstractmethod
+    def logged(self) -> set[int]:
+        """Numbers of the trials that were written to their end."""
+
+    @abstractmethod
+    def finish(self, folder: Path, metrics: Mapping[str, float]) -> None:
+        """Attach the files of a folder, write summary metrics and end the study.
+
+        Raises:
+            StorageError: the artifacts cannot be written.
+        """
+
+    @abstractmethod
+    def fail(self, stopped: bool = True) -> None:
+        """End it: stopped by the user, or by an error."""
+
+
 class Tracker(ABC):
     """Writes finished configurations somewhere. The driver alone calls it, one configuration at a time."""
 
@@ -158,6 +194,17 @@ class Tracker(ABC):
 
     def log_study(self, study: FinishedStudy) -> None:  # noqa: B027 - a tracker of evaluations only leaves it out
         """Write a study; one that is there already under its key is left alone. Nothing, unless overridden."""
+
+    def open_study(self, suite: SuiteSpec, study: str, params: Mapping[str, str]) -> StudyLog | None:
+        """Find or make the log of an Optuna study; None for a tracker that keeps none.
+
+        Args:
+            params: what the study was asked for.
+
+        Raises:
+            StorageError: the store cannot be reached.
+        """
+        return None
 
     def check_registry(self, name: str) -> None:
         """Refuse, before any work, what `register_model` would refuse.

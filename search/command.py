@@ -15,20 +15,20 @@ from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from benchmark.cli.run import PARTIAL, failure_lines
 from benchmark.engine.include import include_files
 from benchmark.engine.plan import Settings, make_plan
+from benchmark.engine.provenance import failure_lines
 from benchmark.engine.request import check_device
 from benchmark.engine.run import run as run_plan
-from benchmark.errors import SpecError, UndefinedMetric, masked
+from benchmark.errors import INTERRUPTED, PARTIAL, TERMINATED, SpecError, UndefinedMetric, masked
 from benchmark.ledger.records import Ledger
 from benchmark.quantization import parse, quantizers
 from benchmark.results.reliability import near_floor
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
-from benchmark.tracking import trackers
+from benchmark.tracking import DEFAULT_TRACKER, trackers
 from benchmark.utils.progress import Progress, Silent, open_progress
-from benchmark.utils.signals import INTERRUPTED, TERMINATED, Terminated
+from benchmark.utils.signals import Terminated
 from search.evaluator import Engine
 from search.history import early, evaluated, front
 from search.objective import DEFAULT, Goals, Metrics, check_constraint, make_goals, make_objective, parse_constraint
@@ -46,8 +46,7 @@ from search.settings import (
 from search.space import Choices, Space
 from search.storage import journal_path, open_storage
 from search.study import Search, check_grid
-from search.tracking import MlflowLog
-from trackers.study import StudyRun
+from search.tracking import TrialLog
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _asked(request: SearchRequest, storage: BaseStorage) -> Asked:
 
 def _prepared(
     request: SearchRequest, storage: BaseStorage, asked: Asked, suite: SuiteSpec, progress: Progress
-) -> tuple[Search, MlflowLog | None]:
+) -> tuple[Search, TrialLog | None]:
     """The study, ready to run. What the user gave is checked before full precision is evaluated."""
     name = request.resume or request.name or f"{suite.name}-{asked.sampler}-seed{asked.seed}"
     if request.resume is None:
@@ -172,18 +171,18 @@ def _rule(suite: SuiteSpec, name: str) -> str:
     return f"study '{name}' chooses {'; '.join([*mapped, *split])}; the front is told on the rest"
 
 
-def _log(request: SearchRequest, suite: SuiteSpec, name: str, asked: Asked, goals: Goals) -> MlflowLog | None:
+def _log(request: SearchRequest, suite: SuiteSpec, name: str, asked: Asked, goals: Goals) -> TrialLog | None:
     """The study's run in MLflow; opened before the study is created, which a store out of reach prevents."""
     if not request.track:
         return None
     params = {key: json.dumps(value) for key, value in asdict(asked).items() if value}
     (request.home / "studies").mkdir(parents=True, exist_ok=True)
     with FileLock(request.home / "studies" / ".mlflow.lock"):
-        run = StudyRun.open(request.home, request.tracking_uri, suite.name, name, params)
-    return MlflowLog(run, name, goals)
+        run = trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri).open_study(suite, name, params)
+    return None if run is None else TrialLog(run, name, goals)
 
 
-def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: MlflowLog | None, progress: Progress) -> int:
+def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: TrialLog | None, progress: Progress) -> int:
     """Tell the front on data that it was not chosen on; write table, figures and suite."""
     study, found = search.study, front(search.study)
     folder = request.home / "studies" / study.study_name
@@ -232,7 +231,7 @@ def _told(
     """Metrics of the front on the report suite, tracked as any other run, and a line for each failure."""
     told, settings = report_suite(suite), Settings(request.device, request.batch_size)
     plan = make_plan(told.model_copy(update={"quantizations": tuple(names)}), settings)
-    opened = [trackers.get("mlflow").open(request.home, request.tracking_uri)] if request.track else []
+    opened = [trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)] if request.track else []
     sweep = run_plan(plan, request.home, trackers=opened, progress=progress)
     engine = Engine(told, settings, request.home)
     own = make_goals(engine.problem, goals.objectives, ())

@@ -13,10 +13,9 @@ from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import make_url
 
 from benchmark.errors import InputError, StorageError, masked
-from benchmark.utils.browser import LOOPBACK, open_later
+from benchmark.utils.browser import LOOPBACK, check_port, open_later
 from search.journal import check_journal
 from search.storage import journal_path
-from trackers.ui import check_port
 
 
 class _Server(ThreadingMixIn, WSGIServer):

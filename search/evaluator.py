@@ -15,7 +15,7 @@ from benchmark.engine.run import PIXEL_BUDGET, Sweep, run
 from benchmark.errors import QuantizationError, SpecError
 from benchmark.models import resolve as resolve_model
 from benchmark.models.base import ClipModel
-from benchmark.models.recipe import refuse_quantized
+from benchmark.models.references import refuse_quantized
 from benchmark.plugins import Better
 from benchmark.quantization import quantizers
 from benchmark.quantization.report import tower_sizes

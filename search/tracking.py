@@ -1,4 +1,4 @@
-"""Finished trials as MLflow runs below the study's parent run."""
+"""Finished trials, told to the tracker below their study."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.quantization import parse
+from benchmark.tracking import STUDY, StudyLog
 from benchmark.utils.processes import is_gone, owner
 from search.history import ESTIMATE, over
 from search.objective import Goals
-from trackers.study import STUDY, StudyRun
 
 
 @dataclass
-class MlflowLog:
+class TrialLog:
     """Writes finished trials; a tracking store that fails stops nothing, the study has everything.
 
     Attributes:
         broken: why the store could not be written, once it could not.
     """
 
-    run: StudyRun
+    run: StudyLog
     study: str
     goals: Goals
     broken: str | None = None

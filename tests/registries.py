@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmark.data import forget, sources
-from benchmark.engine.plan import tasks
+from benchmark.plugins import tasks
 from benchmark.quantization import quantizers
 from benchmark.registry import Registry
 from benchmark.tracking import trackers

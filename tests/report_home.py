@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmark import Banks, FeatureBank
-from benchmark.engine.plan import tasks
 from benchmark.ledger.records import EfficiencyRow, Ledger, Record, ReportRow
+from benchmark.plugins import tasks
 from tests.contract.test_tasks import banks_of
 
 W8, W4, NF4 = "rtn-w8a8-channel-token-vision", "rtn-w4a8-channel-token-vision", "bnb-nf4-vision"

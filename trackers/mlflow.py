@@ -20,8 +20,8 @@ from benchmark.results.compare import adjust
 from benchmark.results.formats import to_csv, to_json
 from benchmark.results.tables import headline_metrics, narrow_metrics
 from benchmark.spec import SuiteSpec, digest
-from benchmark.tracking import VIEW, FinishedConfiguration, FinishedStudy, FinishedSweep, ServedModel, Tracker
-from benchmark.utils.processes import is_gone, owner
+from benchmark.tracking import VIEW, FinishedConfiguration, FinishedStudy, FinishedSweep, ServedModel, StudyLog, Tracker
+from benchmark.utils.processes import owner
 from trackers.mlflow_files import data_inputs, write_evaluation, write_sweep
 from trackers.mlflow_names import grouping, metric_name, quant_params, safe_name
 from trackers.mlflow_notes import NOTE, configuration_note, evaluation_note, experiment_note, sweep_note
@@ -31,17 +31,19 @@ from trackers.store import (
     CONTENT,
     ERROR,
     KEY,
-    KILLED,
     OWNER,
     Found,
     artifact_folder,
     complete_configurations,
     connect,
     default_uri,
+    end_orphans,
     every_run,
     renew_statistics,
+    take_up,
     write_batch,
 )
+from trackers.study import StudyRun
 
 LAYOUT = "2"
 """Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
@@ -103,7 +105,7 @@ class MLflowTracker(Tracker):
             self._runs[key] = content
             return
         errors = {f"{ERROR}.{r.task}": (r.error or "")[:5000] for r in finished.records if r.status == "failed"}
-        parent = self._take_up(found.run, errors) if found else self._create_parent(experiment, finished)
+        parent = take_up(self._client, found.run, errors) if found else self._create_parent(experiment, finished)
         with self._ending(parent, failed=bool(errors)):
             self._write_parent(finished, parent, errors)
             for record in finished.records:
@@ -146,7 +148,7 @@ class MLflowTracker(Tracker):
             name = f"sweep {sweep.model}, {len(sweep.configurations)} quantizations"
             run = self._client.create_run(experiment, tags=tags, run_name=name).info.run_id
         else:
-            run = self._take_up(there, {})
+            run = take_up(self._client, there, {})
         with self._ending(run), tempfile.TemporaryDirectory() as folder:
             write_sweep(Path(folder), sweep)
             self._client.log_artifacts(run, folder)
@@ -164,6 +166,10 @@ class MLflowTracker(Tracker):
             write_batch(self._client, run, {metric_name(key): value for key, value in study.metrics.items()}, {}, {})
             self._client.log_artifacts(run, str(study.folder))
         self._runs[study.key] = ""
+
+    def open_study(self, suite: SuiteSpec, study: str, params: Mapping[str, str]) -> StudyLog:
+        """The parent run of a study; one process of a machine at a time does this."""
+        return StudyRun.open(self._client, self._experiment(suite), suite.name, study, params)
 
     def check_registry(self, name: str) -> None:
         """Look at the name, and connect."""
@@ -189,16 +195,9 @@ class MLflowTracker(Tracker):
                 self._client.set_experiment_tag(found.experiment_id, NOTE, experiment_note(suite))
             self._experiments[name] = found.experiment_id
             self._places[found.experiment_id] = artifact_folder(self._uri, found.artifact_location)
-            self._end_orphans(found.experiment_id)
+            end_orphans(self._client, found.experiment_id)
             self._read_runs(found.experiment_id)
         return self._experiments[name]
-
-    def _end_orphans(self, experiment: str) -> None:
-        """Runs that a killed process left RUNNING are ended as FAILED; `log` takes them up again."""
-        for run in list(every_run(self._client, experiment, "attributes.status = 'RUNNING'")):
-            if is_gone(run.data.tags.get(OWNER, "")):
-                self._client.set_tag(run.info.run_id, ERROR, KILLED)
-                self._client.set_terminated(run.info.run_id, "FAILED")
 
     def _read_runs(self, experiment: str) -> None:
         """What is logged of configurations and studies, in one pass."""
@@ -217,16 +216,6 @@ class MLflowTracker(Tracker):
             whole = run.info.status != "RUNNING" and ERROR not in run.data.tags
             return Found(run, children, run.data.tags.get(CONTENT) if whole else None)
         return None
-
-    def _take_up(self, run: Any, errors: Mapping[str, str]) -> str:
-        """Go on with a run that is there: it is ours now, should we be killed. Errors that are mended go."""
-        name = str(run.info.run_id)
-        self._client.set_tag(name, OWNER, owner())
-        self._client.update_run(name, status="RUNNING")
-        for tag in run.data.tags:
-            if (tag == ERROR or tag.startswith(f"{ERROR}.")) and tag not in errors:
-                self._client.delete_tag(name, tag)
-        return name
 
     @contextmanager
     def _ending(self, run: str, failed: bool = False) -> Iterator[None]:
@@ -282,7 +271,7 @@ class MLflowTracker(Tracker):
         if begun is None:
             run = self._client.create_run(experiment, tags=tags, run_name=record.name).info.run_id
         else:
-            run = self._take_up(begun, {})
+            run = take_up(self._client, begun, {})
         with self._ending(run):
             metrics = {key.split("/", 1)[1]: value for key, value in record.metrics.items()}
             write_batch(

@@ -20,6 +20,7 @@ from urllib.request import url2pathname
 from filelock import FileLock
 
 from benchmark.errors import StorageError, masked
+from benchmark.utils.processes import is_gone, owner
 
 KEY, CONTENT, ERROR, OWNER = "eval.key", "eval.content", "error", "reliquant.owner"
 KILLED = "the process that wrote this run was killed"
@@ -100,6 +101,25 @@ def every_run(client: Any, experiment: str, wanted: str) -> Iterator[Any]:
         token = page.token
         if not token:
             return
+
+
+def end_orphans(client: Any, experiment: str) -> None:
+    """Runs that a killed process left RUNNING are ended as FAILED; who writes them again takes them up."""
+    for run in list(every_run(client, experiment, "attributes.status = 'RUNNING'")):
+        if is_gone(run.data.tags.get(OWNER, "")):
+            client.set_tag(run.info.run_id, ERROR, KILLED)
+            client.set_terminated(run.info.run_id, "FAILED")
+
+
+def take_up(client: Any, run: Any, errors: Mapping[str, str]) -> str:
+    """Go on with a run that is there: it is ours now, should we be killed. Errors that are not in `errors` go."""
+    name = str(run.info.run_id)
+    client.set_tag(name, OWNER, owner())
+    client.update_run(name, status="RUNNING")
+    for tag in run.data.tags:
+        if (tag == ERROR or tag.startswith(f"{ERROR}.")) and tag not in errors:
+            client.delete_tag(name, tag)
+    return name
 
 
 def _create(path: Path) -> None:

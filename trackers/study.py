@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import StorageError
+from benchmark.tracking import STUDY, StudyLog
 from benchmark.utils.processes import owner
-from trackers.mlflow import tracker as mlflow_tracker
-from trackers.store import ERROR, KILLED, OWNER, every_run
+from trackers.store import ERROR, KILLED, OWNER, every_run, take_up
 
 KIND = "kind"
-STUDY = "optuna.study"
 TRIAL = "optuna.trial"
 _PARAM_LENGTH = 6000
 
 
-class StudyRun:
+class StudyRun(StudyLog):
     """The parent run of one study; several processes find the same one."""
 
     def __init__(self, client: Any, experiment: str, run: str) -> None:
@@ -30,31 +29,16 @@ class StudyRun:
         self._begun: dict[int, Any] = {}
 
     @classmethod
-    def open(cls, home: Path, uri: str | None, suite: str, study: str, params: Mapping[str, str]) -> StudyRun:
-        """Find or make the parent run in the experiment of the suite; runs that a killed process left open are ended.
-
-        One process of a machine at a time does this.
+    def open(cls, client: Any, experiment: str, suite: str, study: str, params: Mapping[str, str]) -> StudyRun:
+        """Find or make the parent run in an experiment.
 
         Args:
             params: what the study was asked for.
-
-        Raises:
-            StorageError: the tracking store cannot be reached.
         """
-        opened = mlflow_tracker.open(home, uri)
-        client = opened._client
-        found = client.get_experiment_by_name(suite)
-        if found is None:
-            local = opened._uri.startswith("sqlite:///")
-            place = (home / "artifacts" / suite).resolve().as_uri() if local else None
-            experiment = client.create_experiment(suite, artifact_location=place)
-        else:
-            experiment = found.experiment_id
-        opened._end_orphans(experiment)
         wanted = f"tags.`{STUDY}` = '{study}' and tags.{KIND} = 'study'"
         runs = client.search_runs([experiment], filter_string=wanted, max_results=1)
         if runs:
-            run = opened._take_up(runs[0], {})
+            run = take_up(client, runs[0], {})
         else:
             tags = {KIND: "study", STUDY: study, "suite": suite, OWNER: owner()}
             run = client.create_run(experiment, tags=tags, run_name=study).info.run_id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -11,7 +10,7 @@ from urllib.parse import urlencode
 
 from benchmark.errors import InputError, StorageError, masked
 from benchmark.tracking import RUNS_FILTER, VIEW
-from benchmark.utils.browser import LOOPBACK, open_later
+from benchmark.utils.browser import LOOPBACK, check_port, open_later
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -91,16 +90,3 @@ def _query(experiment: Experiment) -> str:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def check_port(host: str, port: int) -> None:
-    """Refuse a port that somebody listens on already, before a server is started."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise InputError(
-                f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port N"
-            ) from None

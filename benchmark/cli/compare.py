@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from benchmark.engine.include import include_files
-from benchmark.engine.plan import tasks
-from benchmark.errors import InputError, StorageError, UnknownNameError
-from benchmark.ledger.records import Ledger, Record
-from benchmark.results.compare import Change, Comparer, adjust
+from benchmark.errors import PARTIAL, InputError, StorageError, UnknownNameError
+from benchmark.ledger.records import Record
+from benchmark.plugins import tasks
+from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.formats import FORMATS
 from benchmark.results.hypotheses import paragraph
+from benchmark.results.load import find_suite, newest, open_ledger
 from benchmark.results.tables import shallowest_headlines
-from benchmark.spec.suite import expand_all, load_suite, suite_names
-from benchmark.utils.progress import Progress, open_progress, shown
-
-UNPAIRED = 3
-"""Exit status when some evaluations could not be compared."""
+from benchmark.spec.suite import expand_all
+from benchmark.utils.progress import open_progress
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,7 @@ def compare_runs(request: CompareRequest) -> int:
     if request.format not in FORMATS:
         raise UnknownNameError("--format", request.format, FORMATS)
     include_files(request.include)
-    if not (request.home / "ledger.jsonl").is_file():
-        raise InputError(f"{request.home} holds no results; run a suite first, or name the folder with --home DIR")
-    ledger, comparer = Ledger(request.home), Comparer(request.home)
+    ledger, comparer = open_ledger(request.home), Comparer(request.home)
     name, headline = find_suite(request.suite, ledger)
     records = newest(record for record in ledger.records.values() if record.suite == name)
     with open_progress(request.quiet) as progress:
@@ -63,60 +59,7 @@ def compare_runs(request: CompareRequest) -> int:
             request.output.write_text(text, encoding="utf-8")
         except OSError as error:
             raise StorageError(f"{request.output} cannot be written: {error.strerror}") from error
-    return UNPAIRED if comparer.failures else 0
-
-
-def newest(records: Iterable[Record]) -> list[Record]:
-    """Finished records that are not superseded.
-
-    The ledger also keeps evaluations with another limit, prompt or task version. Of a quantization the last one of each
-    evaluation counts; full-precision records are all kept, a quantization is compared with the one that matches it.
-    """
-    found: dict[tuple[str, ...], Record] = {}
-    for record in records:
-        if record.status == "done":
-            key = (record.model, record.quantization, record.name)
-            found.pop(key, None)
-            found[(*key, record.pair) if record.quantization == "fp32" else key] = record
-    return list(found.values())
-
-
-def find_changes(
-    chosen: Sequence[Record],
-    records: Sequence[Record],
-    comparer: Comparer,
-    ledger: Ledger,
-    progress: Progress | None = None,
-) -> list[Change]:
-    """All changes of the chosen records against the full-precision records that they can be compared with."""
-    full = [record for record in records if record.quantization == "fp32"]
-    bases = {(r.model, r.name, r.pair): r for r in full}
-    origins = {(r.name, r.pair): r for r in full if r.pair}  # of exported models, which have another name
-    changes: list[Change] = []
-    with (progress or shown()).phase("compare", len(chosen)) as advance:
-        for record in chosen:
-            base = bases.get((record.model, record.name, record.pair)) or origins.get((record.name, record.pair))
-            if base is None:
-                comparer.failures[f"{record.model}, {record.quantization}: {record.name}"] = (
-                    "the ledger has no full-precision evaluation on the same data; run the suite again with its --limit"
-                )
-            else:
-                changes += comparer.changes(tasks.get(record.task), record, base, ledger.outcome)
-            advance(1)
-    return changes
-
-
-def find_suite(asked: str, ledger: Ledger) -> tuple[str, tuple[str, ...]]:
-    """Name of the suite in the ledger and its headline metrics, if its file can be found."""
-    recorded = {record.suite for record in ledger.records.values()}
-    if asked in suite_names() or asked.endswith((".yaml", ".yml")):
-        suite = load_suite(asked)
-        if suite.name not in recorded:
-            raise InputError(f"suite '{suite.name}' has no results in {ledger.home}; there are: {', '.join(recorded)}")
-        return suite.name, suite.headline
-    if asked not in recorded:
-        raise UnknownNameError(f"suite in {ledger.home}", asked, recorded)
-    return asked, ()
+    return PARTIAL if comparer.failures else 0
 
 
 def _chosen(request: CompareRequest, records: Sequence[Record], suite: str) -> list[Record]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from typer import Context
 
-HERE = Path(__file__).parent
+HOME = Path(__file__).parent.parent
 FIXED = ("bnb-", "control-", "fp8", "fp32", "torchao-")
 """Methods whose name says the precision."""
 
@@ -21,7 +21,7 @@ SCHEMES = ("demo", "group:paper", "hf-hub:", "local-dir:", "transformers:")
 
 def suites(incomplete: str) -> list[str]:
     """Suites by name; a path with a YAML file at its end is the shell's to complete."""
-    return _beginning(incomplete, (path.stem for path in (HERE / "suites").glob("*.yaml")))
+    return _beginning(incomplete, (path.stem for path in (HOME / "suites").glob("*.yaml")))
 
 
 def tasks(incomplete: str) -> list[str]:
@@ -53,7 +53,7 @@ def models(incomplete: str) -> list[str]:
     """The demo, schemes, open_clip's architectures, and the named models of groups."""
     import yaml
 
-    groups = yaml.safe_load((HERE / "models" / "groups.yaml").read_text(encoding="utf-8"))
+    groups = yaml.safe_load((HOME / "spec" / "groups.yaml").read_text(encoding="utf-8"))
     named = [m["ref"] if isinstance(m, dict) else m for group in groups.values() for m in group["models"]]
     package = find_spec("open_clip")
     places = package.submodule_search_locations if package else None

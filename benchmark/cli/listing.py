@@ -113,7 +113,7 @@ def _shown(value: Any) -> str:
 
 
 def _tasks() -> list[dict[str, Any]]:
-    from benchmark.engine.plan import tasks
+    from benchmark.plugins import tasks
 
     return [
         {

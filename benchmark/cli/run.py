@@ -11,19 +11,17 @@ from typing import Any, Literal
 
 from benchmark.cli.tables import print_efficiency, print_table
 from benchmark.engine.include import include_files
-from benchmark.engine.provenance import skipped_warnings, template_warnings
+from benchmark.engine.provenance import failure_lines, skipped_warnings, template_warnings
 from benchmark.engine.request import RunRequest, pixel_budget, recorded_plan, requested_plan
 from benchmark.engine.run import Sweep, replay
 from benchmark.engine.run import run as run_plan
-from benchmark.ledger.records import Ledger, Record
+from benchmark.errors import PARTIAL
+from benchmark.ledger.records import Ledger
 from benchmark.results.compare import adjust
 from benchmark.results.tables import comparison_rows, headline_keys
 from benchmark.spec.suite import load_suite
 from benchmark.tracking import Tracker, trackers
 from benchmark.utils.progress import open_progress
-
-PARTIAL = 3
-"""Exit status when some evaluations failed and the rest was done."""
 
 
 def run_suite(request: RunRequest) -> int:
@@ -100,18 +98,6 @@ def sync_suite(request: RunRequest) -> int:
             + (f"; {missing} are not finished in {request.home}" if missing else "")
         )
     return 0
-
-
-def failure_lines(failed: Sequence[Record]) -> list[str]:
-    """One line for each reason: what failed under which quantization."""
-    reasons: dict[tuple[str, str, str], list[str]] = {}
-    for record in failed:
-        reason = (record.model, record.quantization, record.error or "")
-        reasons.setdefault(reason, []).append(f"{record.task}/{record.dataset}")
-    return [
-        f"failed: {model}, {quantization}: {', '.join(names)}: {error}"
-        for (model, quantization, error), names in reasons.items()
-    ]
 
 
 def untimed_warnings(efficiencies: Iterable[Mapping[str, Any]]) -> list[str]:

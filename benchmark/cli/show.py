@@ -14,15 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.engine.include import include_files
-from benchmark.engine.plan import tasks
 from benchmark.engine.reproduce import arguments, in_lines, requests
 from benchmark.engine.request import RunRequest
 from benchmark.errors import ReliquantError, UnknownNameError
+from benchmark.plugins import tasks
 from benchmark.quantization import parse, quantizers
-from benchmark.report.command import open_ledger
 from benchmark.results.compare import Change, adjust
-from benchmark.results.finding import find
 from benchmark.results.formats import rows as export_rows
+from benchmark.results.load import find, open_ledger
 from benchmark.results.rows import Results, Row, better_of, gather
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.data import sources
-from benchmark.engine.plan import tasks
 from benchmark.errors import InputError, PluginError
+from benchmark.plugins import tasks
 from benchmark.quantization import quantizers
 from benchmark.registry import Origin, Registry
 from benchmark.tracking import trackers

@@ -16,13 +16,11 @@ from benchmark.engine.execution import Precision
 from benchmark.engine.label_spaces import check_classes
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.models import ResolvedModel, resolve
-from benchmark.plugins import Task, TextList
+from benchmark.plugins import Task, TextList, tasks
 from benchmark.quantization import integer_engine, parse, quantizers
-from benchmark.registry import Registry
 from benchmark.spec import FP32, BindingSpec, DataSpec, QuantSpec, SuiteSpec, Tower, canonical, digest, digest_of
 
 Binding = tuple[Task, str, BindingSpec]
-tasks: Registry[Task] = Registry("task", "reliquant.tasks", Task)
 
 
 @dataclass(frozen=True)

@@ -99,3 +99,15 @@ def skipped_warnings(records: Sequence[Record]) -> list[str]:
         + (", ...)" if entry["count"] > 3 else ")")
         for name, entry in found.items()
     ]
+
+
+def failure_lines(failed: Sequence[Record]) -> list[str]:
+    """One line for each reason: what failed under which quantization."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for record in failed:
+        reason = (record.model, record.quantization, record.error or "")
+        reasons.setdefault(reason, []).append(f"{record.task}/{record.dataset}")
+    return [
+        f"failed: {model}, {quantization}: {', '.join(names)}: {error}"
+        for (model, quantization, error), names in reasons.items()
+    ]

@@ -18,9 +18,9 @@ from benchmark.engine.ray import RayOptions
 from benchmark.engine.run import PIXEL_BUDGET
 from benchmark.engine.timing import Timing
 from benchmark.errors import InputError, SpecError
-from benchmark.models.recipe import refuse_quantized
+from benchmark.models.references import refuse_quantized
 from benchmark.quantization import parse
-from benchmark.quantization.kernels.onednn import ENGINES
+from benchmark.quantization.kernels.selection import ENGINES
 from benchmark.spec import FP32, Override, QuantSpec, parse_spec
 from benchmark.spec.suite import load_suite, narrow
 

@@ -37,7 +37,7 @@ from benchmark.export.writing import (
 from benchmark.ledger.records import Ledger
 from benchmark.models import ResolvedModel
 from benchmark.models.base import ClipModel
-from benchmark.models.recipe import Recipe, refuse_quantized
+from benchmark.models.references import Recipe, refuse_quantized
 from benchmark.quantization import LayerState, QuantizationReport, parse, quantizers, requires_calibration
 from benchmark.spec import FP32, SuiteSpec
 from benchmark.spec.suite import load_suite, narrow

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import ModelError, QuantizationError
 from benchmark.export.folder import BASE, REPORT, TEXT_MODEL, WEIGHTS, ExportConfig, read_config
 from benchmark.models.identity import display_name, model_digest, read_json, tokenizer_files
-from benchmark.models.recipe import Quantized, Recipe
-from benchmark.models.references import ResolvedModel
+from benchmark.models.references import EXPORTED, Quantized, Recipe, Reference, ResolvedModel, folder_of
 from benchmark.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -19,6 +18,19 @@ if TYPE_CHECKING:
 
     from benchmark.models.base import ClipModel
     from benchmark.quantization import QuantizationReport
+
+
+class ExportedReference(Reference):
+    """A folder that `reliquant export` wrote."""
+
+    name = EXPORTED
+
+    def resolve(self, spec: ModelSpec, *, download: bool = True) -> ResolvedModel:
+        """As `benchmark.models.resolve`."""
+        return resolve_exported(spec, folder_of(spec.ref))
+
+
+reference = ExportedReference()
 
 
 def resolve_exported(spec: ModelSpec, folder: Path) -> ResolvedModel:

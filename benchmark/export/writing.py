@@ -22,8 +22,7 @@ from benchmark.export.folder import BASE, CLASSES, REPORT, TEXT_MODEL, WEIGHTS, 
 from benchmark.models import resolve
 from benchmark.models.base import ClipModel
 from benchmark.models.checkpoint import file_digest
-from benchmark.models.recipe import Recipe
-from benchmark.models.references import EXPORT_NAME
+from benchmark.models.references import EXPORT_NAME, Recipe
 from benchmark.quantization import LayerState, QuantizationReport
 from benchmark.quantization.state import aliases
 

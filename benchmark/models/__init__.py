@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmark.models.catalogue import ModelInfo, groups, list_models
+from benchmark.models.catalogue import ModelInfo, list_models
 from benchmark.models.identity import display_name
 from benchmark.models.references import ResolvedModel, resolve
 
-__all__ = ["ModelInfo", "ResolvedModel", "display_name", "groups", "list_models", "resolve"]
+__all__ = ["ModelInfo", "ResolvedModel", "display_name", "list_models", "resolve"]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
-from benchmark.errors import SpecError
 from benchmark.models import hub
 from benchmark.models.families import family_of
 from benchmark.models.identity import read_json
 from benchmark.models.references import architectures, demo_folder, is_cached, resolve
-from benchmark.spec import ModelSpec, parse_spec
+from benchmark.spec.groups import groups
 from benchmark.spec.yaml_file import load_yaml
 
-GROUPS = Path(__file__).parent / "groups.yaml"
 PARAMETERS = Path(__file__).parent / "parameters.yaml"
 
 
@@ -34,22 +31,6 @@ class ModelInfo:
     parameters: int | None
     cached: bool
     group: str | None = None
-
-
-@cache
-def groups() -> dict[str, tuple[ModelSpec, ...]]:
-    """Named groups of models, read from groups.yaml; `paper` holds the ten models of the study.
-
-    Raises:
-        SpecError: the file is damaged.
-    """
-    data = load_yaml(GROUPS)
-    if not isinstance(data, dict):
-        raise SpecError(f"{GROUPS}: expected groups of models by name")
-    return {
-        str(name): tuple(parse_spec(ModelSpec, entry, f"{GROUPS}: {name}") for entry in group["models"])
-        for name, group in data.items()
-    }
 
 
 def list_models() -> list[ModelInfo]:

@@ -13,8 +13,7 @@ from benchmark.models import hub
 from benchmark.models.checkpoint import read_header
 from benchmark.models.identity import TOKENIZER_FILES, display_name, model_digest, read_json, tokenizer_files
 from benchmark.models.preprocess import from_transformers
-from benchmark.models.recipe import Recipe
-from benchmark.models.references import ResolvedModel
+from benchmark.models.references import Recipe, Reference, ResolvedModel
 from benchmark.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -33,6 +32,19 @@ FAMILIES = {
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 INDEX = "model.safetensors.index.json"
+
+
+class TransformersReference(Reference):
+    """`transformers:PATH` and `transformers:ORG/NAME`."""
+
+    name = "transformers"
+
+    def resolve(self, spec: ModelSpec, *, download: bool = True) -> ResolvedModel:
+        """As `benchmark.models.resolve`."""
+        return resolve(spec, download=download)
+
+
+reference = TransformersReference()
 
 
 def resolve(spec: ModelSpec, *, download: bool = True) -> ResolvedModel:

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -18,11 +18,13 @@ from benchmark.models.attention import unroll
 from benchmark.models.base import ClipModel
 from benchmark.models.checkpoint import fill, read_state
 from benchmark.models.preprocess import Preprocess
-from benchmark.models.recipe import Recipe
 from benchmark.models.structure import block_names
 from benchmark.models.taps import open_clip_taps
 from benchmark.models.texts import NotPadding, TokenMask, UpToEnd, encode_causal, shortened
 from benchmark.spec import Tower
+
+if TYPE_CHECKING:
+    from benchmark.models.references import Recipe
 
 CLIP_TEXT = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
 """The text tower of open_clip's CLIP class, whose parts lie beside `visual`; other classes have a `text` module."""

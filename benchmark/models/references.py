@@ -8,26 +8,64 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from benchmark.errors import ModelError, ReliquantError, UnknownNameError
+from benchmark.errors import ModelError, ReliquantError, SpecError, UnknownNameError
 from benchmark.models import hub
 from benchmark.models.checkpoint import TORCH_SUFFIXES, count_parameters, find_weights
 from benchmark.models.families import family_of
 from benchmark.models.identity import TOKENIZER_FILES, display_name, model_digest, read_json, tokenizer_files
 from benchmark.models.preprocess import Preprocess, from_open_clip
-from benchmark.models.recipe import Quantized, Recipe
-from benchmark.spec import ModelSpec
+from benchmark.registry import Registry
+from benchmark.spec import ModelSpec, QuantSpec
 
 if TYPE_CHECKING:
     from benchmark.models.base import ClipModel
+    from benchmark.quantization import QuantizationReport
 
 CONFIG_NAME = "open_clip_config.json"
 EXPORT_NAME = "reliquant.json"
 """The file by which a folder that `reliquant export` wrote is known."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model is built from, beside its weights.
+
+    Attributes:
+        library: that holds its classes. architecture: its configuration there.
+        tokenizer: folder of a transformers tokenizer; None for open_clip's own.
+        text_model: folder with the `config.json` of a transformers text tower; None for a library's own.
+    """
+
+    library: Literal["open_clip", "transformers"]
+    architecture: Mapping[str, Any]
+    tokenizer: Path | None = None
+    text_model: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files behind it."""
+        tokenizer = tokenizer_files(self.tokenizer) if self.tokenizer else ()
+        return (*tokenizer, *([self.text_model / "config.json"] if self.text_model else []))
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a model that is quantized already knows of itself.
+
+    Attributes:
+        quant: how it was quantized. base: digest of the full-precision model.
+        load: (device, exact_float) -> the model, and the report of its quantization.
+    """
+
+    quant: QuantSpec
+    base: str
+    load: Callable[[str, bool], tuple[ClipModel, QuantizationReport]] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -69,6 +107,21 @@ class ResolvedModel:
         return self.loader(device)
 
 
+class Reference(ABC):
+    """A kind of model reference, `NAME:REST`; others come through the entry points `reliquant.references`."""
+
+    name: str
+
+    @abstractmethod
+    def resolve(self, spec: ModelSpec, *, download: bool = True) -> ResolvedModel:
+        """As `benchmark.models.resolve`, for references of this kind."""
+
+
+references: Registry[Reference] = Registry("kind of model reference", "reliquant.references", Reference)
+EXPORTED = "exported"
+"""The kind that a folder with an `EXPORT_NAME` is of, whatever its reference says."""
+
+
 @dataclass(frozen=True)
 class _Parts:
     """What an open_clip reference leads to."""
@@ -92,16 +145,29 @@ def resolve(spec: ModelSpec | str, *, download: bool = True) -> ResolvedModel:
         UnknownNameError: no such architecture or pretrained tag.
     """
     spec = ModelSpec(ref=spec) if isinstance(spec, str) else spec
-    folder = Path(spec.ref.removeprefix("local-dir:")).expanduser()
-    if (folder / EXPORT_NAME).is_file():
-        from benchmark.export.loading import resolve_exported
-
-        return resolve_exported(spec, folder)
-    if spec.ref.startswith("transformers:"):
-        from benchmark.models import hf_folder
-
-        return hf_folder.resolve(spec, download=download)
+    if (folder_of(spec.ref) / EXPORT_NAME).is_file():
+        return references.get(EXPORTED).resolve(spec, download=download)
+    scheme = spec.ref.partition(":")[0]
+    if scheme in references:
+        return references.get(scheme).resolve(spec, download=download)
     return _resolve_open_clip(spec, _parts(spec.ref, download), download)
+
+
+def refuse_quantized(models: Iterable[ResolvedModel], purpose: str) -> None:
+    """Refuse models that are quantized already.
+
+    Args:
+        purpose: what would quantize them again, e.g. `search`.
+
+    Raises:
+        SpecError: names the model and how it was quantized.
+    """
+    for model in models:
+        if model.quantized is not None:
+            raise SpecError(
+                f"model {model.ref} is quantized already ({model.quantized.quant.name}) and cannot be quantized again "
+                f"({purpose}); `reliquant run` evaluates it as it is, anything else needs the model it was made from"
+            )
 
 
 def _parts(ref: str, download: bool) -> _Parts:
@@ -116,8 +182,13 @@ def _parts(ref: str, download: bool) -> _Parts:
     if path.is_file():
         return _from_file(path)
     if re.fullmatch(r"[a-z-]{2,}", scheme) and rest:
-        raise UnknownNameError("kind of model reference", scheme, ("hf-hub", "local-dir", "transformers"))
+        raise UnknownNameError(references.kind, scheme, ("hf-hub", "local-dir", *references.names()))
     return _from_architecture(ref, download)
+
+
+def folder_of(ref: str) -> Path:
+    """The folder that `PATH`, `local-dir:PATH` or `exported:PATH` names."""
+    return Path(ref.removeprefix("local-dir:").removeprefix(f"{EXPORTED}:")).expanduser()
 
 
 def demo_folder() -> Path:

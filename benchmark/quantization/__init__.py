@@ -16,7 +16,7 @@ from benchmark.quantization.base import (
 )
 from benchmark.quantization.calibration import Calibration
 from benchmark.quantization.kernels.int8 import cpu_capability, int8_available
-from benchmark.quantization.kernels.onednn import integer_engine
+from benchmark.quantization.kernels.selection import integer_engine
 from benchmark.quantization.observers import Observer, Seen
 from benchmark.quantization.report import QuantizationReport, TowerReport
 from benchmark.quantization.simulated import Prepared, Simulated

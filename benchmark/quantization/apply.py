@@ -25,8 +25,7 @@ from benchmark.quantization.report import (
 from benchmark.quantization.state import LayerState
 from benchmark.quantization.targets import check_finite, check_patterns, resolve
 from benchmark.registry import Registry
-from benchmark.spec import QuantSpec, Tower
-from benchmark.spec.short_name import parse_short_name
+from benchmark.spec import QuantSpec, Tower, parse_short_name
 from benchmark.utils.memory import keep_freed_memory
 from benchmark.utils.progress import Progress, Silent
 

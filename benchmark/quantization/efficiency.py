@@ -20,7 +20,8 @@ from benchmark.errors import QuantizationError
 from benchmark.models.base import ClipModel
 from benchmark.quantization.apply import quantize, quantizers
 from benchmark.quantization.base import Kernel
-from benchmark.quantization.kernels.int8 import INT8_ENGINE, ONEDNN_ENGINE, cpu_capability, int8_available
+from benchmark.quantization.kernels.int8 import cpu_capability, int8_available
+from benchmark.quantization.kernels.selection import INT8_ENGINE, ONEDNN_ENGINE
 from benchmark.quantization.report import QuantizationReport
 from benchmark.spec import QuantSpec
 

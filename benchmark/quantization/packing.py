@@ -19,7 +19,7 @@ from benchmark.errors import ModelError, QuantizationError
 from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.hadamard import Rotation
-from benchmark.quantization.kernels.int8 import replacement
+from benchmark.quantization.kernels.selection import replacement
 from benchmark.quantization.linear import Scaled, Transform
 from benchmark.quantization.state import LayerState
 

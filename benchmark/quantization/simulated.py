@@ -15,7 +15,7 @@ from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight, Scheme
 from benchmark.quantization.base import LayerRecord, Quantizer, Target, TowerJob
 from benchmark.quantization.calibrate import in_parts
-from benchmark.quantization.kernels.int8 import replacement
+from benchmark.quantization.kernels.selection import replacement
 from benchmark.quantization.linear import Transform
 from benchmark.quantization.observers import Observer, Range, Seen
 from benchmark.quantization.packing import Parts, pack_layer, unpack_layer

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.engine.include import include_files
-from benchmark.errors import InputError, StorageError
-from benchmark.ledger.records import Ledger
+from benchmark.errors import StorageError
 from benchmark.report.page import render
 from benchmark.report.reproduce import origin, suite_file
-from benchmark.results.finding import find
+from benchmark.results.load import find, open_ledger
 from benchmark.results.rows import Results, gather, read_spectra
 from benchmark.utils.progress import open_progress
 
@@ -52,17 +51,6 @@ def write_report(request: ReportRequest) -> Path:
     except OSError as error:
         raise StorageError(f"{request.output} cannot be written: {error.strerror}") from error
     return request.output
-
-
-def open_ledger(home: Path) -> Ledger:
-    """The ledger of a results folder.
-
-    Raises:
-        InputError: it holds no results.
-    """
-    if not (home / "ledger.jsonl").is_file():
-        raise InputError(f"{home} holds no results; run a suite first, or name the folder with --home DIR")
-    return Ledger(home)
 
 
 def _spectra(results: Results, home: Path) -> list[dict[str, object]]:

@@ -14,8 +14,7 @@ from benchmark.data.decode import decode, read_bytes
 from benchmark.data.opening import Data
 from benchmark.errors import ReliquantError
 from benchmark.ledger.records import Record
-from benchmark.pairing import paired
-from benchmark.plugins import Outcome
+from benchmark.plugins import Outcome, paired
 from benchmark.results.rows import Results, Row
 
 LOST, REPAIRED = 8, 4

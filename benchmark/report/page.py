@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from benchmark.data.opening import Data
-from benchmark.engine.plan import tasks
+from benchmark.plugins import tasks
 from benchmark.report import details, gaps, overview, score, spectral
 from benchmark.report.advice import RULE, Advice, about, advise, claims_sentence, losses
 from benchmark.report.details import Grid, Heat, heat

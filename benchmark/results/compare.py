@@ -18,14 +18,14 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from benchmark.errors import PluginError, ReliquantError, StorageError, UndefinedMetric, why
-from benchmark.ledger.records import Record
+from benchmark.ledger.records import Ledger, Record
 from benchmark.metrics.bootstrap import LEVEL, Comparison
 from benchmark.metrics.outcomes import accuracy_difference_interval
 from benchmark.metrics.resample import SEED, mean_difference
 from benchmark.metrics.significance import benjamini_hochberg, stars
-from benchmark.pairing import paired
-from benchmark.plugins import Better, Metric, Outcome, Task
+from benchmark.plugins import Better, Metric, Outcome, Task, paired, tasks
 from benchmark.spec import digest
+from benchmark.utils.progress import Progress, shown
 
 VERSION = 2
 """Raise it when an interval or p value can change for the same outcomes."""
@@ -261,3 +261,28 @@ def by_configuration(changes: Sequence[Change]) -> dict[str, dict[str, Change]]:
     for change in changes:
         found.setdefault(change.configuration, {})[change.key] = change
     return found
+
+
+def find_changes(
+    chosen: Sequence[Record],
+    records: Sequence[Record],
+    comparer: Comparer,
+    ledger: Ledger,
+    progress: Progress | None = None,
+) -> list[Change]:
+    """All changes of the chosen records against the full-precision records that they can be compared with."""
+    full = [record for record in records if record.quantization == "fp32"]
+    bases = {(r.model, r.name, r.pair): r for r in full}
+    origins = {(r.name, r.pair): r for r in full if r.pair}  # of exported models, which have another name
+    changes: list[Change] = []
+    with (progress or shown()).phase("compare", len(chosen)) as advance:
+        for record in chosen:
+            base = bases.get((record.model, record.name, record.pair)) or origins.get((record.name, record.pair))
+            if base is None:
+                comparer.failures[f"{record.model}, {record.quantization}: {record.name}"] = (
+                    "the ledger has no full-precision evaluation on the same data; run the suite again with its --limit"
+                )
+            else:
+                changes += comparer.changes(tasks.get(record.task), record, base, ledger.outcome)
+            advance(1)
+    return changes

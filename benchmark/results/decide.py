@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmark.engine.plan import tasks
+from benchmark.plugins import tasks
 from benchmark.results.compare import Change
 from benchmark.results.rows import Row
 

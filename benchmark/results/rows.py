@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.cli.compare import find_changes, newest
-from benchmark.engine.plan import tasks
 from benchmark.errors import ReliquantError, StorageError
 from benchmark.ledger.records import Ledger, Record
-from benchmark.plugins import Better
+from benchmark.plugins import Better, tasks
 from benchmark.quantization import parse
 from benchmark.results import sizes
-from benchmark.results.compare import Change, Comparer, adjust
+from benchmark.results.compare import Change, Comparer, adjust, find_changes
+from benchmark.results.load import newest
 from benchmark.results.reliability import by_task, reliability_keys
 from benchmark.results.tables import shallowest_headlines
 from benchmark.spec import FP32, SuiteSpec

@@ -12,11 +12,12 @@ import numpy as np
 from benchmark.results.compare import Change, adjust
 from benchmark.results.palette import LIGHT
 from benchmark.results.tables import declared, headline_keys, report_figures, short_names
-from benchmark.tracking import FinishedSweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from benchmark.tracking import FinishedSweep
 
 Table = list[dict[str, Any]]
 

@@ -12,12 +12,11 @@ from benchmark.spec.base import (
     Scope,
     SuiteSpec,
     Tower,
-    canonical,
     check_name,
-    digest,
-    digest_of,
+    parse_short_name,
     parse_spec,
 )
+from benchmark.utils.content_hash import canonical, digest, digest_of
 
 __all__ = [
     "FP32",
@@ -35,5 +34,6 @@ __all__ = [
     "check_name",
     "digest",
     "digest_of",
+    "parse_short_name",
     "parse_spec",
 ]

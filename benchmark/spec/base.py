@@ -5,9 +5,7 @@ Nothing here reads data or loads a model; the registries are consulted by `bench
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -24,6 +22,8 @@ from pydantic import (
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.spec.problems import first_problem
 from benchmark.spec.scalars import Scalar, option_pairs, sorted_pairs
+from benchmark.spec.short_name import format_short_name, read_short_name
+from benchmark.utils.content_hash import digest
 
 Scope = Literal["vision", "text", "vision+text"]
 Tower = Literal["vision", "text"]
@@ -34,26 +34,6 @@ S = TypeVar("S", bound=BaseModel)
 OptionName = Annotated[str, Field(pattern=r"^[a-z0-9]+$")]
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
-
-
-def digest(value: Any) -> str:
-    """Content hash: SHA-256 (hex) of the canonical JSON of `value` (sorted keys, no blanks, no NaN)."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys, no blanks and no NaN: equal values have equal texts."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest_of(parts: Mapping[str, str]) -> str:
-    """`digest` of a mapping whose values are given as canonical JSON, made once where many mappings share them.
-
-    >>> digest_of({"b": canonical([1, 2]), "a": canonical("x")}) == digest({"a": "x", "b": [1, 2]})
-    True
-    """
-    text = ",".join(f"{canonical(key)}:{parts[key]}" for key in sorted(parts))
-    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
 
 
 class Frozen(BaseModel):
@@ -121,8 +101,6 @@ class QuantSpec(Frozen):
     @property
     def name(self) -> str:
         """Short name, e.g. `rtn-w4a8-channel-token-vision`."""
-        from benchmark.spec.short_name import format_short_name
-
         return format_short_name(self)
 
     @property
@@ -291,3 +269,16 @@ def check_name(text: str, where: str) -> str:
         return TypeAdapter(Name).validate_python(text)
     except ValidationError:
         raise SpecError(f"{where} {text[:80]!r}: letters, digits, _ . - only, at most 64, no blank") from None
+
+
+def parse_short_name(text: str, methods: Collection[str]) -> QuantSpec:
+    """The quantization that a short name means.
+
+    Args:
+        text: e.g. `gptq-w4-g128-vision+text`.
+        methods: the known methods (the quantizer registry's names).
+
+    Raises:
+        UnknownNameError: the method is not known. SpecError: a token is not understood or out of range.
+    """
+    return parse_spec(QuantSpec, read_short_name(text, methods), f"quantization '{text}'")

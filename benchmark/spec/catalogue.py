@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import DataError, SpecError
-from benchmark.spec import DataSpec, check_name, parse_spec
+from benchmark.spec.base import DataSpec, check_name, parse_spec
 from benchmark.spec.yaml_file import load_yaml
 from benchmark.utils.files import IMAGE_SUFFIXES, expand, walk
 
@@ -61,7 +61,7 @@ def catalogue(paths: Iterable[Path] = ()) -> dict[str, Entry]:
     Raises:
         SpecError: names the file and the entry or field.
     """
-    with as_file(files("benchmark.data").joinpath(SHIPPED)) as shipped:
+    with as_file(files("benchmark.spec").joinpath(SHIPPED)) as shipped:
         raw, origins = _entries(shipped), dict.fromkeys(_entries(shipped), "reliquant")
     for path in paths:
         for name, fields in _entries(path).items():

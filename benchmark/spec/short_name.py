@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from benchmark.errors import SpecError, UnknownNameError
-from benchmark.spec import QuantSpec, parse_spec
 from benchmark.spec.scalars import Scalar, plain_scalar
+
+if TYPE_CHECKING:
+    from benchmark.spec.base import QuantSpec
 
 _BITS = re.compile(r"(?=.)(?:w(\d+))?(?:a(\d+))?")
 LONGEST = 4000
@@ -45,8 +47,8 @@ def format_short_name(spec: QuantSpec) -> str:
     return "-".join([*tokens, spec.scope])
 
 
-def parse_short_name(text: str, methods: Collection[str]) -> QuantSpec:
-    """The quantization that a short name means.
+def read_short_name(text: str, methods: Collection[str]) -> dict[str, Any]:
+    """The fields of the QuantSpec that a short name means, not yet validated.
 
     Args:
         text: e.g. `gptq-w4-g128-vision+text`.
@@ -65,7 +67,7 @@ def parse_short_name(text: str, methods: Collection[str]) -> QuantSpec:
     tokens = text[len(method) + 1 :].split("-") if text != method else []
     for token in tokens:
         _read(token, fields, text)
-    return parse_spec(QuantSpec, fields, f"quantization '{text}'")
+    return fields
 
 
 def _read(token: str, fields: dict[str, Any], text: str) -> None:

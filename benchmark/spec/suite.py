@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import SpecError, UnknownNameError
-from benchmark.spec import ModelSpec, SuiteSpec, parse_spec
+from benchmark.spec.base import ModelSpec, SuiteSpec, parse_spec
+from benchmark.spec.catalogue import detect, load_catalogue
+from benchmark.spec.groups import groups
 from benchmark.spec.yaml_file import load_yaml
 
-FOLDER = Path(__file__).parent / "suites"
+FOLDER = Path(__file__).parent.parent / "suites"
 MOST_ALTERNATIVES = 10_000
 PLAIN_SOURCES = ("demo", "hub", "image_folder", "parquet", "webdataset")
 
@@ -57,8 +59,6 @@ def _catalogued(spec: Any, name: str, catalogues: Sequence[Path]) -> Any:
     """A data set with the catalogue's fields under its own."""
     if not isinstance(spec, dict) or "catalogue" not in spec:
         return spec
-    from benchmark.spec.catalogue import load_catalogue
-
     known = load_catalogue(catalogues)
     own = {key: value for key, value in spec.items() if key != "catalogue"}
     if spec["catalogue"] not in known:
@@ -68,8 +68,6 @@ def _catalogued(spec: Any, name: str, catalogues: Sequence[Path]) -> Any:
 
 def _models(entries: list[Any]) -> list[Any]:
     """Models, with the members of a group in place of `group:NAME`."""
-    from benchmark.models import groups
-
     expanded: list[Any] = []
     for entry in entries:
         if isinstance(entry, str) and entry.startswith("group:"):
@@ -137,8 +135,6 @@ def _point(content: dict[str, Any], item: str, where: str) -> None:
         raise SpecError(f"--data '{item}': the form is NAME=PATH")
     if not isinstance(sets, dict) or name not in sets:
         raise UnknownNameError(f"data set of {where}", name, sets if isinstance(sets, dict) else ())
-    from benchmark.spec.catalogue import detect
-
     spec = dict(sets[name]) if isinstance(sets[name], dict) else {}
     if spec.get("source") in PLAIN_SOURCES:
         spec = {key: value for key, value in spec.items() if key not in ("source", "split", "options")}

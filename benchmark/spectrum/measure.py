@@ -19,7 +19,7 @@ from benchmark.errors import QuantizationError, ReliquantError, SpecError, Stora
 from benchmark.ledger.arrays import ArrayStore
 from benchmark.metrics.spectrum import EigenBasis
 from benchmark.models.base import ClipModel
-from benchmark.models.recipe import refuse_quantized
+from benchmark.models.references import refuse_quantized
 from benchmark.spec import FP32, SuiteSpec, digest
 from benchmark.spectrum.layers import VERSION, Features, Readout, layer_bases, spectra
 from benchmark.spectrum.model import CLEAN, Entry, Floats, Study

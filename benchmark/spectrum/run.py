@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from benchmark.cli.run import PARTIAL
 from benchmark.engine.include import include_files
 from benchmark.engine.plan import Settings
 from benchmark.engine.request import RunRequest, check_device, pixel_budget
-from benchmark.errors import StorageError
+from benchmark.errors import PARTIAL, StorageError
 from benchmark.quantization import parse
 from benchmark.results.formats import fold
 from benchmark.spec import FP32, SuiteSpec

@@ -1,4 +1,4 @@
-"""Opening the user's browser on a server of ours, once it answers: `python -m benchmark.utils.browser HOST PORT URL`."""
+"""Servers on this machine: a free port, and a browser on it once it answers (`python -m benchmark.utils.browser`)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,19 @@ def open_later(host: str, port: int, url: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "benchmark.utils.browser", host, str(port), url]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse a port that somebody listens on already, before a server is started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port N"
+            ) from None
 
 
 def answers(host: str, port: int, seconds: float) -> bool:

@@ -13,11 +13,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-from benchmark.errors import masked
-
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit statuses of a command that was stopped: 128 and the signal's number."""
-
+from benchmark.errors import INTERRUPTED, TERMINATED, masked
 
 AGAIN = 0.02
 """Seconds until a stop that was lost comes again."""

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from benchmark import Banks, FeatureBank, Outcome, Task
-from benchmark.engine.plan import tasks
-from benchmark.plugins import NoOptions
+from benchmark.plugins import NoOptions, tasks
 from benchmark.testing import TaskContract, make_bank
 
 BUILT_IN = ("zero_shot", "calibration", "ood", "corruption", "covariate_shift", "spurious", "selective")

@@ -15,7 +15,7 @@ from typing import Any
 import typer.main
 import yaml
 
-from benchmark.cli import app, main
+from benchmark.cli.app import app, main
 from benchmark.engine.plan import check_suite
 from benchmark.spec import SuiteSpec, parse_spec
 from benchmark.spec.suite import load_suite

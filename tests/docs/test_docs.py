@@ -110,7 +110,7 @@ def test_the_picture_of_the_architecture_names_what_exists() -> None:
 
 def test_the_numbers_in_plain_words_are_the_metrics_that_there_are() -> None:
     """Each key that the table names is a metric, and every headline metric of the six tasks is in it."""
-    from benchmark.engine.plan import tasks
+    from benchmark.plugins import tasks
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.split("## What the numbers mean")[1].split("\n## ")[0]

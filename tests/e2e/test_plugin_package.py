@@ -51,7 +51,7 @@ def rows(output: str) -> list[dict[str, Any]]:
 
 
 def test_the_package_is_not_here_without_being_installed() -> None:
-    from benchmark.engine.plan import tasks
+    from benchmark.plugins import tasks
 
     assert "typographic" not in tasks
 

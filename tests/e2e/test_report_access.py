@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
-from benchmark.cli import app
+from benchmark.cli.app import app
 from benchmark.results.palette import LIGHT
 from tests.browser import open_page
 from tests.report_home import NF4, W4, W8, write_home

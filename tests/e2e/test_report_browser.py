@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
-from benchmark.cli import app
+from benchmark.cli.app import app
 from tests.browser import open_page
 
 pytestmark = pytest.mark.slow

@@ -48,8 +48,8 @@ from search.selection import selection_suite
 from search.space import Choices, Space
 from search.storage import open_storage
 from search.study import CUSTOMARY, Search
-from search.tracking import MlflowLog
-from trackers.study import StudyRun
+from search.tracking import TrialLog
+from trackers.mlflow import MLflowTracker
 
 GRID = Choices(
     methods=("rtn", "mse", "hqq", "bnb-nf4", "bnb-fp4", "bnb-int8"),
@@ -312,7 +312,7 @@ def time_study(home: Path, trials: int, racing: bool) -> Spent:
     problem = replace(problem, evaluate=whole(engine.evaluate), rungs=rungs)
     search = Search(study, space, problem, goals, SAMPLER, 0)
     search.lock = home / "studies" / ".claims.lock"
-    search.log = MlflowLog(StudyRun.open(home, None, "demo", name, {}), name, goals)
+    search.log = TrialLog(MLflowTracker().open(home, None).open_study(load_suite("demo"), name, {}), name, goals)
     start = time.monotonic()
     search.prepare(trials)
     search.run(trials)

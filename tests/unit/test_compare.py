@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark import Banks, FeatureBank, Metric, Outcome, Task, task
-from benchmark.engine.plan import tasks
 from benchmark.errors import DataError, NonFiniteError, PluginError
 from benchmark.ledger.records import Ledger, Record
 from benchmark.metrics.bootstrap import Comparison
-from benchmark.pairing import paired
+from benchmark.plugins import paired, tasks
 from benchmark.results.compare import NO_INTERVAL, Change, Comparer, adjust, compare, plain_significance
 from benchmark.results.tables import headline_metrics
 from benchmark.testing import make_bank

@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmark import Banks
-from benchmark.cli import app
-from benchmark.engine.plan import tasks
+from benchmark.cli.app import app
 from benchmark.errors import ReliquantError
 from benchmark.ledger.records import Ledger, Record
+from benchmark.plugins import tasks
 from benchmark.results.compare import Change
 from benchmark.results.formats import to_table
 from benchmark.testing import make_bank

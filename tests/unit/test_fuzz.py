@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from benchmark.engine.request import parse_size, with_overrides
 from benchmark.errors import ReliquantError, SpecError
-from benchmark.models import groups as model_groups
 from benchmark.quantization import parse, quantizers
 from benchmark.spec import SuiteSpec, check_name
+from benchmark.spec.groups import groups as model_groups
 from benchmark.spec.short_name import LONGEST
 from benchmark.spec.suite import FOLDER, MOST_ALTERNATIVES, expand_all, expand_braces, load_suite, narrow, suite_names
 from benchmark.spec.yaml_file import LARGEST_FILE, load_yaml

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmark.models import groups, list_models, resolve
+from benchmark.models import list_models
 from benchmark.models.references import architectures
+from benchmark.spec.groups import groups, resolve
 
 
 def test_the_demo_and_open_clips_models_are_listed() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from benchmark.cli.tables import LEGEND, print_efficiency, print_table
-from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings, tasks
-from benchmark.plugins import NoOptions
+from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings
+from benchmark.plugins import NoOptions, tasks
 from benchmark.quantization import parse
 from benchmark.results.tables import Cell, Row
 from benchmark.spec.suite import load_suite, suite_names

@@ -13,7 +13,7 @@ import html5lib
 import pytest
 from typer.testing import CliRunner, Result
 
-from benchmark.cli import app
+from benchmark.cli.app import app
 from benchmark.errors import InputError, StorageError, UnknownNameError
 from tests.report_home import NF4, W4, W8, write_home
 

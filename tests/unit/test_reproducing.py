@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmark.cli import app
+from benchmark.cli import run
+from benchmark.cli.app import app
 from benchmark.engine.reproduce import OPTIONS, arguments, in_lines, requests
 from benchmark.engine.request import RunRequest, asked, requested_plan
 from benchmark.ledger.records import Ledger, Record
@@ -58,7 +59,7 @@ def typed(script: str) -> list[str]:
 def asked_for(words: list[str], monkeypatch: pytest.MonkeyPatch) -> RunRequest:
     """The request that `reliquant WORDS` makes; nothing is run."""
     seen: list[RunRequest] = []
-    monkeypatch.setattr(commands, "run_suite", lambda request: seen.append(request) or 0)
+    monkeypatch.setattr(run, "run_suite", lambda request: seen.append(request) or 0)
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     [request] = seen

@@ -28,8 +28,9 @@ from search.report import (
 from search.selection import report_suite
 from search.storage import open_storage
 from search.study import Search
-from search.tracking import MlflowLog
+from search.tracking import TrialLog
 from tests.search_stub import ACCURACY, MEDIUM, Noisy, Stub, make_search, raced
+from trackers.mlflow import MLflowTracker
 from trackers.study import StudyRun
 
 
@@ -195,7 +196,7 @@ def test_what_a_killed_process_left_open_is_ended_or_gone_on_with(
     client = MlflowClient(tracking_uri=uri)
     with monkeypatch.context() as killed:
         killed.setattr("trackers.study.owner", lambda: GONE)
-        other = StudyRun.open(tmp_path, uri, "demo", "other", {})
+        other = MLflowTracker().open(tmp_path, uri).open_study(load_suite("demo"), "other", {})
         first = opened(tmp_path, uri, search.goals)
         killed.setattr(first.run._client, "log_batch", _killed)
         killed.setattr(first.run._client, "set_terminated", lambda *_: None)
@@ -239,8 +240,10 @@ def test_a_study_that_stops_does_not_stay_open(
     assert MlflowClient(tracking_uri=uri).get_run(log.run.run).info.status == status
 
 
-def opened(home: Path, uri: str, goals: Goals) -> MlflowLog:
-    return MlflowLog(StudyRun.open(home, uri, "demo", "stub", {"trials": "25"}), "stub", goals)
+def opened(home: Path, uri: str, goals: Goals) -> TrialLog:
+    return TrialLog(
+        MLflowTracker().open(home, uri).open_study(load_suite("demo"), "stub", {"trials": "25"}), "stub", goals
+    )
 
 
 def test_a_store_that_fails_stops_nothing(search: Search, tmp_path: Path) -> None:
@@ -248,7 +251,7 @@ def test_a_store_that_fails_stops_nothing(search: Search, tmp_path: Path) -> Non
         def trial(self, *args: object, **kwargs: object) -> None:
             raise ConnectionError("gone")
 
-    log = MlflowLog(Broken(None, "0", "run"), "stub", search.goals)
+    log = TrialLog(Broken(None, "0", "run"), "stub", search.goals)
     log.trial(search.study.get_trials()[0])
     log.trial(search.study.get_trials()[1])
     assert log.broken == "ConnectionError: gone"

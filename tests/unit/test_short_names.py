@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.errors import InputError, ReliquantError, SpecError, UnknownNameError
-from benchmark.spec import FP32, Override, QuantSpec
-from benchmark.spec.short_name import parse_short_name
+from benchmark.spec import FP32, Override, QuantSpec, parse_short_name
 
 METHODS = ("fp32", "rtn", "gptq", "awq", "bnb-int8", "bnb-nf4", "bnb-fp4", "torchao-int8wo", "control-noise")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from benchmark.cli import app
+from benchmark.cli.app import app
 from benchmark.errors import InputError, UnknownNameError
 from tests.report_home import NASTY, NF4, W4, write_home
 

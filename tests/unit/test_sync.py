@@ -14,7 +14,7 @@ from benchmark.engine.plan import Plan, Settings, make_plan
 from benchmark.engine.request import RunRequest
 from benchmark.errors import InputError, StorageError
 from benchmark.ledger.records import Ledger
-from benchmark.quantization.kernels.onednn import ENGINES
+from benchmark.quantization.kernels.selection import ENGINES
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.tracking import FinishedConfiguration, FinishedSweep, Tracker
 from tests.e2e.runs import QUANTS, SUITE

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from benchmark.cli import app, completion
+from benchmark.cli import completion
+from benchmark.cli.app import app
 from benchmark.cli.tables import print_table
 from benchmark.results.tables import Cell, Row
 from benchmark.utils import progress
@@ -184,7 +185,7 @@ def complete(words: str) -> tuple[list[str], set[str]]:
         "import sys, atexit\n"
         "heavy = ('torch', 'mlflow', 'open_clip', 'optuna', 'scipy', 'pandas')\n"
         "atexit.register(lambda: print(*(m for m in heavy if m in sys.modules), file=sys.stderr))\n"
-        "from benchmark.cli import app\n"
+        "from benchmark.cli.app import app\n"
         "sys.argv = ['reliquant']\n"
         "app(prog_name='reliquant')"
     )
@@ -261,7 +262,7 @@ def test_show_and_report_tell_how_far_they_are(
 
 
 def test_completions_know_what_is_installed() -> None:
-    from benchmark.engine.plan import tasks
+    from benchmark.plugins import tasks
     from benchmark.quantization import parse, quantizers
     from benchmark.spec.suite import suite_names
 

@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from benchmark.demo.catalogue import CLASS_NAMES, DIGIT_NAMES, DIGIT_TEMPLATES, HELD_OUT, TEMPLATES
 from benchmark.demo.scenes import render
 
-CHECKPOINT = Path(__file__).parent / "checkpoint"
+CHECKPOINT = Path(__file__).parent.parent / "checkpoint"
 Images = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 

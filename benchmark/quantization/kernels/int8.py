@@ -5,7 +5,7 @@ With input codes `p` (zero point `z_x`, scale `s_x`) and weight codes `q` (zero 
 .. math:: y = s_x s_w \Big( \sum_k p_k q_k - z_w \sum_k p_k - z_x \sum_k q_k + K z_x z_w \Big) + b
 
 The bracket is exact in int32 (|sum| <= 2^16 K, so K < 2^15). Applies where codes of weights (per tensor or channel)
-and of activations (per tensor or token) fit int8. CPUs take `benchmark.quantization.kernels.onednn` where that is exact: it is
+and of activations (per tensor or token) fit int8. CPUs take `kernels.onednn` where that is exact: it is
 two to three times faster than torch._int_mm where there is AMX, and also has convolutions whose patches overlap.
 torch._int_mm is for CUDA, and for CPUs whose torch has no oneDNN; on CPUs without AVX512-VNNI it falls back to a scalar
 loop, and the float path is taken.
@@ -18,11 +18,7 @@ from torch import Tensor, nn
 
 from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight
-from benchmark.quantization.linear import Transform, simulated_layer
 
-INT8_ENGINE = "int8-gemm"
-ONEDNN_ENGINE = "int8-onednn"
-FLOAT_ENGINE = "float-simulated"
 _MAX_COLUMNS = 1 << 15
 _CUDA_MIN_ROWS = 17
 
@@ -45,31 +41,6 @@ def cpu_capability() -> str:
     """E.g. `AVX2`, `AVX512`, `AVX512+VNNI`, `AVX512+VNNI+AMX`; recorded, since rounding differs between them."""
     found = ("+VNNI" if _has("vnni") else "") + ("+AMX" if _has("amx_tile") else "")
     return f"{torch.backends.cpu.get_cpu_capability()}{found}"
-
-
-def replacement(
-    layer: nn.Linear | nn.Conv2d,
-    weight: QuantizedWeight | None,
-    activation: TokenQuantizer | None,
-    transform: Transform | None,
-    exact_float: bool,
-) -> tuple[nn.Module, str]:
-    """The module that takes a layer's place, and the name of its engine.
-
-    Where the input is not quantized, its transformation is undone within the dequantized weight.
-    """
-    if activation is None and weight is not None and transform is not None:
-        return simulated_layer(layer, transform.undo(weight.dequantize())), FLOAT_ENGINE
-    device = layer.weight.device
-    if not exact_float and weight is not None and activation is not None and fits_int8(layer, weight, device):
-        from benchmark.quantization.kernels.onednn import on_onednn
-
-        if device.type == "cpu" and (module := on_onednn(layer, weight, activation, transform)) is not None:
-            return module, ONEDNN_ENGINE
-        if int8_available(device) and is_product(layer):
-            return Int8Layer(layer, weight, activation, transform).to(device), INT8_ENGINE
-    dense = layer.weight.detach() if weight is None else weight.dequantize()
-    return simulated_layer(layer, dense, activation, transform), FLOAT_ENGINE
 
 
 def fits_int8(layer: nn.Linear | nn.Conv2d, weight: QuantizedWeight, device: torch.device) -> bool:

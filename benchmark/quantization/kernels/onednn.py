@@ -23,11 +23,9 @@ from torch import Tensor, nn
 
 from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import QuantizedWeight
-from benchmark.quantization.kernels.int8 import INT8_ENGINE, ONEDNN_ENGINE, Int8Layer, int8_available, is_product
+from benchmark.quantization.kernels.int8 import Int8Layer, is_product
 
-_ALL_CODES = 16
-ENGINES = ("none", INT8_ENGINE, ONEDNN_ENGINE, f"{ONEDNN_ENGINE}-{_ALL_CODES}")
-"""Every answer of `integer_engine`, on whatever machine."""
+ALL_CODES = 16
 _Pair = tuple[int, int]
 
 
@@ -48,7 +46,7 @@ def _largest_exact(product: Callable[[Tensor, Tensor], Tensor]) -> int:
         return 0
     if not (_is_exact(product, 7, 8) and _is_exact(product, 8, 7)):
         return 0
-    return _ALL_CODES if _is_exact(product, 8, 8) else _ALL_CODES - 1
+    return ALL_CODES if _is_exact(product, 8, 8) else ALL_CODES - 1
 
 
 def _is_exact(product: Callable[[Tensor, Tensor], Tensor], weight_bits: int, activation_bits: int) -> bool:
@@ -70,16 +68,6 @@ def _tried_convolution(rows: Tensor, codes: Tensor) -> Tensor:
     geometry = _Geometry((1, 1), (0, 0), (1, 1))
     packed = geometry.pack(codes.reshape(len(codes), 16, 2, 2), 0)
     return geometry.convolve(rows.reshape(len(rows), 16, 2, 2), 0, packed, torch.ones(len(codes))).flatten(1)
-
-
-def integer_engine(device: torch.device | str) -> str:
-    """The integer arithmetic that simulated quantizations use on a device where their codes fit, or `none`.
-
-    It belongs into every key of numbers: its rounding differs from the float path's in the last bits.
-    """
-    if torch.device(device).type == "cpu" and exact_bits():
-        return ONEDNN_ENGINE if exact_bits() < _ALL_CODES else f"{ONEDNN_ENGINE}-{_ALL_CODES}"
-    return INT8_ENGINE if int8_available(device) else "none"
 
 
 def on_onednn(

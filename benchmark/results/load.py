@@ -1,17 +1,16 @@
-"""What a name on the command line means: a suite, a quantization's short name, or a run of MLflow."""
+"""Results of earlier runs: the ledger, its suites and newest records, and what a name on the command line means."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from benchmark.cli.compare import find_suite
 from benchmark.errors import InputError, UnknownNameError
-from benchmark.ledger.records import Ledger
+from benchmark.ledger.records import Ledger, Record
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import expand_braces, load_suite, suite_names
 
@@ -105,3 +104,42 @@ def mlflow_run(home: Path, run_id: str) -> tuple[str, Run]:
     if tags.get("kind") != "configuration":
         raise InputError(f"run '{run_id}' of MLflow is none of a quantization, but of kind '{tags.get('kind')}'")
     return tags["suite"], (tags["model"], str(run.info.run_name))
+
+
+def open_ledger(home: Path) -> Ledger:
+    """The ledger of a results folder.
+
+    Raises:
+        InputError: it holds no results.
+    """
+    if not (home / "ledger.jsonl").is_file():
+        raise InputError(f"{home} holds no results; run a suite first, or name the folder with --home DIR")
+    return Ledger(home)
+
+
+def find_suite(asked: str, ledger: Ledger) -> tuple[str, tuple[str, ...]]:
+    """Name of the suite in the ledger and its headline metrics, if its file can be found."""
+    recorded = {record.suite for record in ledger.records.values()}
+    if asked in suite_names() or asked.endswith((".yaml", ".yml")):
+        suite = load_suite(asked)
+        if suite.name not in recorded:
+            raise InputError(f"suite '{suite.name}' has no results in {ledger.home}; there are: {', '.join(recorded)}")
+        return suite.name, suite.headline
+    if asked not in recorded:
+        raise UnknownNameError(f"suite in {ledger.home}", asked, recorded)
+    return asked, ()
+
+
+def newest(records: Iterable[Record]) -> list[Record]:
+    """Finished records that are not superseded.
+
+    The ledger also keeps evaluations with another limit, prompt or task version. Of a quantization the last one of each
+    evaluation counts; full-precision records are all kept, a quantization is compared with the one that matches it.
+    """
+    found: dict[tuple[str, ...], Record] = {}
+    for record in records:
+        if record.status == "done":
+            key = (record.model, record.quantization, record.name)
+            found.pop(key, None)
+            found[(*key, record.pair) if record.quantization == "fp32" else key] = record
+    return list(found.values())
