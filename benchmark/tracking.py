@@ -26,7 +26,8 @@ VIEW = "reliquant"
 STUDY = "optuna.study"
 """Tag of the runs of an Optuna study and its trials: the study's name."""
 
-DEFAULT_TRACKER = "mlflow"
+DEFAULT_TRACKER, STREAM_TRACKER = "mlflow", "stream"
+"""Trackers that the command line uses by itself: without `--tracker`, and for `--json`."""
 
 RUNS_FILTER = "tags.kind != 'evaluation' and tags.kind != 'trial'"
 """MLflow's filter for the runs that a reader begins with: quantizations, sweeps and studies."""
@@ -177,6 +178,8 @@ class Tracker(ABC):
     """Writes finished configurations somewhere. The driver alone calls it, one configuration at a time."""
 
     name: str
+    takes_uri = False
+    """Whether `--tracking-uri` is meant for it."""
 
     @abstractmethod
     def open(self, home: Path, uri: str | None = None) -> Tracker:

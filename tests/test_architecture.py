@@ -8,6 +8,7 @@ import importlib.metadata
 import pkgutil
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ ENTRY_POINTS: dict[str, dict[str, str]] = tomllib.loads((ROOT / "pyproject.toml"
     "entry-points"
 ]
 
+TASKS, TRACKERS = ENTRY_POINTS["reliquant.tasks"], ENTRY_POINTS["reliquant.trackers"]
+
 TASKS_MAY_IMPORT = ("benchmark", "benchmark.errors", "benchmark.spec", "benchmark.metrics")
 TRACKERS_MAY_IMPORT = (
     "benchmark.tracking",
     "benchmark.plugins",
     "benchmark.spec",
     "benchmark.errors",
-    "benchmark.utils.processes",
-    "benchmark.analysis",
+    "benchmark.results",
     "benchmark.ledger.records",
+    "benchmark.utils.browser",
+    "benchmark.utils.processes",
 )
 RUNS_MODELS = {"encode_image", "encode_image_with", "encode_text"}
 MAY_RUN_MODELS = (
@@ -37,9 +41,44 @@ MAY_RUN_MODELS = (
     "benchmark/demo/",
     "benchmark/testing/quantizers.py",
 )
-COMPOSITION_ROOT = ("benchmark/cli/app.py", "benchmark/cli/search.py")
-LONGER_THAN_300_LINES: set[str] = set()
-"""Files that may be longer, each with its reason here. None so far."""
+ROOMS = (
+    "benchmark.__main__",
+    "benchmark.cli",
+    "tasks",
+    "trackers",
+    "search",
+    "benchmark.api",
+    "benchmark.testing",
+    "benchmark.report",
+    "benchmark.export",
+    "benchmark.spectrum",
+    "benchmark.engine",
+    "benchmark.tracking",
+    "benchmark.results",
+    "benchmark.quantization",
+    "benchmark.models",
+    "benchmark.data",
+    "benchmark.ledger",
+    "benchmark.plugins",
+    "benchmark.bank",
+    "benchmark.metrics",
+    "benchmark.demo",
+    "benchmark.spec",
+    "benchmark.registry",
+    "benchmark.utils",
+    "benchmark.errors",
+    "benchmark._siblings",
+)
+"""From the roof down: what stands lower never imports what stands higher (docs/architecture.md shows the same)."""
+
+LOOSE = {"__init__", "__main__", "_siblings", "api", "bank", "errors", "plugins", "registry", "tracking"}
+"""Modules at the root of `benchmark`; everything else has a room."""
+
+NAMES_TASKS = {
+    "benchmark/results/hypotheses.py": "the hypotheses of the study are about its tasks",
+    "benchmark/testing/trackers.py": "the contract's example of a finished configuration",
+}
+"""Files outside a task's own that may say its name, each with its reason."""
 
 
 def sources(*packages: str) -> list[Path]:
@@ -55,10 +94,18 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and full module name of every import, early or late, also `import_module("...")` with a literal."""
+def imported(path: Path, typing: bool = True) -> Iterator[tuple[int, str]]:
+    """Line and full module name of every import, early or late, also `import_module("...")` with a literal.
+
+    Args:
+        typing: also those under `if TYPE_CHECKING`.
+    """
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    for node in ast.walk(tree(path)):
+    parsed = tree(path)
+    unseen = set() if typing else {id(inner) for node in ast.walk(parsed) for inner in for_typing(node)}
+    for node in ast.walk(parsed):
+        if id(node) in unseen:
+            continue
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -74,6 +121,24 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
             name = node.args[0]
             if isinstance(name, ast.Constant) and isinstance(name.value, str):
                 yield node.lineno, name.value
+
+
+def for_typing(node: ast.AST) -> Iterator[ast.AST]:
+    """What stands in the body of `if TYPE_CHECKING`."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        for statement in node.body:
+            yield from ast.walk(statement)
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """`benchmark.results.load` -> `benchmark.results`; `tasks.ood` -> `tasks`."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "benchmark" else parts[0]
 
 
 def is_module(name: str) -> bool:
@@ -96,40 +161,75 @@ def within(module: str, allowed: tuple[str, ...]) -> bool:
 def test_the_import_reader_sees_early_late_relative_and_dynamic_imports(tmp_path: Path) -> None:
     place = ROOT / "benchmark" / "engine" / "plan.py"
     found = {module for _, module in imported(place)}
-    assert {"benchmark.spec", "benchmark.engine.embed", "benchmark.registry"} <= found
+    assert {"benchmark.spec", "benchmark.engine.embed", "benchmark.plugins"} <= found
 
 
 def test_benchmark_imports_nothing_from_tasks_trackers_or_search() -> None:
-    """Rule 1, first half. The one exception: commands of the CLI reach `search` by a late import."""
-    late = {file: late_lines(ROOT / file) for file in COMPOSITION_ROOT}
+    """Rule 1, first half: they come in through entry points."""
     wrong = [
         f"{relative(path)}:{line} imports {module}"
         for path in sources("benchmark")
         for line, module in imported(path)
         if module.split(".")[0] in ("tasks", "trackers", "search")
-        and not (module.split(".")[0] == "search" and line in late.get(relative(path), ()))
     ]
     assert not wrong
 
 
-def late_lines(path: Path) -> set[int]:
-    """Lines inside functions: what stands there is imported when the function runs."""
-    functions = [n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return {line for n in functions for line in range(n.body[0].lineno, (n.end_lineno or n.lineno) + 1)}
+def test_imports_go_down() -> None:
+    """Rule 1: no room imports a higher one, late imports included."""
+    wrong = []
+    for path in sources(*PACKAGES):
+        own = room_of(module_of(path))
+        for line, module in imported(path, typing=False):
+            other = room_of(module)
+            ours = other != own and other.split(".")[0] in PACKAGES and "benchmark" not in (own, other)
+            if ours and ROOMS.index(other) < ROOMS.index(own):
+                wrong.append(f"{relative(path)}:{line} imports {module}")
+    assert not wrong
 
 
-@pytest.mark.parametrize("file", COMPOSITION_ROOT)
-def test_late_lines_are_those_inside_functions(file: str) -> None:
-    late = late_lines(ROOT / file)
-    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
-    assert (
-        1
-        + next(
-            i for i, line in enumerate(lines) if line.startswith("    ") and line.lstrip().startswith("from search.")
-        )
-        in late
-    )
-    assert 1 + next(i for i, line in enumerate(lines) if line.startswith("import typer")) not in late
+def test_no_circle_of_modules() -> None:
+    """Rule 1, within rooms too; a late import closes a circle as well."""
+    graph = {module_of(path): {module for _, module in imported(path, typing=False)} for path in sources(*PACKAGES)}
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"circle: {' <- '.join(error.args[1])}")
+    assert set(graph) <= set(order)
+
+
+def test_every_module_has_a_room() -> None:
+    loose = {path.stem for path in (ROOT / "benchmark").glob("*.py")}
+    assert loose == LOOSE
+    rooms = {room_of(module_of(path)) for path in sources(*PACKAGES)} - {"benchmark"}
+    assert rooms == set(ROOMS)
+
+
+def test_nothing_says_a_tasks_name_but_the_task() -> None:
+    """Rule 3: names of tasks and keys of their metrics stand in the task's own file."""
+    own = {name: target.partition(":")[0].replace(".", "/") + ".py" for name, target in TASKS.items()}
+    words = {"calibration", "corruption"}  # also words of specifications: only keys below them are names of tasks
+    found = set()
+    for path in sources(*PACKAGES):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                name = node.value.split("/")[0]
+                named = node.value not in words and " " not in node.value
+                if name in own and named and relative(path) != own[name]:
+                    found.add(relative(path))
+    assert found == set(NAMES_TASKS)
+
+
+def test_nothing_says_a_trackers_name_but_the_tracker() -> None:
+    """Rule 3: the one exception are the names that the command line uses by itself, in `benchmark.tracking`."""
+    names = TRACKERS.keys() - {"jsonl"}  # also a format
+    found = {
+        relative(path)
+        for path in sources("benchmark", "tasks", "search")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
+    }
+    assert found == {"benchmark/tracking.py"}
 
 
 @pytest.mark.parametrize(
@@ -160,8 +260,8 @@ def test_tasks_import_no_model_library() -> None:
     assert not wrong
 
 
-def test_one_file_runs_models() -> None:
-    """Rule 2."""
+def test_tasks_never_run_a_model() -> None:
+    """Rule 2. What does: the engine's `embed`, models, and quantizers, which measure what they change."""
     calls = [
         (relative(path), node.lineno, called(node))
         for path in sources(*PACKAGES)
@@ -172,12 +272,14 @@ def test_one_file_runs_models() -> None:
     assert not [call for call in calls if not call[0].startswith(MAY_RUN_MODELS)]
 
 
-def test_search_does_not_know_how_a_model_is_run() -> None:
-    """It asks the engine for plans, runs and replicates of an evaluation; banks and caches are the engine's."""
-    inner = {f"benchmark.engine.{name}" for name in ("banks", "cache", "embed", "evaluate", "local", "parts")}
+def test_search_does_not_know_how_a_model_is_run_or_tracked() -> None:
+    """It asks the engine for plans and runs, and the registry for a tracker; banks and stores are the engine's."""
+    inner = {f"benchmark.engine.{name}" for name in ("banks", "embed", "evaluate", "local", "parts")}
+    inner |= {"benchmark.ledger.arrays", "benchmark.ledger.pixels"}
     found = [(relative(path), line, module) for path in sources("search") for line, module in imported(path)]
     assert any(module == "benchmark.engine.run" for _, _, module in found)
     assert not [where for where in found if where[2] in inner | {"benchmark.bank"}]
+    assert not [where for where in found if where[2].startswith(("trackers", "benchmark.cli"))]
 
 
 def base_of(group: str) -> type[Any]:
@@ -186,6 +288,7 @@ def base_of(group: str) -> type[Any]:
         "reliquant.tasks": ("benchmark.plugins", "Task"),
         "reliquant.quantizers": ("benchmark.quantization.base", "Quantizer"),
         "reliquant.sources": ("benchmark.data.sources.base", "Source"),
+        "reliquant.references": ("benchmark.models.references", "Reference"),
         "reliquant.trackers": ("benchmark.tracking", "Tracker"),
     }[group]
     kind: type[Any] = getattr(importlib.import_module(module), name)
@@ -313,12 +416,3 @@ def test_weights_are_never_unpickled() -> None:
             elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("pickle.load"):
                 wrong.append(f"{relative(path)}:{node.lineno}")
     assert not wrong
-
-
-def test_files_stay_readable() -> None:
-    long = {
-        relative(path): lines
-        for path in sources(*PACKAGES)
-        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 300
-    }
-    assert set(long) == LONGER_THAN_300_LINES, long

@@ -58,6 +58,7 @@ class MLflowTracker(Tracker):
     """
 
     name = "mlflow"
+    takes_uri = True
 
     def __init__(self, home: Path = Path(), uri: str = "") -> None:
         self._home, self._uri = home, uri

@@ -33,6 +33,7 @@ from benchmark.cli.search import search
 from benchmark.cli.spectrum import spectrum
 from benchmark.cli.sync import sync
 from benchmark.errors import ReliquantError
+from benchmark.tracking import DEFAULT_TRACKER
 from benchmark.utils.signals import Stoppable, catch_stops
 
 app = typer.Typer(
@@ -130,7 +131,7 @@ def run(
         exact_float=exact_float,
         precision=precision,
         compile=compile_,
-        trackers=tracker or ["mlflow"],
+        trackers=tracker or [DEFAULT_TRACKER],
         tracking_uri=tracking_uri,
         home=home,
         include=include or [],
@@ -258,7 +259,3 @@ def main() -> None:
     except ReliquantError as error:
         print(f"reliquant: error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,7 @@ from benchmark.ledger.records import Ledger
 from benchmark.results.compare import adjust
 from benchmark.results.tables import comparison_rows, headline_keys
 from benchmark.spec.suite import load_suite
-from benchmark.tracking import Tracker, trackers
+from benchmark.tracking import DEFAULT_TRACKER, STREAM_TRACKER, Tracker, trackers
 from benchmark.utils.progress import open_progress
 
 
@@ -33,7 +33,7 @@ def run_suite(request: RunRequest) -> int:
         _warn(template_warnings(plan))
         spectra = _spectra(request)
         ledger = Ledger(request.home)
-        opened = [t.open(request.home, request.tracking_uri if t.name == "mlflow" else None) for t in chosen]
+        opened = [t.open(request.home, request.tracking_uri if t.takes_uri else None) for t in chosen]
         if any(ledger.done(e.key) is None for c in plan.configurations for e in c.evaluations):
             for tracker in opened:
                 tracker.connect()
@@ -87,7 +87,7 @@ def sync_suite(request: RunRequest) -> int:
     with open_progress(request.quiet) as progress:
         ledger = Ledger(request.home)
         plan = recorded_plan(request, ledger.records)
-        tracker = trackers.get("mlflow").open(request.home, request.tracking_uri)
+        tracker = trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)
         count = replay(plan, ledger, tracker, progress)
     missing = len(plan.configurations) - count
     if request.json:
@@ -107,7 +107,7 @@ def untimed_warnings(efficiencies: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _trackers(request: RunRequest) -> list[Tracker]:
     """The asked trackers, not yet open; `--json` adds one that prints. Unknown names stop, before any work."""
-    return [trackers.get(name) for name in dict.fromkeys([*request.trackers, *["stream"] * request.json])]
+    return [trackers.get(name) for name in dict.fromkeys([*request.trackers, *[STREAM_TRACKER] * request.json])]
 
 
 def _warn(lines: Sequence[str]) -> None:

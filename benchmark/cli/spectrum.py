@@ -22,6 +22,7 @@ from benchmark.cli.options import (
     Trackers,
     Uri,
 )
+from benchmark.tracking import DEFAULT_TRACKER
 
 
 class Form(StrEnum):
@@ -63,7 +64,7 @@ def spectrum(
         limit=limit,
         device=device,
         batch_size=batch_size,
-        trackers=tracker or ["mlflow"],
+        trackers=tracker or [DEFAULT_TRACKER],
         tracking_uri=tracking_uri,
         home=home,
         include=include or [],

@@ -23,6 +23,7 @@ from benchmark.quantization import parse
 from benchmark.quantization.kernels.selection import ENGINES
 from benchmark.spec import FP32, Override, QuantSpec, parse_spec
 from benchmark.spec.suite import load_suite, narrow
+from benchmark.tracking import DEFAULT_TRACKER
 
 if TYPE_CHECKING:
     from benchmark.spec import SuiteSpec
@@ -47,7 +48,7 @@ class RunRequest:
     exact_float: bool = False
     precision: str = "fp32"
     compile: bool = False
-    trackers: Sequence[str] = ("mlflow",)
+    trackers: Sequence[str] = (DEFAULT_TRACKER,)
     tracking_uri: str | None = None
     home: Path = Path("mlruns")
     include: Sequence[Path] = field(default_factory=list)

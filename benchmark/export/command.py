@@ -41,7 +41,7 @@ from benchmark.models.references import Recipe, refuse_quantized
 from benchmark.quantization import LayerState, QuantizationReport, parse, quantizers, requires_calibration
 from benchmark.spec import FP32, SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
-from benchmark.tracking import ServedModel, trackers
+from benchmark.tracking import DEFAULT_TRACKER, ServedModel, trackers
 from benchmark.utils.progress import open_progress
 
 _IN_FILE = re.compile(r"(.+\.ya?ml)(?::(\d+))?")
@@ -109,7 +109,7 @@ def export(request: ExportRequest) -> None:
         raise SpecError(f"--register: suite '{plan.suite.name}' has no zero_shot data; name its classes by --classes")
     tracker = None
     if request.register is not None:
-        tracker = trackers.get("mlflow").open(request.home, request.tracking_uri)
+        tracker = trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)
         tracker.check_registry(request.register)
     Ledger(request.home)
     with new_folder(request.to) as folder, open_progress(request.quiet) as progress:

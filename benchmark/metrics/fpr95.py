@@ -8,8 +8,8 @@ moves it by its influence: a negative by whether it lies beyond t, a positive th
 the slope of the ROC curve there. Both models saw the same samples, so the influences of b minus those of a, sample by
 sample, give the variance of the difference, `var(positives)/M + var(negatives)/N`, as DeLong's do for AUROC.
 Bootstrap errors of a cut-off are too large (intervals cover 97 to 99 %); these cover 93 to 96 % in the simulations of
-`tests/unit/test_metrics_coverage.py`. The densities are Gaussian kernel estimates after a transform of the pooled ranks
-to normal scores, so nothing changes under a monotone transform of the scores.
+`tests/unit/metrics/test_metrics_coverage.py`. The densities are Gaussian kernel estimates after a transform of the
+pooled ranks to normal scores, so nothing changes under a monotone transform of the scores.
 Source: Hsieh & Turnbull (1996), Annals of Statistics 24, theorem 2.2, for the asymptotic law of an empirical ROC curve.
 """
 

@@ -111,7 +111,7 @@ def _track(prepared: Prepared, study: Study, folder: Path) -> None:
     finished = FinishedStudy(prepared.suite, "spectrum", name, study.key, tags, study_metrics(study), folder)
     for tracker in prepared.trackers:
         try:
-            opened = tracker.open(common.home, common.tracking_uri if tracker.name == "mlflow" else None)
+            opened = tracker.open(common.home, common.tracking_uri if tracker.takes_uri else None)
             opened.log_study(finished)
         except Exception as error:  # a stranger's tracker or a server may raise anything
             print(f"warning: tracker '{tracker.name}' could not be written ({error})", file=sys.stderr)

@@ -193,7 +193,7 @@ class Small:
 
     def run(self, *arguments: str, suite: str = "small.yaml") -> subprocess.CompletedProcess[str]:
         """`reliquant run` in the folder."""
-        command = [sys.executable, "-m", "benchmark.cli", "run", suite, "--limit", "40", "--home", "home", "--json"]
+        command = [sys.executable, "-m", "benchmark", "run", suite, "--limit", "40", "--home", "home", "--json"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.run(
             [*command, "--quant", QUANT, *arguments],

@@ -214,7 +214,7 @@ def post(url: str, content: dict[str, Any]) -> Any:
 def test_a_registered_model_is_served(suite: Path, tmp_path: Path) -> None:
     """In a process of its own, since MLflow keeps its store open: registered, served, asked over HTTP."""
     home, to = suite.parent / "home", tmp_path / "served"
-    command = [sys.executable, "-m", "benchmark.cli"]
+    command = [sys.executable, "-m", "benchmark"]
     export = ["export", TOKEN, "--suite", str(suite), "--to", str(to), *common(suite), "--register", "small-w4"]
     track = ["run", str(suite), "--quant", TOKEN, *common(suite)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -53,7 +53,7 @@ def address() -> Iterator[str]:
 
 def run(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """`reliquant run --engine ray` in a process of its own."""
-    line = [sys.executable, "-m", "benchmark.cli", *command(folder, "--engine", "ray", *arguments)]
+    line = [sys.executable, "-m", "benchmark", *command(folder, "--engine", "ray", *arguments)]
     with (folder / "log").open("w") as log:
         return subprocess.Popen(line, stdout=log, stderr=log, text=True, env={**os.environ, **ENVIRONMENT})
 

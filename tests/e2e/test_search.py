@@ -83,9 +83,7 @@ def test_bad_input_is_one_line_before_any_work(
 
 
 def reliquant(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmark.cli", *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "benchmark", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -25,7 +25,7 @@ from benchmark.utils.browser import answers
 from search.storage import open_storage
 from tests.browser import open_page
 from tests.search_stub import Stub, make_search
-from tests.unit.test_trackers import finished
+from tests.unit.trackers.test_trackers import finished
 from trackers.mlflow import MLflowTracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -70,7 +70,7 @@ def serving(*arguments: str) -> Iterator[dict[str, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "benchmark.cli", "ui", "--port", str(port), *arguments]
+    command = [sys.executable, "-m", "benchmark", "ui", "--port", str(port), *arguments]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         try:

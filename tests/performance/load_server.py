@@ -29,7 +29,7 @@ def serving(home: Path, address: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "benchmark.cli", "ui", "--home", str(home), "--port", str(port)]
+    command = [sys.executable, "-m", "benchmark", "ui", "--home", str(home), "--port", str(port)]
     with (home / "server.log").open("wb") as log:
         server = subprocess.Popen(
             [*command, "--tracking-uri", address], cwd=ROOT, env=environment(), stdout=log, stderr=log

@@ -113,7 +113,7 @@ class Setting:
 
     def reliquant(self, *arguments: str | Path, watch: bool = False) -> Used:
         """The plain command, as a user starts it."""
-        return run([sys.executable, "-m", "benchmark.cli", *map(str, arguments)], watch=watch)
+        return run([sys.executable, "-m", "benchmark", *map(str, arguments)], watch=watch)
 
     def sweep(self, suite: Path, home: Path, *more: str | Path, watch: bool = False, imported: bool = False) -> Used:
         """`reliquant run` with a report of what happened inside (`tests.performance.child`).

@@ -17,7 +17,7 @@ from benchmark.results.compare import Change
 from benchmark.results.tables import short_names
 from benchmark.spec import FP32
 from benchmark.tracking import FinishedConfiguration, sweeps
-from tests.unit.test_trackers import QUANT, finished
+from tests.unit.trackers.test_trackers import QUANT, finished
 from trackers.mlflow import VIEW_TAG, MLflowTracker
 from trackers.mlflow_view import renewed
 from trackers.ui import addresses

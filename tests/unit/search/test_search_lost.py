@@ -22,7 +22,7 @@ from search.lost import BEAT, GRACE, UNSIGNED, Watch, reconcile, retry, signed
 from search.objective import Problem
 from search.storage import open_storage
 from tests.search_stub import MEDIUM, Stub, make_search
-from tests.unit.test_search_storage import begun, start
+from tests.unit.search.test_search_storage import begun, start
 
 ELSEWHERE = "another-machine 12 345"
 

@@ -12,17 +12,17 @@ from torch import nn
 from benchmark.errors import NonFiniteError
 from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
 from benchmark.quantization.affine import Scheme, quantize_weight
-from benchmark.quantization.kernels import int8, onednn
-from benchmark.quantization.kernels.int8 import Int8Layer, fits_int8, is_patchwise, is_product, replacement
+from benchmark.quantization.kernels import onednn, selection
+from benchmark.quantization.kernels.int8 import Int8Layer, fits_int8, is_patchwise, is_product
 from benchmark.quantization.kernels.onednn import (
     OneDnnConv2d,
     OneDnnLayer,
     exact_bits,
     exact_convolution_bits,
-    integer_engine,
     is_dense,
     on_onednn,
 )
+from benchmark.quantization.kernels.selection import integer_engine, replacement
 from benchmark.quantization.linear import simulated_layer
 
 
@@ -186,8 +186,8 @@ def test_the_engine_of_a_device_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert integer_engine("meta") == "none"
     names = set()
     for most, gemm in ((16, True), (16, False), (15, False), (0, True), (0, False)):
-        monkeypatch.setattr(onednn, "exact_bits", lambda answer=most: answer)
-        monkeypatch.setattr(onednn, "int8_available", lambda device, answer=gemm: answer)
+        monkeypatch.setattr(selection, "exact_bits", lambda answer=most: answer)
+        monkeypatch.setattr(selection, "int8_available", lambda device, answer=gemm: answer)
         names.add(integer_engine("cpu"))
     assert names == {"int8-onednn-16", "int8-onednn", "int8-gemm", "none"}
 
@@ -238,7 +238,7 @@ def test_engine_is_chosen_by_the_device_and_by_exact_float(
     quantizer = TokenQuantizer(8, True)
     monkeypatch.setattr(onednn, "exact_bits", lambda: most)
     monkeypatch.setattr(onednn, "exact_convolution_bits", lambda: most)
-    monkeypatch.setattr(int8, "int8_available", lambda device: gemm)
+    monkeypatch.setattr(selection, "int8_available", lambda device: gemm)
     assert replacement(layer, weight, quantizer, None, exact_float=False)[1] == engine
     images = TokenQuantizer(8, True, (-3, -2, -1))
     assert replacement(other, kernel, images, None, exact_float=False)[1] == convolution

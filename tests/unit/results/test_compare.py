@@ -21,7 +21,7 @@ from benchmark.results.compare import NO_INTERVAL, Change, Comparer, adjust, com
 from benchmark.results.tables import headline_metrics
 from benchmark.testing import make_bank
 from tests.contract.test_tasks import BUILT_IN, banks_of
-from tests.unit.test_trackers import finished
+from tests.unit.trackers.test_trackers import finished
 
 IDENTICAL = Comparison(0.0, 0.0, 0.0, 1.0)
 

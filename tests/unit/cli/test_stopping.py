@@ -72,7 +72,7 @@ def test_a_stop_while_a_command_is_imported_is_told(
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Importing(), *sys.meta_path])
     monkeypatch.setattr(sys, "argv", ["reliquant", *words, *["thing"] * (words[0] == "new")])
-    monkeypatch.setattr("benchmark.cli.catch_stops", lambda: None)
+    monkeypatch.setattr("benchmark.cli.app.catch_stops", lambda: None)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == status

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_trackers import QUANT, finished
+from tests.unit.trackers.test_trackers import QUANT, finished
 from trackers import store
 from trackers.mlflow import MLflowTracker
 
@@ -50,7 +50,7 @@ def complete(address: str) -> dict[str, str]:
 
 def test_an_unchanged_run_does_not_import_mlflow(address: str, home: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.unit.test_trackers import finished;"
+        "import sys; from pathlib import Path; from tests.unit.trackers.test_trackers import finished;"
         "from trackers.mlflow import MLflowTracker;"
         f"MLflowTracker().open(Path({str(home)!r})).log(finished('known', tasks=('zero_shot', 'ood')));"
         "print('mlflow' in sys.modules)"

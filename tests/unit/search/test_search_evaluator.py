@@ -19,7 +19,7 @@ from search.settings import Asked, create_study, resume_study
 from search.space import Space
 from search.storage import open_storage
 from tests.search_stub import SMALL
-from tests.unit.test_search_rungs import ACCURACY, AUROC, SUITE
+from tests.unit.search.test_search_rungs import ACCURACY, AUROC, SUITE
 
 GIVEN: dict[str, Any] = dict(SUITE)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmark.models import list_models
+from benchmark.models import list_models, resolve
 from benchmark.models.references import architectures
-from benchmark.spec.groups import groups, resolve
+from benchmark.spec.groups import groups
 
 
 def test_the_demo_and_open_clips_models_are_listed() -> None:

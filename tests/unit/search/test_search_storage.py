@@ -60,7 +60,9 @@ def start(
     folder: Path, url: str | None, trials: int, seconds: float = 0.1, dies: bool = False, together: int = 1
 ) -> subprocess.Popen[bytes]:
     given = f"Path({str(folder)!r}), {url!r}, {trials}, {seconds}, {dies}, {together}"
-    return subprocess.Popen([sys.executable, "-c", f"from tests.unit.test_search_storage import *; work({given})"])
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from tests.unit.search.test_search_storage import *; work({given})"]
+    )
 
 
 def begun(folder: Path) -> list[list[str]]:

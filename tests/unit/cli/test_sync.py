@@ -18,7 +18,7 @@ from benchmark.quantization.kernels.selection import ENGINES
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.tracking import FinishedConfiguration, FinishedSweep, Tracker
 from tests.e2e.runs import QUANTS, SUITE
-from tests.unit.test_ledger import record
+from tests.unit.ledger.test_ledger import record
 
 
 @dataclass

@@ -21,8 +21,8 @@ from benchmark.results.tables import Cell, Row
 from benchmark.utils import progress
 from benchmark.utils.progress import Terminal
 from tests.report_home import NF4, W4, W8, write_home
-from tests.unit.test_printing import demo_plan
-from tests.unit.test_trackers import finished
+from tests.unit.cli.test_printing import demo_plan
+from tests.unit.trackers.test_trackers import finished
 from trackers.mlflow import MLflowTracker
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-9]|4[0-9]|9[0-7])[0-9;]*m")
@@ -109,7 +109,7 @@ def coloured(words: list[str], **environment: str) -> str:
     """What a command prints in a process of its own where colours are forced, as in a terminal."""
     kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     return subprocess.run(
-        [sys.executable, "-m", "benchmark.cli", *words],
+        [sys.executable, "-m", "benchmark", *words],
         env={**kept, "FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "80", **environment},
         capture_output=True,
         text=True,
