@@ -209,6 +209,18 @@ class Tracker(ABC):
         """
         return None
 
+    def serve(self, home: Path, host: str, port: int, uri: str | None, browse: bool) -> None:
+        """Serve what it wrote as pages, until the process is stopped.
+
+        Args:
+            browse: open a browser on them when the server answers.
+
+        Raises:
+            InputError: it has no pages, there are no results yet, or the port is taken.
+            StorageError: the store cannot be read.
+        """
+        raise InputError(f"tracker '{self.name}' has no pages to serve")
+
     def check_registry(self, name: str) -> None:
         """Refuse, before any work, what `register_model` would refuse.
 

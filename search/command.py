@@ -7,8 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 
 from filelock import FileLock
 from optuna import Study
@@ -18,7 +17,7 @@ from optuna.trial import FrozenTrial
 from benchmark.engine.include import include_files
 from benchmark.engine.plan import Settings, make_plan
 from benchmark.engine.provenance import failure_lines
-from benchmark.engine.request import check_device
+from benchmark.engine.requested import check_device
 from benchmark.engine.run import run as run_plan
 from benchmark.errors import INTERRUPTED, PARTIAL, TERMINATED, SpecError, UndefinedMetric, masked
 from benchmark.ledger.records import Ledger
@@ -33,14 +32,16 @@ from search.evaluator import Engine
 from search.history import early, evaluated, front
 from search.objective import DEFAULT, Goals, Metrics, check_constraint, make_goals, make_objective, parse_constraint
 from search.report import front_rows, print_front, write_figures, write_suite
+from search.request import SearchConfig, SearchRequest
 from search.rungs import make_rungs, parse_shares
 from search.selection import halved, report_suite, selection_suite
 from search.settings import (
     TRIALS,
-    Asked,
     check_new,
     create_study,
+    filled,
     kept_settings,
+    over,
     resume_study,
 )
 from search.space import Choices, Space
@@ -49,42 +50,23 @@ from search.study import Search, check_grid
 from search.tracking import TrialLog
 
 
-@dataclass(frozen=True)
-class SearchRequest:
-    """The command line of `reliquant search`."""
-
-    asked: Asked
-    name: str | None = None
-    resume: str | None = None
-    storage: str | None = None
-    catalogues: Sequence[Path] = ()
-    include: Sequence[Path] = ()
-    device: str = "cpu"
-    batch_size: int = 64
-    tracking_uri: str | None = None
-    track: bool = True
-    home: Path = Path("mlruns")
-    quiet: bool = False
-    json: bool = False
-
-
 def run_search(request: SearchRequest) -> int:
     """Search and report; returns the exit status (0; 3 when something failed on the report data; 130 when stopped)."""
     include_files(request.include)
     check_device(request.device)
     Ledger(request.home)
     storage = open_storage(request.home, request.storage)
-    asked = _asked(request, storage)
+    config = _config(request, storage)
     suite = narrow(
-        load_suite(asked.suite or "", asked.data or (), request.catalogues),
-        models=asked.models or (),
-        limit=asked.limit,
+        load_suite(config.suite or "", config.data or (), request.catalogues),
+        models=config.models or (),
+        limit=config.limit,
     )
     with open_progress(request.quiet) as progress:
-        search, log = _prepared(request, storage, asked, suite, progress)
+        search, log = _prepared(request, storage, config, suite, progress)
         try:
             with nullcontext() if log is None else log.ending():
-                search.run(asked.trials or TRIALS)
+                search.run(config.trials or TRIALS)
                 return _finish(request, suite, search, log, progress)
         except KeyboardInterrupt as stop:
             progress.message(f"stopped; what is finished is kept. Go on with: {_resume(request, search)}")
@@ -99,34 +81,34 @@ def _resume(request: SearchRequest, search: Search) -> str:
     return shlex.join(words)
 
 
-def _asked(request: SearchRequest, storage: BaseStorage) -> Asked:
+def _config(request: SearchRequest, storage: BaseStorage) -> SearchConfig:
     """What is asked for, on resuming together with what the study was created with."""
     if request.resume is None:
-        return request.asked.filled()
+        return filled(request.config)
     where = masked(request.storage or str(journal_path(request.home)))
-    return request.asked.over(kept_settings(storage, request.resume, where), request.resume)
+    return over(request.config, kept_settings(storage, request.resume, where), request.resume)
 
 
 def _prepared(
-    request: SearchRequest, storage: BaseStorage, asked: Asked, suite: SuiteSpec, progress: Progress
+    request: SearchRequest, storage: BaseStorage, config: SearchConfig, suite: SuiteSpec, progress: Progress
 ) -> tuple[Search, TrialLog | None]:
     """The study, ready to run. What the user gave is checked before full precision is evaluated."""
-    name = request.resume or request.name or f"{suite.name}-{asked.sampler}-seed{asked.seed}"
+    name = request.resume or request.name or f"{suite.name}-{config.sampler}-seed{config.seed}"
     if request.resume is None:
         check_new(storage, name)
-    constraints = [parse_constraint(text) for text in asked.constraints or ()]
+    constraints = [parse_constraint(text) for text in config.constraints or ()]
     quiet = progress if sys.stderr.isatty() else Silent()
     settings = Settings(request.device, request.batch_size)
     engine = Engine(selection_suite(suite), settings, request.home, progress, quiet)
-    objectives = [make_objective(key, engine.better, engine.known) for key in asked.objectives or DEFAULT]
+    objectives = [make_objective(key, engine.better, engine.known) for key in config.objectives or DEFAULT]
     for constraint in constraints:
         check_constraint(constraint, engine.known)
-    space = Space(_choices(asked, engine), engine.check)
-    check_grid(asked.sampler or "", space)
+    space = Space(_choices(config, engine), engine.check)
+    check_grid(config.sampler or "", space)
     resumed = None if request.resume is None else resume_study(storage, name, space, engine.contents)
     progress.message(_rule(suite, name))
     goals = make_goals(engine.problem, objectives, constraints)
-    rungs = make_rungs(engine, parse_shares(asked.rungs or ()), goals.keys)
+    rungs = make_rungs(engine, parse_shares(config.rungs or ()), goals.keys)
     problem = replace(engine.problem, rungs=rungs)
     for key, why in goals.left_out.items():
         progress.message(f"reliability leaves out {key}: {why}")
@@ -135,33 +117,33 @@ def _prepared(
             f"{key}: {goals.reference[key]:.4f} in full precision; were the model perfectly calibrated, it would be "
             f"{floor:.4f} on so few images, so changes in it are mostly chance"
         )
-    log = _log(request, suite, name, asked, goals)
+    log = _log(request, suite, name, config, goals)
     lock = request.home / "studies" / ".claims.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext() if log is None else log.ending():
-        study = resumed or create_study(storage, name, asked, space, objectives, engine.contents)
+        study = resumed or create_study(storage, name, config, space, objectives, engine.contents)
         search = Search(
-            study, space, problem, goals, asked.sampler or "", asked.seed or 0, progress=progress, lock=lock
+            study, space, problem, goals, config.sampler or "", config.seed or 0, progress=progress, lock=lock
         )
         if log is not None:
             search.log = log
             log.catch_up(study)
         with FileLock(request.home / "studies" / ".prepare.lock"):
             if not study.get_trials(deepcopy=False):  # also where the process that created it was killed
-                search.prepare(asked.trials or TRIALS)
+                search.prepare(config.trials or TRIALS)
     return search, log
 
 
-def _choices(asked: Asked, engine: Engine) -> Choices:
+def _choices(config: SearchConfig, engine: Engine) -> Choices:
     """All methods that quantize and can run here, or those asked for."""
     everything = [name for name in quantizers.names() if name != "fp32" and quantizers.get(name).kind == "quantization"]
-    methods = tuple(dict.fromkeys(asked.methods or everything))
+    methods = tuple(dict.fromkeys(config.methods or everything))
     if "fp32" in methods:
         raise SpecError("--method fp32: full precision is always evaluated; name methods that quantize")
-    blocks = dict(engine.model.blocks) if asked.per_block else {}
-    if asked.per_block and not any(blocks.values()):
+    blocks = dict(engine.model.blocks) if config.per_block else {}
+    if config.per_block and not any(blocks.values()):
         raise SpecError(f"--per-block: {engine.model.name} has no repeated blocks")
-    return Choices(methods, tuple(dict.fromkeys(asked.scopes or Choices(()).scopes)), blocks=blocks)
+    return Choices(methods, tuple(dict.fromkeys(config.scopes or Choices(()).scopes)), blocks=blocks)
 
 
 def _rule(suite: SuiteSpec, name: str) -> str:
@@ -171,11 +153,11 @@ def _rule(suite: SuiteSpec, name: str) -> str:
     return f"study '{name}' chooses {'; '.join([*mapped, *split])}; the front is told on the rest"
 
 
-def _log(request: SearchRequest, suite: SuiteSpec, name: str, asked: Asked, goals: Goals) -> TrialLog | None:
+def _log(request: SearchRequest, suite: SuiteSpec, name: str, config: SearchConfig, goals: Goals) -> TrialLog | None:
     """The study's run in MLflow; opened before the study is created, which a store out of reach prevents."""
-    if not request.track:
+    if request.no_tracking:
         return None
-    params = {key: json.dumps(value) for key, value in asdict(asked).items() if value}
+    params = {key: json.dumps(value) for key, value in asdict(config).items() if value}
     (request.home / "studies").mkdir(parents=True, exist_ok=True)
     with FileLock(request.home / "studies" / ".mlflow.lock"):
         run = trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri).open_study(suite, name, params)
@@ -231,7 +213,7 @@ def _told(
     """Metrics of the front on the report suite, tracked as any other run, and a line for each failure."""
     told, settings = report_suite(suite), Settings(request.device, request.batch_size)
     plan = make_plan(told.model_copy(update={"quantizations": tuple(names)}), settings)
-    opened = [trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)] if request.track else []
+    opened = [trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)] if not request.no_tracking else []
     sweep = run_plan(plan, request.home, trackers=opened, progress=progress)
     engine = Engine(told, settings, request.home)
     own = make_goals(engine.problem, goals.objectives, ())

@@ -1,4 +1,4 @@
-"""`reliquant ui --search`: optuna-dashboard on the studies. It has no authentication: this machine only."""
+"""`reliquant dashboard`: optuna-dashboard on the studies. It has no authentication: this machine only."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from benchmark.errors import InputError, StorageError, masked
 from benchmark.utils.browser import LOOPBACK, check_port, open_later
 from search.journal import check_journal
+from search.request import DashboardRequest
 from search.storage import journal_path
 
 
@@ -37,6 +38,11 @@ class _Handler(WSGIRequestHandler):
         """Nothing."""
 
 
+def run_dashboard(request: DashboardRequest) -> None:
+    """Serve the dashboard until the process is stopped."""
+    serve(request.home, request.host, request.port, request.storage, request.browse)
+
+
 def serve(home: Path, host: str, port: int, storage: str | None = None, browse: bool = False) -> None:
     """Serve the dashboard until the process is stopped.
 
@@ -50,7 +56,7 @@ def serve(home: Path, host: str, port: int, storage: str | None = None, browse: 
         StorageError: the storage is not there.
     """
     if find_spec("optuna_dashboard") is None:
-        raise InputError("reliquant ui --search needs optuna-dashboard: pip install 'reliquant[search-ui]'")
+        raise InputError("reliquant dashboard needs optuna-dashboard: pip install 'reliquant[search-ui]'")
     if host not in LOOPBACK:
         raise InputError(f"--host {host}: the dashboard has no authentication and listens on 127.0.0.1 only")
     where = storage or str(journal_path(home))

@@ -13,8 +13,6 @@ from benchmark.spec import BindingSpec, DataSpec, QuantSpec, SuiteSpec
 from search.evaluator import Engine
 from search.objective import EFFECTIVE_BITS, SIZE, Metrics, Rung
 
-SHARES = ("1/9", "1/3")
-"""Parts of the images on which a trial is measured before it gets all of them."""
 FEWEST = 16
 """Images of a data set that a part has at least (about: a hash chooses them)."""
 _WORTH = 2 / 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import optuna
@@ -15,7 +15,8 @@ from benchmark.errors import InputError, SpecError, UnknownNameError
 from benchmark.spec import check_name
 from search import samplers
 from search.objective import DEFAULT, Objective, parse_constraint
-from search.rungs import SHARES, parse_shares
+from search.request import SHARES, SearchConfig
+from search.rungs import parse_shares
 from search.space import Space
 
 TRIALS = 100
@@ -24,67 +25,48 @@ MOST_NAMED = 4
 SETTINGS, SPACE, CONTENTS = "settings", "space", "contents"
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a study is about; kept in it. On resuming, None takes what it was created with.
+def over(config: SearchConfig, before: Mapping[str, Any], study: str) -> SearchConfig:
+    """These settings over those that a study was created with.
 
-    `rungs` are parts of the images on which a trial may be stopped; none: every trial gets all images.
+    Raises:
+        SpecError: something that the study is bound to differs.
     """
+    for name, value in asdict(config).items():
+        kept = before.get(name)
+        if value is not None and _plain(value) != kept and name not in ("trials", "sampler", "seed"):
+            raise SpecError(
+                f"study '{study}' was created with {name} {json.dumps(kept)}, not {json.dumps(_plain(value))}; "
+                "leave it out to resume, or start another study with --name"
+            )
+    given = {name: value for name, value in asdict(config).items() if value is not None}
+    return checked(SearchConfig(**{**before, **given}))
 
-    suite: str | None = None
-    models: Sequence[str] | None = None
-    data: Sequence[str] | None = None
-    limit: int | None = None
-    methods: Sequence[str] | None = None
-    scopes: Sequence[str] | None = None
-    per_block: bool | None = None
-    objectives: Sequence[str] | None = None
-    constraints: Sequence[str] | None = None
-    sampler: str | None = None
-    seed: int | None = None
-    trials: int | None = None
-    rungs: Sequence[str] | None = None
 
-    def over(self, before: Mapping[str, Any], study: str) -> Asked:
-        """These settings over those that a study was created with.
+def filled(config: SearchConfig) -> SearchConfig:
+    """With the defaults of a new study.
 
-        Raises:
-            SpecError: something that the study is bound to differs.
-        """
-        for name, value in asdict(self).items():
-            kept = before.get(name)
-            if value is not None and _plain(value) != kept and name not in ("trials", "sampler", "seed"):
-                raise SpecError(
-                    f"study '{study}' was created with {name} {json.dumps(kept)}, not {json.dumps(_plain(value))}; "
-                    "leave it out to resume, or start another study with --name"
-                )
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        return Asked(**{**before, **given}).checked()
+    Raises:
+        InputError: a sampler that nobody knows, or a number out of range.
+    """
+    given = {name: value for name, value in asdict(config).items() if value is not None}
+    default = {"suite": "demo", "objectives": DEFAULT, "sampler": samplers.DEFAULT, "seed": 0, "trials": TRIALS}
+    default |= {"per_block": False, "methods": (), "scopes": (), "constraints": (), "models": (), "data": ()}
+    default |= {"rungs": SHARES}
+    return checked(SearchConfig(**{**default, **given}))
 
-    def filled(self) -> Asked:
-        """With the defaults of a new study.
 
-        Raises:
-            InputError: a sampler that nobody knows, or a number out of range.
-        """
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        default = {"suite": "demo", "objectives": DEFAULT, "sampler": samplers.DEFAULT, "seed": 0, "trials": TRIALS}
-        default |= {"per_block": False, "methods": (), "scopes": (), "constraints": (), "models": (), "data": ()}
-        default |= {"rungs": SHARES}
-        return Asked(**{**default, **given}).checked()
-
-    def checked(self) -> Asked:
-        """Itself, where sampler and numbers can be used."""
-        samplers.check_sampler(self.sampler or "")
-        if self.trials is not None and self.trials < 1:
-            raise SpecError(f"--trials: at least 1, got {self.trials}")
-        parse_shares(self.rungs or ())
-        _refuse_repeats("--objective", [(key, key) for key in self.objectives or ()])
-        constraints = [(text, replace(parse_constraint(text), text="")) for text in self.constraints or ()]
-        _refuse_repeats("--constraint", constraints)
-        if self.seed is not None and self.seed < 0:
-            raise SpecError(f"--seed: 0 or more, got {self.seed}")
-        return self
+def checked(config: SearchConfig) -> SearchConfig:
+    """Itself, where sampler and numbers can be used."""
+    samplers.check_sampler(config.sampler or "")
+    if config.trials is not None and config.trials < 1:
+        raise SpecError(f"--trials: at least 1, got {config.trials}")
+    parse_shares(config.rungs or ())
+    _refuse_repeats("--objective", [(key, key) for key in config.objectives or ()])
+    constraints = [(text, replace(parse_constraint(text), text="")) for text in config.constraints or ()]
+    _refuse_repeats("--constraint", constraints)
+    if config.seed is not None and config.seed < 0:
+        raise SpecError(f"--seed: 0 or more, got {config.seed}")
+    return config
 
 
 def kept_settings(storage: BaseStorage, name: str, where: str) -> dict[str, Any]:
@@ -118,7 +100,7 @@ def check_new(storage: BaseStorage, name: str) -> None:
 def create_study(
     storage: BaseStorage,
     name: str,
-    asked: Asked,
+    config: SearchConfig,
     space: Space,
     objectives: Sequence[Objective],
     contents: Mapping[str, str],
@@ -139,7 +121,7 @@ def create_study(
     study.set_user_attr("objectives", [objective.key for objective in objectives])
     study.set_user_attr(SPACE, space.digest())
     study.set_user_attr(CONTENTS, dict(contents))
-    study.set_user_attr(SETTINGS, {key: _plain(value) for key, value in asdict(asked).items()})
+    study.set_user_attr(SETTINGS, {key: _plain(value) for key, value in asdict(config).items()})
     return study
 
 

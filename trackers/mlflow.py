@@ -44,6 +44,7 @@ from trackers.store import (
     write_batch,
 )
 from trackers.study import StudyRun
+from trackers.ui import serve
 
 LAYOUT = "2"
 """Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
@@ -171,6 +172,10 @@ class MLflowTracker(Tracker):
     def open_study(self, suite: SuiteSpec, study: str, params: Mapping[str, str]) -> StudyLog:
         """The parent run of a study; one process of a machine at a time does this."""
         return StudyRun.open(self._client, self._experiment(suite), suite.name, study, params)
+
+    def serve(self, home: Path, host: str, port: int, uri: str | None, browse: bool) -> None:
+        """MLflow's server takes this process's place."""
+        serve(home, host, port, uri, browse)
 
     def check_registry(self, name: str) -> None:
         """Look at the name, and connect."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 
+from benchmark.cli.requests import CompareRequest
 from benchmark.engine.include import include_files
 from benchmark.errors import PARTIAL, InputError, StorageError, UnknownNameError
 from benchmark.ledger.records import Record
@@ -22,25 +22,10 @@ from benchmark.spec.suite import expand_all
 from benchmark.utils.progress import open_progress
 
 
-@dataclass(frozen=True)
-class CompareRequest:
-    """The command line of `reliquant compare`."""
-
-    runs: Sequence[str] = ()
-    suite: str = "demo"
-    models: Sequence[str] = ()
-    metrics: Sequence[str] = ()
-    all_metrics: bool = False
-    claims: bool = False
-    format: str = "table"
-    output: Path | None = None
-    home: Path = Path("mlruns")
-    include: Sequence[Path] = field(default_factory=list)
-    quiet: bool = False
-
-
 def compare_runs(request: CompareRequest) -> int:
     """Print or write the comparison; returns the exit status (0, or 3 when something could not be compared)."""
+    if request.json:
+        request = replace(request, format="jsonl")
     if request.format not in FORMATS:
         raise UnknownNameError("--format", request.format, FORMATS)
     include_files(request.include)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from benchmark.cli.requests import ListRequest
 from benchmark.engine.include import include_files
 
 if TYPE_CHECKING:
@@ -35,11 +35,12 @@ the first alternative is the default, and symmetric where asym is left out.
 Activations per tensor have static ranges, which need calibration data."""
 
 
-def print_listing(what: str, include: Sequence[Path], as_json: bool) -> None:
+def print_listing(request: ListRequest) -> None:
     """Print one kind of thing."""
-    include_files(include)
+    what = request.what
+    include_files(request.include)
     rows = {"tasks": _tasks, "quantizers": _quantizers, "models": _models, "data": _data, "suites": _suites}[what]()
-    if as_json:
+    if request.json:
         for row in rows:
             print(json.dumps(row))
         return

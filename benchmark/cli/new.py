@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-new_app = typer.Typer(help="Write a new plugin with its contract test.", no_args_is_help=True)
-Folder = Annotated[Path, typer.Option("--folder", help="Where to write it.")]
+from benchmark.cli.requests import NewQuantizerRequest, NewSourceRequest, NewTaskRequest
+from benchmark.cli.scaffold import write_plugin
 
 
-@new_app.command("task")
-def new_task(name: str, folder: Folder = Path()) -> None:
-    """Write NAME.py with a task, test_NAME.py with its contract test, and NAME.yaml that runs it on the demo."""
-    _write("task", name, folder)
-    typer.echo(f"  reliquant run {folder / f'{name}.yaml'} --include {folder / f'{name}.py'}")
+def new_task(request: NewTaskRequest) -> None:
+    """Write a task, its test, and a suite that runs it."""
+    _write("task", request.name, request.folder)
+    print(f"  reliquant run {request.folder / f'{request.name}.yaml'} --include {_file(request)}")
 
 
-@new_app.command("quantizer")
-def new_quantizer(name: str, folder: Folder = Path()) -> None:
-    """Write NAME.py with a quantizer and test_NAME.py with its contract test."""
-    _write("quantizer", name, folder)
-    typer.echo(f"  reliquant run demo --include {folder / f'{name}.py'} --quant {name}-w4-vision")
+def new_quantizer(request: NewQuantizerRequest) -> None:
+    """Write a quantizer and its test."""
+    _write("quantizer", request.name, request.folder)
+    print(f"  reliquant run demo --include {_file(request)} --quant {request.name}-w4-vision")
 
 
-@new_app.command("source")
-def new_source(name: str, folder: Folder = Path()) -> None:
-    """Write NAME.py with a data source and test_NAME.py with its contract test."""
-    _write("source", name, folder)
-    typer.echo(
-        f"  reliquant run SUITE --include {folder / f'{name}.py'}   # data: {{mine: {{source: {name}, path: ...}}}}"
-    )
+def new_source(request: NewSourceRequest) -> None:
+    """Write a data source and its test."""
+    _write("source", request.name, request.folder)
+    print(f"  reliquant run SUITE --include {_file(request)}   # data: {{mine: {{source: {request.name}, path: ...}}}}")
+
+
+def _file(request: NewTaskRequest | NewQuantizerRequest | NewSourceRequest) -> Path:
+    return request.folder / f"{request.name}.py"
 
 
 def _write(kind: str, name: str, folder: Path) -> None:
-    from benchmark.cli.scaffold import write_plugin
-
     for path in write_plugin(kind, name, folder):
-        typer.echo(f"wrote {path}")
-    typer.echo(f"next:\n  pytest {folder / f'test_{name}.py'}")
+        print(f"wrote {path}")
+    print(f"next:\n  pytest {folder / f'test_{name}.py'}")

@@ -1,26 +1,24 @@
-"""What `run`, `validate` and `sync` do: the pieces put together."""
+"""`reliquant run`: the pieces put together."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from benchmark.cli.tables import print_efficiency, print_table
-from benchmark.engine.include import include_files
 from benchmark.engine.provenance import failure_lines, skipped_warnings, template_warnings
-from benchmark.engine.request import RunRequest, pixel_budget, recorded_plan, requested_plan
-from benchmark.engine.run import Sweep, replay
+from benchmark.engine.request import RunRequest
+from benchmark.engine.requested import pixel_budget, requested_plan
+from benchmark.engine.run import Sweep
 from benchmark.engine.run import run as run_plan
 from benchmark.errors import PARTIAL
 from benchmark.ledger.records import Ledger
 from benchmark.results.compare import adjust
 from benchmark.results.tables import comparison_rows, headline_keys
-from benchmark.spec.suite import load_suite
-from benchmark.tracking import DEFAULT_TRACKER, STREAM_TRACKER, Tracker, trackers
+from benchmark.tracking import STREAM_TRACKER, Tracker, trackers
 from benchmark.utils.progress import open_progress
 
 
@@ -56,48 +54,10 @@ def _spectra(request: RunRequest) -> list[Callable[[], int]]:
     """The spectral studies that were asked for beside the tasks: checked now, measured when called."""
     if not request.spectrum:
         return []
-    from benchmark.spectrum.run import SpectrumRequest, measure, prepare
+    from benchmark.spectrum.request import beside
+    from benchmark.spectrum.run import measure, prepare
 
-    show: Literal["table", "path"] = "path" if request.json else "table"
-    asked = [SpectrumRequest(request, name, show=show, only_vision=True) for name in dict.fromkeys(request.spectrum)]
-    return [partial(measure, prepare(each)) for each in asked]
-
-
-def validate_suite(
-    name: str,
-    data: Sequence[str] = (),
-    catalogues: Sequence[Path] = (),
-    include: Sequence[Path] = (),
-    quiet: bool = False,
-    as_json: bool = False,
-) -> None:
-    """Check a suite, say what it would do and what of it is missing here."""
-    from benchmark.cli.validate import report, survey
-
-    include_files(include)
-    found = survey(load_suite(name, data, catalogues))
-    if as_json:
-        print(json.dumps(found.to_json()))
-    elif not quiet:
-        print(report(found))
-
-
-def sync_suite(request: RunRequest) -> int:
-    """Log what the ledger has of a run to MLflow."""
-    with open_progress(request.quiet) as progress:
-        ledger = Ledger(request.home)
-        plan = recorded_plan(request, ledger.records)
-        tracker = trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)
-        count = replay(plan, ledger, tracker, progress)
-    missing = len(plan.configurations) - count
-    if request.json:
-        print(json.dumps({"suite": plan.suite.name, "configurations": count, "missing": missing}))
-    else:
-        print(
-            f"{count} configurations of suite '{request.suite}' are in MLflow"
-            + (f"; {missing} are not finished in {request.home}" if missing else "")
-        )
-    return 0
+    return [partial(measure, prepare(beside(request, name))) for name in dict.fromkeys(request.spectrum)]
 
 
 def untimed_warnings(efficiencies: Iterable[Mapping[str, Any]]) -> list[str]:

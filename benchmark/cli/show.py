@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from benchmark.cli.requests import ShowRequest
 from benchmark.engine.include import include_files
 from benchmark.engine.reproduce import arguments, in_lines, requests
 from benchmark.engine.request import RunRequest
@@ -23,37 +23,37 @@ from benchmark.results.compare import Change, adjust
 from benchmark.results.formats import rows as export_rows
 from benchmark.results.load import find, open_ledger
 from benchmark.results.rows import Results, Row, better_of, gather
+from benchmark.utils.progress import open_progress
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 LEGEND = "* q < 0.05, ** q < 0.01, *** q < 0.001: p adjusted over the metrics that are shown; intervals are 95 %"
 
 
-def show_run(
-    run: str, suite: str | None, home: Path, include: Sequence[Path], as_json: bool, every: bool = False
-) -> None:
+def show_run(request: ShowRequest) -> None:
     """Print the runs that a name means; as JSON one object a line.
-
-    Args:
-        run: a short name (`{a,b}` and `*` allowed) or the id of a run in MLflow. every: also metrics of single
-            corruptions, data sets and scores.
 
     Raises:
         ReliquantError: no results, or an unknown name (with a suggestion).
     """
-    include_files(include)
-    ledger = open_ledger(home)
-    asked = find(ledger, run, suite)
+    include_files(request.include)
+    with open_progress(request.quiet):
+        _show(request)
+
+
+def _show(request: ShowRequest) -> None:
+    ledger = open_ledger(request.home)
+    asked = find(ledger, request.run, request.suite)
     if not asked.runs:
         known = {record.quantization for record in ledger.records.values() if record.suite == asked.suite}
-        raise UnknownNameError("run", run, known)
+        raise UnknownNameError("run", request.run, known)
     results = gather(ledger, asked.suite, asked.spec)
     console = Console()
     for row in (row for row in results.rows if (row.model, row.quantization) in asked.runs):
-        if as_json:
+        if request.json:
             words = [["reliquant", *arguments(each)] for each in _requests(results, row, asked.name)]
             print(json.dumps({**to_json(results, row), "reproduce": words}, allow_nan=False))
         else:
-            print_row(console, results, row, every)
+            print_row(console, results, row, request.all_metrics)
             _print_commands(console, _requests(results, row, asked.name))
 
 

@@ -1,57 +1,30 @@
-"""The command `reliquant sync`."""
+"""`reliquant sync`: from the ledger to MLflow."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
 
-import typer
+from benchmark.engine.request import SyncRequest
+from benchmark.engine.requested import recorded_plan
+from benchmark.engine.run import replay
+from benchmark.ledger.records import Ledger
+from benchmark.tracking import DEFAULT_TRACKER, trackers
+from benchmark.utils.progress import open_progress
 
-from benchmark.cli.options import HOME, Catalogue, Home, Include, Json, Many, Models, Pointed, Quants, Quiet, Suite, Uri
 
-
-def sync(
-    suite: Suite = "demo",
-    model: Models = None,
-    quant: Quants = None,
-    override: Annotated[Many, typer.Option("--override", help="As in the run; repeatable.")] = None,
-    task: Annotated[Many, typer.Option("--task", help="As in the run; repeatable.")] = None,
-    data: Pointed = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="As in the run.")] = None,
-    catalogue: Catalogue = None,
-    device: Annotated[str, typer.Option("--device", help="As in the run.")] = "cpu",
-    exact_float: Annotated[bool, typer.Option("--exact-float", help="As in the run.")] = False,
-    precision: Annotated[str, typer.Option("--precision", help="As in the run.")] = "fp32",
-    compile_: Annotated[bool, typer.Option("--compile", help="As in the run.")] = False,
-    tracking_uri: Uri = None,
-    home: Home = HOME,
-    include: Include = None,
-    quiet: Quiet = False,
-    json: Json = False,
-) -> None:
-    """Bring a suite's finished evaluations from the ledger to MLflow; evaluates nothing.
-
-    What the options choose must be what the run was asked for: they are part of a configuration's key.
-    """
-    from benchmark.cli.run import sync_suite
-    from benchmark.engine.request import RunRequest
-
-    request = RunRequest(
-        suite=suite,
-        models=model or [],
-        quantizations=quant or [],
-        tasks=task or [],
-        overrides=override or [],
-        data=data or [],
-        catalogues=catalogue or [],
-        limit=limit,
-        device=device,
-        exact_float=exact_float,
-        precision=precision,
-        compile=compile_,
-        tracking_uri=tracking_uri,
-        home=home,
-        include=include or [],
-        quiet=quiet,
-        json=json,
-    )
-    raise typer.Exit(sync_suite(request))
+def sync_suite(request: SyncRequest) -> int:
+    """Log what the ledger has of a run to MLflow."""
+    with open_progress(request.quiet) as progress:
+        ledger = Ledger(request.home)
+        plan = recorded_plan(request, ledger.records)
+        tracker = trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)
+        count = replay(plan, ledger, tracker, progress)
+    missing = len(plan.configurations) - count
+    if request.json:
+        print(json.dumps({"suite": plan.suite.name, "configurations": count, "missing": missing}))
+    else:
+        print(
+            f"{count} configurations of suite '{request.suite}' are in MLflow"
+            + (f"; {missing} are not finished in {request.home}" if missing else "")
+        )
+    return 0

@@ -10,12 +10,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from benchmark.cli.requests import ValidateRequest
 from benchmark.data import expand, open_data
+from benchmark.engine.include import include_files
 from benchmark.engine.plan import check_suite
 from benchmark.errors import ReliquantError
 from benchmark.models import list_models, resolve
 from benchmark.spec import DataSpec, ModelSpec, SuiteSpec
 from benchmark.spec.catalogue import catalogue
+from benchmark.spec.suite import load_suite
 
 POSITIONS, VISION_SHARE = 150, 0.6
 """Where the architecture does not tell: positions that a weight meets in one image, vision tower's share of weights."""
@@ -171,3 +174,13 @@ def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str]) -> 
         missing.append(f"{error}{hub}")
         count = next((e.images for e in entries if e.images is not None), None)
     return None if count is None else min([count, *limits])
+
+
+def validate_suite(request: ValidateRequest) -> None:
+    """Check a suite, say what it would do and what of it is missing here."""
+    include_files(request.include)
+    found = survey(load_suite(request.suite, request.data, request.catalogues))
+    if request.json:
+        print(json.dumps(found.to_json()))
+    elif not request.quiet:
+        print(report(found))

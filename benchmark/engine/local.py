@@ -13,7 +13,8 @@ from benchmark.engine.evaluate import embed, evaluate, failure, out_of_memory
 from benchmark.engine.holding import Models
 from benchmark.engine.plan import Configuration, Evaluation
 from benchmark.engine.provenance import provenance
-from benchmark.engine.timing import Timing, time_configuration
+from benchmark.engine.request import Timing
+from benchmark.engine.timing import time_configuration
 from benchmark.errors import DamagedSamplesError, StorageError
 from benchmark.spec import FP32
 from benchmark.utils.processes import shown

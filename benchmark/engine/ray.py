@@ -19,6 +19,7 @@ from benchmark.engine.driver import Driver
 from benchmark.engine.evaluate import Result, failure
 from benchmark.engine.leases import write_once
 from benchmark.engine.plan import Configuration, Evaluation
+from benchmark.engine.request import RayOptions
 from benchmark.engine.worker import Answer, Job, Order, work
 from benchmark.errors import DamagedSamplesError, InputError, ReliquantError
 from benchmark.utils.processes import shown
@@ -34,22 +35,6 @@ GROUP = 4
 """Configurations of a task at most: what is lost of a group when the driver dies are its tasks, not its banks."""
 PAUSE = 0.5
 NEWS_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class RayOptions:
-    """How to use a cluster.
-
-    Attributes:
-        address: `auto`, `ray://HOST:PORT` or `HOST:PORT`; None starts Ray on this machine.
-        cpus: CPU cores of a task, and threads of its arithmetic. gpus: GPUs of a task, e.g. 0.5 for two on one.
-        include: files with plugins, which must be there on the workers too.
-    """
-
-    address: str | None = None
-    cpus: float = 1
-    gpus: float = 0
-    include: tuple[Path, ...] = ()
 
 
 @dataclass

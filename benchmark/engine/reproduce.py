@@ -5,61 +5,20 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from benchmark.engine.request import ASKED, FILES, SETTINGS, RunRequest, plain
+from benchmark.engine.request import ASKED, FILES, SETTINGS, RunRequest
 from benchmark.errors import ReliquantError
 from benchmark.ledger.records import Record
 from benchmark.quantization import parse
 from benchmark.spec import FP32, SuiteSpec, canonical
-
-OPTIONS = {
-    "models": "--model",
-    "quantizations": "--quant",
-    "tasks": "--task",
-    "overrides": "--override",
-    "data": "--data",
-    "catalogues": "--catalogue",
-    "limit": "--limit",
-    "skip_broken": "--skip-broken",
-    "pixel_cache": "--pixel-cache",
-    "device": "--device",
-    "batch_size": "--batch-size",
-    "exact_float": "--exact-float",
-    "precision": "--precision",
-    "compile": "--compile",
-    "spectrum": "--spectrum",
-    "trackers": "--tracker",
-    "tracking_uri": "--tracking-uri",
-    "home": "--home",
-    "include": "--include",
-    "speed": "--speed",
-    "engine": "--engine",
-    "address": "--address",
-    "task_cpus": "--task-cpus",
-    "task_gpus": "--task-gpus",
-    "quiet": "--quiet",
-    "json": "--json",
-}
-"""Field of a RunRequest -> its option of `reliquant run`."""
+from benchmark.utils.options import words
 
 
 def arguments(request: RunRequest) -> list[str]:
     """The words after `reliquant` that ask for this; what has its default is left out."""
-    default, words = RunRequest(), ["run", request.suite]
-    for field in fields(RunRequest):
-        value = getattr(request, field.name)
-        if field.name == "suite" or plain(value) == plain(getattr(default, field.name)):
-            continue
-        option = OPTIONS[field.name]
-        if isinstance(value, bool):
-            words.append(option if value else f"--no-{option.removeprefix('--')}")
-        else:
-            single = isinstance(value, str) or not isinstance(value, Sequence)
-            words += [word for each in ([value] if single else value) for word in (option, str(each))]
-    return words
+    return ["run", *words(request)]
 
 
 def requests(records: Iterable[Record], suite: str, spec: SuiteSpec | None) -> list[RunRequest]:

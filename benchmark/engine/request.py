@@ -1,65 +1,186 @@
-"""What the command line asks of a run, and the plan that follows from it."""
+"""What a user asks for: the options of `reliquant run` and those that other commands share. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import math
-import re
-import sys
-from collections.abc import Container, Sequence
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from benchmark.engine.execution import check_precision
-from benchmark.engine.include import include_files
-from benchmark.engine.plan import Plan, Settings, make_plan
-from benchmark.engine.ray import RayOptions
-from benchmark.engine.run import PIXEL_BUDGET
-from benchmark.engine.timing import Timing
-from benchmark.errors import InputError, SpecError
-from benchmark.models.references import refuse_quantized
-from benchmark.quantization import parse
-from benchmark.quantization.kernels.selection import ENGINES
-from benchmark.spec import FP32, Override, QuantSpec, parse_spec
-from benchmark.spec.suite import load_suite, narrow
+from benchmark.errors import InputError
 from benchmark.tracking import DEFAULT_TRACKER
+from benchmark.utils.options import option, options, plain
 
-if TYPE_CHECKING:
-    from benchmark.spec import SuiteSpec
+Timing = Literal["never", "new", "again"]
+"""`new`: what this machine has not timed yet and has in memory; `again`: everything, also what must be loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """Where results lie."""
+
+    home: Path = option(Path("mlruns"), "Results folder.", envvar="RELIQUANT_HOME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugins:
+    """Plugins from files."""
+
+    include: Sequence[Path] = option((), "Python file with plugins; repeatable.", kept="asked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quiet:
+    """Without progress."""
+
+    quiet: bool = option(False, "No progress.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Json:
+    """For programs."""
+
+    json: bool = option(False, "One JSON object a line on stdout.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogues:
+    """The user's own data sets."""
+
+    catalogues: Sequence[Path] = option((), "Own data catalogue; repeatable.", flag="--catalogue", kept="asked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlaces(Catalogues):
+    """Where data lie."""
+
+    data: Sequence[str] = option((), "NAME=PATH: point a data set elsewhere; repeatable.", kept="asked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfSuite:
+    """Whose results."""
+
+    suite: str | None = option(None, "Suite of the run: name or YAML file (default: demo).", complete="recorded_suites")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Which suite."""
+
+    suite: str = option(
+        "demo", "A suite's name (`reliquant list suites`) or a YAML file.", argument=True, complete="suites"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Which models."""
+
+    models: Sequence[str] = option((), "Model instead of the suite's; repeatable.", flag="--model", complete="models")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantizations:
+    """Which quantizations."""
+
+    quantizations: Sequence[str] = option(
+        (), "Short name instead of the suite's; repeatable.", flag="--quant", complete="quantizations"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """How many images."""
+
+    limit: int | None = option(None, "At most N images of each data set.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where models run."""
+
+    device: str = option("cpu", "cpu, cuda, cuda:1 ...", kept="setting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """How many images at once."""
+
+    batch_size: int = option(64, "Images a forward pass.", minimum=1, kept="setting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactFloat:
+    """In float alone."""
+
+    exact_float: bool = option(False, "No integer GEMM: float reference.", kept="setting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """How images are read."""
+
+    skip_broken: bool = option(False, "Leave out images that cannot be read.", kept="asked")
+    pixel_cache: str | None = option(None, "Size on disk: 20GB, 0 for none.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """MLflow's store."""
+
+    tracking_uri: str | None = option(None, "MLflow store or server.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trackers:
+    """Where to log."""
+
+    trackers: Sequence[str] = option(
+        (DEFAULT_TRACKER,),
+        f"Where to log (default: {DEFAULT_TRACKER}); repeatable.",
+        flag="--tracker",
+        complete="trackers",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluations(Plugins, ExactFloat, Device, DataPlaces, Limit, Quantizations, Models, Suite):
+    """What names evaluations: whoever asks for the same gets the same records. (Later bases come first in help.)"""
+
+    overrides: Sequence[str] = option((), "PATTERN=BITS: other weight bits for layers.", flag="--override")
+    tasks: Sequence[str] = option((), "Only this task of the suite; repeatable.", flag="--task", complete="tasks")
+    precision: str = option("fp32", "fp32; bf16 or fp16: autocast.", kept="setting")
+    compile: bool = option(False, "torch.compile the models.", kept="setting")
 
 
 @dataclass(frozen=True)
-class RunRequest:
-    """The command line of `reliquant run`."""
+class RayOptions:
+    """How to use a cluster.
 
-    suite: str = "demo"
-    models: Sequence[str] = ()
-    quantizations: Sequence[str] = ()
-    tasks: Sequence[str] = ()
-    overrides: Sequence[str] = ()
-    data: Sequence[str] = ()
-    catalogues: Sequence[Path] = ()
-    limit: int | None = None
-    skip_broken: bool = False
-    pixel_cache: str | None = None
-    device: str = "cpu"
-    batch_size: int = 64
-    exact_float: bool = False
-    precision: str = "fp32"
-    compile: bool = False
-    trackers: Sequence[str] = (DEFAULT_TRACKER,)
-    tracking_uri: str | None = None
-    home: Path = Path("mlruns")
-    include: Sequence[Path] = field(default_factory=list)
-    quiet: bool = False
-    json: bool = False
-    spectrum: Sequence[str] = ()
-    speed: bool | None = None
-    engine: Literal["local", "ray"] = "local"
+    Attributes:
+        address: `auto`, `ray://HOST:PORT` or `HOST:PORT`; None starts Ray on this machine.
+        cpus: CPU cores of a task, and threads of its arithmetic. gpus: GPUs of a task, e.g. 0.5 for two on one.
+        include: files with plugins, which must be there on the workers too.
+    """
+
     address: str | None = None
-    task_cpus: float = 1
-    task_gpus: float | None = None
+    cpus: float = 1
+    gpus: float = 0
+    include: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest(Json, Quiet, Home, Store, Trackers, Pixels, Batches, Evaluations):
+    """Evaluate a suite; finished evaluations are not done again."""
+
+    spectrum: Sequence[str] = option((), "Spectral study of this data too; repeatable.")
+    speed: bool | None = option(None, "Time again / never; default: what is new here.")
+    engine: Literal["local", "ray"] = option("local", "In this process, or on a Ray cluster.", kept="asked")
+    address: str | None = option(None, "With ray: auto, ray://HOST:PORT.")
+    task_cpus: float = option(1.0, "With ray: CPUs of a configuration.", kept="asked")
+    task_gpus: float | None = option(None, "With ray: GPUs, e.g. 0.5.", kept="asked")
 
     @property
     def ray(self) -> RayOptions | None:
@@ -84,167 +205,28 @@ class RunRequest:
         return timings[self.speed]
 
 
-SETTINGS = ("device", "batch_size", "exact_float", "precision", "compile")
+@dataclass(frozen=True, kw_only=True)
+class SyncRequest(Json, Quiet, Home, Store, Evaluations):
+    """Bring a suite's finished evaluations from the ledger to MLflow; evaluates nothing.
+
+    What the options choose must be what the run was asked for: they are part of a configuration's key.
+    """
+
+
+SETTINGS = tuple(each.name for each, about in options(RunRequest) if about.kept == "setting")
 """Options that records keep as settings: how the models are run."""
 
-FILES = ("catalogues", "include")
-ASKED = ("data", *FILES, "skip_broken", "engine", "task_cpus", "task_gpus")
+ASKED = tuple(each.name for each, about in options(RunRequest) if about.kept == "asked")
 """Options that records keep as they were asked for, beside the choices of models, quantizations and tasks."""
 
+FILES = ("catalogues", "include")
+"""Those of them that are paths."""
 
-def asked(request: RunRequest) -> dict[str, Any]:
+
+def asked(request: Evaluations) -> dict[str, Any]:
     """The options of a command line that a record keeps beside its settings, as JSON; defaults are left out."""
-    default = RunRequest()
     kept = ("models", "quantizations", "overrides", "tasks", *ASKED)
-    given = {name: plain(getattr(request, name)) for name in kept}
-    changed = {name: value for name, value in given.items() if value != plain(getattr(default, name))}
+    given = {each.name: getattr(request, each.name) for each, _ in options(type(request)) if each.name in kept}
+    defaults = {each.name: each.default for each, _ in options(RunRequest)}
+    changed = {name: plain(value) for name, value in given.items() if plain(value) != plain(defaults[name])}
     return {"suite": request.suite, **changed}
-
-
-def plain(value: Any) -> Any:
-    """As JSON has it: lists of text."""
-    if isinstance(value, str | bool | int | float | None):
-        return value
-    return [str(each) for each in value] if isinstance(value, Sequence) else str(value)
-
-
-def requested_plan(request: RunRequest) -> Plan:
-    """The plan that a command line asks for, on this machine.
-
-    Raises:
-        ReliquantError: the first problem, in one line that names the option, field or file.
-    """
-    suite = _requested_suite(request)
-    check_device(request.device)
-    plan = replace(make_plan(suite, _settings(request)), asked=asked(request))
-    stored = {c.model.ref: c for c in plan.configurations if c.model.quantized}
-    if request.quantizations or request.overrides:
-        refuse_quantized((c.model for c in stored.values()), "--override" if request.overrides else "--quant")
-    for ref, configuration in stored.items():
-        print(f"{ref} is quantized already ({configuration.quant.name}): it is run as it is", file=sys.stderr)
-    return plan
-
-
-def recorded_plan(request: RunRequest, keys: Container[str]) -> Plan:
-    """The plan that a command line asked for, on whatever machine: this one needs no such device.
-
-    Args:
-        keys: of the evaluations that are there. Which integer engine their machine had is seen from them.
-
-    Raises:
-        ReliquantError: the first problem, in one line that names the option, field or file.
-    """
-    suite, settings = _requested_suite(request), _settings(request)
-    _device_kind(request.device)
-    engines = ENGINES[:1] if request.exact_float else ENGINES
-    plans = (make_plan(suite, replace(settings, engine=engine)) for engine in engines)
-    return max(plans, key=lambda plan: sum(e.key in keys for c in plan.configurations for e in c.evaluations))
-
-
-def _requested_suite(request: RunRequest) -> SuiteSpec:
-    include_files(request.include)
-    suite: SuiteSpec = narrow(
-        load_suite(request.suite, request.data, request.catalogues),
-        models=request.models,
-        quantizations=request.quantizations,
-        tasks=request.tasks,
-        limit=request.limit,
-    )
-    if request.overrides:
-        suite = suite.model_copy(update={"quantizations": all_with_overrides(suite.quantizations, request.overrides)})
-    return suite
-
-
-def _settings(request: RunRequest) -> Settings:
-    return Settings(
-        request.device,
-        request.batch_size,
-        exact_float=request.exact_float,
-        precision=check_precision(request.precision),
-        compile=request.compile,
-    )
-
-
-def all_with_overrides(names: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
-    """Short names with other weight bits for some layers; which of them have none to change is said on stderr.
-
-    Raises:
-        SpecError: see `with_overrides`; or none of them quantizes weights to a number of bits.
-    """
-    changed = {name: with_overrides(name, overrides) for name in names}
-    same = [name for name, new in changed.items() if name == new and parse(name).method != FP32.method]
-    if all(name == new for name, new in changed.items()):
-        raise SpecError(
-            f"--override: none of {', '.join(names)} has weight bits; give it with e.g. --quant rtn-w4-vision"
-        )
-    if same:
-        print(f"--override changes nothing of {', '.join(same)}: no weight bits", file=sys.stderr)
-    return tuple(changed.values())
-
-
-def with_overrides(name: str, overrides: Sequence[str]) -> str:
-    """A short name with other weight bits for some layers; one without weight bits stays as it is.
-
-    Args:
-        overrides: `PATTERN=BITS`, e.g. `visual.blocks.[0-3].*=8`.
-
-    Raises:
-        SpecError: the form or the bits are wrong. A pattern that fits no layer is refused when the model is there.
-    """
-    spec = parse(name)
-    if spec.weight_bits is None:
-        return name
-    added = []
-    for item in overrides:
-        pattern, _, bits = item.rpartition("=")
-        if not pattern or not (bits.isascii() and bits.isdigit()):
-            raise SpecError(f"--override '{item}': the form is PATTERN=BITS, e.g. 'visual.blocks.[0-3].*=8'")
-        added.append(parse_spec(Override, {"pattern": pattern, "bits": int(bits)}, f"--override '{item}'"))
-    changed: QuantSpec = spec.model_copy(update={"overrides": (*spec.overrides, *added)})
-    return parse(changed.name).name
-
-
-def pixel_budget(request: RunRequest) -> int:
-    """Bytes of decoded pixels to keep on disk.
-
-    Raises:
-        InputError: the size cannot be read.
-    """
-    return PIXEL_BUDGET if request.pixel_cache is None else parse_size(request.pixel_cache, "--pixel-cache")
-
-
-def parse_size(text: str, option: str) -> int:
-    """`20GB`, `500MB`, `0` -> bytes (decimal units).
-
-    Raises:
-        InputError: names the option and the form.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise InputError(f"{option} '{text}': expected a size such as 20GB, 500MB or 0")
-    powers = {"B": 0, "KB": 1, "MB": 2, "GB": 3, "TB": 4}
-    return int(Decimal(match[1]) * 1000 ** powers[(match[2] or "B").upper()])
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is misspelt or not there.
-
-    Raises:
-        InputError: says what there is.
-    """
-    import torch
-
-    if _device_kind(device) == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {device}: this machine or this torch has no CUDA; use --device cpu")
-
-
-def _device_kind(device: str) -> str:
-    import torch
-
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"--device '{device}': expected cpu, cuda or cuda:N")
-    return kind

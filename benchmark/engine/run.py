@@ -11,8 +11,8 @@ from benchmark.engine.holding import Models
 from benchmark.engine.leases import Claims
 from benchmark.engine.local import Local
 from benchmark.engine.plan import Plan
-from benchmark.engine.ray import OnRay, RayOptions
-from benchmark.engine.timing import Timing
+from benchmark.engine.ray import OnRay
+from benchmark.engine.request import RayOptions, Timing
 from benchmark.ledger.records import Ledger
 from benchmark.results.compare import Comparer
 from benchmark.tracking import Tracker

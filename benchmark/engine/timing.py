@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import platform
-from typing import Literal
 
 from benchmark.engine.banks import BankMaker
+from benchmark.engine.request import Timing
 from benchmark.ledger.records import EfficiencyRow, Ledger
 from benchmark.quantization.efficiency import efficiency
-
-Timing = Literal["never", "new", "again"]
-"""`new`: what this machine has not timed yet and has in memory; `again`: everything, also what must be loaded."""
 
 BUDGET_S = 0.5
 """Seconds for each of the two timings of a configuration (whole batches, single images)."""

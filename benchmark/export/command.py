@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +16,12 @@ from benchmark.engine.holding import ModelHolder
 from benchmark.engine.include import include_files
 from benchmark.engine.plan import Configuration, Plan, Settings, make_plan
 from benchmark.engine.provenance import provenance
-from benchmark.engine.request import check_device
+from benchmark.engine.requested import check_device
 from benchmark.engine.run import PIXEL_BUDGET
 from benchmark.errors import QuantizationError, SpecError
 from benchmark.export.card import CardFacts, card
 from benchmark.export.folder import CARD, VERSION, WEIGHTS, Base, Classes, ExportConfig
+from benchmark.export.request import IN_FILE, ExportRequest, file_name
 from benchmark.export.results import Found, classes_data, find_results, tuned_scale
 from benchmark.export.serving import COLUMN, columns, example
 from benchmark.export.writing import (
@@ -44,55 +43,8 @@ from benchmark.spec.suite import load_suite, narrow
 from benchmark.tracking import DEFAULT_TRACKER, ServedModel, trackers
 from benchmark.utils.progress import open_progress
 
-_IN_FILE = re.compile(r"(.+\.ya?ml)(?::(\d+))?")
 PROBE = 8
 """Images on which the stored model is compared with the one that it was stored from."""
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """The command line of `reliquant export`."""
-
-    config: str
-    to: Path
-    suite: str = "demo"
-    model: str | None = None
-    classes: str | None = None
-    register: str | None = None
-    tracking_uri: str | None = None
-    data: Sequence[str] = ()
-    catalogues: Sequence[Path] = ()
-    limit: int | None = None
-    device: str = "cpu"
-    home: Path = Path("mlruns")
-    include: Sequence[Path] = field(default_factory=list)
-    quiet: bool = False
-
-    @property
-    def used_suite(self) -> str:
-        """The suite as `reliquant run` takes it: the file in CONFIG, where there is one."""
-        match = _IN_FILE.fullmatch(self.config)
-        return match[1] if match else self.suite
-
-    @property
-    def line(self) -> str:
-        """The command, as it could be typed in the folder of its files: a card does not tell where they lie here."""
-        in_file = _IN_FILE.fullmatch(self.config)
-        options: dict[str, object] = {
-            "--suite": None if in_file else _file_name(self.suite),
-            "--model": self.model,
-            "--classes": self.classes,
-            "--limit": self.limit,
-            "--to": self.to.name,
-        }
-        given = [word for key, value in options.items() if value is not None for word in (key, str(value))]
-        given += [word for item in self.data for word in ("--data", item)]
-        return shlex.join(["reliquant", "export", Path(self.config).name if in_file else self.config, *given])
-
-
-def _file_name(suite: str) -> str:
-    """A suite's name, or its file without the folders."""
-    return Path(suite).name if suite.endswith((".yaml", ".yml")) else suite
 
 
 def export(request: ExportRequest) -> None:
@@ -154,7 +106,7 @@ def _plan(request: ExportRequest) -> Plan:
 
 def _suite_and_name(request: ExportRequest) -> tuple[SuiteSpec, str]:
     """The suite and the quantization's short name; CONFIG may be FILE.yaml or FILE.yaml:N, as a search writes it."""
-    match = _IN_FILE.fullmatch(request.config)
+    match = IN_FILE.fullmatch(request.config)
     if match is None:
         return load_suite(request.suite, request.data, request.catalogues), request.config
     suite = load_suite(match[1], request.data, request.catalogues)
@@ -197,7 +149,7 @@ def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str |
     suite = f"{plan.suite.name} (version {plan.suite.version})"
     size = (folder / WEIGHTS).stat().st_size
     about = (found.headline, found.changes, found.values)
-    used = _file_name(request.used_suite)
+    used = file_name(request.used_suite)
     facts = CardFacts(request.to.name, config, report, size, suite, used, request.line, *about)
     (folder / CARD).write_text(card(facts), encoding="utf-8")
     return config

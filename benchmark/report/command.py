@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.engine.include import include_files
 from benchmark.errors import StorageError
 from benchmark.report.page import render
 from benchmark.report.reproduce import origin, suite_file
+from benchmark.report.request import ReportRequest
 from benchmark.results.load import find, open_ledger
 from benchmark.results.rows import Results, gather, read_spectra
 from benchmark.utils.progress import open_progress
-
-
-@dataclass(frozen=True)
-class ReportRequest:
-    """The command line of `reliquant report`."""
-
-    what: str | None = None
-    suite: str | None = None
-    output: Path = Path("report.html")
-    home: Path = Path("mlruns")
-    data: Sequence[str] = ()
-    catalogues: Sequence[Path] = ()
-    include: Sequence[Path] = field(default_factory=list)
-    quiet: bool = False
 
 
 def write_report(request: ReportRequest) -> Path:

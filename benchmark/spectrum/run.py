@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from benchmark.engine.include import include_files
 from benchmark.engine.plan import Settings
-from benchmark.engine.request import RunRequest, check_device, pixel_budget
+from benchmark.engine.requested import check_device, pixel_budget
 from benchmark.errors import PARTIAL, StorageError
 from benchmark.quantization import parse
 from benchmark.results.formats import fold
@@ -20,6 +20,7 @@ from benchmark.spec.suite import load_suite, narrow
 from benchmark.spectrum.figures import draw
 from benchmark.spectrum.measure import SpectrumPlan, measure_spectra, plan_spectrum
 from benchmark.spectrum.model import CLEAN, LayerSpectrum, Study, study_json, study_metrics
+from benchmark.spectrum.request import SpectrumRequest
 from benchmark.tracking import FinishedStudy, Tracker, trackers
 from benchmark.utils.progress import open_progress
 
@@ -28,25 +29,6 @@ if TYPE_CHECKING:
 
 BANDS = ("0-8", "8-64", "64+")
 NO_CORRUPTION = "none"
-
-
-@dataclass(frozen=True)
-class SpectrumRequest:
-    """The command line of `reliquant spectrum`, or of `reliquant run --spectrum`.
-
-    Attributes:
-        common: what it shares with `reliquant run`. data: name of a data set of the suite.
-        corruptions: `<type>/<severity>`; `none` stands for no corruption.
-        output: folder; None puts `<model>.<data>` below `<home>/spectrum`.
-        only_vision: leave out quantizations of the text tower alone, instead of refusing them.
-    """
-
-    common: RunRequest
-    data: str = "scenes"
-    corruptions: Sequence[str] = ("defocus_blur/3",)
-    output: Path | None = None
-    show: Literal["table", "json", "path"] = "table"
-    only_vision: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,30 +47,29 @@ def prepare(request: SpectrumRequest) -> Prepared:
     Raises:
         ReliquantError: the first problem, in one line.
     """
-    common = request.common
-    check_device(common.device)
+    check_device(request.device)
     suite = narrow(
-        load_suite(common.suite, common.data, common.catalogues),
-        models=common.models,
-        quantizations=common.quantizations,
-        limit=common.limit,
+        load_suite(request.suite, request.pointed, request.catalogues),
+        models=request.models,
+        quantizations=request.quantizations,
+        limit=request.limit,
     )
     if request.only_vision:
         kept = tuple(name for name in suite.quantizations if "vision" in parse(name).towers)
         suite = suite.model_copy(update={"quantizations": kept})
     corruptions = [c for c in dict.fromkeys(request.corruptions) if c != NO_CORRUPTION]
-    settings = Settings(common.device, common.batch_size, exact_float=common.exact_float)
-    asked = plan_spectrum(suite, request.data, corruptions, settings)
-    chosen = tuple(trackers.get(name) for name in dict.fromkeys(common.trackers))
+    settings = Settings(request.device, request.batch_size, exact_float=request.exact_float)
+    asked = plan_spectrum(suite, request.name, corruptions, settings)
+    chosen = tuple(trackers.get(name) for name in dict.fromkeys(request.trackers))
     return Prepared(request, suite, asked, chosen)
 
 
 def measure(prepared: Prepared) -> int:
     """Measure, write, log and print; returns the exit status (0, or 3 when some quantizations failed)."""
-    request, common = prepared.request, prepared.request.common
-    with open_progress(common.quiet) as progress:
-        studies = measure_spectra(prepared.asked, common.home, progress, pixel_budget(common), common.skip_broken)
-    base = request.output or common.home / "spectrum"
+    request = prepared.request
+    with open_progress(request.quiet) as progress:
+        studies = measure_spectra(prepared.asked, request.home, progress, pixel_budget(request), request.skip_broken)
+    base = request.output or request.home / "spectrum"
     for study in studies:
         folder = base if request.output and len(studies) == 1 else base / f"{study.model}.{study.data}"
         write(study, folder)
@@ -99,7 +80,7 @@ def measure(prepared: Prepared) -> int:
 
 def run_spectrum(request: SpectrumRequest) -> int:
     """`reliquant spectrum`."""
-    include_files(request.common.include)
+    include_files(request.include)
     return measure(prepare(request))
 
 
@@ -107,11 +88,11 @@ def _track(prepared: Prepared, study: Study, folder: Path) -> None:
     """Tell the trackers; one that fails is a warning, the files are there."""
     tags = {"model": study.model, "dataset": study.data, "quantizations": " ".join(study.quantizations)}
     name = f"spectrum/{study.data}"
-    common = prepared.request.common
+    request = prepared.request
     finished = FinishedStudy(prepared.suite, "spectrum", name, study.key, tags, study_metrics(study), folder)
     for tracker in prepared.trackers:
         try:
-            opened = tracker.open(common.home, common.tracking_uri if tracker.takes_uri else None)
+            opened = tracker.open(request.home, request.tracking_uri if tracker.takes_uri else None)
             opened.log_study(finished)
         except Exception as error:  # a stranger's tracker or a server may raise anything
             print(f"warning: tracker '{tracker.name}' could not be written ({error})", file=sys.stderr)

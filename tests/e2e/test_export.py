@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from benchmark.cli import main
-from benchmark.engine.request import with_overrides
+from benchmark.engine.requested import with_overrides
 from benchmark.export.serving import Predictor, example
 from benchmark.ledger.records import Ledger
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmark.engine.request import all_with_overrides, with_overrides
+from benchmark.engine.requested import all_with_overrides, with_overrides
 from benchmark.errors import SpecError
 from benchmark.quantization import parse
 

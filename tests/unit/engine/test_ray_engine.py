@@ -17,7 +17,8 @@ from benchmark.engine import ray as engine
 from benchmark.engine import worker
 from benchmark.engine.banks import BankMaker
 from benchmark.engine.plan import Plan, make_plan
-from benchmark.engine.ray import RayOptions, requests
+from benchmark.engine.ray import requests
+from benchmark.engine.request import RayOptions
 from benchmark.engine.run import Sweep, run
 from benchmark.engine.worker import Answer, Order
 from benchmark.errors import StorageError

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from benchmark.cli import run
 from benchmark.cli.app import app
 from benchmark.engine.reproduce import OPTIONS, arguments, in_lines, requests
-from benchmark.engine.request import RunRequest, asked, requested_plan
+from benchmark.engine.request import RunRequest, asked
+from benchmark.engine.requested import requested_plan
 from benchmark.ledger.records import Ledger, Record
 from benchmark.spec.suite import load_suite
 from tests.report_home import write_home

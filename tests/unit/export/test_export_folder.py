@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
-from benchmark.engine.request import with_overrides
+from benchmark.engine.requested import with_overrides
 from benchmark.errors import DataError, InputError, ModelError, ReliquantError, SpecError
 from benchmark.export.command import ExportRequest, export
 from benchmark.export.folder import CARD, REPORT, WEIGHTS

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.engine.request import parse_size, with_overrides
+from benchmark.engine.requested import parse_size, with_overrides
 from benchmark.errors import ReliquantError, SpecError
 from benchmark.quantization import parse, quantizers
 from benchmark.spec import SuiteSpec, check_name

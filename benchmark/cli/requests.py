@@ -1,0 +1,88 @@
+"""The options of commands that only print. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmark.engine.request import DataPlaces, Home, Json, OfSuite, Plugins, Quiet, Store
+from benchmark.utils.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateRequest(Json, Plugins, DataPlaces):
+    """Check a suite without running it: names, fields, data on disk, models; say what it would do and cost."""
+
+    suite: str = option(
+        ..., "A suite's name (`reliquant list suites`) or a YAML file.", argument=True, complete="suites"
+    )
+    quiet: bool = option(False, "Say nothing unless the suite is wrong.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListRequest(Json, Plugins):
+    """Show what there is: tasks, quantizers, models, data or suites."""
+
+    what: Literal["tasks", "quantizers", "models", "data", "suites"] = option(..., "Which of them.", argument=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest(Quiet, Plugins, Home):
+    """Compare quantizations with full precision: change, 95 % interval, adjusted p. Reads results, runs no model.
+
+    RUNS are short names as in the table of `reliquant run`: `reliquant compare 'rtn-*' bnb-nf4-vision --metric ood/`.
+    """
+
+    runs: Sequence[str] = option(
+        (), "Quantizations: short names, {a,b} and *; default: all.", argument=True, complete="runs"
+    )
+    suite: str = option("demo", "Suite: its name or YAML file.", complete="suites")
+    models: Sequence[str] = option((), "Only this model; repeatable.", flag="--model")
+    metrics: Sequence[str] = option((), "Only keys that begin so: ood/, ...; repeatable.", flag="--metric")
+    all_metrics: bool = option(False, "Every metric, not only the headline.", flag="--all")
+    claims: bool = option(False, "Which of the study's claims hold: one paragraph.")
+    format: str = option("table", "table, md, csv, latex, json or jsonl.")
+    output: Path | None = option(None, "Write here instead of stdout.", short="-o")
+    json: bool = option(False, "One JSON object a change, a line each, on stdout.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowRequest(Json, Quiet, Plugins, Home, OfSuite):
+    """Show one quantization: scheme, size, every metric with its interval, notes, failures, provenance."""
+
+    run: str = option(..., "Short name, or MLflow run id.", argument=True, metavar="RUN", complete="runs")
+    all_metrics: bool = option(False, "Also metrics of single corruptions, scores, data.", flag="--all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UiRequest(Store, Home):
+    """Serve MLflow on the results (127.0.0.1; stop with Ctrl-C) and say where its runs tables are."""
+
+    port: int = option(5000, "Where it listens.", minimum=1, maximum=65535)
+    host: str = option("127.0.0.1", "Interface; there is no authentication.")
+    browse: bool = option(False, "Open the browser on it, on this machine.", flag="--open")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _New:
+    """Where a plugin is written."""
+
+    name: str = option(..., "Of the plugin.", argument=True)
+    folder: Path = option(Path(), "Where to write it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTaskRequest(_New):
+    """Write NAME.py with a task, test_NAME.py with its contract test, and NAME.yaml that runs it on the demo."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewQuantizerRequest(_New):
+    """Write NAME.py with a quantizer and test_NAME.py with its contract test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewSourceRequest(_New):
+    """Write NAME.py with a data source and test_NAME.py with its contract test."""

@@ -1,0 +1,162 @@
+"""From a request to the plan that follows from it on this machine."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Container, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from benchmark.engine.execution import check_precision
+from benchmark.engine.include import include_files
+from benchmark.engine.plan import Plan, Settings, make_plan
+from benchmark.engine.request import SETTINGS, Evaluations, Pixels, asked
+from benchmark.engine.run import PIXEL_BUDGET
+from benchmark.errors import InputError, SpecError
+from benchmark.models.references import refuse_quantized
+from benchmark.quantization import parse
+from benchmark.quantization.kernels.selection import ENGINES
+from benchmark.spec import FP32, Override, QuantSpec, parse_spec
+from benchmark.spec.suite import load_suite, narrow
+
+if TYPE_CHECKING:
+    from benchmark.spec import SuiteSpec
+
+
+def requested_plan(request: Evaluations) -> Plan:
+    """The plan that a command line asks for, on this machine.
+
+    Raises:
+        ReliquantError: the first problem, in one line that names the option, field or file.
+    """
+    suite = _requested_suite(request)
+    check_device(request.device)
+    plan = replace(make_plan(suite, _settings(request)), asked=asked(request))
+    stored = {c.model.ref: c for c in plan.configurations if c.model.quantized}
+    if request.quantizations or request.overrides:
+        refuse_quantized((c.model for c in stored.values()), "--override" if request.overrides else "--quant")
+    for ref, configuration in stored.items():
+        print(f"{ref} is quantized already ({configuration.quant.name}): it is run as it is", file=sys.stderr)
+    return plan
+
+
+def recorded_plan(request: Evaluations, keys: Container[str]) -> Plan:
+    """The plan that a command line asked for, on whatever machine: this one needs no such device.
+
+    Args:
+        keys: of the evaluations that are there. Which integer engine their machine had is seen from them.
+
+    Raises:
+        ReliquantError: the first problem, in one line that names the option, field or file.
+    """
+    suite, settings = _requested_suite(request), _settings(request)
+    _device_kind(request.device)
+    engines = ENGINES[:1] if request.exact_float else ENGINES
+    plans = (make_plan(suite, replace(settings, engine=engine)) for engine in engines)
+    return max(plans, key=lambda plan: sum(e.key in keys for c in plan.configurations for e in c.evaluations))
+
+
+def _requested_suite(request: Evaluations) -> SuiteSpec:
+    include_files(request.include)
+    suite: SuiteSpec = narrow(
+        load_suite(request.suite, request.data, request.catalogues),
+        models=request.models,
+        quantizations=request.quantizations,
+        tasks=request.tasks,
+        limit=request.limit,
+    )
+    if request.overrides:
+        suite = suite.model_copy(update={"quantizations": all_with_overrides(suite.quantizations, request.overrides)})
+    return suite
+
+
+def _settings(request: Evaluations) -> Settings:
+    check_precision(request.precision)
+    return Settings(**{name: getattr(request, name) for name in SETTINGS if hasattr(request, name)})
+
+
+def all_with_overrides(names: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
+    """Short names with other weight bits for some layers; which of them have none to change is said on stderr.
+
+    Raises:
+        SpecError: see `with_overrides`; or none of them quantizes weights to a number of bits.
+    """
+    changed = {name: with_overrides(name, overrides) for name in names}
+    same = [name for name, new in changed.items() if name == new and parse(name).method != FP32.method]
+    if all(name == new for name, new in changed.items()):
+        raise SpecError(
+            f"--override: none of {', '.join(names)} has weight bits; give it with e.g. --quant rtn-w4-vision"
+        )
+    if same:
+        print(f"--override changes nothing of {', '.join(same)}: no weight bits", file=sys.stderr)
+    return tuple(changed.values())
+
+
+def with_overrides(name: str, overrides: Sequence[str]) -> str:
+    """A short name with other weight bits for some layers; one without weight bits stays as it is.
+
+    Args:
+        overrides: `PATTERN=BITS`, e.g. `visual.blocks.[0-3].*=8`.
+
+    Raises:
+        SpecError: the form or the bits are wrong. A pattern that fits no layer is refused when the model is there.
+    """
+    spec = parse(name)
+    if spec.weight_bits is None:
+        return name
+    added = []
+    for item in overrides:
+        pattern, _, bits = item.rpartition("=")
+        if not pattern or not (bits.isascii() and bits.isdigit()):
+            raise SpecError(f"--override '{item}': the form is PATTERN=BITS, e.g. 'visual.blocks.[0-3].*=8'")
+        added.append(parse_spec(Override, {"pattern": pattern, "bits": int(bits)}, f"--override '{item}'"))
+    changed: QuantSpec = spec.model_copy(update={"overrides": (*spec.overrides, *added)})
+    return parse(changed.name).name
+
+
+def pixel_budget(request: Pixels) -> int:
+    """Bytes of decoded pixels to keep on disk.
+
+    Raises:
+        InputError: the size cannot be read.
+    """
+    return PIXEL_BUDGET if request.pixel_cache is None else parse_size(request.pixel_cache, "--pixel-cache")
+
+
+def parse_size(text: str, option: str) -> int:
+    """`20GB`, `500MB`, `0` -> bytes (decimal units).
+
+    Raises:
+        InputError: names the option and the form.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise InputError(f"{option} '{text}': expected a size such as 20GB, 500MB or 0")
+    powers = {"B": 0, "KB": 1, "MB": 2, "GB": 3, "TB": 4}
+    return int(Decimal(match[1]) * 1000 ** powers[(match[2] or "B").upper()])
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is misspelt or not there.
+
+    Raises:
+        InputError: says what there is.
+    """
+    import torch
+
+    if _device_kind(device) == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: this machine or this torch has no CUDA; use --device cpu")
+
+
+def _device_kind(device: str) -> str:
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"--device '{device}': expected cpu, cuda or cuda:N")
+    return kind
