@@ -1,14 +1,14 @@
 """Search the quantization of a model that is most reliable for its size, on your own images.
 
 Change MODEL and IMAGES, then: python docs/examples/search_own_images.py
-`reliquant ui --search` shows the study while it runs. The same from the shell:
+`reliquant dashboard` shows the study while it runs. The same from the shell:
 reliquant search folder --model MODEL --data images=IMAGES --trials 50
 """
 
 from pathlib import Path
 
-from search.command import SearchRequest, run_search
-from search.settings import Asked
+from search.command import run_search
+from search.request import SearchRequest
 
 MODEL = "demo"  # e.g. "ViT-B-32/laion2b_s34b_b79k", "local-dir:path/to/model"
 IMAGES = "path/to/images"  # holds one folder for each class, named like the class
@@ -19,7 +19,7 @@ HOME = Path("mlruns")  # where the study, results and caches go
 
 def main() -> None:
     """Search, print the front, say where the files are."""
-    asked = Asked(
+    request = SearchRequest(
         suite="folder",  # zero-shot accuracy, calibration and corruptions; the path of a suite of yours works too
         models=[MODEL],
         data=[f"images={IMAGES}"],
@@ -29,10 +29,12 @@ def main() -> None:
         objectives=["reliability", "effective_bits"],
         constraints=["zero_shot/images/accuracy >= 0.9 * fp32"],  # the front may not lose more accuracy than that
         seed=0,
+        name="my-images",
+        home=HOME,
     )
-    # Configurations are chosen on one half of the images and told on the other. To go on with a study that was
-    # stopped: SearchRequest(Asked(trials=TRIALS), resume="my-images", home=HOME).
-    status = run_search(SearchRequest(asked, name="my-images", home=HOME))
+    # The search chooses on one half of the images and reports the other. To go on with a study that was stopped:
+    # SearchRequest(trials=TRIALS, resume="my-images", home=HOME).
+    status = run_search(request)
     print(f"exit status {status}; figures and front.yaml: {HOME / 'studies' / 'my-images'}")
 
 

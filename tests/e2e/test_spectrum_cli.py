@@ -153,7 +153,12 @@ def test_controls_run_through_the_six_tasks(place: Path) -> None:
     home = place / "controls"
     suite = str(place / "suite.yaml")
     request = RunRequest(
-        suite, quantizations=[*names, "rtn-w4-text"], trackers=["jsonl"], home=home, quiet=True, spectrum=["scenes"]
+        suite=suite,
+        quantizations=[*names, "rtn-w4-text"],
+        trackers=["jsonl"],
+        home=home,
+        quiet=True,
+        spectrum=["scenes"],
     )
     assert run_suite(request) == 0
     found = json.loads((home / "spectrum" / "model.scenes" / "spectrum.json").read_text())

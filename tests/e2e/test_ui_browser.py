@@ -1,4 +1,4 @@
-"""`reliquant ui` and `reliquant ui --search` in a real browser: what a reader sees who opens the printed address."""
+"""`reliquant ui` and `reliquant dashboard` in a real browser: what a reader sees who opens the printed address."""
 
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ from search.evaluator import Engine
 from search.front import Floats, hypervolume, hypervolume_curve, non_dominated
 from search.objective import DEFAULT, Goals, Metrics, Problem, Rung, make_goals, make_objective
 from search.racing import LEVEL, Race
-from search.rungs import SHARES, make_rungs, parse_shares
+from search.request import SHARES
+from search.rungs import make_rungs, parse_shares
 from search.samplers import DEFAULT as SAMPLER
 from search.selection import selection_suite
 from search.space import Choices, Space

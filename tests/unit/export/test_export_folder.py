@@ -19,8 +19,9 @@ from safetensors import safe_open
 
 from benchmark.engine.requested import with_overrides
 from benchmark.errors import DataError, InputError, ModelError, ReliquantError, SpecError
-from benchmark.export.command import ExportRequest, export
+from benchmark.export.command import export
 from benchmark.export.folder import CARD, REPORT, WEIGHTS
+from benchmark.export.request import ExportRequest
 from benchmark.export.serving import COLUMN, Predictor, _load_pyfunc, example, read_image
 from benchmark.models import resolve
 from benchmark.models.references import EXPORT_NAME
@@ -56,7 +57,9 @@ def write(home: Path) -> Callable[..., Path]:
         suite.write_text(yaml.safe_dump({**SUITE, "models": [ref]}))
         to = home / f"{family}-{name}-{len(list(home.iterdir()))}"
         export(
-            ExportRequest(name, **{"to": to, "suite": str(suite), "home": home / "results", "quiet": True, **options})
+            ExportRequest(
+                **{"config": name, "to": to, "suite": str(suite), "home": home / "results", "quiet": True, **options}
+            )
         )
         return to
 

@@ -18,11 +18,12 @@ from optuna.trial import TrialState
 
 from benchmark.errors import InputError, SpecError, StorageError, UnknownNameError
 from benchmark.spec import QuantSpec
-from search.command import SearchRequest, _resume
+from search.command import _resume
 from search.dashboard import check_studies
 from search.history import evaluated
 from search.objective import Objective, Problem
-from search.settings import Asked, check_new, create_study, kept_settings, resume_study
+from search.request import SearchConfig, SearchRequest
+from search.settings import check_new, create_study, filled, kept_settings, over, resume_study
 from search.space import Choices, Space
 from search.storage import journal_path, open_storage
 from search.study import Search
@@ -129,8 +130,8 @@ def test_the_password_of_a_storage_is_never_shown(tmp_path: Path) -> None:
 
 def test_the_command_that_goes_on_is_whole_but_for_the_password(tmp_path: Path) -> None:
     search = make_search(Stub(), SMALL, name="one")
-    assert _resume(SearchRequest(Asked()), search) == "reliquant search --resume one"
-    command = _resume(SearchRequest(Asked(), storage=SECRET, home=tmp_path), search)
+    assert _resume(SearchRequest(), search) == "reliquant search --resume one"
+    command = _resume(SearchRequest(storage=SECRET, home=tmp_path), search)
     assert f"--home {tmp_path}" in command
     assert "--storage 'postgresql+psycopg://me:***@127.0.0.1:9/studies?connect_timeout=2'" in command
 
@@ -228,19 +229,19 @@ def test_studies_lie_below_the_results(tmp_path: Path) -> None:
 
 def test_a_study_is_resumed_with_its_own_settings(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
-    asked = Asked(methods=["rtn"], constraints=["size_mb <= 2"], trials=7).filled()
-    create_study(storage, "one", asked, Space(SMALL), OBJECTIVES, CONTENTS)
+    config = filled(SearchConfig(methods=["rtn"], constraints=["size_mb <= 2"], trials=7))
+    create_study(storage, "one", config, Space(SMALL), OBJECTIVES, CONTENTS)
     kept = kept_settings(open_storage(tmp_path), "one", "here")
-    again = Asked(trials=9).over(kept, "one")
+    again = over(SearchConfig(trials=9), kept, "one")
     assert (again.methods, again.constraints, again.trials, again.suite) == (["rtn"], ["size_mb <= 2"], 9, "demo")
     assert resume_study(open_storage(tmp_path), "one", Space(SMALL), CONTENTS).study_name == "one"
 
 
 def test_what_does_not_fit_a_study_is_one_line(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
-    create_study(storage, "one", Asked(methods=["rtn"]).filled(), Space(SMALL), OBJECTIVES, CONTENTS)
+    create_study(storage, "one", filled(SearchConfig(methods=["rtn"])), Space(SMALL), OBJECTIVES, CONTENTS)
     with pytest.raises(SpecError, match=r"study 'one' was created with methods \[\"rtn\"\], not \[\"gptq\"\]"):
-        Asked(methods=["gptq"]).over(kept_settings(storage, "one", "here"), "one")
+        over(SearchConfig(methods=["gptq"]), kept_settings(storage, "one", "here"), "one")
     with pytest.raises(SpecError, match="created with another space"):
         resume_study(storage, "one", Space(Choices(("rtn",))), CONTENTS)
     other = {**CONTENTS, "data set scenes": "changed", "task ood/far": "new"}
@@ -255,25 +256,28 @@ def test_what_does_not_fit_a_study_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="study 'one' exists: go on with --resume one"):
         check_new(storage, "one")
     with pytest.raises(InputError, match="study 'one' exists"):
-        create_study(storage, "one", Asked().filled(), Space(SMALL), OBJECTIVES, CONTENTS)
+        create_study(storage, "one", filled(SearchConfig()), Space(SMALL), OBJECTIVES, CONTENTS)
     optuna.create_study(storage=storage, study_name="foreign")
     with pytest.raises(SpecError, match="was not made by reliquant"):
         kept_settings(storage, "foreign", "here")
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("config", "message"),
     [
-        (Asked(sampler="tpo"), "unknown sampler 'tpo'"),
-        (Asked(trials=0), "--trials: at least 1, got 0"),
-        (Asked(seed=-1), "--seed: 0 or more, got -1"),
-        (Asked(objectives=["size_mb", "reliability", "size_mb"]), "--objective 'size_mb' is given twice; leave one"),
+        (SearchConfig(sampler="tpo"), "unknown sampler 'tpo'"),
+        (SearchConfig(trials=0), "--trials: at least 1, got 0"),
+        (SearchConfig(seed=-1), "--seed: 0 or more, got -1"),
         (
-            Asked(constraints=["size_mb <= 2", "size_mb<=2.0"]),
+            SearchConfig(objectives=["size_mb", "reliability", "size_mb"]),
+            "--objective 'size_mb' is given twice; leave one",
+        ),
+        (
+            SearchConfig(constraints=["size_mb <= 2", "size_mb<=2.0"]),
             "--constraint 'size_mb<=2.0' is given twice \\(as 'size_mb <= 2'\\); leave one",
         ),
     ],
 )
-def test_bad_settings_are_one_line(asked: Asked, message: str) -> None:
+def test_bad_settings_are_one_line(config: SearchConfig, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        asked.filled()
+        filled(config)
