@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from numbers import Real
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from benchmark.bank import FeatureBank
+from benchmark.bank import FeatureBank, read_only
 from benchmark.errors import PluginError, SpecError
 from benchmark.spec import Frozen, parse_spec
+from benchmark.utils.checksums import checksum
 
 if TYPE_CHECKING:
     from benchmark.metrics.bootstrap import Comparison
 
 Better = Literal["higher", "lower", "neither"]
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,16 @@ class Banks:
         if role not in self.by_role:
             raise SpecError(f"role '{role}' is not bound; bound are: {', '.join(self.by_role)}")
         return self.by_role[role]
+
+    def read_only(self) -> Banks:
+        """The same banks, none of whose arrays can be written."""
+        roles = {role: tuple(bank.read_only() for bank in banks) for role, banks in self.by_role.items()}
+        return replace(self, by_role=roles, texts={name: read_only(text) for name, text in self.texts.items()})
+
+    def checksums(self) -> dict[str, int]:
+        """By role and data set, and by name of further texts."""
+        found = {f"{role} {bank.dataset}": bank.checksum() for role, banks in self.by_role.items() for bank in banks}
+        return found | {f"texts {name}": checksum(text) for name, text in self.texts.items()}
 
     def __contains__(self, role: object) -> bool:
         return role in self.by_role
@@ -206,26 +214,9 @@ class Task:
         return self._checked(self.comparison(*paired(quantized, reference)))
 
     def _checked(self, outcome: Outcome) -> Outcome:
-        if not isinstance(outcome, Outcome):
-            raise PluginError(f"task '{self.name}' returned a {type(outcome).__name__}, expected an Outcome")
-        for key, value in outcome.metrics.items():
-            if not isinstance(key, str) or not _KEY.fullmatch(key):
-                raise PluginError(
-                    f"task '{self.name}': metric key '{key}': names with letters, digits, _ . - and / only"
-                )
-            self.metric(key)
-            if not isinstance(value, Real) or not math.isfinite(value):
-                raise PluginError(f"task '{self.name}': metric '{key}' is {value!r}; raise or note it instead")
-        for name, column in outcome.samples.items():
-            if np.ndim(column) == 0:
-                raise PluginError(f"task '{self.name}': column '{name}' is one value, expected one row per sample")
-        if outcome.samples and "sample_id" not in outcome.samples:
-            raise PluginError(f"task '{self.name}' returns samples without a column 'sample_id'")
-        for name, column in outcome.samples.items():
-            ids = outcome.samples.get(f"{name}.sample_id", outcome.samples["sample_id"])
-            if not name.endswith(".sample_id") and len(column) != len(ids):
-                raise PluginError(f"task '{self.name}': column '{name}' has {len(column)} rows, its ids {len(ids)}")
-        return outcome
+        from benchmark.utils.outcome_checks import checked
+
+        return checked(self, outcome)
 
     def parse_options(self, options: Mapping[str, Any], where: str) -> BaseModel:
         """Validate a binding's options; SpecError names the field."""

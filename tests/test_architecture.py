@@ -26,6 +26,8 @@ TRACKERS_MAY_IMPORT = (
     "benchmark.spec",
     "benchmark.errors",
     "benchmark.utils.processes",
+    "benchmark.utils.output",
+    "benchmark.utils.guard",
     "benchmark.analysis",
     "benchmark.ledger.records",
 )

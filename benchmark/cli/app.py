@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from benchmark.cli import completion
-from benchmark.cli.export import export
+from benchmark.cli.export import export, serve
 from benchmark.cli.new import new_app
 from benchmark.cli.options import (
     HOME,
@@ -25,6 +26,7 @@ from benchmark.cli.options import (
     Quants,
     Quiet,
     Suite,
+    TaskTimeout,
     Trackers,
     Uri,
 )
@@ -33,6 +35,8 @@ from benchmark.cli.search import search
 from benchmark.cli.spectrum import spectrum
 from benchmark.cli.sync import sync
 from benchmark.errors import ReliquantError
+from benchmark.utils.guard import leave, text_of
+from benchmark.utils.output import own_stdout
 from benchmark.utils.signals import Stoppable, catch_stops
 
 app = typer.Typer(
@@ -94,6 +98,7 @@ def run(
     pixel_cache: Annotated[str | None, typer.Option("--pixel-cache", help="Size on disk: 20GB, 0 for none.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a forward pass.")] = 64,
+    task_timeout: TaskTimeout = None,
     exact_float: Annotated[bool, typer.Option("--exact-float", help="No integer GEMM: float reference.")] = False,
     precision: Annotated[str, typer.Option("--precision", help="fp32; bf16 or fp16: autocast.")] = "fp32",
     compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the models.")] = False,
@@ -127,6 +132,7 @@ def run(
         pixel_cache=pixel_cache,
         device=device,
         batch_size=batch_size,
+        task_timeout=task_timeout,
         exact_float=exact_float,
         precision=precision,
         compile=compile_,
@@ -143,7 +149,9 @@ def run(
         json=json,
         spectrum=spectra or [],
     )
-    raise typer.Exit(run_suite(request))
+    with own_stdout(json):
+        status = run_suite(request)
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -158,7 +166,8 @@ def validate(
     """Check a suite without running it: names, fields, data on disk, models; say what it would do and cost."""
     from benchmark.cli.run import validate_suite
 
-    validate_suite(suite, data or [], catalogue or [], include or [], quiet, json)
+    with own_stdout(json):
+        validate_suite(suite, data or [], catalogue or [], include or [], quiet, json)
 
 
 @app.command("list")
@@ -208,7 +217,9 @@ def compare(
         include=include or [],
         quiet=quiet,
     )
-    raise typer.Exit(compare_runs(request))
+    with own_stdout(request.format != "table" and output is None):
+        status = compare_runs(request)
+    raise typer.Exit(status)
 
 
 app.command()(report)
@@ -216,6 +227,7 @@ app.command()(show)
 app.command()(search)
 app.command()(spectrum)
 app.command()(export)
+app.command()(serve)
 
 
 @app.command()
@@ -236,9 +248,9 @@ def ui(
 
         serve_dashboard(home, host, port, storage, open_)
         return
-    from trackers.ui import serve
+    from trackers.ui import serve as serve_results
 
-    serve(home, host, port, tracking_uri, open_)
+    serve_results(home, host, port, tracking_uri, open_)
 
 
 app.command()(sync)
@@ -253,11 +265,16 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     catch_stops()
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # of broken metadata; what matters of an image is an error
+    status: object = 0
     try:
         app()
     except ReliquantError as error:
-        print(f"reliquant: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        print(f"reliquant: error: {text_of(error)}", file=sys.stderr)
+        status = error.exit_status
+    except SystemExit as ended:
+        status = ended.code
+    leave(status if isinstance(status, int) else 0 if status is None else 1)
 
 
 if __name__ == "__main__":

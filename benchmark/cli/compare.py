@@ -18,6 +18,7 @@ from benchmark.results.formats import FORMATS
 from benchmark.results.hypotheses import paragraph
 from benchmark.results.tables import shallowest_headlines
 from benchmark.spec.suite import expand_all, load_suite, suite_names
+from benchmark.utils.output import out
 from benchmark.utils.progress import Progress, open_progress, shown
 
 UNPAIRED = 3
@@ -57,7 +58,7 @@ def compare_runs(request: CompareRequest) -> int:
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)
     text = _text(request, name, headline, changes)
     if request.output is None:
-        sys.stdout.write(text)
+        out().write(text)
     else:
         try:
             request.output.write_text(text, encoding="utf-8")

@@ -62,3 +62,16 @@ def export(
         quiet=quiet,
     )
     write(request)
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="models:/NAME/VERSION, as `export --register NAME` prints it.")],
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5001,
+    host: Annotated[str, typer.Option("--host", help="Interface; there is no authentication.")] = "127.0.0.1",
+    tracking_uri: Annotated[str | None, typer.Option("--tracking-uri", help="MLflow store or server.")] = None,
+    home: Home = HOME,
+) -> None:
+    """Serve a registered model over HTTP with MLflow, within limits on size, depth and time of a request."""
+    from benchmark.export.server import serve as become
+
+    become(model, home, host, port, tracking_uri)

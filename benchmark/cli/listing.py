@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from benchmark.engine.include import include_files
+from benchmark.utils.output import out, own_stdout
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,11 +38,16 @@ Activations per tensor have static ranges, which need calibration data."""
 
 def print_listing(what: str, include: Sequence[Path], as_json: bool) -> None:
     """Print one kind of thing."""
+    with own_stdout(as_json):
+        _print(what, include, as_json)
+
+
+def _print(what: str, include: Sequence[Path], as_json: bool) -> None:
     include_files(include)
     rows = {"tasks": _tasks, "quantizers": _quantizers, "models": _models, "data": _data, "suites": _suites}[what]()
     if as_json:
         for row in rows:
-            print(json.dumps(row))
+            print(json.dumps(row), file=out())
         return
     from rich.console import Console
 

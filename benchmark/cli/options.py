@@ -25,6 +25,10 @@ Quants = Annotated[
         "--quant", help="Short name instead of the suite's; repeatable.", autocompletion=completion.quantizations
     ),
 ]
+TaskTimeout = Annotated[
+    float | None,
+    typer.Option("--task-timeout", help="Give a task up after so many seconds (default: never)."),
+]
 Trackers = Annotated[
     Many,
     typer.Option("--tracker", help="Where to log (default: mlflow); repeatable.", autocompletion=completion.trackers),

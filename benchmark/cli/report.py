@@ -9,6 +9,7 @@ import typer
 
 from benchmark.cli import completion
 from benchmark.cli.options import HOME, Catalogue, Home, Include, Json, Pointed, Quiet
+from benchmark.utils.output import own_stdout
 
 Of = Annotated[
     str | None,
@@ -63,5 +64,5 @@ def show(
     from benchmark.cli.show import show_run
     from benchmark.utils.progress import open_progress
 
-    with open_progress(quiet):
+    with own_stdout(json), open_progress(quiet):
         show_run(run, suite, home, include or [], json, all_)

@@ -20,6 +20,7 @@ from benchmark.results.compare import adjust
 from benchmark.results.tables import comparison_rows, headline_keys
 from benchmark.spec.suite import load_suite
 from benchmark.tracking import Tracker, trackers
+from benchmark.utils.output import out as own_output
 from benchmark.utils.progress import open_progress
 
 PARTIAL = 3
@@ -79,7 +80,7 @@ def validate_suite(
     include_files(include)
     found = survey(load_suite(name, data, catalogues))
     if as_json:
-        print(json.dumps(found.to_json()))
+        print(json.dumps(found.to_json()), file=own_output())
     elif not quiet:
         print(report(found))
 
@@ -93,7 +94,7 @@ def sync_suite(request: RunRequest) -> int:
         count = replay(plan, ledger, tracker, progress)
     missing = len(plan.configurations) - count
     if request.json:
-        print(json.dumps({"suite": plan.suite.name, "configurations": count, "missing": missing}))
+        print(json.dumps({"suite": plan.suite.name, "configurations": count, "missing": missing}), file=own_output())
     else:
         print(
             f"{count} configurations of suite '{request.suite}' are in MLflow"

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from benchmark.cli import completion
-from benchmark.cli.options import HOME, Catalogue, Home, Include, Many, Models, Pointed, Quiet, Uri
+from benchmark.cli.options import HOME, Catalogue, Home, Include, Many, Models, Pointed, Quiet, TaskTimeout, Uri
 from benchmark.errors import SpecError
+from benchmark.utils.output import own_stdout
 
 
 def search(
@@ -45,6 +46,7 @@ def search(
     catalogue: Catalogue = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = "cpu",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images a forward pass.")] = 64,
+    task_timeout: TaskTimeout = None,
     tracking_uri: Uri = None,
     no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Leave MLflow out.")] = False,
     home: Home = HOME,
@@ -85,10 +87,13 @@ def search(
         include=include or [],
         device=device,
         batch_size=batch_size,
+        task_timeout=task_timeout,
         tracking_uri=tracking_uri,
         track=not no_tracking,
         home=home,
         quiet=quiet,
         json=json,
     )
-    raise typer.Exit(run_search(request))
+    with own_stdout(json):
+        status = run_search(request)
+    raise typer.Exit(status)

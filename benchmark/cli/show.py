@@ -24,6 +24,7 @@ from benchmark.results.compare import Change, adjust
 from benchmark.results.finding import find
 from benchmark.results.formats import rows as export_rows
 from benchmark.results.rows import Results, Row, better_of, gather
+from benchmark.utils.output import out
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 LEGEND = "* q < 0.05, ** q < 0.01, *** q < 0.001: p adjusted over the metrics that are shown; intervals are 95 %"
@@ -52,7 +53,7 @@ def show_run(
     for row in (row for row in results.rows if (row.model, row.quantization) in asked.runs):
         if as_json:
             words = [["reliquant", *arguments(each)] for each in _requests(results, row, asked.name)]
-            print(json.dumps({**to_json(results, row), "reproduce": words}, allow_nan=False))
+            print(json.dumps({**to_json(results, row), "reproduce": words}, allow_nan=False), file=out())
         else:
             print_row(console, results, row, every)
             _print_commands(console, _requests(results, row, asked.name))

@@ -22,6 +22,7 @@ from benchmark.cli.options import (
     Trackers,
     Uri,
 )
+from benchmark.utils.output import own_stdout
 
 
 class Form(StrEnum):
@@ -71,4 +72,7 @@ def spectrum(
     )
     corruptions = corruption or ["defocus_blur/3"]
     show: Literal["table", "json"] = "json" if json or format_ is Form.json else "table"
-    raise typer.Exit(run_spectrum(SpectrumRequest(common, data.partition("=")[0], corruptions, output, show)))
+    request = SpectrumRequest(common, data.partition("=")[0], corruptions, output, show)
+    with own_stdout(show == "json"):
+        status = run_spectrum(request)
+    raise typer.Exit(status)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from benchmark.cli.options import HOME, Catalogue, Home, Include, Json, Many, Models, Pointed, Quants, Quiet, Suite, Uri
+from benchmark.utils.output import own_stdout
 
 
 def sync(
@@ -54,4 +55,6 @@ def sync(
         quiet=quiet,
         json=json,
     )
-    raise typer.Exit(sync_suite(request))
+    with own_stdout(json):
+        status = sync_suite(request)
+    raise typer.Exit(status)

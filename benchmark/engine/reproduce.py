@@ -27,6 +27,7 @@ OPTIONS = {
     "pixel_cache": "--pixel-cache",
     "device": "--device",
     "batch_size": "--batch-size",
+    "task_timeout": "--task-timeout",
     "exact_float": "--exact-float",
     "precision": "--precision",
     "compile": "--compile",

@@ -44,6 +44,7 @@ class RunRequest:
     pixel_cache: str | None = None
     device: str = "cpu"
     batch_size: int = 64
+    task_timeout: float | None = None
     exact_float: bool = False
     precision: str = "fp32"
     compile: bool = False
@@ -158,6 +159,7 @@ def _settings(request: RunRequest) -> Settings:
     return Settings(
         request.device,
         request.batch_size,
+        task_timeout=check_seconds(request.task_timeout, "--task-timeout"),
         exact_float=request.exact_float,
         precision=check_precision(request.precision),
         compile=request.compile,
@@ -223,6 +225,17 @@ def parse_size(text: str, option: str) -> int:
         raise InputError(f"{option} '{text}': expected a size such as 20GB, 500MB or 0")
     powers = {"B": 0, "KB": 1, "MB": 2, "GB": 3, "TB": 4}
     return int(Decimal(match[1]) * 1000 ** powers[(match[2] or "B").upper()])
+
+
+def check_seconds(seconds: float | None, option: str) -> float | None:
+    """A time limit.
+
+    Raises:
+        InputError: it is not above 0.
+    """
+    if seconds is not None and not seconds > 0:
+        raise InputError(f"{option} {seconds:g}: expected a number of seconds above 0")
+    return seconds
 
 
 def check_device(device: str) -> None:

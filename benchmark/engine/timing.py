@@ -8,6 +8,7 @@ from typing import Literal
 from benchmark.engine.banks import BankMaker
 from benchmark.ledger.records import EfficiencyRow, Ledger
 from benchmark.quantization.efficiency import efficiency
+from benchmark.utils.guard import guarded, text_of
 
 Timing = Literal["never", "new", "again"]
 """`new`: what this machine has not timed yet and has in memory; `again`: everything, also what must be loaded."""
@@ -29,11 +30,12 @@ def time_configuration(maker: BankMaker, ledger: Ledger, timing: Timing) -> None
     quant = maker.configuration.quant
     with maker.progress.phase(f"time {quant.name}", 1) as advance:
         try:
-            quantized, report = maker.quantized
+            quantized, report = guarded(f"quantization method '{quant.method}'", lambda: maker.quantized)
+            model = maker.holder.model
+            found = guarded("timing", lambda: efficiency(model, quant, quantized, report, budget_s=BUDGET_S))
         except Exception as error:  # asked for again, and its evaluations have not needed the model, or have failed
-            maker.progress.message(f"{quant.name} could not be timed: {error}")
+            maker.progress.message(f"{quant.name} could not be timed: {text_of(error)}")
             return
-        found = efficiency(maker.holder.model, quant, quantized, report, budget_s=BUDGET_S)
         advance(1)
     ledger.append_efficiency(EfficiencyRow(content, platform.node(), found.to_json()))
 

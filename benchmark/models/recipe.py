@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.errors import SpecError
 from benchmark.models.identity import tokenizer_files
+from benchmark.models.untrusted import check_config, check_open_clip, check_transformers
 from benchmark.spec import QuantSpec
 
 if TYPE_CHECKING:
@@ -37,6 +38,19 @@ class Recipe:
         """The files behind it."""
         tokenizer = tokenizer_files(self.tokenizer) if self.tokenizer else ()
         return (*tokenizer, *([self.text_model / "config.json"] if self.text_model else []))
+
+    def checked(self, where: str) -> Recipe:
+        """Itself, if nothing in its configurations leads to code.
+
+        Raises:
+            ModelError: names `where` or the file, and the key.
+        """
+        check = check_open_clip if self.library == "open_clip" else check_config
+        check(self.architecture, where)
+        for folder in (self.tokenizer, self.text_model):
+            if folder is not None:
+                check_transformers(folder)
+        return self
 
 
 @dataclass(frozen=True)

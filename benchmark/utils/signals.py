@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import _thread
+import os
 import shlex
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from typer.core import TyperGroup
 
@@ -23,6 +26,10 @@ AGAIN = 0.02
 """Seconds until a stop that was lost comes again."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT, a real one: a KeyboardInterrupt that some code raised by itself is none."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM: whoever cleans up after Ctrl-C cleans up after this too."""
 
@@ -31,26 +38,72 @@ class Stoppable(TyperGroup):
     """Commands that end with a sentence and the signal's exit status when they are stopped, imports included."""
 
     def invoke(self, ctx: Any) -> Any:
-        """The command."""
+        """The command; what a plugin raises to end it is an error like any other."""
+        from benchmark.utils.guard import refused
+
         try:
-            return super().invoke(ctx)
+            with no_way_out():
+                return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             raise SystemExit(stopped(stop)) from None
+        except Exception:
+            raise
+        except BaseException as error:
+            raise refused(error) from error
 
 
 def catch_stops() -> None:
     """From now on SIGTERM raises `Terminated` in the main thread, and a stop that Python would drop comes again.
 
-    Python drops exceptions in weak references' callbacks and in finalizers, and a signal may arrive in one. Does
-    nothing in another thread.
+    Python drops exceptions in weak references' callbacks and in finalizers, and a signal may arrive in one. SIGINT,
+    unless it is ignored, raises `Interrupted`. Does nothing in another thread.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+        catch_interrupts()
         sys.unraisablehook = _dropped
+
+
+def catch_interrupts() -> None:
+    """From now on SIGINT, unless it is ignored, raises `Interrupted` in the main thread."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def is_stop(error: BaseException) -> bool:
+    """Whether a signal stops this process, and not code that raised something like it.
+
+    Where nobody has called `catch_stops`, as in a notebook, every KeyboardInterrupt counts.
+    """
+    if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        return True
+    return isinstance(error, Interrupted | Terminated)
+
+
+@contextmanager
+def no_way_out() -> Iterator[None]:
+    """Within, `os._exit` raises SystemExit in this process, so that nobody leaves without a word; children may."""
+    leave, here = os._exit, os.getpid()
+
+    def refuse(status: int) -> NoReturn:
+        if os.getpid() == here:
+            raise SystemExit(f"os._exit({status})")
+        leave(status)
+
+    os._exit = refuse
+    try:
+        yield
+    finally:
+        os._exit = leave
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted
 
 
 def _dropped(what: sys.UnraisableHookArgs) -> None:
