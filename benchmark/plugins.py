@@ -13,16 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from benchmark.bank import FeatureBank
+from benchmark.bank import FeatureBank, read_only
 from benchmark.errors import DataError, PluginError, SpecError
 from benchmark.registry import Registry
 from benchmark.spec import Frozen, parse_spec
+from benchmark.utils.checksums import checksum
 
 if TYPE_CHECKING:
     from benchmark.metrics.bootstrap import Comparison
 
-Better = Literal["higher", "lower", "neither"]
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
+Better = Literal["higher", "lower", "neither"]
+_STORED = "biufcmMSU"
+"""Kinds of numpy types that a file of samples holds."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,16 @@ class Banks:
         if role not in self.by_role:
             raise SpecError(f"role '{role}' is not bound; bound are: {', '.join(self.by_role)}")
         return self.by_role[role]
+
+    def read_only(self) -> Banks:
+        """The same banks, none of whose arrays can be written."""
+        roles = {role: tuple(bank.read_only() for bank in banks) for role, banks in self.by_role.items()}
+        return replace(self, by_role=roles, texts={name: read_only(text) for name, text in self.texts.items()})
+
+    def checksums(self) -> dict[str, int]:
+        """By role and data set, and by name of further texts."""
+        found = {f"{role} {bank.dataset}": bank.checksum() for role, banks in self.by_role.items() for bank in banks}
+        return found | {f"texts {name}": checksum(text) for name, text in self.texts.items()}
 
     def __contains__(self, role: object) -> bool:
         return role in self.by_role
@@ -192,7 +205,7 @@ class Task:
         Raises:
             PluginError: an undeclared metric, a value that is not a finite number, or columns of unequal length.
         """
-        return self._checked(self.evaluate(banks))
+        return checked(self, self.evaluate(banks))
 
     def run_comparison(self, quantized: Outcome, reference: Outcome) -> Outcome:
         """Metrics against full precision, checked likewise; empty for a task without a comparison.
@@ -202,29 +215,7 @@ class Task:
         """
         if self.comparison is None:
             return Outcome({})
-        return self._checked(self.comparison(*paired(quantized, reference)))
-
-    def _checked(self, outcome: Outcome) -> Outcome:
-        if not isinstance(outcome, Outcome):
-            raise PluginError(f"task '{self.name}' returned a {type(outcome).__name__}, expected an Outcome")
-        for key, value in outcome.metrics.items():
-            if not isinstance(key, str) or not _KEY.fullmatch(key):
-                raise PluginError(
-                    f"task '{self.name}': metric key '{key}': names with letters, digits, _ . - and / only"
-                )
-            self.metric(key)
-            if not isinstance(value, Real) or not math.isfinite(value):
-                raise PluginError(f"task '{self.name}': metric '{key}' is {value!r}; raise or note it instead")
-        for name, column in outcome.samples.items():
-            if np.ndim(column) == 0:
-                raise PluginError(f"task '{self.name}': column '{name}' is one value, expected one row per sample")
-        if outcome.samples and "sample_id" not in outcome.samples:
-            raise PluginError(f"task '{self.name}' returns samples without a column 'sample_id'")
-        for name, column in outcome.samples.items():
-            ids = outcome.samples.get(f"{name}.sample_id", outcome.samples["sample_id"])
-            if not name.endswith(".sample_id") and len(column) != len(ids):
-                raise PluginError(f"task '{self.name}': column '{name}' has {len(column)} rows, its ids {len(ids)}")
-        return outcome
+        return checked(self, self.comparison(*paired(quantized, reference)))
 
     def parse_options(self, options: Mapping[str, Any], where: str) -> BaseModel:
         """Validate a binding's options; SpecError names the field."""
@@ -287,6 +278,53 @@ def task(
         )  # fmt: skip
 
     return declare
+
+
+def checked(task: Task, outcome: Outcome) -> Outcome:
+    """The outcome with plain numbers, arrays and texts.
+
+    Raises:
+        PluginError: an undeclared metric, a value that is not a finite number, a column or table that is no array of
+            numbers or texts, columns of unequal length, or a note that is no text.
+    """
+    if not isinstance(outcome, Outcome):
+        raise PluginError(f"task '{task.name}' returned a {type(outcome).__name__}, expected an Outcome")
+    metrics = {key: _number(task, key, value) for key, value in outcome.metrics.items()}
+    samples = {name: _array(task, f"column '{name}'", column) for name, column in outcome.samples.items()}
+    tables = {name: _array(task, f"table '{name}'", table) for name, table in outcome.tables.items()}
+    _check_rows(task, samples)
+    for key, note in outcome.notes.items():
+        if not isinstance(key, str) or not isinstance(note, str):
+            raise PluginError(f"task '{task.name}': note {key!r} is {note!r}, expected a text")
+    return Outcome(metrics, samples, tables, dict(outcome.notes))
+
+
+def _number(task: Task, key: str, value: Any) -> float:
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise PluginError(f"task '{task.name}': metric key '{key}': names with letters, digits, _ . - and / only")
+    task.metric(key)
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise PluginError(f"task '{task.name}': metric '{key}' is {value!r}; raise or note it instead")
+    return float(value)
+
+
+def _array(task: Task, what: str, values: Any) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.dtype.kind not in _STORED:
+        raise PluginError(f"task '{task.name}': {what} holds {array.dtype}, expected numbers or texts")
+    return array
+
+
+def _check_rows(task: Task, samples: Mapping[str, NDArray[Any]]) -> None:
+    for name, column in samples.items():
+        if np.ndim(column) == 0:
+            raise PluginError(f"task '{task.name}': column '{name}' is one value, expected one row per sample")
+    if samples and "sample_id" not in samples:
+        raise PluginError(f"task '{task.name}' returns samples without a column 'sample_id'")
+    for name, column in samples.items():
+        ids = samples.get(f"{name}.sample_id", samples["sample_id"])
+        if not name.endswith(".sample_id") and len(column) != len(ids):
+            raise PluginError(f"task '{task.name}': column '{name}' has {len(column)} rows, its ids {len(ids)}")
 
 
 def paired(quantized: Outcome, reference: Outcome) -> tuple[Outcome, Outcome]:

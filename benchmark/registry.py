@@ -13,6 +13,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, cast
 
 from benchmark.errors import PluginError, UnknownNameError
+from benchmark.utils.guard import described
+from benchmark.utils.signals import is_stop
 
 T = TypeVar("T")
 
@@ -75,10 +77,11 @@ class Registry(Generic[T]):
             point = self._point(name)
             try:
                 plugin = point.load()
-            except (Exception, SystemExit) as error:  # a stranger's module may raise anything at import
-                raise PluginError(
-                    f"the {self.kind} '{name}' ({point.value}) cannot be imported: {type(error).__name__}: {error}"
-                ) from error
+            except BaseException as error:  # a stranger's module may raise anything at import
+                if is_stop(error):
+                    raise
+                reason = described(error)
+                raise PluginError(f"the {self.kind} '{name}' ({point.value}) cannot be imported: {reason}") from error
             self._loaded[name] = self._checked(name, plugin)
         return self._loaded[name]
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 
-from filelock import FileLock
 from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
@@ -17,7 +16,7 @@ from optuna.trial import FrozenTrial
 from benchmark.engine.include import include_files
 from benchmark.engine.plan import Settings, make_plan
 from benchmark.engine.provenance import failure_lines
-from benchmark.engine.requested import check_device
+from benchmark.engine.requested import check_device, check_seconds
 from benchmark.engine.run import run as run_plan
 from benchmark.errors import INTERRUPTED, PARTIAL, TERMINATED, SpecError, UndefinedMetric, masked
 from benchmark.ledger.records import Ledger
@@ -26,6 +25,8 @@ from benchmark.results.reliability import near_floor
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.tracking import DEFAULT_TRACKER, trackers
+from benchmark.utils.locking import exclusive
+from benchmark.utils.output import out
 from benchmark.utils.progress import Progress, Silent, open_progress
 from benchmark.utils.signals import Terminated
 from search.evaluator import Engine
@@ -73,6 +74,11 @@ def run_search(request: SearchRequest) -> int:
             return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
 
 
+def _settings(request: SearchRequest) -> Settings:
+    limit = check_seconds(request.task_timeout, "--task-timeout")
+    return Settings(request.device, request.batch_size, task_timeout=limit)
+
+
 def _resume(request: SearchRequest, search: Search) -> str:
     """The command that goes on, as it could be typed; a password is left for the reader to fill in."""
     words = ["reliquant", "search", "--resume", search.study.study_name]
@@ -98,7 +104,7 @@ def _prepared(
         check_new(storage, name)
     constraints = [parse_constraint(text) for text in config.constraints or ()]
     quiet = progress if sys.stderr.isatty() else Silent()
-    settings = Settings(request.device, request.batch_size)
+    settings = _settings(request)
     engine = Engine(selection_suite(suite), settings, request.home, progress, quiet)
     objectives = [make_objective(key, engine.better, engine.known) for key in config.objectives or DEFAULT]
     for constraint in constraints:
@@ -128,7 +134,7 @@ def _prepared(
         if log is not None:
             search.log = log
             log.catch_up(study)
-        with FileLock(request.home / "studies" / ".prepare.lock"):
+        with exclusive(request.home / "studies" / ".prepare.lock"):
             if not study.get_trials(deepcopy=False):  # also where the process that created it was killed
                 search.prepare(config.trials or TRIALS)
     return search, log
@@ -159,7 +165,7 @@ def _log(request: SearchRequest, suite: SuiteSpec, name: str, config: SearchConf
         return None
     params = {key: json.dumps(value) for key, value in asdict(config).items() if value}
     (request.home / "studies").mkdir(parents=True, exist_ok=True)
-    with FileLock(request.home / "studies" / ".mlflow.lock"):
+    with exclusive(request.home / "studies" / ".mlflow.lock"):
         run = trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri).open_study(suite, name, params)
     return None if run is None else TrialLog(run, name, goals)
 
@@ -179,10 +185,10 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Trial
     write_suite(folder / "front.yaml", report_suite(suite), names, study.study_name)
     if request.json:
         for row in front_rows(found, search.goals, told):
-            print(json.dumps(row))
+            print(json.dumps(row), file=out())
     else:
         print_front(found, search.goals, told)
-    out = sys.stderr if request.json else sys.stdout
+    words = sys.stderr if request.json else sys.stdout
     done, trials = len(evaluated(study)), len(study.get_trials(deepcopy=False))
     if log is not None:
         log.finish(folder, _summary(study, found, volume))
@@ -191,8 +197,8 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Trial
         print(line, file=sys.stderr)
     stopped = len(early(study))
     summary_line = f"{done} configurations in {trials} trials, {stopped} of them stopped early"
-    print(f"{summary_line}. Figures and front: {folder}", file=out)
-    print(f"Look closer: reliquant run {folder / 'front.yaml'}", file=out)
+    print(f"{summary_line}. Figures and front: {folder}", file=words)
+    print(f"Look closer: reliquant run {folder / 'front.yaml'}", file=words)
     return PARTIAL if len(told) < len(names) else 0
 
 
@@ -211,7 +217,7 @@ def _told(
     request: SearchRequest, suite: SuiteSpec, names: Sequence[str], goals: Goals, progress: Progress
 ) -> tuple[dict[str, Metrics], list[str]]:
     """Metrics of the front on the report suite, tracked as any other run, and a line for each failure."""
-    told, settings = report_suite(suite), Settings(request.device, request.batch_size)
+    told, settings = report_suite(suite), _settings(request)
     plan = make_plan(told.model_copy(update={"quantizations": tuple(names)}), settings)
     opened = [trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)] if not request.no_tracking else []
     sweep = run_plan(plan, request.home, trackers=opened, progress=progress)

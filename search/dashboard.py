@@ -1,4 +1,4 @@
-"""`reliquant dashboard`: optuna-dashboard on the studies. It has no authentication: this machine only."""
+"""`reliquant dashboard`: optuna-dashboard on the studies. No authentication: for this machine and its own pages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from benchmark.errors import InputError, StorageError, masked
 from benchmark.utils.browser import LOOPBACK, check_port, open_later
+from benchmark.utils.origins import WsgiGuard
 from search.journal import check_journal
 from search.request import DashboardRequest
 from search.storage import journal_path
@@ -71,7 +72,8 @@ def serve(home: Path, host: str, port: int, storage: str | None = None, browse: 
     from optuna_dashboard import wsgi
 
     kind = _Server6 if ":" in host else _Server
-    with suppress(KeyboardInterrupt), make_server(host, port, wsgi(where), kind, _Handler) as server:
+    guarded = WsgiGuard(wsgi(where), host, port)
+    with suppress(KeyboardInterrupt), make_server(host, port, guarded, kind, _Handler) as server:
         server.serve_forever()
 
 

@@ -19,7 +19,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from benchmark.utils.processes import is_gone, is_here, owner
+from benchmark.utils.processes import is_gone, is_here, is_stopped, owner
 
 OWNER, BEAT, RETRY_OF = "owner", "beat", "retry_of"
 RETRIES = 3
@@ -28,6 +28,8 @@ GRACE = 120
 """Seconds between heartbeats, and after which a silent worker of another machine counts as dead."""
 UNSIGNED = 60.0
 """Seconds after which a trial that was begun and never signed counts as lost."""
+STOPPED = 30.0
+"""Seconds after which a worker that is stopped (SIGSTOP, Ctrl-Z) counts as lost; when it goes on, it finds it so."""
 
 
 @contextmanager
@@ -108,7 +110,9 @@ def _is_lost(trial: FrozenTrial, silent: float, beats: bool) -> bool:
     who = trial.user_attrs.get(OWNER)
     if who is None:
         return silent > UNSIGNED
-    return is_gone(who) if is_here(who) else beats and silent > GRACE
+    if is_here(who):
+        return is_gone(who) or (silent > STOPPED and is_stopped(who))
+    return beats and silent > GRACE
 
 
 def _given_up(study: optuna.Study) -> list[FrozenTrial]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from benchmark.engine.request import Batches, DataPlaces, Device, Home, Models, Plugins, Quiet, Store
+from benchmark.engine.request import Batches, DataPlaces, Device, Home, Models, Plugins, Quiet, Store, TaskLimit
 from benchmark.errors import SpecError
 from benchmark.utils.options import Command, option
 
@@ -37,7 +37,7 @@ class SearchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchRequest(Quiet, Plugins, Home, Store, Batches, Device, DataPlaces, Models):
+class SearchRequest(Quiet, Plugins, Home, Store, TaskLimit, Batches, Device, DataPlaces, Models):
     """Find the quantizations with the best trade-off: an Optuna study; ends with the Pareto front."""
 
     suite: str | None = option(None, "A suite's name or a YAML file (default: demo).", argument=True, complete="suites")
@@ -59,6 +59,11 @@ class SearchRequest(Quiet, Plugins, Home, Store, Batches, Device, DataPlaces, Mo
     limit: int | None = option(None, "At most N images of each data set.")
     no_tracking: bool = option(False, "Leave MLflow out.")
     json: bool = option(False, "The front, one JSON object a line, on stdout.")
+
+    @property
+    def for_programs(self) -> bool:
+        """Whether stdout is kept free of everything else."""
+        return self.json
 
     @property
     def config(self) -> SearchConfig:

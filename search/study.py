@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import optuna
-from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.errors import ReliquantError, SpecError, StorageError
 from benchmark.quantization import parse
 from benchmark.spec import FP32, QuantSpec
+from benchmark.utils.locking import exclusive
 from benchmark.utils.progress import Progress, Silent
 from search.draw import Draw
 from search.history import CONFIGURATION, ESTIMATE, STOPPED, evaluated, front, over
@@ -187,7 +187,7 @@ class Search:
 
     def _alone(self) -> AbstractContextManager[Any]:
         """Held by one process of this machine at a time."""
-        return FileLock(self.lock) if self.lock is not None else nullcontext()
+        return exclusive(self.lock) if self.lock is not None else nullcontext()
 
     def _values(self, trial: optuna.Trial, repeats: int) -> Sequence[float]:
         spec = self._draw.configuration(trial, repeats)

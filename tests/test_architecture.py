@@ -29,8 +29,14 @@ TRACKERS_MAY_IMPORT = (
     "benchmark.spec",
     "benchmark.errors",
     "benchmark.results",
+    "benchmark.utils.processes",
+    "benchmark.utils.output",
+    "benchmark.utils.guard",
     "benchmark.ledger.records",
+    "benchmark.engine.request",
     "benchmark.utils.browser",
+    "benchmark.utils.options",
+    "benchmark.utils.origins",
     "benchmark.utils.processes",
 )
 RUNS_MODELS = {"encode_image", "encode_image_with", "encode_text"}
@@ -288,6 +294,7 @@ def base_of(group: str) -> type[Any]:
         "reliquant.tasks": ("benchmark.plugins", "Task"),
         "reliquant.quantizers": ("benchmark.quantization.base", "Quantizer"),
         "reliquant.sources": ("benchmark.data.sources.base", "Source"),
+        "reliquant.commands": ("benchmark.utils.options", "Command"),
         "reliquant.references": ("benchmark.models.references", "Reference"),
         "reliquant.trackers": ("benchmark.tracking", "Tracker"),
     }[group]

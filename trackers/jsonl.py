@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +12,7 @@ from filelock import FileLock
 
 from benchmark.results.tables import report_figures
 from benchmark.tracking import FinishedConfiguration, Tracker
+from benchmark.utils.output import out
 
 
 def rows(finished: FinishedConfiguration) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ class StreamTracker(Tracker):
     name = "stream"
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
-        self._write = write or sys.stdout.write
+        self._write = write
 
     def open(self, home: Path, uri: str | None = None) -> StreamTracker:
         """Itself: there is nothing to open."""
@@ -115,8 +115,8 @@ class StreamTracker(Tracker):
     def log(self, finished: FinishedConfiguration) -> None:
         """Print the records."""
         for row in rows(finished):
-            self._write(json.dumps(row, allow_nan=False) + "\n")
-        sys.stdout.flush()
+            (self._write or out().write)(json.dumps(row, allow_nan=False) + "\n")
+        out().flush()
 
 
 tracker = JsonlTracker()

@@ -12,6 +12,7 @@ from benchmark.results.sweep import draw, summary
 from benchmark.results.sweep import to_csv as summary_to_csv
 from benchmark.results.tables import sample_frames
 from benchmark.tracking import FinishedConfiguration, FinishedSweep
+from benchmark.utils.guard import described, guarded
 from trackers.mlflow_names import safe_name
 
 
@@ -21,12 +22,16 @@ def write_evaluation(folder: Path, finished: FinishedConfiguration, record: Reco
     for title, frame in sample_frames(outcome).items():
         frame.to_csv(folder / f"{safe_name(title)}.csv", index=False)
     drawing = next(e.task.drawing for e in finished.configuration.evaluations if e.name == record.name)
-    try:
+
+    def draw_all() -> None:
         figures = drawing(outcome, finished.references.get(record.name)) if drawing else {}
         for title, figure in figures.items():
             figure.savefig(folder / f"{safe_name(title)}.png", dpi=90)
+
+    try:
+        guarded(f"task '{record.task}': draw", draw_all)
     except Exception as error:  # a stranger's drawing may raise anything; the numbers are worth more
-        return f"{type(error).__name__}: {error}"
+        return described(error)
     return None
 
 

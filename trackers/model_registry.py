@@ -57,7 +57,7 @@ def register(client: Any, model: ServedModel, experiment: str, run: str | None) 
     except (MlflowException, OSError) as error:
         raise StorageError(f"model '{model.name}' cannot be registered: {error}") from error
     uri = f"models:/{model.name}/{made.version}"
-    return f"registered {uri}, {linked}. Serve it: mlflow models serve -m {uri} --env-manager local"
+    return f"registered {uri}, {linked}. Serve it: reliquant serve {uri}"
 
 
 def check_name(name: str) -> None:

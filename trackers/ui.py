@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from benchmark.errors import InputError, StorageError, masked
 from benchmark.tracking import RUNS_FILTER, VIEW
 from benchmark.utils.browser import LOOPBACK, check_port, open_later
+from benchmark.utils.origins import HOSTS_VARIABLE, ORIGINS_VARIABLE, own_hosts, own_origins
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 def serve(home: Path, host: str, port: int, tracking_uri: str | None, browse: bool = False) -> NoReturn:
     """Become the server; it runs until it is stopped.
 
-    One worker and no job executor: 2 processes instead of 14.
+    One worker and no job executor: 2 processes instead of 14. Requests must name this server (`Host`) and come from
+    its own pages (`Origin`): by MLflow's settings, and by `benchmark.utils.origins`, since MLflow trusts every port of
+    localhost.
 
     Args:
         browse: open a browser on the last experiment that was written, when the server answers.
@@ -49,6 +52,10 @@ def serve(home: Path, host: str, port: int, tracking_uri: str | None, browse: bo
         "MLFLOW_BACKEND_STORE_URI": uri,  # an argument would show its password to everybody on the machine
     }
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command += ["--uvicorn-opts", "--http benchmark.utils.origins:GuardedProtocol --ws none"]
+    if (hosts := own_hosts(host, port)) is not None:
+        environment[HOSTS_VARIABLE] = ",".join(hosts)
+        environment[ORIGINS_VARIABLE] = ",".join(own_origins(host, port))
     if uri.startswith("sqlite:///"):
         command += ["--default-artifact-root", (home / "artifacts").resolve().as_uri()]
     os.execve(command[0], command, environment)  # the server takes this process's place: signals reach it directly

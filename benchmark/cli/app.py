@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -19,14 +20,16 @@ from benchmark.cli.requests import (
     UiRequest,
     ValidateRequest,
 )
+from benchmark.cli.stopping import Stoppable
 from benchmark.engine.request import RunRequest, SyncRequest
 from benchmark.errors import PluginError, ReliquantError
 from benchmark.export.request import ExportRequest
 from benchmark.registry import Registry
 from benchmark.report.request import ReportRequest
 from benchmark.spectrum.request import SpectrumRequest
+from benchmark.utils.guard import leave, text_of
 from benchmark.utils.options import Command
-from benchmark.utils.signals import Stoppable, catch_stops
+from benchmark.utils.signals import catch_stops
 
 COMMANDS = (
     Command("run", RunRequest, "benchmark.cli.run:run_suite"),
@@ -98,8 +101,13 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     catch_stops()
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # of broken metadata; what matters of an image is an error
+    status: object = 0
     try:
         app()
     except ReliquantError as error:
-        print(f"reliquant: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        print(f"reliquant: error: {text_of(error)}", file=sys.stderr)
+        status = error.exit_status
+    except SystemExit as ended:
+        status = ended.code
+    leave(status if isinstance(status, int) else 0 if status is None else 1)

@@ -19,6 +19,7 @@ from benchmark.results.hypotheses import paragraph
 from benchmark.results.load import find_suite, newest, open_ledger
 from benchmark.results.tables import shallowest_headlines
 from benchmark.spec.suite import expand_all
+from benchmark.utils.output import out
 from benchmark.utils.progress import open_progress
 
 
@@ -38,7 +39,7 @@ def compare_runs(request: CompareRequest) -> int:
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)
     text = _text(request, name, headline, changes)
     if request.output is None:
-        sys.stdout.write(text)
+        out().write(text)
     else:
         try:
             request.output.write_text(text, encoding="utf-8")

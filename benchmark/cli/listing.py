@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from benchmark.cli.requests import ListRequest
 from benchmark.engine.include import include_files
+from benchmark.utils.output import out
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +43,7 @@ def print_listing(request: ListRequest) -> None:
     rows = {"tasks": _tasks, "quantizers": _quantizers, "models": _models, "data": _data, "suites": _suites}[what]()
     if request.json:
         for row in rows:
-            print(json.dumps(row))
+            print(json.dumps(row), file=out())
         return
     from rich.console import Console
 

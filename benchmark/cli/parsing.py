@@ -13,6 +13,7 @@ import typer
 
 from benchmark.cli import completion
 from benchmark.utils.options import Command, Option, flag, options
+from benchmark.utils.output import own_stdout
 
 
 def callback(command: Command) -> Callable[..., None]:
@@ -20,8 +21,10 @@ def callback(command: Command) -> Callable[..., None]:
 
     def call(**given: Any) -> None:
         values = {name: () if value is None and name in several else value for name, value in given.items()}
+        request = command.request(**values)
         module, _, function = command.handler.partition(":")
-        status = getattr(import_module(module), function)(command.request(**values))
+        with own_stdout(getattr(request, "for_programs", False)):
+            status = getattr(import_module(module), function)(request)
         raise typer.Exit(status or 0)
 
     types = get_type_hints(command.request)

@@ -47,6 +47,11 @@ class CompareRequest(Quiet, Plugins, Home):
     output: Path | None = option(None, "Write here instead of stdout.", short="-o")
     json: bool = option(False, "One JSON object a change, a line each, on stdout.")
 
+    @property
+    def for_programs(self) -> bool:
+        """Whether stdout is kept free of everything else."""
+        return (self.json or self.format != "table") and self.output is None
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShowRequest(Json, Quiet, Plugins, Home, OfSuite):

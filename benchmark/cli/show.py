@@ -23,6 +23,7 @@ from benchmark.results.compare import Change, adjust
 from benchmark.results.formats import rows as export_rows
 from benchmark.results.load import find, open_ledger
 from benchmark.results.rows import Results, Row, better_of, gather
+from benchmark.utils.output import out
 from benchmark.utils.progress import open_progress
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
@@ -51,7 +52,7 @@ def _show(request: ShowRequest) -> None:
     for row in (row for row in results.rows if (row.model, row.quantization) in asked.runs):
         if request.json:
             words = [["reliquant", *arguments(each)] for each in _requests(results, row, asked.name)]
-            print(json.dumps({**to_json(results, row), "reproduce": words}, allow_nan=False))
+            print(json.dumps({**to_json(results, row), "reproduce": words}, allow_nan=False), file=out())
         else:
             print_row(console, results, row, request.all_metrics)
             _print_commands(console, _requests(results, row, asked.name))

@@ -9,6 +9,7 @@ from benchmark.engine.requested import recorded_plan
 from benchmark.engine.run import replay
 from benchmark.ledger.records import Ledger
 from benchmark.tracking import DEFAULT_TRACKER, trackers
+from benchmark.utils.output import out
 from benchmark.utils.progress import open_progress
 
 
@@ -21,7 +22,7 @@ def sync_suite(request: SyncRequest) -> int:
         count = replay(plan, ledger, tracker, progress)
     missing = len(plan.configurations) - count
     if request.json:
-        print(json.dumps({"suite": plan.suite.name, "configurations": count, "missing": missing}))
+        print(json.dumps({"suite": plan.suite.name, "configurations": count, "missing": missing}), file=out())
     else:
         print(
             f"{count} configurations of suite '{request.suite}' are in MLflow"

@@ -19,6 +19,7 @@ from benchmark.models import list_models, resolve
 from benchmark.spec import DataSpec, ModelSpec, SuiteSpec
 from benchmark.spec.catalogue import catalogue
 from benchmark.spec.suite import load_suite
+from benchmark.utils.output import out
 
 POSITIONS, VISION_SHARE = 150, 0.6
 """Where the architecture does not tell: positions that a weight meets in one image, vision tower's share of weights."""
@@ -181,6 +182,6 @@ def validate_suite(request: ValidateRequest) -> None:
     include_files(request.include)
     found = survey(load_suite(request.suite, request.data, request.catalogues))
     if request.json:
-        print(json.dumps(found.to_json()))
+        print(json.dumps(found.to_json()), file=out())
     elif not request.quiet:
         print(report(found))

@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from benchmark.data import corruption_fields as fields
+from benchmark.data.decode import IMAGE_FORMATS
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.floating[Any]]
@@ -191,7 +192,7 @@ def jpeg_compression(image: Pixels, quality: int, rng: Generator) -> Values:
     """Encoded and decoded by Pillow at `quality`."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer))
+    return np.asarray(Image.open(buffer, formats=IMAGE_FORMATS))
 
 
 def pixelate(image: Pixels, share: float, rng: Generator) -> Values:

@@ -3,19 +3,24 @@
 CLIP_benchmark decodes with Pillow, converts to RGB first and then applies open_clip's inference transform; it does
 not rotate by the EXIF orientation. So does this module, with two differences, both documented in `to_rgb`:
 16-bit greyscale is scaled to 8 bits, and floating-point images are refused.
+
+Images are untrusted input: `IMAGE_FORMATS` are the only ones that Pillow may try (its EPS plugin starts Ghostscript),
+and `ImageLimits` are checked on the header, before a pixel is decoded.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import stat
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from benchmark.errors import DataError
 
@@ -25,26 +30,86 @@ if TYPE_CHECKING:
 DECODER_VERSION = 2
 """Raise it when a stored pixel can change."""
 
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+"""Pillow's names of the formats that are read, recognised by content; of several frames the first."""
+
+_KINDS = (
+    (0, b"%!PS", "EPS"),
+    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
+    (0, b"%PDF", "PDF"),
+    (0, b"8BPS", "PSD"),
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (4, b"ftypheic", "HEIC"),
+    (4, b"ftypheix", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (0, b"\x00\x00\x01\x00", "ICO"),
+    (0, b"icns", "ICNS"),
+    (0, b"DDS ", "DDS"),
+    (0, b"qoif", "QOI"),
+    (0, b"\xd7\xcd\xc6\x9a", "WMF"),
+    (0, b"SIMPLE", "FITS"),
+    (0, b"/* XPM", "XPM"),
+    (0, b"<svg", "SVG"),
+    (0, b"<?xml", "XML (SVG?)"),
+    (0, b"<!DOCTYPE", "HTML"),
+    (0, b"<html", "HTML"),
+    (0, b"PK\x03\x04", "ZIP"),
+    (0, b"\x1f\x8b", "GZIP"),
+    *((0, b"P" + digit + space, "PPM") for digit in (b"1", b"2", b"3", b"4", b"5", b"6") for space in (b"\n", b" ")),
+)
+"""Where in a file, which bytes, what they show: to name what is refused, never to open it."""
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What an image may cost; one beyond a limit is refused (a DataError) before a pixel is decoded.
+
+    The decoded image takes at most about 10 bytes a pixel (0.9 GB at the default), in each thread that decodes.
+
+    Attributes:
+        file_bytes: encoded size.
+        width, height: pixels; JPEG has no more.
+        pixels: width times height; the number from which on Pillow warns of a decompression bomb.
+        resized_pixels: of the image once resized to the model's input, before the crop, and of the one in between
+            (Pillow resizes columns first): 400,000 x 1 with a shortest side of 224 has 20 thousand million.
+        scans: passes over the pixels of a progressive JPEG; encoders make about ten.
+    """
+
+    file_bytes: int = 1 << 29
+    width: int = 65_535
+    height: int = 65_535
+    pixels: int = 89_478_485
+    resized_pixels: int = 89_478_485
+    scans: int = 100
+
+
+LIMITS = ImageLimits()
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def read_bytes(row: Mapping[str, Any]) -> bytes:
+def read_bytes(row: Mapping[str, Any], limits: ImageLimits = LIMITS) -> bytes:
     """The encoded image of one row: `image` {"bytes", "path"}, and `offset`, `size` for a member of a tar file.
 
     Raises:
-        OSError: the file cannot be read. DataError: the row has neither bytes nor path.
+        OSError: the file cannot be read.
+        DataError: the row has neither bytes nor path; the file is too large, or no file (a pipe, a device).
     """
     image = row["image"]
     if image is None or (image["bytes"] is None and image["path"] is None):
         raise DataError("the image is missing (null)")
     if image["bytes"] is not None:
         return bytes(image["bytes"])
-    path = image["path"].split("::")[-1]
-    if row.get("offset") is None:
-        return Path(path).read_bytes()
-    with Path(path).open("rb") as file:
-        file.seek(row["offset"])
-        return file.read(row["size"])
+    path = Path(image["path"].split("::")[-1])
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device never ends
+        raise DataError("not a regular file")
+    offset, size = (0, status.st_size) if row.get("offset") is None else (int(row["offset"]), int(row["size"]))
+    if size > limits.file_bytes:
+        raise DataError(f"{size:,} bytes, more than {limits.file_bytes:,}; make it smaller")
+    with path.open("rb") as file:
+        file.seek(offset, os.SEEK_SET)
+        return file.read(size)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -57,7 +122,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         DataError: a mode without a defined range (F, or 32-bit integers beyond 16 bits).
     """
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise DataError(f"mode {image.mode} with values outside 0 to 65535")
         image = Image.fromarray((values >> 8).astype(np.uint8))
@@ -67,21 +132,86 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode(encoded: bytes) -> Image.Image:
+def decode(encoded: bytes, preprocess: Preprocess | None = None, limits: ImageLimits = LIMITS) -> Image.Image:
     """An RGB image from an encoded file, fully read; EXIF orientation is not applied.
 
+    Args:
+        preprocess: what the image will be resized for; None where it is not.
+        limits: checked before a pixel is decoded.
+
     Raises:
-        DataError: not an image, truncated, too large, or of an unusable mode.
+        DataError: not one of IMAGE_FORMATS, truncated, beyond a limit, or of an unusable mode.
     """
+    if len(encoded) > limits.file_bytes:
+        raise DataError(f"{len(encoded):,} bytes, more than {limits.file_bytes:,}; make it smaller")
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as image:
+            check_size(image.size, preprocess, limits)
+            if image.format in ("JPEG", "MPO") and encoded.count(b"\xff\xda") > limits.scans:
+                raise DataError(f"a JPEG of more than {limits.scans} scans; save it again, not progressive")
             image.load()
             return to_rgb(image)
-    except Image.DecompressionBombError as error:
-        raise DataError(str(error)) from None
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:  # what Pillow's decoders raise
-        reason = str(error).split(" <")[0]
-        raise DataError(f"broken image: {reason}" if encoded else "broken image: empty file") from None
+    except (DataError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"too many pixels: {error}") from None
+    except UnidentifiedImageError:
+        raise DataError(_unknown(encoded)) from None
+    except Exception as error:  # Pillow's plugins document none; a broken file makes them raise nearly any
+        reason = (str(error) or type(error).__name__).split(" <")[0]
+        raise DataError(f"broken image: {' '.join(reason.split())[:200]}") from None
+
+
+def _unknown(encoded: bytes) -> str:
+    if not encoded:
+        return "broken image: empty file"
+    kind = next((kind for start, mark, kind in _KINDS if encoded.startswith(mark, start)), None)
+    if kind is None:
+        return f"broken image: cannot identify image file; what is read: {', '.join(IMAGE_FORMATS)}"
+    return f"{kind} is not read; convert it to PNG"
+
+
+def check_size(size: tuple[int, int], preprocess: Preprocess | None = None, limits: ImageLimits = LIMITS) -> None:
+    """Refuse an image by what its header says.
+
+    Args:
+        size: (width, height).
+
+    Raises:
+        DataError: names the size and the limit.
+    """
+    width, height = size
+    named = f"{width} x {height} pixels"
+    if width < 1 or height < 1:
+        raise DataError(f"broken image: {named}")
+    if width > limits.width or height > limits.height:
+        raise DataError(f"{named}, more than {limits.width} x {limits.height}; crop or shrink it")
+    if width * height > limits.pixels:
+        raise DataError(f"{named}, more than {limits.pixels:,} pixels in all; shrink it")
+    if preprocess is None:
+        return
+    wide, high = resized(size, preprocess)
+    if wide < 1 or high < 1:
+        raise DataError(f"{named}: too narrow, nothing would be left of it at the model's input size; crop it")
+    if wide * max(height, high) > limits.resized_pixels:
+        raise DataError(
+            f"{named}: too narrow, resizing to {wide} x {high} would take more than {limits.resized_pixels:,} pixels; "
+            "crop it"
+        )
+
+
+def resized(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
+    """(width, height) that open_clip's transform resizes an image of `size` to, before it crops or pads."""
+    height, width = preprocess.scaled or preprocess.size
+    if preprocess.resize == "squash":
+        return width, height
+    if preprocess.resize == "longest" or height != width:
+        choose = max if preprocess.resize == "longest" else min
+        ratio = choose(size[1] / height, size[0] / width)
+        return round(size[0] / ratio), round(size[1] / ratio)
+    short, long = sorted(size)
+    long = int(height * long / short)  # torchvision truncates
+    return (height, long) if size[0] <= size[1] else (long, height)
 
 
 def resize(image: Image.Image, preprocess: Preprocess) -> Image.Image:
@@ -93,23 +223,12 @@ def resize(image: Image.Image, preprocess: Preprocess) -> Image.Image:
         larger = resize(image, replace(preprocess, size=preprocess.scaled, scaled=None))
         return _crop_or_pad(larger, preprocess.size, 0)
     height, width = preprocess.size
-    method = _FILTERS[preprocess.interpolation]
-    if preprocess.resize == "squash":
-        return image.resize((width, height), method)
-    if preprocess.resize == "longest":
-        return _crop_or_pad(_scale(image, preprocess.size, max, method), preprocess.size, preprocess.fill)
-    if height != width:  # open_clip leaves the interpolation at bicubic here
-        return _crop_or_pad(_scale(image, preprocess.size, min, Image.Resampling.BICUBIC), preprocess.size, 0)
-    short, long = sorted(image.size)
-    long = int(height * long / short)  # torchvision truncates
-    scaled = (height, long) if image.width <= image.height else (long, height)
-    return _crop_or_pad(image if image.size == scaled else image.resize(scaled, method), preprocess.size, 0)
-
-
-def _scale(image: Image.Image, size: tuple[int, int], choose: Any, method: Image.Resampling) -> Image.Image:
-    ratio = choose(image.height / size[0], image.width / size[1])
-    scaled = (round(image.width / ratio), round(image.height / ratio))
-    return image if image.size == scaled else image.resize(scaled, method)
+    longest = preprocess.resize == "longest"
+    fixed = preprocess.resize == "shortest" and height != width  # open_clip leaves the interpolation at bicubic here
+    method = Image.Resampling.BICUBIC if fixed else _FILTERS[preprocess.interpolation]
+    scaled = resized(image.size, preprocess)
+    larger = image if image.size == scaled else image.resize(scaled, method)
+    return _crop_or_pad(larger, preprocess.size, preprocess.fill if longest else 0)
 
 
 def _crop_or_pad(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:
@@ -124,6 +243,10 @@ def _crop_or_pad(image: Image.Image, size: tuple[int, int], fill: int) -> Image.
     return image.crop((left, top, left + width, top + height)) if image.size != (width, height) else image
 
 
-def pixels(encoded: bytes, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Encoded image -> uint8 (3, H, W)."""
-    return np.asarray(resize(decode(encoded), preprocess)).transpose(2, 0, 1)
+def pixels(encoded: bytes, preprocess: Preprocess, limits: ImageLimits = LIMITS) -> NDArray[np.uint8]:
+    """Encoded image -> uint8 (3, H, W).
+
+    Raises:
+        DataError: as `decode`.
+    """
+    return np.asarray(resize(decode(encoded, preprocess, limits), preprocess)).transpose(2, 0, 1)

@@ -220,10 +220,19 @@ def _load(spec: DataSpec, source: Source[Any], images: bool = True) -> LoadedDat
     key = spec.digest()
     if not images and key not in _tables and type(source).describe is not Source.describe:
         return source.describe(spec)
-    _tables[key] = loaded = _tables.pop(key, None) or source.load(spec)
+    _tables[key] = loaded = _tables.pop(key, None) or _undecoded(source.load(spec))
     if len(_tables) > KEPT_TABLES:
         del _tables[next(iter(_tables))]
     return loaded
+
+
+def _undecoded(loaded: LoadedData) -> LoadedData:
+    """With images that `datasets` does not decode on access: it would let Pillow try every format it has."""
+    import datasets
+
+    if "image" not in loaded.dataset.column_names:
+        return loaded
+    return replace(loaded, dataset=loaded.dataset.cast_column("image", datasets.Image(decode=False)))
 
 
 def _shared(column: NDArray[Any]) -> NDArray[Any]:

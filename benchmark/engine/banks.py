@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,15 +66,30 @@ class BankMaker:
 
     def quantize(self, kept: dict[str, LayerState] | None = None) -> Quantized:
         """Quantize the full-precision model; `kept` gets the states of the replaced layers."""
-        return quantize(
-            self.holder.model,
-            self.configuration.quant,
-            self._calibration(),
-            self.progress,
-            exact_float=self.plan.settings.exact_float,
-            statistics=self.statistics,
-            kept=kept,
-        )
+        calibration = self._calibration()
+        with self._lent() as model:
+            return quantize(
+                model,
+                self.configuration.quant,
+                calibration,
+                self.progress,
+                exact_float=self.plan.settings.exact_float,
+                statistics=self.statistics,
+                kept=kept,
+            )
+
+    @contextmanager
+    def _lent(self) -> Iterator[ClipModel]:
+        """For a quantizer, or its layers while they run: the full-precision model, which must stay as it is.
+
+        Raises:
+            PluginError: it was changed.
+        """
+        if self.configuration.model.quantized is not None or self.configuration.quant == FP32:
+            yield self._plain
+            return
+        with self.holder.lent(f"quantization method '{self.configuration.quant.method}'") as model:
+            yield model
 
     @cached_property
     def runner(self) -> ClipModel:
@@ -152,7 +168,8 @@ class BankMaker:
         model = self.runner if new else plain  # which then is not run
         about = {"logit": np.array([plain.logit_scale, plain.logit_bias]), "rows": part.rows}
         with self.store.scratch() as room:
-            features = part.features(model, self.plan.settings.batch_size, advance, room)
+            with self._lent():
+                features = part.features(model, self.plan.settings.batch_size, advance, room)
             for array in arrays:
                 self.store.put(self._image_key(name, array), {array: features[array], **about})
         self.forward_images += new
@@ -247,7 +264,10 @@ class BankMaker:
             with self.store.lock(key):
                 stored = self.store.get(key)
                 if stored is None:
-                    made = embed_texts(model, names) if templates is None else embed_classes(model, names, templates)
+                    with self._lent():
+                        made = (
+                            embed_texts(model, names) if templates is None else embed_classes(model, names, templates)
+                        )
                     stored = self.store.put(key, {"text": made})
         return stored["text"]
 

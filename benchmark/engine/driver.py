@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from benchmark.engine.evaluate import Result, failure
+from benchmark.engine.evaluate import Result, failure, run_comparison
 from benchmark.engine.leases import Claims
 from benchmark.engine.plan import Configuration, Evaluation, Plan
 from benchmark.errors import DamagedSamplesError, ReliquantError, StorageError
@@ -16,6 +16,7 @@ from benchmark.plugins import Outcome
 from benchmark.results.compare import Change, Comparer
 from benchmark.spec import FP32
 from benchmark.tracking import FinishedConfiguration, FinishedSweep, Tracker, sweeps
+from benchmark.utils.guard import described, guarded
 from benchmark.utils.progress import Progress, Silent
 
 
@@ -103,7 +104,11 @@ class Driver:
         if result.outcome is not None:
             reference = self.references(configuration).get(evaluation.name)
             try:
-                compared = evaluation.task.run_comparison(result.outcome, reference) if reference else Outcome({})
+                compared = Outcome({})
+                if reference:
+                    compared = run_comparison(
+                        evaluation.task, result.outcome, reference, self.plan.settings.task_timeout
+                    )
                 metrics = {**result.outcome.metrics, **compared.metrics}
                 notes = {**result.outcome.notes, **compared.notes}
             except Exception as error:  # a stranger's task may raise anything; the reason is recorded
@@ -131,6 +136,8 @@ class Driver:
     def finish(self, configuration: Configuration) -> None:
         """Gather all records of a configuration and tell the trackers; to be called under its claim.
 
+        Where another took the claim over, while this process was suspended, the other tells the trackers.
+
         Raises:
             DamagedSamplesError: the samples of one cannot be read; it is then pending again.
         """
@@ -139,7 +146,8 @@ class Driver:
         bases = reference_records(configuration, self._full, self.ledger)
         finished = gather(self.plan, configuration, records, bases, self.ledger, self.comparer, self.progress)
         self._finished[configuration.key] = replace(finished, outcomes={}, references={})
-        self._track(configuration.quant.name, lambda tracker: tracker.log(finished))
+        if self.claims.ours(configuration.content):
+            self._track(configuration.quant.name, lambda tracker: tracker.log(finished))
 
     def _track(self, title: str, tell: Callable[[Tracker], None]) -> None:
         """A tracker that fails loses nothing: the ledger has the records, `reliquant sync` brings them over."""
@@ -147,9 +155,9 @@ class Driver:
             for tracker in self.trackers:
                 if tracker.name not in self.sweep.untracked:
                     try:
-                        tell(tracker)
+                        guarded(f"tracker '{tracker.name}'", partial(tell, tracker))
                     except Exception as error:  # a stranger's tracker or a server may raise anything
-                        self.sweep.untracked[tracker.name] = f"{type(error).__name__}: {error}"
+                        self.sweep.untracked[tracker.name] = described(error)
                 advance(1)
 
     def close(self) -> Sweep:
@@ -265,11 +273,11 @@ def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> 
 
 def _tell(tracker: Tracker, log: Callable[[], object]) -> None:
     try:
-        log()
+        guarded(f"tracker '{tracker.name}'", log)
     except ReliquantError:
         raise
     except Exception as error:  # a server that went away, in the words of whatever library
-        reason = f"{type(error).__name__}: {error}"
+        reason = described(error)
         raise StorageError(
             f"tracker '{tracker.name}' could not be written ({reason}); nothing is lost, the ledger has everything: "
             "once it is back, run the same command again"

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from benchmark.bank import FeatureBank
 from benchmark.engine.banks import BankMaker
 from benchmark.engine.plan import Evaluation
 from benchmark.engine.provenance import skipped
-from benchmark.errors import ReliquantError, StorageError
-from benchmark.plugins import Banks, Outcome
+from benchmark.errors import PluginError, ReliquantError, StorageError
+from benchmark.plugins import Banks, Outcome, Task
+from benchmark.utils.guard import described, guarded, text_of, within
 
+READ_ONLY = ("read-only", "WRITEABLE flag to True")
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -43,9 +46,13 @@ def embed(maker: BankMaker, evaluations: Sequence[Evaluation], with_report: bool
     Raises:
         Exception: whatever a model or a quantizer raises.
     """
-    report = maker.quantized[1].to_json() if with_report else None
-    maker.prepare(_wanted(evaluations))
-    return report
+
+    def make() -> dict[str, Any] | None:
+        report = maker.quantized[1].to_json() if with_report else None
+        maker.prepare(_wanted(evaluations))
+        return report
+
+    return guarded(f"{maker.configuration.quant.name}: quantizing or embedding", make)
 
 
 def _wanted(evaluations: Sequence[Evaluation]) -> dict[str, tuple[str, ...]]:
@@ -67,16 +74,58 @@ def evaluate(maker: BankMaker, evaluation: Evaluation, about: Mapping[str, Any])
     """
     start = time.monotonic()
     try:
-        banks = {
-            role: [maker.bank(name, evaluation.taps) for name in names] for role, names in evaluation.roles.items()
-        }
-        outcome = evaluation.task.run(Banks(banks, evaluation.options, maker.texts(evaluation.texts)))
+        banks, texts = guarded(f"{maker.configuration.quant.name}: embedding", lambda: _banks(maker, evaluation))
+        given = Banks(banks, evaluation.options, texts)
+        outcome = run_task(evaluation.task, given, maker.plan.settings.task_timeout)
     except StorageError:
         raise
     except Exception as error:  # the rest of the sweep goes on; the reason is recorded
-        return failure(error, about)
+        return replace(failure(error, about), seconds=time.monotonic() - start)
     left_out = skipped(maker.plan, [bank for some in banks.values() for bank in some])
     return Result(time.monotonic() - start, outcome, provenance={**about, "skipped": left_out})
+
+
+def _banks(maker: BankMaker, evaluation: Evaluation) -> tuple[dict[str, list[FeatureBank]], dict[str, Any]]:
+    banks = {role: [maker.bank(name, evaluation.taps) for name in names] for role, names in evaluation.roles.items()}
+    return banks, maker.texts(evaluation.texts)
+
+
+def run_task(task: Task, banks: Banks, seconds: float | None = None) -> Outcome:
+    """Run a task on its banks, which it may read and not write.
+
+    Args:
+        seconds: after which it is given up.
+
+    Raises:
+        PluginError: it took longer, wrote to its banks, tried to end the process, or see `Task.run`.
+    """
+    lent = banks.read_only()
+    before = lent.checksums()
+    try:
+        outcome = within(seconds, f"task '{task.name}'", lambda: task.run(lent))
+    except StorageError as error:  # the task's own: ours cannot be written is another matter
+        raise PluginError(f"task '{task.name}' raised {described(error)}") from error
+    except (ValueError, TypeError) as error:
+        if any(words in text_of(error) for words in READ_ONLY):
+            raise PluginError(f"{_writes(task)} ({described(error)})") from error
+        raise
+    changed = [name for name, value in lent.checksums().items() if value != before[name]]
+    if changed:
+        raise PluginError(f"{_writes(task)} (changed: {', '.join(changed)})")
+    return outcome
+
+
+def run_comparison(task: Task, outcome: Outcome, reference: Outcome, seconds: float | None = None) -> Outcome:
+    """Metrics of a task against full precision, likewise.
+
+    Raises:
+        PluginError: it took longer than `seconds`, tried to end the process, or see `Task.run_comparison`.
+    """
+    return within(seconds, f"task '{task.name}': compare", lambda: task.run_comparison(outcome, reference))
+
+
+def _writes(task: Task) -> str:
+    return f"task '{task.name}' writes to its banks, which are read-only: let it copy what it changes"
 
 
 def failure(error: Exception, about: Mapping[str, Any], batch_size: int | None = None) -> Result:
@@ -86,13 +135,13 @@ def failure(error: Exception, about: Mapping[str, Any], batch_size: int | None =
         batch_size: given where a smaller one may help against a full memory.
     """
     if out_of_memory(error):
-        first = " ".join(str(error).split(". ")[0].split())[:200]
+        first = text_of(error).split(". ")[0][:200]
         hint = f"; try a --batch-size below {batch_size}" if batch_size is not None and batch_size > 1 else ""
         return Result(error=f"out of memory ({first or type(error).__name__}){hint}", provenance=about)
     if isinstance(error, ReliquantError):
-        return Result(error=str(error), provenance=about)
+        return Result(error=text_of(error), provenance=about)
     trace = "".join(traceback.format_exception(error))
-    return Result(error=f"{type(error).__name__}: {error}", provenance={**about, "traceback": trace})
+    return Result(error=described(error), provenance={**about, "traceback": trace})
 
 
 def out_of_memory(error: BaseException | None) -> bool:
@@ -100,7 +149,7 @@ def out_of_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             return True
-        if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY):
+        if isinstance(error, RuntimeError) and any(text in text_of(error) for text in _NO_MEMORY):
             return True
         error = error.__cause__
     return False

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
+from benchmark.errors import PluginError
 from benchmark.models import ResolvedModel
 from benchmark.models.base import ClipModel
+from benchmark.models.fingerprint import differences, fingerprint
 from benchmark.quantization import QuantizationReport
 
 Quantized = tuple[ClipModel, QuantizationReport]
@@ -27,6 +30,38 @@ class ModelHolder:
     def model(self) -> ClipModel:
         """The loaded model."""
         return self.resolved.load(self.device)
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, object]:
+        return fingerprint(self.model)
+
+    @contextmanager
+    def lent(self, to: str) -> Iterator[ClipModel]:
+        """The full-precision model, for somebody who must leave it as it is.
+
+        One that was changed is let go, so that whoever comes next loads it again.
+
+        Args:
+            to: who gets it, for the message.
+
+        Raises:
+            PluginError: it was changed; names the first part.
+        """
+        model, before = self.model, self._fingerprint
+        try:
+            yield model
+        finally:
+            changed = differences(before, fingerprint(model))
+            if changed:
+                self.__dict__.pop("model", None)
+                self.__dict__.pop("_fingerprint", None)
+                self._last = None
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise PluginError(
+                f"{to} changes the full-precision model that all quantizations are made from ({changed[0]}{more}); "
+                "it must work on the copy that it is given"
+            )
 
     def quantized(self, content: str, make: Callable[[], Quantized]) -> Quantized:
         """The quantized model of this content hash, made unless it is the one that was kept."""

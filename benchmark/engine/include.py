@@ -13,6 +13,8 @@ from benchmark.plugins import tasks
 from benchmark.quantization import quantizers
 from benchmark.registry import Origin, Registry
 from benchmark.tracking import trackers
+from benchmark.utils.guard import described
+from benchmark.utils.signals import is_stop
 
 _REGISTRIES: tuple[Registry[Any], ...] = (tasks, quantizers, sources, trackers)
 
@@ -32,8 +34,10 @@ def include_files(paths: Sequence[Path]) -> None:
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:  # a stranger's file may raise anything
-            raise PluginError(f"--include {path}: {type(error).__name__}: {error}") from error
+        except BaseException as error:  # a stranger's file may raise anything
+            if is_stop(error):
+                raise
+            raise PluginError(f"--include {path}: {described(error)}") from error
         origin = Origin(str(path), path.stem)
         found = 0
         for plugin in list(vars(module).values()):

@@ -4,6 +4,11 @@ A claim is an operating-system lock, which a dead owner on this machine loses at
 the owner and whose time of change is its heartbeat. The heartbeat is for owners on other machines, or in other
 containers, that share the folder: one that has been silent for `STALE` seconds counts as dead, whether its lock is seen
 here or not. It also serves where the file system has no locks. Nobody refreshes or removes a name that is not his own.
+
+A process of this machine can be alive and do nothing: one that is stopped (SIGSTOP, Ctrl-Z) and has been silent for
+`STOPPED` seconds, or that this process has seen silent for `STALE` seconds of its own clock, counts as dead although it
+still has its lock. (The own clock stands still while the whole machine sleeps: then nobody is taken over.) What was
+taken over is held without the lock; when the stopped process goes on, it finds another's name, or the records.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,10 +26,11 @@ from typing import Literal, Self
 from filelock import FileLock, Timeout
 
 from benchmark.errors import StorageError, why
-from benchmark.utils.processes import is_gone, is_here, owner
+from benchmark.utils.processes import is_gone, is_here, is_stopped, owner
 
 BEAT = 20.0
 STALE = 120.0
+STOPPED = 30.0
 UNSIGNED = "another process"
 """Stands for an owner that has not written its name yet."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -34,10 +41,12 @@ class Claims:
 
     Args:
         beat: seconds between heartbeats. stale: seconds of silence after which an owner on another machine is dead.
+        stopped: the same for one that is stopped, on this machine.
     """
 
-    def __init__(self, home: Path, beat: float = BEAT, stale: float = STALE) -> None:
-        self.folder, self.beat, self.stale = home / "claims", beat, stale
+    def __init__(self, home: Path, beat: float = BEAT, stale: float = STALE, stopped: float = STOPPED) -> None:
+        self.folder, self.beat, self.stale, self.stopped = home / "claims", beat, stale, stopped
+        self._heard: dict[str, tuple[tuple[str, float], float]] = {}
         self._held: dict[str, FileLock | None] = {}
         self._ended = threading.Event()
         self._heart: threading.Thread | None = None
@@ -82,6 +91,10 @@ class Claims:
             self._heart.start()
         return None
 
+    def ours(self, key: str) -> bool:
+        """Whether a claim that was taken is still this process's; another may have taken it over meanwhile."""
+        return key in self._held and self._owner(key) == owner()
+
     def release(self, key: str) -> None:
         """Give a claim up; one that another took over while this process was suspended is that one's."""
         lock = self._held.pop(key)
@@ -109,7 +122,7 @@ class Claims:
     def _sign(self, key: str, lock: FileLock | Literal[False] | None) -> str | None:
         """Write our name, over that of a dead owner; returns a living owner's."""
         holder = self._owner(key)
-        if holder is None and lock is False:
+        if holder is None and lock is False and self._silent(key, "", 0.0) < self.stopped:
             return UNSIGNED
         if holder is not None:
             if self._alive(key, holder, lock):
@@ -130,16 +143,34 @@ class Claims:
             aside.unlink()
 
     def _alive(self, key: str, holder: str, lock: FileLock | Literal[False] | None) -> bool:
-        if lock is not None and (is_here(holder) or not holder):  # a living owner keeps the lock from us
-            return lock is False
-        if is_here(holder):
-            return not is_gone(holder)
-        probe = self.folder / f".clock-{uuid.uuid4().hex}"  # the file server's clock, not ours
+        if is_here(holder) and is_gone(holder):
+            return False
+        if isinstance(lock, FileLock) and holder in ("", owner()):  # a living owner would keep the lock from us
+            return False
         try:
-            probe.touch()
-            return probe.stat().st_mtime - self._file(key).stat().st_mtime < self.stale
+            beat = self._file(key).stat().st_mtime
         except FileNotFoundError:  # given up just now
             return False
+        if is_here(holder) or (not holder and lock is False):
+            silent = self._silent(key, holder, beat)
+            if is_stopped(holder) and max(silent, self._since(beat)) >= self.stopped:
+                return False
+            return silent < self.stale
+        return self._since(beat) < self.stale
+
+    def _silent(self, key: str, holder: str, beat: float) -> float:
+        """Seconds for which this process has seen no new owner and no heartbeat."""
+        now, sign = time.monotonic(), (holder, beat)
+        before, since = self._heard.get(key, (sign, now))
+        self._heard[key] = (sign, since if sign == before else now)
+        return now - self._heard[key][1]
+
+    def _since(self, beat: float) -> float:
+        """Seconds since a heartbeat, by the file server's clock."""
+        probe = self.folder / f".clock-{uuid.uuid4().hex}"
+        try:
+            probe.touch()
+            return probe.stat().st_mtime - beat
         finally:
             probe.unlink(missing_ok=True)
 

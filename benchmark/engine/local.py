@@ -15,8 +15,9 @@ from benchmark.engine.plan import Configuration, Evaluation
 from benchmark.engine.provenance import provenance
 from benchmark.engine.request import Timing
 from benchmark.engine.timing import time_configuration
-from benchmark.errors import DamagedSamplesError, StorageError
+from benchmark.errors import DamagedSamplesError, InputError, NonFiniteError, QuantizationError, StorageError
 from benchmark.spec import FP32
+from benchmark.utils.guard import guarded
 from benchmark.utils.processes import shown
 from benchmark.utils.progress import Advance
 
@@ -130,10 +131,12 @@ class Local:
             return
         names = {name for e in maker.configuration.evaluations for r in e.roles.values() for name in r}
         try:
-            self._checked = maker.check_inputs(names)
-        except Exception as error:
-            if not out_of_memory(error):  # that will be the evaluation's reason
+            self._checked = guarded("checking the inputs", lambda: maker.check_inputs(names))
+        except (InputError, QuantizationError, NonFiniteError, StorageError) as error:
+            if not out_of_memory(error):
                 raise
+            self._checked = True
+        except Exception:  # raised again by its evaluations, whose reason it will be
             self._checked = True
 
     def _wait(self, configuration: Configuration, holder: str) -> None:

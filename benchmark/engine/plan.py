@@ -29,7 +29,7 @@ class Settings:
 
     Attributes:
         device: torch device; its kind ("cpu", "cuda") is hashed.
-        batch_size, workers: images a forward pass, processes that decode and corrupt; results depend on neither.
+        batch_size, workers, task_timeout: images a pass, decoding processes, seconds of a task; results depend on none.
         exact_float: evaluate simulated quantizations in float even where integer codes would do; hashed.
         precision: `bf16` and `fp16` run the models under autocast; hashed. compile: by torch.compile; hashed.
         engine: integer engine of the machine that evaluated, to read its results elsewhere; None asks this one.
@@ -42,6 +42,7 @@ class Settings:
     precision: Precision = "fp32"
     compile: bool = False
     engine: str | None = None
+    task_timeout: float | None = None
 
     def hashed(self) -> dict[str, Any]:
         """The part that can change a number; the integer engine's rounding differs from float in the last bits.
@@ -264,18 +265,17 @@ def _limited(spec: DataSpec, limit: int | None) -> DataSpec:
 
 
 def _calibration(suite: SuiteSpec, data: Mapping[str, Data]) -> Data | None:
-    if suite.calibration is None:
-        return None
-    if data[suite.calibration].captions is None:
+    found = None if suite.calibration is None else data[suite.calibration]
+    if found is not None and found.captions is None:
         raise SpecError(f"suite '{suite.name}': calibration '{suite.calibration}' has no captions")
-    return data[suite.calibration]
+    return found
 
 
 def _bound(
     roles: Mapping[str, str | tuple[str, ...]], groups: Mapping[str, Mapping[str, DataSpec]]
 ) -> dict[str, tuple[str, ...]]:
-    named = {role: (bound,) if isinstance(bound, str) else bound for role, bound in roles.items()}
-    return {role: tuple(single for name in bound for single in groups[name]) for role, bound in named.items()}
+    named = ((role, (bound,) if isinstance(bound, str) else bound) for role, bound in roles.items())
+    return {role: tuple(single for name in bound for single in groups[name]) for role, bound in named}
 
 
 def _unnamed(

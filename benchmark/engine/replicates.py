@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from numpy.typing import NDArray
 
 from benchmark.bank import FeatureBank
 from benchmark.engine.banks import Caches
+from benchmark.engine.evaluate import run_comparison, run_task
 from benchmark.engine.holding import Models
 from benchmark.engine.plan import Evaluation, Plan
+from benchmark.errors import PluginError, ReliquantError
 from benchmark.plugins import Banks, Outcome
 from benchmark.spec import FP32, QuantSpec
+from benchmark.utils.guard import described
 from benchmark.utils.progress import Silent
 
 GROUPS = 10
@@ -56,15 +60,25 @@ class Replicates:
             texts = maker.texts(evaluation.texts)
             for group in range(GROUPS):
                 rest = {role: [self._without(bank, group) for bank in some] for role, some in banks.items()}
-                found[group] |= self._metrics(evaluation, Banks(rest, evaluation.options, texts), group, quant == FP32)
+                given, seconds = Banks(rest, evaluation.options, texts), plan.settings.task_timeout
+                found[group] |= self._metrics(evaluation, given, group, quant == FP32, seconds)
         return found
 
-    def _metrics(self, evaluation: Evaluation, banks: Banks, group: int, full: bool) -> dict[str, float]:
-        outcome = evaluation.task.run(banks)
+    def _metrics(
+        self, evaluation: Evaluation, banks: Banks, group: int, full: bool, seconds: float | None
+    ) -> dict[str, float]:
+        try:
+            outcome = run_task(evaluation.task, banks, seconds)
+        except ReliquantError:
+            raise
+        except Exception as error:  # a stranger's task may raise anything
+            raise PluginError(f"task '{evaluation.task.name}' raised {described(error)}") from error
         if full:
             self._full[evaluation.name, group] = outcome
         reference = self._full.get((evaluation.name, group))
-        compared = evaluation.task.run_comparison(outcome, reference).metrics if reference and not full else {}
+        compared: Mapping[str, float] = {}
+        if reference and not full:
+            compared = run_comparison(evaluation.task, outcome, reference, seconds).metrics
         return {f"{evaluation.name}/{key}": float(value) for key, value in {**outcome.metrics, **compared}.items()}
 
     def _without(self, bank: FeatureBank, group: int) -> FeatureBank:

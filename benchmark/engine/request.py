@@ -43,6 +43,11 @@ class Json:
 
     json: bool = option(False, "One JSON object a line on stdout.")
 
+    @property
+    def for_programs(self) -> bool:
+        """Whether stdout is kept free of everything else."""
+        return self.json
+
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogues:
@@ -112,6 +117,13 @@ class Batches:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskLimit:
+    """How long a task may take."""
+
+    task_timeout: float | None = option(None, "Give a task up after so many seconds (default: never).")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExactFloat:
     """In float alone."""
 
@@ -172,7 +184,7 @@ class RayOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRequest(Json, Quiet, Home, Store, Trackers, Pixels, Batches, Evaluations):
+class RunRequest(Json, Quiet, Home, Store, Trackers, Pixels, TaskLimit, Batches, Evaluations):
     """Evaluate a suite; finished evaluations are not done again."""
 
     spectrum: Sequence[str] = option((), "Spectral study of this data too; repeatable.")

@@ -74,7 +74,8 @@ def _requested_suite(request: Evaluations) -> SuiteSpec:
 
 def _settings(request: Evaluations) -> Settings:
     check_precision(request.precision)
-    return Settings(**{name: getattr(request, name) for name in SETTINGS if hasattr(request, name)})
+    limit = check_seconds(getattr(request, "task_timeout", None), "--task-timeout")
+    return Settings(**{name: getattr(request, name) for name in SETTINGS if hasattr(request, name)}, task_timeout=limit)
 
 
 def all_with_overrides(names: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
@@ -136,6 +137,17 @@ def parse_size(text: str, option: str) -> int:
         raise InputError(f"{option} '{text}': expected a size such as 20GB, 500MB or 0")
     powers = {"B": 0, "KB": 1, "MB": 2, "GB": 3, "TB": 4}
     return int(Decimal(match[1]) * 1000 ** powers[(match[2] or "B").upper()])
+
+
+def check_seconds(seconds: float | None, option: str) -> float | None:
+    """A time limit.
+
+    Raises:
+        InputError: it is not above 0.
+    """
+    if seconds is not None and not seconds > 0:
+        raise InputError(f"{option} {seconds:g}: expected a number of seconds above 0")
+    return seconds
 
 
 def check_device(device: str) -> None:

@@ -62,7 +62,8 @@ def run(
     ledger = Ledger(home)
     caches = Caches.open(home / "cache", pixel_budget, skip_broken)
     with Claims(home) as claims, progress.phase(f"suite {plan.suite.name}", len(plan.configurations)) as advance:
-        driver = Driver(plan, ledger, claims, trackers, progress, Comparer(home) if compare else None, Sweep(plan))
+        comparer = Comparer(home, plan.settings.task_timeout) if compare else None
+        driver = Driver(plan, ledger, claims, trackers, progress, comparer, Sweep(plan))
         if ledger.broken_lines and any(map(driver.pending, plan.configurations)):
             progress.message(
                 f"{ledger.file}: {ledger.broken_lines} damaged rows are skipped; what they held is computed again"

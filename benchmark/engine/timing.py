@@ -8,6 +8,7 @@ from benchmark.engine.banks import BankMaker
 from benchmark.engine.request import Timing
 from benchmark.ledger.records import EfficiencyRow, Ledger
 from benchmark.quantization.efficiency import efficiency
+from benchmark.utils.guard import guarded, text_of
 
 BUDGET_S = 0.5
 """Seconds for each of the two timings of a configuration (whole batches, single images)."""
@@ -26,11 +27,12 @@ def time_configuration(maker: BankMaker, ledger: Ledger, timing: Timing) -> None
     quant = maker.configuration.quant
     with maker.progress.phase(f"time {quant.name}", 1) as advance:
         try:
-            quantized, report = maker.quantized
+            quantized, report = guarded(f"quantization method '{quant.method}'", lambda: maker.quantized)
+            model = maker.holder.model
+            found = guarded("timing", lambda: efficiency(model, quant, quantized, report, budget_s=BUDGET_S))
         except Exception as error:  # asked for again, and its evaluations have not needed the model, or have failed
-            maker.progress.message(f"{quant.name} could not be timed: {error}")
+            maker.progress.message(f"{quant.name} could not be timed: {text_of(error)}")
             return
-        found = efficiency(maker.holder.model, quant, quantized, report, budget_s=BUDGET_S)
         advance(1)
     ledger.append_efficiency(EfficiencyRow(content, platform.node(), found.to_json()))
 

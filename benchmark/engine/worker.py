@@ -20,7 +20,9 @@ from benchmark.engine.plan import Configuration, Plan, Settings, make_plan
 from benchmark.engine.provenance import provenance
 from benchmark.errors import InputError, NonFiniteError, QuantizationError, ReliquantError, StorageError
 from benchmark.spec import SuiteSpec
+from benchmark.utils.guard import guarded
 from benchmark.utils.progress import Silent
+from benchmark.utils.signals import catch_interrupts
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,14 @@ def work(order: Order) -> tuple[Answer, ...]:
     """
     import torch
 
+    catch_interrupts()
     os.environ.update({name: value for name, value in order.environment.items() if name not in os.environ})
     if order.folder.is_dir():
         os.chdir(order.folder)  # where the suite's relative paths begin
     torch.set_num_threads(order.threads)
     try:
         _include(order.include)
-        plan = make_plan(order.suite, order.settings)
+        plan = guarded("reading the suite", lambda: make_plan(order.suite, order.settings))
     except ReliquantError as error:
         return (_refusal(error),)
     configurations = {c.key: c for c in plan.configurations}
@@ -110,7 +113,8 @@ def _evaluated(order: Order, job: Job, plan: Plan, configuration: Configuration,
     report = None
     try:
         if order.check_inputs and first:
-            maker.check_inputs({name for e in configuration.evaluations for r in e.roles.values() for name in r})
+            names = {name for e in configuration.evaluations for r in e.roles.values() for name in r}
+            guarded("checking the inputs", lambda: maker.check_inputs(names))
         report = embed(maker, pending, job.with_report)
         results = {e.key: evaluate(maker, e, about) for e in pending}
     except StorageError as error:

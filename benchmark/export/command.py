@@ -31,6 +31,7 @@ from benchmark.export.writing import (
     new_folder,
     write_classes,
     write_config,
+    write_report,
     write_weights,
 )
 from benchmark.ledger.records import Ledger
@@ -129,6 +130,8 @@ def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str |
     if recipe is None:
         raise QuantizationError(f"model {configuration.model.ref} does not say what it is built from")
     copy_base(folder, recipe)
+    write_weights(folder, tensors)
+    write_report(folder, report)
     config = ExportConfig(
         format=VERSION,
         short_name=quant.name,
@@ -136,7 +139,7 @@ def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str |
         base=_base(configuration.model, recipe),
         layers={name: dict(state.about) for name, state in kept.items()},
         same=same,
-        weights=write_weights(folder, tensors),
+        files={},
         logit_scale=quantized.logit_scale,
         logit_bias=quantized.logit_bias,
         tuned=tuned_scale(configuration.evaluations, found.records, chosen),
@@ -144,14 +147,14 @@ def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str |
         calibration=plan.calibration_data(quant).digest if requires_calibration(quant) else None,
         provenance=_provenance(plan, configuration),
     )
-    write_config(folder, config, report)
-    check_same(folder, quantized, _probe(maker), plan.settings.device)
     suite = f"{plan.suite.name} (version {plan.suite.version})"
     size = (folder / WEIGHTS).stat().st_size
     about = (found.headline, found.changes, found.values)
     used = file_name(request.used_suite)
     facts = CardFacts(request.to.name, config, report, size, suite, used, request.line, *about)
     (folder / CARD).write_text(card(facts), encoding="utf-8")
+    write_config(folder, config)
+    check_same(folder, quantized, _probe(maker), plan.settings.device)
     return config
 
 
@@ -185,8 +188,8 @@ def _classes(folder: Path, plan: Plan, quantized: ClipModel, chosen: str | None)
         return None
     data = plan.data[chosen]
     text = embed_classes(quantized, data.class_names, data.templates)
-    sha256 = write_classes(folder, text)
-    return Classes(dataset=chosen, names=data.class_names, templates=data.templates, sha256=sha256)
+    write_classes(folder, text)
+    return Classes(dataset=chosen, names=data.class_names, templates=data.templates)
 
 
 def _provenance(plan: Plan, configuration: Configuration) -> dict[str, object]:

@@ -6,10 +6,13 @@ classes.safetensors          `text` (C, D): the class weights for serving, where
 quantization_report.json     the QuantizationReport
 base/                        tokenizer files and configurations of transformers parts, where there are any
 README.md                    the model card
+
+`reliquant.json` holds the SHA-256 of every other file; hidden files, which are never read, may come and go.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -23,15 +26,19 @@ from benchmark.models.preprocess import Preprocess
 from benchmark.models.references import EXPORT_NAME
 from benchmark.spec import Frozen, Name, QuantSpec, parse_spec
 
-VERSION = 1
+VERSION = 2
 """Of the folder's layout; a folder of another version is refused."""
 
 WEIGHTS = "model.safetensors"
 CLASSES = "classes.safetensors"
 REPORT = "quantization_report.json"
 CARD = "README.md"
+LITTER = frozenset({"Thumbs.db", "desktop.ini"})
+"""What systems leave in folders, beside hidden files."""
 BASE = "base"
 TEXT_MODEL = "text_model"
+FILES = {EXPORT_NAME, WEIGHTS, CLASSES, REPORT, CARD, BASE}
+"""Everything that an exported folder holds."""
 
 
 class Base(Frozen):
@@ -67,7 +74,6 @@ class Classes(Frozen):
     dataset: str
     names: tuple[str, ...] = Field(min_length=2)
     templates: tuple[str, ...]
-    sha256: str
 
 
 class ExportConfig(Frozen):
@@ -76,19 +82,19 @@ class ExportConfig(Frozen):
     Attributes:
         quantization: the QuantSpec; `short_name` is its name, for the reader.
         layers: name -> what `LayerState.about` says of it. same: tensor -> the one of equal content that is stored.
-        weights: SHA-256 of `model.safetensors`.
+        files: SHA-256 of every file of the folder but this one, by its path there, with `/`.
         logit_scale, logit_bias: the model's own. tuned: the refitted scale, where it was evaluated.
         calibration: digest of the calibration pairs, where the method looked at them.
         provenance: versions, device, the command, ...; for the reader, part of no digest.
     """
 
-    format: Literal[1]
+    format: Literal[2]
     short_name: str
     quantization: QuantSpec
     base: Base
     layers: dict[str, dict[str, JsonValue]] = Field(min_length=1)
     same: dict[str, str] = Field(default_factory=dict)
-    weights: str
+    files: dict[str, str]
     logit_scale: float = Field(gt=0)
     logit_bias: float
     tuned: TunedScale | None = None
@@ -98,10 +104,10 @@ class ExportConfig(Frozen):
 
 
 def read_config(folder: Path) -> ExportConfig:
-    """`reliquant.json` of a folder, its files checked against the digests that it names.
+    """`reliquant.json` of a folder, all files there checked against the digests that it names.
 
     Raises:
-        ModelError: a file is missing, damaged, or of another format version; the message names it.
+        ModelError: a file is missing, damaged, added, or of another format version; the message names it.
     """
     path = folder / EXPORT_NAME
     content = read_json(path)
@@ -114,20 +120,44 @@ def read_config(folder: Path) -> ExportConfig:
         config = parse_spec(ExportConfig, content, str(path))
     except SpecError as error:
         raise ModelError(str(error)) from None
-    expected = {WEIGHTS: config.weights}
-    if config.classes is not None:
-        expected[CLASSES] = config.classes.sha256
-    check_digests(folder, expected)
+    check_digests(folder, config.files)
+    needed = [WEIGHTS, REPORT, *([CLASSES] if config.classes is not None else [])]
+    if missing := [name for name in needed if name not in config.files]:
+        raise ModelError(f"{path}: 'files' has no digest of {missing[0]}; export the model again")
     return config
 
 
+def listed(folder: Path) -> list[str]:
+    """Paths of all files in an exported folder but `reliquant.json`, with `/`, without hidden ones and `LITTER`.
+
+    A link to a folder is listed as a file, which it is not.
+    """
+    found = []
+    for place, folders, files in os.walk(folder):
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in links]
+        names = [name for name in (*files, *links) if not name.startswith(".") and name not in LITTER]
+        found += [Path(place, name).relative_to(folder).as_posix() for name in names]
+    return sorted(name for name in found if name != EXPORT_NAME)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of an exported folder, for `ExportConfig.files`."""
+    return {name: file_digest(folder / name) for name in listed(folder)}
+
+
 def check_digests(folder: Path, expected: Mapping[str, str]) -> None:
-    """Refuse files whose bytes are not those that were written.
+    """Refuse a folder whose files are not those that were written.
 
     Raises:
-        ModelError: a file is missing or has another SHA-256.
+        ModelError: a file is missing, was added, or has another SHA-256.
     """
+    present = listed(folder)
+    if added := [name for name in present if name not in expected]:
+        raise ModelError(f"{folder / added[0]}: not one of the files in {EXPORT_NAME}; remove it or export again")
     for name, digest in expected.items():
+        if name not in present:
+            raise ModelError(f"{folder / name}: no such file, though {EXPORT_NAME} names it; export the model again")
         try:
             found = file_digest(folder / name)
         except OSError as error:

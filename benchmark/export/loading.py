@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import ModelError, QuantizationError
 from benchmark.export.folder import BASE, REPORT, TEXT_MODEL, WEIGHTS, ExportConfig, read_config
 from benchmark.models.identity import display_name, model_digest, read_json, tokenizer_files
-from benchmark.models.references import EXPORTED, Quantized, Recipe, Reference, ResolvedModel, folder_of
+from benchmark.models.references import EXPORT_NAME, EXPORTED, Quantized, Recipe, Reference, ResolvedModel, folder_of
 from benchmark.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ def _recipe(config: ExportConfig, folder: Path) -> Recipe:
         raise ModelError(f"{tokenizer}: the tokenizer's files are missing; export the model again")
     if text_model and not (text_model / "config.json").is_file():
         raise ModelError(f"{text_model / 'config.json'}: no such file; export the model again")
-    return Recipe(config.base.library, config.base.architecture, tokenizer, text_model)
+    return Recipe(config.base.library, config.base.architecture, tokenizer, text_model).checked(
+        str(folder / EXPORT_NAME)
+    )
 
 
 def _load(

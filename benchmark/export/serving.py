@@ -10,13 +10,14 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmark.data.decode import decode, resize
+from benchmark.data.decode import LIMITS, check_size, decode, resize
 from benchmark.engine.embed import embed_images
 from benchmark.errors import DataError, ModelError
 from benchmark.export.folder import CLASSES, read_config
@@ -27,8 +28,14 @@ from benchmark.models.checkpoint import read_state
 if TYPE_CHECKING:
     import pandas as pd
 
+    from benchmark.models.base import Preprocess
+
 COLUMN = "image"
 BATCH = 32
+ROWS = 1024
+"""Images in a request."""
+SECONDS = 60.0
+"""Time for the images of a request; nobody waits for what comes later."""
 _NPY = b"\x93NUMPY"
 
 
@@ -53,45 +60,63 @@ class Predictor:
         """Softmax of `scale * cos + bias`, (N, C), the scale refitted where it was: for N encoded images.
 
         Raises:
-            DataError: an image cannot be decoded; names its row.
+            DataError: an image cannot be decoded, or was not reached within SECONDS; names its row.
         """
         if not len(images):
             return np.zeros((0, len(self.names)))
-        features = embed_images(self.model, self._batches(images), lambda _: None)["image"]
+        features = embed_images(self.model, self._batches(images, monotonic() + SECONDS), lambda _: None)["image"]
         return softmax(logits(cosines(features, self.text), self.scale, self.bias))
 
-    def _batches(self, images: Sequence[bytes]) -> Iterable[NDArray[np.uint8]]:
+    def _batches(self, images: Sequence[bytes], end: float) -> Iterable[NDArray[np.uint8]]:
         for start in range(0, len(images), BATCH):
             rows = range(start, min(start + BATCH, len(images)))
-            yield np.stack([self._pixels(images[row], row) for row in rows])
+            yield np.stack([self._pixels(images[row], row, end) for row in rows])
 
-    def _pixels(self, encoded: object, row: int) -> NDArray[np.uint8]:
+    def _pixels(self, encoded: object, row: int, end: float) -> NDArray[np.uint8]:
         """uint8 (3, H, W) as in an evaluation."""
+        if monotonic() > end:
+            raise DataError(f"row {row} was not reached in {SECONDS:g} seconds; send fewer or smaller images")
         try:
-            image = read_image(encoded)
+            image = read_image(encoded, self.model.preprocess)
         except DataError as error:
             raise DataError(f"column '{COLUMN}', row {row}: {error}") from None
         return np.asarray(resize(image, self.model.preprocess)).transpose(2, 0, 1)
 
 
-def read_image(encoded: object) -> Image.Image:
+def read_image(encoded: object, preprocess: Preprocess | None = None) -> Image.Image:
     """An RGB image from the bytes of an image file or of a `.npy` file.
 
+    Args:
+        preprocess: what the image will be resized for; None where it is not.
+
     Raises:
-        DataError: neither can be read.
+        DataError: neither can be read, or it is beyond `benchmark.data.decode.LIMITS`.
     """
     if not isinstance(encoded, bytes | bytearray | memoryview):
         raise DataError(f"expected the bytes of an image file, got {type(encoded).__name__}")
     content = bytes(encoded)
     if not content.startswith(_NPY):
-        return decode(content)
+        return decode(content, preprocess, LIMITS)
+    return Image.fromarray(_array(content, preprocess))
+
+
+def _array(content: bytes, preprocess: Preprocess | None) -> NDArray[np.uint8]:
+    """The array of a `.npy` file, which is checked by its header: NumPy would first make room for what it claims."""
+    stream = io.BytesIO(content)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        shape, fortran, kind = readers[np.lib.format.read_magic(stream)](stream)
+    except Exception as error:  # NumPy documents none; a broken header makes it raise nearly any
         raise DataError(f"broken .npy file: {error}") from None
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise DataError(f"expected a uint8 array (H, W, 3), got {array.dtype} {array.shape}")
-    return Image.fromarray(array)
+    if kind.hasobject:
+        raise DataError("broken .npy file: it holds Python objects")
+    if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise DataError(f"expected a uint8 array (H, W, 3), got {kind} {shape}")
+    check_size((shape[1], shape[0]), preprocess, LIMITS)
+    values = np.frombuffer(content, np.uint8, offset=stream.tell())
+    if len(values) != np.prod(shape):
+        raise DataError(f"broken .npy file: {len(values)} bytes for an array {shape}")
+    return values.reshape(shape, order="F" if fortran else "C")
 
 
 def columns(names: Sequence[str]) -> tuple[str, ...]:
@@ -126,13 +151,21 @@ class Served:
         """A table with the column `image` -> one column of probabilities a class, one row an image.
 
         Raises:
-            DataError: the column is missing, or an image cannot be decoded.
+            RequestError: the column is missing, there are more than ROWS images, or one cannot be decoded. It is a
+                DataError, and what MLflow's server answers as a bad request, with one line and no stack trace.
         """
         import pandas as pd
 
+        from benchmark.export.request_error import RequestError
+
         if COLUMN not in model_input:
-            raise DataError(f"the input has no column '{COLUMN}'; it has {', '.join(map(str, model_input))}")
-        found = self.predictor.probabilities(list(model_input[COLUMN]))
+            raise RequestError(f"the input has no column '{COLUMN}'; it has {', '.join(map(str, model_input))}"[:300])
+        if len(model_input) > ROWS:
+            raise RequestError(f"{len(model_input)} images, more than {ROWS} in a request; send them in parts")
+        try:
+            found = self.predictor.probabilities(list(model_input[COLUMN]))
+        except DataError as error:
+            raise RequestError(str(error)) from None
         return pd.DataFrame(found, columns=list(self.predictor.names), index=model_input.index)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +20,20 @@ from torch import Tensor
 
 from benchmark.engine.embed import embed_images, embed_texts
 from benchmark.errors import InputError, QuantizationError, StorageError
-from benchmark.export.folder import BASE, CLASSES, REPORT, TEXT_MODEL, WEIGHTS, ExportConfig
+from benchmark.export.folder import BASE, CLASSES, FILES, REPORT, TEXT_MODEL, WEIGHTS, ExportConfig, digests
 from benchmark.models import resolve
 from benchmark.models.base import ClipModel
-from benchmark.models.checkpoint import file_digest
 from benchmark.models.references import EXPORT_NAME, Recipe
 from benchmark.quantization import LayerState, QuantizationReport
 from benchmark.quantization.state import aliases
+from benchmark.utils.processes import is_gone, is_here, owner
+
+OWNER = ".owner"
+"""In a folder aside: which process writes it, until it is whole."""
+
+_ASIDE = re.compile(r"\..+-(\d+)-[0-9a-f]{8}")
+STALE_SECONDS = 24 * 3600
+"""Age at which a folder aside of another machine counts as abandoned."""
 
 PROBE_TEXTS = ("a photo of a dog", "a diagram", "the number seven on a red background")
 
@@ -39,9 +48,12 @@ def new_folder(target: Path) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"--to {target}: exists already; choose another folder or remove it first")
     aside = target.parent / f".{target.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    _remove_abandoned(target.parent)
     try:
         aside.mkdir(parents=True)
+        (aside / OWNER).write_text(owner(), encoding="utf-8")
         yield aside
+        (aside / OWNER).unlink()
         if target.is_dir():
             target.rmdir()
         aside.rename(target)
@@ -49,6 +61,34 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise StorageError(f"--to {target}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove what killed exports left in a folder: a folder aside says whose it is, of one without, its name tells."""
+    for left in parent.glob(".*-*-*") if parent.is_dir() else ():
+        match = _ASIDE.fullmatch(left.name)
+        if match is None or not left.is_dir() or left.is_symlink():
+            continue
+        with suppress(OSError):  # another export was faster, or it is another user's
+            place = left / OWNER
+            if place.is_file():
+                who = place.read_text(encoding="utf-8", errors="replace")
+                old = time.time() - place.stat().st_mtime > STALE_SECONDS
+                abandoned = is_gone(who) or (old and not is_here(who))
+            else:  # killed before it was signed, or by the last step; or by an early version
+                abandoned = {file.name for file in left.iterdir()} <= FILES and not _runs(int(match[1]))
+            if abandoned:
+                shutil.rmtree(left)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def all_tensors(
@@ -76,16 +116,14 @@ def all_tensors(
     return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, same
 
 
-def write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write `model.safetensors`; its SHA-256."""
+def write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write `model.safetensors`."""
     _save(tensors, folder / WEIGHTS)
-    return file_digest(folder / WEIGHTS)
 
 
-def write_classes(folder: Path, text: NDArray[np.float32]) -> str:
-    """Write the class weights (C, D); the file's SHA-256."""
+def write_classes(folder: Path, text: NDArray[np.float32]) -> None:
+    """Write the class weights (C, D)."""
     _save({"text": torch.from_numpy(np.array(text, dtype=np.float32))}, folder / CLASSES)
-    return file_digest(folder / CLASSES)
 
 
 def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -106,10 +144,15 @@ def copy_base(folder: Path, recipe: Recipe) -> None:
         (folder / BASE / "config.json").write_text(json.dumps(dict(recipe.architecture), indent=1), encoding="utf-8")
 
 
-def write_config(folder: Path, config: ExportConfig, report: QuantizationReport) -> None:
-    """Write `reliquant.json` and the report."""
-    (folder / EXPORT_NAME).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
+def write_report(folder: Path, report: QuantizationReport) -> None:
+    """Write `quantization_report.json`."""
     (folder / REPORT).write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+
+
+def write_config(folder: Path, config: ExportConfig) -> None:
+    """Write `reliquant.json` with the digests of all other files, which must be there."""
+    config = config.model_copy(update={"files": digests(folder)})
+    (folder / EXPORT_NAME).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def check_same(folder: Path, quantized: ClipModel, pixels: NDArray[np.uint8], device: str) -> None:

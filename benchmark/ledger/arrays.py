@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,16 +10,16 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from benchmark.errors import StorageError, why
 from benchmark.utils.durable import sync_folder
+from benchmark.utils.locking import exclusive
 
 Arrays = Mapping[str, NDArray[Any]]
 Room = Callable[[tuple[int, ...]], NDArray[np.float32]]
@@ -134,6 +135,8 @@ class ArrayStore:
     def lock(self, key: str) -> Iterator[None]:
         """Only one process makes what this key stands for; the others wait and then find it.
 
+        One that is stopped is not waited for: then two may make it, and one of the copies stays.
+
         Keys share 256 lock files. Never take two locks at once.
 
         Raises:
@@ -142,14 +145,13 @@ class ArrayStore:
         place = self.folder / ".locks" / key[:2]
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(place)
-            lock.acquire()
+            with ExitStack() as stack:
+                stack.enter_context(exclusive(place, needed=False))
+                held = stack.pop_all()
         except OSError as error:
             raise StorageError(f"the cache {self.folder} cannot be written: {why(error)}") from error
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
     def trim(self, keep: str = "") -> None:
         """Drop least recently used entries until the budget holds, and files that dead writers left behind."""
@@ -190,7 +192,14 @@ def _open(folder: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
 
 
 def _load(path: Path) -> NDArray[Any]:
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    """Mapped so that a write past numpy's flag, by torch, changes a private page: not the file, and no signal comes."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:  # the system promises no memory for copies of all of it
+            raise
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array.flags.writeable = False
     return array
 
 

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from benchmark.errors import StorageError, why
 from benchmark.spec import digest
 from benchmark.utils.durable import sync_folder
+from benchmark.utils.locking import exclusive
+from benchmark.utils.processes import is_stopped_here
 
 ARRAY, META = "pixels.bin", "meta.json"
 FORMAT = 1
@@ -126,10 +127,10 @@ class Store:
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """Only one process makes an entry; the others wait and then find it."""
+        """Only one process makes an entry; the others wait and then find it, but for one that is stopped."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / f"{key}.lock"):
+            with exclusive(self.folder / f"{key}.lock", needed=False):
                 yield
         except OSError as error:
             raise StorageError(f"pixel cache {self.folder}: {why(error)}") from None
@@ -143,7 +144,8 @@ class Store:
         """
         self.drop(key)
         for stale in self.folder.glob(f"{key}.*.part"):
-            shutil.rmtree(stale, ignore_errors=True)
+            if not _stopped(stale):  # it may go on
+                shutil.rmtree(stale, ignore_errors=True)
         self._make_room(size, key)
         aside = self.folder / f"{key}.{os.getpid()}.part"
         aside.mkdir()
@@ -152,11 +154,18 @@ class Store:
             yield writer
             writer.finish()
             sync_folder(aside)
-            aside.rename(self.folder / key)
+            self._put(aside, key)
             sync_folder(self.folder)
         finally:
             writer.close()
             shutil.rmtree(aside, ignore_errors=True)
+
+    def _put(self, aside: Path, key: str) -> None:
+        try:
+            aside.rename(self.folder / key)
+        except OSError:
+            if key not in self:  # else another did not wait for this process, which was stopped: its copy stays
+                raise
 
     def drop(self, key: str) -> None:
         """Remove an entry; whoever has it mapped keeps it."""
@@ -185,7 +194,7 @@ class Store:
         return sorted(found)
 
     def _make_room(self, size: int, key: str) -> None:
-        with FileLock(self.folder / "evict.lock"):
+        with exclusive(self.folder / "evict.lock", needed=False):
             entries = self._entries()
             used = sum(entry[1] for entry in entries)
             for _, bytes_, name in entries:
@@ -205,6 +214,11 @@ class Store:
         except (ValueError, KeyError, AttributeError, UnicodeDecodeError):
             return None
         return meta if claimed == digest(meta) and meta["format"] == FORMAT else None
+
+
+def _stopped(part: Path) -> bool:
+    pid = part.suffixes[-2].removeprefix(".") if len(part.suffixes) > 1 else ""
+    return pid.isdigit() and is_stopped_here(int(pid))
 
 
 def _intact(path: Path, sizes: list[int], digests: list[str], threads: int) -> bool:

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from benchmark.errors import DamagedSamplesError, StorageError, why
@@ -24,6 +23,7 @@ from benchmark.ledger.samples import digest_of, pack, unpack
 from benchmark.plugins import Outcome
 from benchmark.spec import digest
 from benchmark.utils.durable import sync_folder
+from benchmark.utils.locking import exclusive
 
 Status = Literal["done", "failed"]
 
@@ -107,7 +107,7 @@ class Ledger:
             reason = why(error)
             way = "" if "--home" in reason else "; choose another with --home DIR"
             raise StorageError(f"results folder {home} cannot be written ({reason}){way}") from error
-        self._lock = FileLock(home / ".ledger.lock")
+        self._lock = home / ".ledger.lock"
         self.records: dict[str, Record] = {}
         self.reports: dict[str, ReportRow] = {}
         self.efficiencies: dict[str, EfficiencyRow] = {}
@@ -226,7 +226,7 @@ class Ledger:
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
         try:
-            with self._lock, self.file.open("r+b") as file:
+            with exclusive(self._lock), self.file.open("r+b") as file:
                 yield file
         except OSError as error:
             raise StorageError(f"{self.file} cannot be written: {why(error)}") from error

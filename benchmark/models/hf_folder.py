@@ -14,7 +14,8 @@ from benchmark.models.checkpoint import read_header
 from benchmark.models.identity import TOKENIZER_FILES, display_name, model_digest, read_json, tokenizer_files
 from benchmark.models.preprocess import from_transformers
 from benchmark.models.references import Recipe, Reference, ResolvedModel
-from benchmark.spec import ModelSpec
+from benchmark.models.untrusted import check_transformers
+from benchmark.spec import HUB_ID, ModelSpec
 
 if TYPE_CHECKING:
     from benchmark.models.base import ClipModel
@@ -52,9 +53,10 @@ def resolve(spec: ModelSpec, *, download: bool = True) -> ResolvedModel:
     place = spec.ref.removeprefix(PREFIX)
     folder = Path(place).expanduser()
     if not folder.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", place) or place.startswith("."):
+        if "/" not in place or not re.fullmatch(HUB_ID, place):
             raise ModelError(f"{place}: no such folder (from --model {spec.ref})")
         folder = _fetch(place, download)
+    check_transformers(folder)
     config = read_json(folder / "config.json")
     processor, where = _read_processor(folder)
     preprocess = from_transformers(processor, where)
@@ -84,7 +86,7 @@ def _fetch(repository: str, download: bool) -> Path:
     hub.fetch_folder(repository, TOKENIZER_FILES, download=download)
     weights = hub.fetch(repository, ["model.safetensors", INDEX], download=download)
     if weights.name == INDEX:
-        for shard in sorted(set(read_json(weights).get("weight_map", {}).values())):
+        for shard in _shards(weights):
             hub.fetch(repository, [shard], download=download)
     return folder
 
@@ -94,11 +96,22 @@ def _weights(folder: Path) -> tuple[Path, ...]:
         return (folder / "model.safetensors",)
     if not (folder / INDEX).is_file():
         raise ModelError(f"{folder}: model.safetensors is missing (other formats are not read)")
-    shards = tuple(folder / str(name) for name in sorted(set(read_json(folder / INDEX).get("weight_map", {}).values())))
+    shards = tuple(folder / name for name in _shards(folder / INDEX))
     for shard in shards:
         if not shard.is_file():
             raise ModelError(f"{shard}: no such file, though {INDEX} names it")
     return shards
+
+
+def _shards(index: Path) -> list[str]:
+    """Names of the weight files that an index names: safetensors beside it, nothing else."""
+    parts = read_json(index).get("weight_map")
+    names = set(map(str, parts.values())) if isinstance(parts, dict) else set()
+    wrong = sorted(name for name in names if Path(name).name != name or not name.endswith(".safetensors"))
+    if wrong or not names:
+        found = repr(wrong[0]) if wrong else "none"
+        raise ModelError(f"{index}: 'weight_map' must name safetensors files beside it (got {found})")
+    return sorted(names)
 
 
 def _read_processor(folder: Path) -> tuple[Mapping[str, Any], str]:

@@ -21,6 +21,7 @@ from benchmark.models.preprocess import Preprocess
 from benchmark.models.structure import block_names
 from benchmark.models.taps import open_clip_taps
 from benchmark.models.texts import NotPadding, TokenMask, UpToEnd, encode_causal, shortened
+from benchmark.models.untrusted import check_tokenizer_class, guarded
 from benchmark.spec import Tower
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 CLIP_TEXT = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
 """The text tower of open_clip's CLIP class, whose parts lie beside `visual`; other classes have a `text` module."""
+
+
+PLACEHOLDER = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
+"""The smallest text tower, built where one of transformers takes its place."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def load(source: Source, device: str = "cpu", restore: Callable[[nn.Module], Non
         ModelError: the architecture cannot be built, or the weights do not match it.
         NonFiniteError: a weight is NaN or infinite.
     """
-    config = copy.deepcopy(dict(source.recipe.architecture))
+    config = copy.deepcopy(dict(source.recipe.checked(source.name).architecture))
     tokenizer = _tokenizer(source, config["text_cfg"])
     module = _build(source, config)
     if restore is None:
@@ -63,7 +68,8 @@ def load(source: Source, device: str = "cpu", restore: Callable[[nn.Module], Non
     unroll(module)
     if restore is not None:
         restore(module)
-    towers, mask = _towers(module), _token_mask(module)
+    with guarded(source.name, "its text tower is not understood"):
+        towers, mask = _towers(module), _token_mask(module)
     return ClipModel(
         name=source.name,
         family=source.family,
@@ -99,16 +105,39 @@ def _build(source: Source, config: dict[str, Any]) -> Any:
     vision, text = config["vision_cfg"], config["text_cfg"]
     if vision.get("timm_model_name"):
         vision["timm_model_pretrained"] = False
-    if text.get("hf_model_name"):
-        text["hf_model_pretrained"] = False
-        text["hf_model_name"] = str(source.recipe.text_model)
     custom = config.pop("custom_text", False) or bool(text.get("hf_model_name"))
     kind = (CoCa if "multimodal_cfg" in config else CustomTextCLIP) if custom else CLIP
-    try:
-        return kind(**config)
-    except (TypeError, ValueError, RuntimeError, AssertionError, OSError, ImportError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{source.name}: this model_cfg cannot be built by open_clip ({reason})") from error
+    with guarded(source.name, "this model_cfg cannot be built by open_clip"):
+        if not text.get("hf_model_name"):
+            return kind(**config)
+        module: Any = kind(**config | {"text_cfg": PLACEHOLDER})
+        module.text = _text_tower(source, text, config["embed_dim"])
+        if kind is CustomTextCLIP:
+            module.context_length, module.vocab_size = module.text.context_length, module.text.vocab_size
+        return module
+
+
+def _text_tower(source: Source, text: Mapping[str, Any], width: int) -> Any:
+    """A transformers text tower with random weights, as open_clip's HFTextEncoder has it.
+
+    open_clip itself would have transformers ask whether to run code of the folder: its calls do not forbid it.
+    """
+    from open_clip import CLIPTextCfg
+    from open_clip.hf_model import HFTextEncoder
+    from transformers import AutoConfig
+
+    options = CLIPTextCfg(**text)
+    folder = str(source.recipe.text_model)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    pooler = options.hf_pooler_type
+    tower = HFTextEncoder(
+        folder, width, config, pooler, options.hf_proj_type, pretrained=False, output_tokens=options.output_tokens
+    )
+    if getattr(config, "is_encoder_decoder", False):
+        tower.transformer = tower.transformer.encoder
+    elif pooler != "cls_pooler":
+        tower.transformer.pooler = None
+    return tower
 
 
 def _adapted(module: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -138,7 +167,8 @@ def _tokenizer(source: Source, text: Mapping[str, Any]) -> Callable[[Sequence[st
 
     length, options = int(text.get("context_length", 77)), dict(text.get("tokenizer_kwargs") or {})
     if source.recipe.tokenizer is None:
-        tokenizer = SimpleTokenizer(context_length=length, **options)
+        with guarded(source.name, "no usable tokenizer"):
+            tokenizer = SimpleTokenizer(context_length=length, **options)
         vocabulary = int(text.get("vocab_size", 49408))
         if not text.get("hf_model_name") and tokenizer.vocab_size > vocabulary:
             raise ModelError(
@@ -153,14 +183,11 @@ def _hub_tokenizer(source: Source, text: Mapping[str, Any], length: int, options
     """A transformers tokenizer from its folder."""
     from open_clip.tokenizer import HFTokenizer
 
-    mode = text.get("tokenizer_mode")
-    try:
-        return HFTokenizer(
-            str(source.recipe.tokenizer), context_length=length, tokenizer_mode=mode, local_files_only=True, **options
-        )
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"{source.recipe.tokenizer}: no usable tokenizer ({reason})") from None
+    folder, safely = str(source.recipe.tokenizer), {"local_files_only": True, "trust_remote_code": False}
+    with guarded(folder, "no usable tokenizer"):
+        check_tokenizer_class(Path(folder))
+        mode = text.get("tokenizer_mode")
+        return HFTokenizer(folder, context_length=length, tokenizer_mode=mode, **options, **safely)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from benchmark.models.checkpoint import TORCH_SUFFIXES, count_parameters, find_w
 from benchmark.models.families import family_of
 from benchmark.models.identity import TOKENIZER_FILES, display_name, model_digest, read_json, tokenizer_files
 from benchmark.models.preprocess import Preprocess, from_open_clip
+from benchmark.models.untrusted import check_config, check_open_clip, check_transformers
 from benchmark.registry import Registry
-from benchmark.spec import ModelSpec, QuantSpec
+from benchmark.spec import HUB_ID, ModelSpec, QuantSpec
 
 if TYPE_CHECKING:
     from benchmark.models.base import ClipModel
@@ -52,6 +53,19 @@ class Recipe:
         """The files behind it."""
         tokenizer = tokenizer_files(self.tokenizer) if self.tokenizer else ()
         return (*tokenizer, *([self.text_model / "config.json"] if self.text_model else []))
+
+    def checked(self, where: str) -> Recipe:
+        """Itself, if nothing in its configurations leads to code.
+
+        Raises:
+            ModelError: names `where` or the file, and the key.
+        """
+        check = check_open_clip if self.library == "open_clip" else check_config
+        check(self.architecture, where)
+        for folder in (self.tokenizer, self.text_model):
+            if folder is not None:
+                check_transformers(folder)
+        return self
 
 
 @dataclass(frozen=True)
@@ -217,7 +231,7 @@ def _from_file(path: Path) -> _Parts:
 
 
 def _from_hub(repository: str, download: bool) -> _Parts:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+    if "/" not in repository or not re.fullmatch(HUB_ID, repository):
         raise ModelError(f"hf-hub:{repository}: expected hf-hub:ORG/NAME")
     path = hub.fetch(repository, [CONFIG_NAME], download=download)
     weights = hub.fetch(repository, ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"], download=download)
@@ -298,9 +312,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _resolve_open_clip(spec: ModelSpec, parts: _Parts, download: bool) -> ResolvedModel:
+    check_open_clip(parts.config, parts.where)
     preprocess = from_open_clip(parts.config["vision_cfg"].get("image_size", 224), parts.preprocess, parts.where)
     name = spec.name or display_name(spec.ref)
-    recipe = Recipe("open_clip", parts.config, *_companions(parts, download))
+    recipe = Recipe("open_clip", parts.config, *_companions(parts, download)).checked(parts.where)
     files = [parts.weights, *recipe.files]
     content = model_digest(parts.config, preprocess, files)
     family = family_of(parts.config)
@@ -333,9 +348,9 @@ def _companions(parts: _Parts, download: bool) -> tuple[Path | None, Path | None
     elif wanted:
         tokenizer = hub.fetch_folder(wanted, TOKENIZER_FILES, download=download)
     if tower:
-        local = parts.folder / tower if parts.folder else Path(tower)
-        inside = (local / "config.json").is_file()
-        text_model = local if inside else hub.fetch(tower, ["config.json"], download=download).parent
+        inside = parts.folder is not None and (parts.folder / tower / "config.json").is_file()
+        fetched = None if inside else hub.fetch(tower, ["config.json"], download=download).parent
+        text_model = parts.folder / tower if parts.folder is not None and inside else fetched
     return tokenizer, text_model
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import ModelError
 from benchmark.models.checkpoint import check_finite
 from benchmark.models.preprocess import Preprocess
+from benchmark.models.untrusted import check_tokenizer_class, check_transformers, guarded
 from benchmark.spec import Tower
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ def load(
     from benchmark.models.structure import block_names
     from benchmark.models.texts import shortened
 
+    check_transformers(folder)
     with _quiet():
         module = _build(folder) if restore is None else _blank(folder)
+        _check_towers(module, folder)
         tokenizer, padding = _tokenizer(folder, module.config)
     check_finite(dict(module.named_parameters()), folder)
     if family == "ALIGN":
@@ -121,11 +124,8 @@ def _build(folder: Path) -> Any:
 
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
     options["ignore_mismatched_sizes"] = True  # they come back in the report, by name
-    try:
+    with guarded(folder, "transformers cannot load it"):
         module, report = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"{folder}: transformers cannot load it ({reason})") from error
     problems = [
         f"{kind} {', '.join(map(str, sorted(found)[:2]))}" + (f" and {len(found) - 2:,} more" if len(found) > 2 else "")
         for kind, found in (
@@ -137,10 +137,13 @@ def _build(folder: Path) -> Any:
     ]
     if problems:
         raise ModelError(f"{folder}: the weights do not match the architecture: {'; '.join(problems)}")
+    return module
+
+
+def _check_towers(module: Any, folder: Path) -> None:
     for part in ("get_image_features", "get_text_features", "vision_model", "text_model"):
         if not hasattr(module, part):
             raise ModelError(f"{folder}: {type(module).__name__} is no dual encoder of images and texts (no {part})")
-    return module
 
 
 def _blank(folder: Path) -> Any:
@@ -148,12 +151,9 @@ def _blank(folder: Path) -> Any:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    try:
+    with guarded(folder, "transformers cannot build it"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"{folder}: transformers cannot build it ({reason})") from error
 
 
 def _logit_parameters(module: Any, folder: Path) -> tuple[float, float]:
@@ -188,12 +188,10 @@ def _tokenizer(folder: Path, config: Any) -> tuple[Tokenizer, int | None]:
     """
     from transformers import AutoTokenizer
 
-    try:
+    with guarded(folder, "no usable tokenizer; save the model's there"):
+        check_tokenizer_class(folder)
         inner = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"{folder}: no usable tokenizer ({reason}); save the model's tokenizer there") from None
-    length = min(int(inner.model_max_length), int(config.text_config.max_position_embeddings))
+        length = min(int(inner.model_max_length), int(config.text_config.max_position_embeddings))
     attends_all = str(config.model_type).startswith("siglip") or inner.pad_token_id in (None, inner.eos_token_id)
     return Tokenizer(inner, length), None if attends_all else int(inner.pad_token_id)
 

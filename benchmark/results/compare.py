@@ -25,6 +25,7 @@ from benchmark.metrics.resample import SEED, mean_difference
 from benchmark.metrics.significance import benjamini_hochberg, stars
 from benchmark.plugins import Better, Metric, Outcome, Task, paired, tasks
 from benchmark.spec import digest
+from benchmark.utils.guard import described, within
 from benchmark.utils.progress import Progress, shown
 
 VERSION = 2
@@ -111,10 +112,15 @@ def plain_significance(quantized: Outcome, reference: Outcome) -> dict[str, Comp
     return found
 
 
-def compare(task: Task, quantized: Outcome, reference: Outcome) -> dict[str, Comparison | str]:
+def compare(
+    task: Task, quantized: Outcome, reference: Outcome, seconds: float | None = None
+) -> dict[str, Comparison | str]:
     """Interval and p value of each metric of an evaluation, or the reason why there is none.
 
-    Args: the outcomes of one evaluation, metrics of `Task.run_comparison` included; rows are paired by sample id.
+    Args:
+        quantized, reference: outcomes of one evaluation, metrics of `Task.run_comparison` included; rows are paired by
+            sample id.
+        seconds: after which the task's significance is given up.
 
     Raises:
         DataError: the two were not evaluated on the same samples.
@@ -122,11 +128,12 @@ def compare(task: Task, quantized: Outcome, reference: Outcome) -> dict[str, Com
     """
     inference = task.inference or plain_significance
     try:
-        found = dict(inference(*paired(quantized, reference)))
+        pair = paired(quantized, reference)
+        found = within(seconds, f"task '{task.name}': significance", lambda: dict(inference(*pair)))
     except ReliquantError:
         raise
     except Exception as error:  # a stranger's task may raise anything
-        raise PluginError(f"task '{task.name}': significance raised {type(error).__name__}: {error}") from error
+        raise PluginError(f"task '{task.name}': significance raised {described(error)}") from error
     for key, comparison in found.items():
         task.metric(key)
         if not isinstance(comparison, Comparison | str):
@@ -155,8 +162,9 @@ class Comparer:
     A comparison that fails is not kept; `failures` says why, by evaluation.
     """
 
-    def __init__(self, home: Path) -> None:
-        self.folder = home / "comparisons"
+    def __init__(self, home: Path, seconds: float | None = None) -> None:
+        """Args: seconds: after which a task's significance is given up."""
+        self.folder, self.seconds = home / "comparisons", seconds
         self.failures: dict[str, str] = {}
 
     def changes(self, task: Task, record: Record, base: Record, load: Load) -> list[Change]:
@@ -198,7 +206,7 @@ class Comparer:
         if stored is not None:
             return stored
         try:
-            found = compare(task, load(record), load(base))
+            found = compare(task, load(record), load(base), self.seconds)
         except UndefinedMetric as reason:
             found = dict.fromkeys(task_keys(record), str(reason))
         except StorageError:

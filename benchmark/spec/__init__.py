@@ -2,6 +2,7 @@
 
 from benchmark.spec.base import (
     FP32,
+    HUB_ID,
     BindingSpec,
     DataSpec,
     Frozen,
@@ -20,6 +21,7 @@ from benchmark.utils.content_hash import canonical, digest, digest_of
 
 __all__ = [
     "FP32",
+    "HUB_ID",
     "BindingSpec",
     "DataSpec",
     "Frozen",

@@ -30,6 +30,9 @@ Tower = Literal["vision", "text"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """A name that stands in metric keys and file names: no slash, no blank, at most 64 characters."""
 
+HUB_ID = r"(?!buckets/)[A-Za-z0-9](?:[\w-]|\.(?!\.))*(?:/[A-Za-z0-9_](?:[\w-]|\.(?!\.))*)?(?<!\.py)(?<!\.)"
+"""`NAME` or `ORG/NAME` on the hub; no path, no `..`, no script."""
+
 S = TypeVar("S", bound=BaseModel)
 OptionName = Annotated[str, Field(pattern=r"^[a-z0-9]+$")]
 Text = Annotated[str, Field(min_length=1)]

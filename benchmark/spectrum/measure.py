@@ -23,6 +23,7 @@ from benchmark.models.references import refuse_quantized
 from benchmark.spec import FP32, SuiteSpec, digest
 from benchmark.spectrum.layers import VERSION, Features, Readout, layer_bases, spectra
 from benchmark.spectrum.model import CLEAN, Entry, Floats, Study
+from benchmark.utils.guard import described, guarded, text_of
 from benchmark.utils.progress import Advance, Progress
 
 PROBE = 8
@@ -102,7 +103,6 @@ class _Measurement:
 
     def __init__(self, asked: SpectrumPlan, makers: Sequence[BankMaker], progress: Progress) -> None:
         self.settings, self.makers, self.progress = asked.plan.settings, makers, progress
-        self.full = makers[0].holder.model
         self.pixels = {images: makers[0].pixels_of(data) for images, data in asked.data.items()}
         self.clean = asked.data[CLEAN]
         self.taps = [name for name in self.full.taps if name == "penultimate" or name.startswith("block:")]
@@ -110,6 +110,11 @@ class _Measurement:
         self.notes: list[str] = []
         self.failed: dict[str, str] = {}
         self._check_rows()
+
+    @property
+    def full(self) -> ClipModel:
+        """The full-precision model; loaded again where a method has changed it."""
+        return self.makers[0].holder.model
 
     def study(self) -> Study:
         """Pass 1: full precision's directions. Then for each entry one pass of its model beside its reference."""
@@ -146,7 +151,7 @@ class _Measurement:
     ) -> list[Entry]:
         name = maker.configuration.quant.name
         try:
-            model = maker.quantized[0]
+            model = guarded(f"quantization method '{maker.configuration.quant.method}'", lambda: maker.quantized)[0]
             entries = []
             for images in self.pixels:
                 reference = None
@@ -156,10 +161,10 @@ class _Measurement:
                 entries.append(Entry(name, images, spectra(stream, bases, readouts, labels, reference)))
         except StorageError:
             raise
-        except ReliquantError as error:
+        except Exception as error:  # a stranger's method may raise anything
             if name == FP32.name:
                 raise
-            self.failed[name] = str(error)
+            self.failed[name] = text_of(error) if isinstance(error, ReliquantError) else described(error)
             return []
         finally:
             if name != FP32.name:

@@ -75,6 +75,11 @@ class SpectrumRequest(
         return [*self.places, *([self.data] if "=" in self.data else [])]
 
     @property
+    def for_programs(self) -> bool:
+        """Whether stdout is kept free of everything else."""
+        return self.show == "json"
+
+    @property
     def show(self) -> Literal["table", "json", "path"]:
         """What is printed on stdout."""
         if self.paths_only:

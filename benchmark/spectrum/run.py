@@ -22,6 +22,8 @@ from benchmark.spectrum.measure import SpectrumPlan, measure_spectra, plan_spect
 from benchmark.spectrum.model import CLEAN, LayerSpectrum, Study, study_json, study_metrics
 from benchmark.spectrum.request import SpectrumRequest
 from benchmark.tracking import FinishedStudy, Tracker, trackers
+from benchmark.utils.guard import guarded, text_of
+from benchmark.utils.output import out
 from benchmark.utils.progress import open_progress
 
 if TYPE_CHECKING:
@@ -91,11 +93,15 @@ def _track(prepared: Prepared, study: Study, folder: Path) -> None:
     request = prepared.request
     finished = FinishedStudy(prepared.suite, "spectrum", name, study.key, tags, study_metrics(study), folder)
     for tracker in prepared.trackers:
+        uri = request.tracking_uri if tracker.takes_uri else None
+
+        def tell(tracker: Tracker = tracker, uri: str | None = uri) -> None:
+            tracker.open(request.home, uri).log_study(finished)
+
         try:
-            opened = tracker.open(request.home, request.tracking_uri if tracker.takes_uri else None)
-            opened.log_study(finished)
+            guarded(f"tracker '{tracker.name}'", tell)
         except Exception as error:  # a stranger's tracker or a server may raise anything
-            print(f"warning: tracker '{tracker.name}' could not be written ({error})", file=sys.stderr)
+            print(f"warning: tracker '{tracker.name}' could not be written ({text_of(error)})", file=sys.stderr)
 
 
 def write(study: Study, folder: Path) -> None:
@@ -116,7 +122,7 @@ def write(study: Study, folder: Path) -> None:
 def print_study(study: Study, folder: Path, show: Literal["table", "json", "path"]) -> None:
     """The tables on stdout, or the JSON there on one line, or only where things are; notes and failures on stderr."""
     if show == "json":
-        print(json.dumps(study_json(study), allow_nan=False))
+        print(json.dumps(study_json(study), allow_nan=False), file=out())
     elif show == "table":
         from rich.console import Console
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+STOPPED = ("T", "t")
+"""States of a process that was stopped, or is held by a debugger."""
 
 
 def owner() -> str:
@@ -29,6 +33,38 @@ def is_gone(who: str) -> bool:
     if is_here(who):
         return pid.isdigit() and _started(int(pid)) != start
     return host == socket.gethostname() and _boot(world) != _boot(_world())
+
+
+def is_stopped(who: str) -> bool:
+    """Whether a process of this machine is stopped, by SIGSTOP, Ctrl-Z or a debugger, and not yet continued."""
+    _, _, pid, start = _parts(who)
+    return is_here(who) and pid.isdigit() and _started(int(pid)) == start and is_stopped_here(int(pid))
+
+
+def is_stopped_here(pid: int) -> bool:
+    """Whether the process with this id is stopped."""
+    return _state(pid) in STOPPED
+
+
+def stopped_with(path: Path) -> int | None:
+    """A stopped process of this machine that has a file open, as a process has that holds its lock; None without one.
+
+    It is looked for below /proc; where there is none, and among other users' processes, nothing is found.
+    """
+    try:
+        wanted = path.stat()
+        found = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    except OSError:
+        return None
+    for process in found:
+        if not is_stopped_here(int(process.name)):
+            continue
+        with suppress(OSError):  # another user's, or ended just now
+            for handle in (process / "fd").iterdir():
+                with suppress(OSError):
+                    if os.path.samestat(handle.stat(), wanted):
+                        return int(process.name)
+    return None
 
 
 def shown(who: str) -> str:
@@ -68,8 +104,22 @@ def _started(pid: int) -> str:
         return ""
     except PermissionError:
         pass
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:  # no /proc here: the id has to do
+    fields = _stat(pid)
+    if not fields:  # no /proc here: the id has to do
         return "running"
     return "" if fields[0] in "ZX" else fields[19]
+
+
+def _state(pid: int) -> str:
+    """The letter of /proc; empty where it does not tell."""
+    fields = _stat(pid)
+    return fields[0] if fields else ""
+
+
+def _stat(pid: int) -> list[str]:
+    """What /proc says of a process, after its name; empty where there is no /proc."""
+    try:
+        content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return content.rpartition(")")[2].split()

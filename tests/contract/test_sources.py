@@ -86,7 +86,7 @@ def _hub_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
     def load_dataset(path: str, *_: Any, **__: Any) -> datasets.Dataset:
-        assert path == "someone/pictures"
+        assert path == "hf://datasets/someone/pictures"
         return table
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

@@ -23,6 +23,7 @@ from benchmark.cli import main
 from benchmark.engine.requested import with_overrides
 from benchmark.export.serving import Predictor, example
 from benchmark.ledger.records import Ledger
+from tests.hostile_images import eps, hostile
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT = "40"
@@ -164,19 +165,17 @@ def free_port() -> int:
 
 @contextmanager
 def served(uri: str, store: str, log: Path) -> Iterator[str]:
-    """`mlflow models serve` on a free loopback port, ended at the end with the process group that it started."""
+    """`reliquant serve` on a free loopback port, ended at the end with the process group that it started."""
     port = free_port()
-    mlflow = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local"]
+    command = [sys.executable, "-m", "benchmark.cli", "serve", uri, "--tracking-uri", store]
     environment = {
         **os.environ,
-        "MLFLOW_TRACKING_URI": store,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*mlflow, "--host", "127.0.0.1", "--port", str(port)],
+            [*command, "--port", str(port)],
             env=environment,
             stdout=output,
             stderr=output,
@@ -210,6 +209,28 @@ def post(url: str, content: dict[str, Any]) -> Any:
         return json.loads(answer.read())
 
 
+def refused() -> dict[str, tuple[int, str, dict[str, str], bytes]]:
+    """What is sent, in words -> status, a part of the message, further headers, body."""
+
+    def table(*images: bytes) -> bytes:
+        data = [[base64.b64encode(image).decode()] for image in images]
+        return json.dumps({"dataframe_split": {"columns": ["image"], "data": data}}).encode()
+
+    return {
+        "EPS": (400, "row 1: EPS is not read; convert it to PNG", {}, table(example((9, 9)), eps(Path("never")))),
+        "narrow": (400, "row 0: 5000000 x 1 pixels", {}, table(hostile()["PNG of 5,000,000 x 1"])),
+        "a large body": (413, "the body has more than", {"Content-Length": str(65 << 20)}, b"{"),
+        "many rows": (413, "send fewer rows", {}, table(*[b""] * 20_000)),
+        "deep": (400, "nested deeper than 8", {}, b"[" * 100_000),
+        "no JSON": (400, "", {}, b"{"),
+        "not base64": (400, "", {}, b'{"dataframe_split": {"columns": ["image"], "data": [[7]]}}'),
+        "other columns": (400, "", {}, b'{"dataframe_split": {"columns": ["picture"], "data": [["eA=="]]}}'),
+        "another format": (415, "must be JSON", {"Content-Type": "application/vnd.apache.parquet"}, b"PAR1"),
+        "a foreign page": (403, "another origin", {"Origin": "http://localhost:3000"}, table(example((9, 9)))),
+        "another name": (403, "that Host", {"Host": "evil.example"}, table(example((9, 9)))),
+    }
+
+
 @pytest.mark.slow
 def test_a_registered_model_is_served(suite: Path, tmp_path: Path) -> None:
     """In a process of its own, since MLflow keeps its store open: registered, served, asked over HTTP."""
@@ -236,5 +257,16 @@ def test_a_registered_model_is_served(suite: Path, tmp_path: Path) -> None:
             post(url, {"dataframe_split": {"columns": ["image"], "data": [["bm8gaW1hZ2U="]]}})
         assert caught.value.code == 400
         assert "row 0: broken image" in caught.value.read().decode()
+        for name, (status, message, headers, body) in refused().items():
+            request = urllib.request.Request(url, body, {"Content-Type": "application/json", **headers})
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(request, timeout=120)
+            said = caught.value.read().decode()
+            assert (caught.value.code, message in said) == (status, True), (name, caught.value.code, said)
+            assert "Traceback" not in said, name
+            assert "stack_trace" not in said, name
+            assert len(said.splitlines()) == 1, name
+            assert len(said) < 500, name
+        assert post(url, {"dataframe_split": {"columns": ["image"], "data": rows}})["predictions"] == answer
     assert list(answer[0]) == list(Predictor(to).names)
     assert np.allclose([list(row.values()) for row in answer], expected, atol=1e-9)

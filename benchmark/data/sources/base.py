@@ -44,7 +44,8 @@ class LoadedData:
     """What a source found.
 
     Attributes:
-        dataset: columns `image` (feature `datasets.Image`, nothing decoded yet), `label` int64 (-1: out of
+        dataset: columns `image` (feature `datasets.Image`: encoded bytes or a path, which only
+            `benchmark.data.decode` decodes), `label` int64 (-1: out of
             distribution), `sample_id` str (unique), perhaps `group` int64 and `caption` str. Images that lie inside
             a tar archive also have `offset` and `size` (int64, bytes within the file that the image's path names).
         class_names: names in the order of the labels; None where the data brings none.
@@ -145,7 +146,7 @@ def images_dataset(rows: dict[str, list[Any]]) -> datasets.Dataset:
     import datasets
 
     kinds = {"label": "int64", "sample_id": "string", "group": "int64", "caption": "string"}
-    features: dict[str, Any] = {"image": datasets.Image()}
+    features: dict[str, Any] = {"image": datasets.Image(decode=False)}
     for name in rows:
         if name != "image":
             features[name] = datasets.Value(kinds.get(name, "int64"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmark.data.corruption_names import COMMON, EXTRA, SEVERITIES
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions, images_dataset
@@ -51,7 +53,7 @@ class CifarC(Source[SourceOptions]):
         return found
 
     def load(self, spec: DataSpec) -> LoadedData:
-        """The block of one severity; PPM-encoded, that is, the same bytes with a header."""
+        """The block of one severity; BMP-encoded, which loses nothing."""
         images_file, labels_file = self.files(spec)
         images, labels = _read(images_file), _read(labels_file)
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or len(images) % len(SEVERITIES):
@@ -62,14 +64,19 @@ class CifarC(Source[SourceOptions]):
                 f"{labels_file}: expected {count} or {len(images)} whole numbers, got {labels.dtype} {labels.shape}"
             )
         start = (int(spec.severity or 1) - 1) * count
-        header = b"P6 %d %d 255\n" % (images.shape[2], images.shape[1])
         chosen = labels[start : start + count] if len(labels) == len(images) else labels
         rows: dict[str, list[Any]] = {
-            "image": [{"bytes": header + image.tobytes(), "path": None} for image in images[start : start + count]],
+            "image": [{"bytes": _bmp(image), "path": None} for image in images[start : start + count]],
             "label": chosen.astype(np.int64).tolist(),
             "sample_id": [f"{index:05d}" for index in range(count)],
         }
         return LoadedData(images_dataset(rows))
+
+
+def _bmp(image: NDArray[np.uint8]) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "BMP")
+    return out.getvalue()
 
 
 def _read(path: Path) -> NDArray[Any]:

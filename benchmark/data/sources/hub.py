@@ -11,7 +11,7 @@ from benchmark.data.sources.base import LoadedData, Source
 from benchmark.data.sources.image_folder import CLASS_FILE, TEMPLATE_FILE
 from benchmark.data.sources.parquet import ColumnOptions, from_columns, quiet_datasets
 from benchmark.errors import DataError
-from benchmark.spec import DataSpec, digest
+from benchmark.spec import HUB_ID, DataSpec, digest
 from benchmark.utils.files import read_lines
 from benchmark.utils.progress import shown
 
@@ -40,7 +40,8 @@ class Hub(Source[HubOptions]):
     """`path` is the id (`clip-benchmark/wds_imagenet1k`), `split` is `test` by default.
 
     Class names are those of a ClassLabel column; a webdataset's (recognised by its column `__key__`) are the files
-    `classnames.txt` and `zeroshot_classification_templates.txt` of the repository. Code in a repository is never run.
+    `classnames.txt` and `zeroshot_classification_templates.txt` of the repository. Code in a repository is never run,
+    and a local folder of that name never read.
     """
 
     name = "hub"
@@ -52,8 +53,11 @@ class Hub(Source[HubOptions]):
     def check(self, spec: DataSpec) -> None:
         """A well-formed id; asks no network."""
         super().check(spec)
-        if spec.path is None or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec.path):
-            raise DataError(f"source 'hub': 'path' must be an id such as clip-benchmark/wds_cifar10, got {spec.path!r}")
+        if spec.path is None or not re.fullmatch(HUB_ID, spec.path):
+            raise DataError(
+                f"source 'hub': 'path' must be an id such as clip-benchmark/wds_cifar10, got {spec.path!r}; "
+                "for a folder use 'source: webdataset', 'parquet' or 'image_folder'"
+            )
 
     def fingerprint(self, spec: DataSpec) -> str:
         """The addresses of the files, which name the commit, and their sizes; loads the data set."""
@@ -63,6 +67,7 @@ class Hub(Source[HubOptions]):
 
     def table(self, spec: DataSpec) -> datasets.Dataset:
         """The split with its own columns."""
+        self.check(spec)
         options = self.parse(spec)
         return _load(str(spec.path), options.config, spec.split or "test", options.revision)
 
@@ -79,13 +84,19 @@ class Hub(Source[HubOptions]):
 
 @functools.lru_cache(maxsize=4)
 def _load(path: str, config: str | None, split: str, revision: str | None) -> datasets.Dataset:
+    """Always from the hub: by its bare id `datasets` would take a folder of that name, or a reader such as `csv`."""
     import datasets
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    if path in _PACKAGED_DATASETS_MODULES:
+        raise DataError(f"hub data set '{path}': the name of a file format, no data set; give an id such as org/name")
     expected = (OSError, ValueError, HfHubHTTPError, OfflineModeIsEnabled, datasets.exceptions.DatasetsError)
     try:
         with quiet_datasets(), shown().phase(f"download {path}, or read it from the cache", 1) as advance:
-            found: datasets.Dataset = datasets.load_dataset(path, config, split=split, revision=revision)
+            found: datasets.Dataset = datasets.load_dataset(
+                f"hf://datasets/{path}", config, split=split, revision=revision
+            )
             advance(1)
             return found
     except expected as error:

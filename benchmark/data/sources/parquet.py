@@ -137,17 +137,17 @@ def from_columns(table: datasets.Dataset, options: ColumnOptions, spec: DataSpec
     group = _column(have, "group", options.group, ())
     key = _column(have, "id", options.id, ())
     labels, names = _coded(table, label, spec.classes if isinstance(spec.classes, tuple) else None)
-    ids = [str(v) for v in table[key][:]] if key else [f"{row:08d}" for row in range(len(table))]
+    ids = [str(v) for v in _values(table, key)] if key else [f"{row:08d}" for row in range(len(table))]
     columns: dict[str, list[Any]] = {"label": labels, "sample_id": ids}
     group_names = None
     if group is not None:
         columns["group"], group_names = _coded(table, group, None)
     if caption is not None:
-        columns["caption"] = [str(text) for text in table[caption][:]]
+        columns["caption"] = [str(text) for text in _values(table, caption)]
     images = table.select_columns([image])
     if image != "image":
         images = images.rename_column(image, "image")
-    images = images.cast_column("image", datasets.Image())
+    images = images.cast_column("image", datasets.Image(decode=False))
     features = datasets.Features(
         {name: datasets.Value("int64" if name in ("label", "group") else "string") for name in columns}
     )
@@ -163,13 +163,18 @@ def _column(have: list[str], role: str, wanted: str | None, usual: tuple[str, ..
     return wanted
 
 
+def _values(table: datasets.Dataset, column: str) -> list[Any]:
+    """A column as it is stored: the file says what type it is, and `datasets` would decode images and sounds."""
+    return list(table.select_columns([column]).with_format("arrow")[:][column].to_pylist())
+
+
 def _coded(
     table: datasets.Dataset, column: str | None, classes: tuple[str, ...] | None
 ) -> tuple[list[int], tuple[str, ...] | None]:
     """A label or group column as whole numbers, with names where the data has them."""
     if column is None:
         return [-1] * len(table), None
-    feature, values = table.features[column], table[column][:]
+    feature, values = table.features[column], _values(table, column)
     if hasattr(feature, "names"):
         return [int(v) if v is not None else -1 for v in values], tuple(feature.names)
     kind = np.asarray(values).dtype.kind

@@ -86,7 +86,7 @@ def test_webdataset_reads_members_in_place(tmp_path: Path) -> None:
     assert data.captions is not None
     assert data.captions[3] == "a caption of s0000003 \N{HONEYBEE}"
     same_pixels(spec, made)
-    first = data.dataset[0]["image"]  # the address works for `datasets` too
+    first = datasets.Image().decode_example(data.dataset[0]["image"])  # the address works for `datasets` too
     assert first.size == layouts.SIZES[0]
 
 

@@ -34,6 +34,7 @@ EVERYTHING = RunRequest(
     pixel_cache="20GB",
     device="cuda:1",
     batch_size=8,
+    task_timeout=60.5,
     exact_float=True,
     precision="bf16",
     compile=True,

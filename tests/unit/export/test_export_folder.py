@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -204,6 +205,16 @@ def _flip(place: Path) -> None:
     (place / WEIGHTS).write_bytes(content)
 
 
+def _signed(place: Path, name: str | None, content: str) -> None:
+    """Another content with its digest, as whoever makes a folder could; None: a file more, without."""
+    file = place / (name or "base/tokenizer_config.json")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content)
+    if name is not None:
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        _edit(lambda config: config["files"].update({name: sha256}))(place)
+
+
 def _pickle(place: Path) -> None:
     torch.save({"evil": torch.zeros(1)}, place / WEIGHTS)
 
@@ -211,15 +222,22 @@ def _pickle(place: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a flipped bit": (_flip, "model.safetensors: damaged"),
     "a pickle under its name": (_pickle, "model.safetensors: damaged"),
-    "no weights": (lambda place: (place / WEIGHTS).unlink(), "model.safetensors: cannot be read"),
+    "no weights": (lambda place: (place / WEIGHTS).unlink(), "model.safetensors: no such file"),
     "no report": (lambda place: (place / REPORT).unlink(), "quantization_report.json: no such file"),
-    "empty report": (lambda place: (place / REPORT).write_text("{}") and None, "no report of a quantization"),
+    "another report": (lambda place: (place / REPORT).write_text("{}") and None, "report.json: damaged"),
+    "empty report": (lambda place: _signed(place, REPORT, "{}"), "no report of a quantization"),
+    "another card": (lambda place: (place / CARD).write_text("safe") and None, "README.md: damaged"),
+    "a file more": (lambda place: _signed(place, None, "x"), "base/tokenizer_config.json: not one of the files"),
+    "a link more": (lambda place: (place / "base").symlink_to(place.parent), "base: not one of the files"),
+    "a path outside": (_edit(lambda c: c["files"].update({"../x": "0"})), "x: no such file, though reliquant.json"),
+    "no digests": (_edit(lambda c: c.pop("files")), "files"),
+    "no digest of the weights": (_edit(lambda c: c["files"].pop(WEIGHTS)), "model.safetensors: not one of the files"),
     "no config": (lambda place: (place / EXPORT_NAME).unlink(), "reliquant.json is missing"),
     "not json": (lambda place: (place / EXPORT_NAME).write_text("{") and None, "not valid JSON"),
-    "another version": (_edit(lambda c: c.update(format=2)), "format 2, this reliquant reads format 1"),
+    "another version": (_edit(lambda c: c.update(format=1)), "format 1, this reliquant reads format 2"),
     "foreign json": (
         lambda place: (place / EXPORT_NAME).write_text("{}") and None,
-        "format None, this reliquant reads format 1",
+        "format None, this reliquant reads format 2",
     ),
     "unknown method": (_edit(lambda c: c["quantization"].update(method="rnt")), "Did you mean 'rtn'"),
     "bad field": (_edit(lambda c: c.update(logit_scale=-1)), "logit_scale"),
@@ -240,6 +258,14 @@ def test_a_damaged_folder_is_one_clear_line(copy: Path, kind: str) -> None:
     with pytest.raises(ReliquantError, match=message) as caught:
         resolve(str(copy)).load()
     assert "\n" not in str(caught.value)
+
+
+def test_hidden_files_and_litter_change_nothing(copy: Path) -> None:
+    before = resolve(str(copy)).digest
+    for name in (".DS_Store", ".git/config", "Thumbs.db"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text("x")
+    assert resolve(str(copy)).digest == before
 
 
 def test_what_exists_is_not_overwritten(write: Callable[..., Path], folder: Path, home: Path) -> None:
@@ -344,6 +370,27 @@ def test_an_array_of_objects_is_not_unpickled() -> None:
     np.save(out, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match=r"broken \.npy"):
         read_image(out.getvalue())
+
+
+def test_a_request_has_limits_and_is_told_in_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What MLflow's scoring server sends: no stack trace, and not the input either."""
+    from mlflow.exceptions import MlflowException
+
+    served = _load_pyfunc(str(folder))
+    for images, message in (
+        ([example((9, 9)), b"%!PS-Adobe-3.0 EPSF-3.0"], "row 1: EPS is not read; convert it to PNG"),
+        ([example((9, 9))] * 1025, "1025 images, more than 1024"),
+    ):
+        with pytest.raises(MlflowException) as caught:
+            served.predict(pd.DataFrame({COLUMN: images}))
+        caught.value.message = f"Failed to predict data '{images}'."  # as MLflow's server does
+        told = json.loads(caught.value.serialize_as_json())
+        assert set(told) == {"error_code", "message"}
+        assert message in told["message"]
+        assert caught.value.get_http_status_code() == 400
+    monkeypatch.setattr("benchmark.export.serving.SECONDS", -1.0)
+    with pytest.raises(DataError, match="row 0 was not reached"):
+        served.predict(pd.DataFrame({COLUMN: [example((9, 9))]}))
 
 
 def test_a_folder_without_classes_cannot_be_served(copy: Path) -> None:

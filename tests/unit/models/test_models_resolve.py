@@ -238,9 +238,12 @@ class TestBadReferences:
             resolve(f"local-dir:{folder}")
 
     def test_architecture_that_open_clip_cannot_build(self, folder: Path) -> None:
-        _edit(folder, lambda config: config["model_cfg"]["vision_cfg"].update(depth=3))
-        with pytest.raises(ModelError, match=r"model_cfg cannot be built by open_clip .*depth"):
+        _edit(folder, lambda config: config["model_cfg"]["vision_cfg"].update(patch_size=0))
+        with pytest.raises(ModelError, match=r"model_cfg cannot be built by open_clip .*zero"):
             resolve(f"local-dir:{folder}").load()
+        _edit(folder, lambda config: config["model_cfg"]["vision_cfg"].update(depth=3))
+        with pytest.raises(ModelError, match=r"model_cfg\.vision_cfg\.depth: unknown to open_clip"):
+            resolve(f"local-dir:{folder}")
 
     def test_vocabulary_smaller_than_the_tokenizers(self, folder: Path) -> None:
         _edit(folder, lambda config: config["model_cfg"]["text_cfg"].update(vocab_size=100))

@@ -327,6 +327,32 @@ class TestInsideOpenClip:
         model.encode_text(TEXTS)
         assert called == set(model.layers("text"))
 
+    @pytest.mark.parametrize(
+        ("kind", "pooler"),
+        [
+            ("roberta", "cls_pooler"),
+            ("roberta", "mean_pooler"),
+            ("bert", "cls_last_hidden_state_pooler"),
+            ("mt5", None),
+        ],
+    )
+    def test_a_text_tower_is_what_open_clip_makes_of_it(self, tmp_path: Path, kind: str, pooler: str | None) -> None:
+        from open_clip import CustomTextCLIP
+
+        small = {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 2, "d_kv": 16} if kind == "mt5" else SIZES
+        common = {"vocab_size": len(WORDS), "pad_token_id": 0, "max_position_embeddings": 16}
+        transformers.AutoConfig.for_model(kind, **small, **common).save_pretrained(tmp_path / "tower")
+        text = {"hf_model_name": "tower", "hf_tokenizer_name": "x", "context_length": 10, "hf_proj_type": "mlp"}
+        text |= {"hf_pooler_type": pooler or "mean_pooler"}
+        model = resolve(self._write(tmp_path, text)).load()
+        own = text | {"hf_model_name": str(tmp_path / "tower"), "hf_model_pretrained": False}
+        expected = CustomTextCLIP(embed_dim=24, vision_cfg=VIT, text_cfg=own).eval()
+        expected.load_state_dict(load_file(tmp_path / "open_clip_model.safetensors"))
+        tokens = model.tokenizer(TEXTS)
+        with torch.no_grad():
+            wanted = expected.encode_text(torch.nn.functional.pad(tokens, (0, 10 - tokens.shape[1])), normalize=True)
+        torch.testing.assert_close(model.encode_text(TEXTS), wanted, rtol=1e-4, atol=1e-5)
+
     def test_the_tokenizer_counts_in_the_digest_and_must_be_there(self, tmp_path: Path) -> None:
         text = TEXT | {"vocab_size": len(WORDS), "hf_tokenizer_name": "org/siglip", "no_causal_mask": True}
         ref = self._write(tmp_path, text | {"pool_type": "last"})

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from benchmark.spec import QuantSpec
 from benchmark.utils.processes import is_gone, owner
 from search.history import evaluated
-from search.lost import BEAT, GRACE, UNSIGNED, Watch, reconcile, retry, signed
+from search.lost import BEAT, GRACE, STOPPED, UNSIGNED, Watch, reconcile, retry, signed
 from search.objective import Problem
 from search.storage import open_storage
 from tests.search_stub import MEDIUM, Stub, make_search
@@ -112,6 +112,22 @@ def test_the_trial_of_a_living_process_is_left_alone_however_long_it_takes(study
         assert reconcile(study, watch) == 0
         clock.now += 10 * GRACE
     assert states(study) == [TrialState.RUNNING]
+
+
+def test_the_trial_of_a_stopped_process_is_lost_after_a_while(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(study, owner=owner())
+    clock, is_stopped = Clock(), True
+    watch = Watch(clock)
+    monkeypatch.setattr("search.lost.is_stopped", lambda who: is_stopped)
+    assert reconcile(study, watch) == 0
+    clock.now = STOPPED + 1
+    is_stopped = False
+    assert reconcile(study, watch) == 0
+    is_stopped = True
+    assert reconcile(study, watch) == 1
+    assert states(study)[0] == TrialState.FAIL
 
 
 def test_on_another_machine_a_beating_worker_lives_and_a_silent_one_is_dead(tmp_path: Path) -> None:
