@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, cast
 
@@ -33,13 +34,22 @@ class Registry(Generic[T]):
     Args:
         kind: the word used in messages ("task", "quantizer", ...).
         group: the entry-point group.
-        base: class that every plugin object must be an instance of.
+        base: class that every plugin object must be an instance of; as `module:Class` it is imported when it is needed.
     """
 
-    def __init__(self, kind: str, group: str, base: type[Any]) -> None:
-        self.kind, self.group, self.base = kind, group, base
+    def __init__(self, kind: str, group: str, base: type[Any] | str) -> None:
+        self.kind, self.group, self._base = kind, group, base
         self._added: dict[str, tuple[T, Origin]] = {}
         self._loaded: dict[str, T] = {}
+
+    @cached_property
+    def base(self) -> type[Any]:
+        """Class that every plugin object must be an instance of."""
+        if isinstance(self._base, str):
+            module, _, name = self._base.partition(":")
+            kind: type[Any] = getattr(import_module(module), name)
+            return kind
+        return self._base
 
     @cached_property
     def _entry_points(self) -> dict[str, EntryPoint]:

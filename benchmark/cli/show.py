@@ -18,7 +18,7 @@ from benchmark.engine.reproduce import arguments, in_lines, requests
 from benchmark.engine.request import RunRequest
 from benchmark.errors import ReliquantError, UnknownNameError
 from benchmark.plugins import tasks
-from benchmark.quantization import parse, quantizers
+from benchmark.quantization.registry import read
 from benchmark.results.compare import Change, adjust
 from benchmark.results.formats import rows as export_rows
 from benchmark.results.load import find, open_ledger
@@ -80,7 +80,7 @@ def to_json(results: Results, row: Row) -> dict[str, Any]:
 def scheme(name: str) -> dict[str, Any] | None:
     """The fields of a quantization; None where its method is not installed here."""
     try:
-        return parse(name).model_dump(mode="json")
+        return read(name).model_dump(mode="json")
     except ReliquantError:
         return None
 
@@ -152,11 +152,12 @@ def _scheme_facts(row: Row) -> Iterator[tuple[str, str]]:
         yield "scheme", "full precision"
         return
     try:
-        spec = parse(row.quantization)
+        spec = read(row.quantization)
     except ReliquantError as error:
         yield "scheme", f"not readable here: {error}"
         return
-    yield "method", f"{spec.method}: {quantizers.get(spec.method).title}"
+    title = (row.report or {}).get("title")
+    yield "method", f"{spec.method}: {title}" if title else spec.method
     if spec.weight_bits is not None:
         group = f" of {spec.group_size}" if spec.group_size else ""
         kind = "symmetric" if spec.symmetric else "asymmetric"

@@ -15,7 +15,10 @@ from benchmark.data import expand, open_data
 from benchmark.engine.include import include_files
 from benchmark.engine.plan import check_suite
 from benchmark.errors import ReliquantError
-from benchmark.models import list_models, resolve
+from benchmark.models import resolve
+from benchmark.models.catalogue import published_parameters
+from benchmark.models.identity import read_json
+from benchmark.models.pretrained import architectures
 from benchmark.spec import DataSpec, ModelSpec, SuiteSpec
 from benchmark.spec.catalogue import catalogue
 from benchmark.spec.suite import load_suite
@@ -68,8 +71,7 @@ def survey(suite: SuiteSpec) -> Survey:
     """
     quants, bindings, groups = check_suite(suite)
     missing: list[str] = []
-    known = {info.ref: info.parameters for info in list_models()}
-    costs = [cost for model in suite.models if (cost := _forward_flops(model, known, missing)) is not None]
+    costs = [cost for model in suite.models if (cost := _forward_flops(model, missing)) is not None]
     images, unknown = 0, []
     for name in groups:
         count = _count(suite.data[name], name, suite.limit, missing)
@@ -135,9 +137,9 @@ def flops_per_second() -> float:
     return 2 * 1024**3 * count / (perf_counter() - start)
 
 
-def _forward_flops(spec: ModelSpec, known: dict[str, int | None], missing: list[str]) -> float | None:
+def _forward_flops(spec: ModelSpec, missing: list[str]) -> float | None:
     """FLOPs of the vision tower for one image: 2 x weights x positions (a ViT: 12 x layers x width^2 weights)."""
-    parameters = known.get(spec.ref)
+    parameters = published_parameters(spec.ref)
     files: Sequence[Path] = ()
     try:
         resolved = resolve(spec)
@@ -154,13 +156,12 @@ def _forward_flops(spec: ModelSpec, known: dict[str, int | None], missing: list[
 
 def architecture(ref: str, files: Sequence[Path]) -> dict[str, Any]:
     """open_clip's configuration of a model, from its own file or by `NAME/PRETRAINED`; empty for others."""
-    from open_clip import get_model_config
-
     for file in files:
         if file.name == "open_clip_config.json":
             return dict(json.loads(file.read_text(encoding="utf-8")).get("model_cfg", {}))
     name, slash, _ = ref.partition("/")
-    return dict(get_model_config(name) or {}) if slash and ":" not in name else {}
+    known = architectures() if slash and ":" not in name else {}
+    return read_json(known[name]) if name in known else {}
 
 
 def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str]) -> int | None:

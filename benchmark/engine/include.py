@@ -10,7 +10,7 @@ from typing import Any
 from benchmark.data import sources
 from benchmark.errors import InputError, PluginError
 from benchmark.plugins import tasks
-from benchmark.quantization import quantizers
+from benchmark.quantization.registry import quantizers
 from benchmark.registry import Origin, Registry
 from benchmark.tracking import trackers
 from benchmark.utils.guard import described

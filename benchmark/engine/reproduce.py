@@ -11,7 +11,7 @@ from typing import Any
 from benchmark.engine.request import ASKED, FILES, SETTINGS, RunRequest
 from benchmark.errors import ReliquantError
 from benchmark.ledger.records import Record
-from benchmark.quantization import parse
+from benchmark.quantization.registry import read
 from benchmark.spec import FP32, SuiteSpec, canonical
 from benchmark.utils.options import words
 
@@ -96,5 +96,5 @@ def _canonical(names: Iterable[str]) -> set[str]:
     found = set()
     for name in names:
         with suppress(ReliquantError):
-            found.add(parse(name).name)
+            found.add(read(name).name)
     return found

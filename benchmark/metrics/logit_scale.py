@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 
 from benchmark.errors import InputError, UndefinedMetric
 from benchmark.metrics.arrays import Floats, Ints, as_labels, as_matrix
@@ -58,6 +57,8 @@ def tune_logit_scale(
     the model's own scale; bounds (low, high) of s.
     Raises UndefinedMetric when each image has the same cosine to all classes (any scale is as good).
     """
+    from scipy.optimize import minimize_scalar  # late: the import takes most of a second, a finished sweep needs none
+
     matrix = as_matrix(cos, "cosines")
     truth = as_labels(labels, *matrix.shape)
     low, high = bounds

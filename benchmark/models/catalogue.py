@@ -8,7 +8,8 @@ from pathlib import Path
 from benchmark.models import hub
 from benchmark.models.families import family_of
 from benchmark.models.identity import read_json
-from benchmark.models.references import architectures, demo_folder, is_cached, resolve
+from benchmark.models.pretrained import architectures, tags
+from benchmark.models.references import demo_folder, is_cached, resolve
 from benchmark.spec.groups import groups
 from benchmark.spec.yaml_file import load_yaml
 
@@ -58,15 +59,24 @@ def _demo() -> list[ModelInfo]:
 
 def _open_clip() -> list[ModelInfo]:
     known = architectures()
-    from open_clip import pretrained
-
     sizes = load_yaml(PARAMETERS)
     infos = []
-    for name, tag in pretrained.list_pretrained():
+    for name, tag in tags().list_pretrained():
         family = family_of(read_json(known[name]))
-        cached = is_cached(pretrained.get_pretrained_cfg(name, tag))
+        cached = is_cached(tags().get_pretrained_cfg(name, tag))
         infos.append(ModelInfo(f"{name}/{tag}", family, sizes.get(name), cached))
     return infos
+
+
+def published_parameters(ref: str) -> int | None:
+    """The number of weights of a model as its makers say, by its reference; None where it is not known.
+
+    Looked up in `parameters.yaml` alone: nothing is imported or fetched.
+    """
+    sizes = load_yaml(PARAMETERS)
+    entry = sizes.get(ref, sizes.get(ref.partition("/")[0]))
+    found = entry.get("parameters") if isinstance(entry, dict) else entry
+    return None if found is None else int(found)
 
 
 def _other(ref: str) -> ModelInfo:

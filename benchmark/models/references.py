@@ -20,6 +20,7 @@ from benchmark.models.checkpoint import TORCH_SUFFIXES, count_parameters, find_w
 from benchmark.models.families import family_of
 from benchmark.models.identity import TOKENIZER_FILES, display_name, model_digest, read_json, tokenizer_files
 from benchmark.models.preprocess import Preprocess, from_open_clip
+from benchmark.models.pretrained import architectures, tags
 from benchmark.models.untrusted import check_config, check_open_clip, check_transformers
 from benchmark.registry import Registry
 from benchmark.spec import HUB_ID, ModelSpec, QuantSpec
@@ -252,14 +253,12 @@ def _from_architecture(ref: str, download: bool) -> _Parts:
             raise ModelError(f"{ref}: no such file")
         raise UnknownNameError("model", name, ("demo", *known))
     config = read_json(known[name])
-    from open_clip import pretrained as tags
-
-    catalogue = tags.list_pretrained_tags_by_model(name)
+    catalogue = tags().list_pretrained_tags_by_model(name)
     if not pretrained:
         raise ModelError(
             f"{ref}: which weights? Use {name}/FILE or {name}/TAG ({', '.join(catalogue) or 'no tag known'})"
         )
-    entry = tags.get_pretrained_cfg(name, pretrained)
+    entry = tags().get_pretrained_cfg(name, pretrained)
     if entry:
         if entry.get("quick_gelu"):  # the weights were trained with it; `NAME-quickgelu` says the same
             config["quick_gelu"] = True
@@ -288,15 +287,6 @@ def fetch_pretrained(entry: Mapping[str, Any], ref: str, download: bool) -> Path
     if location is None:
         raise ModelError(f"{ref}: open_clip names no hub repository for it; download it and use --model NAME/FILE")
     return hub.fetch(*location, download=download)
-
-
-def architectures() -> dict[str, Path]:
-    """open_clip's own architectures by name -> their configuration files, found without importing the package."""
-    package = importlib.util.find_spec("open_clip")
-    if package is None or not package.submodule_search_locations:
-        raise ModelError("the package open_clip_torch is not installed: pip install open_clip_torch")
-    folder = Path(next(iter(package.submodule_search_locations))) / "model_configs"
-    return {path.stem: path for path in sorted(folder.glob("*.json"))}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from benchmark.models.base import ClipModel
 from benchmark.quantization.base import FeatureControl, Quantizer, TowerJob
 from benchmark.quantization.calibrate import Store
 from benchmark.quantization.calibration import Calibration
+from benchmark.quantization.registry import quantizers
 from benchmark.quantization.report import (
     QuantizationReport,
     TowerReport,
@@ -24,24 +25,11 @@ from benchmark.quantization.report import (
 )
 from benchmark.quantization.state import LayerState
 from benchmark.quantization.targets import check_finite, check_patterns, resolve
-from benchmark.registry import Registry
-from benchmark.spec import QuantSpec, Tower, parse_short_name
+from benchmark.spec import QuantSpec, Tower
 from benchmark.utils.memory import keep_freed_memory
 from benchmark.utils.progress import Progress, Silent
 
 _COVERED = 0.99
-quantizers: Registry[Quantizer] = Registry("quantizer", "reliquant.quantizers", Quantizer)
-
-
-def parse(short_name: str) -> QuantSpec:
-    """The quantization that a short name means, checked by its method; loads no model.
-
-    Raises:
-        UnknownNameError: no such method. SpecError: a token or a field that the method does not take.
-    """
-    spec = parse_short_name(short_name, quantizers.names())
-    quantizers.get(spec.method).check(spec)
-    return spec
 
 
 def check_model(model: ClipModel, specs: Iterable[QuantSpec]) -> None:
@@ -203,4 +191,5 @@ def _report(
     common: dict[str, Any] = {"cpu": cpu, "device": device, "weights": weights, "parameters": parameters}
     common["notes"] = tuple(dict.fromkeys(notes))
     kernel = method.kernel if towers else None
-    return QuantizationReport(spec.name, before.name, method.version, kernel, towers, kind=method.kind, **common)
+    common |= {"kind": method.kind, "title": method.title}
+    return QuantizationReport(spec.name, before.name, method.version, kernel, towers, **common)

@@ -31,9 +31,9 @@ from torch import Tensor
 from benchmark.errors import QuantizationError, ReliquantError, SpecError
 from benchmark.metrics.spectrum import EigenBasis, GramAccumulator, energy_spectrum
 from benchmark.models.base import ClipModel, Preprocess
-from benchmark.quantization.apply import parse, quantizers
 from benchmark.quantization.base import Control, FeatureControl, Options
 from benchmark.quantization.calibration import Calibration
+from benchmark.quantization.registry import parse, quantizers
 from benchmark.spec import FP32, QuantSpec
 
 BATCH = 32

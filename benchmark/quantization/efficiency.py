@@ -18,10 +18,11 @@ from torch import Tensor
 
 from benchmark.errors import QuantizationError
 from benchmark.models.base import ClipModel
-from benchmark.quantization.apply import quantize, quantizers
+from benchmark.quantization.apply import quantize
 from benchmark.quantization.base import Kernel
 from benchmark.quantization.kernels.int8 import cpu_capability, int8_available
 from benchmark.quantization.kernels.selection import INT8_ENGINE, ONEDNN_ENGINE
+from benchmark.quantization.registry import quantizers
 from benchmark.quantization.report import QuantizationReport
 from benchmark.spec import QuantSpec
 

@@ -73,7 +73,7 @@ class QuantizationReport:
 
     `weights` counts the Linear and Conv2d weights of every tower of the model, replaced or not, `parameters` all its
     parameters. A control (`kind`) replaces no layer; its tower report says what it did to the features, `figures` by
-    how much.
+    how much. `title` is the method's, in words.
     """
 
     quantization: str
@@ -88,6 +88,7 @@ class QuantizationReport:
     kept: str = KEPT
     notes: tuple[str, ...] = ()
     kind: Kind = "quantization"
+    title: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
 
     @property

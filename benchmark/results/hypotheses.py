@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import binomtest
 
 from benchmark.errors import ReliquantError
-from benchmark.quantization import parse
+from benchmark.quantization.registry import read
 from benchmark.results.compare import Change, adjust
 from benchmark.spec import QuantSpec
 
@@ -56,7 +55,7 @@ class Runs:
 
     def where(self, wanted: Callable[[QuantSpec], bool]) -> Runs:
         """The runs whose quantization is wanted."""
-        return Runs({run: kinds for run, kinds in self.found.items() if wanted(parse(run[1]))})
+        return Runs({run: kinds for run, kinds in self.found.items() if wanted(read(run[1]))})
 
 
 def paragraph(suite: str, changes: Sequence[Change]) -> str:
@@ -90,7 +89,7 @@ def gather(changes: Sequence[Change]) -> Runs:
 
 def _is_quantization(name: str) -> bool:
     try:
-        return not parse(name).method.startswith("control")
+        return not read(name).method.startswith("control")
     except ReliquantError:
         return False
 
@@ -117,6 +116,8 @@ def share_calibrated(runs: Runs) -> Finding:
 
     Open when that interval is wider than 50 points, as with fewer than some 15 runs.
     """
+    from scipy.stats import binomtest  # late: the import takes most of a second, a finished sweep needs none
+
     claim = "calibration improves in about 40 % of the runs"
     changes = runs.of("ece")
     if not changes:

@@ -12,7 +12,7 @@ from typing import Any
 from benchmark.errors import ReliquantError, StorageError
 from benchmark.ledger.records import Ledger, Record
 from benchmark.plugins import Better, tasks
-from benchmark.quantization import parse
+from benchmark.quantization.registry import read
 from benchmark.results import sizes
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.load import newest
@@ -85,7 +85,7 @@ class Row:
     def label(self) -> str:
         """A few characters for figures: `rtn W4A8 v+t`; the short name itself where it cannot be read."""
         try:
-            spec = parse(self.quantization)
+            spec = read(self.quantization)
         except ReliquantError:
             return self.quantization
         weight = f" W{spec.weight_bits}" if spec.weight_bits else ""

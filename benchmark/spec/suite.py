@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def load_suite(name: str, data: Sequence[str] = (), catalogues: Sequence[Path] =
         raise SpecError(f"{path}: a suite is a mapping of fields, this is a {type(content).__name__}")
     sets = content.get("data")
     if isinstance(sets, dict):
-        content["data"] = {name: _catalogued(spec, name, catalogues) for name, spec in sets.items()}
+        content["data"] = _catalogued(sets, catalogues)
     for item in data:
         _point(content, item, str(path))
     for field, expand in (("models", _models), ("quantizations", _quantizations)):
@@ -55,15 +55,18 @@ def load_suite(name: str, data: Sequence[str] = (), catalogues: Sequence[Path] =
     return parse_spec(SuiteSpec, content, str(path))
 
 
-def _catalogued(spec: Any, name: str, catalogues: Sequence[Path]) -> Any:
-    """A data set with the catalogue's fields under its own."""
-    if not isinstance(spec, dict) or "catalogue" not in spec:
-        return spec
-    known = load_catalogue(catalogues)
-    own = {key: value for key, value in spec.items() if key != "catalogue"}
-    if spec["catalogue"] not in known:
-        raise SpecError(f"data.{name}.catalogue: {UnknownNameError('data set', str(spec['catalogue']), known)}")
-    return known[spec["catalogue"]].model_dump(mode="json", exclude_unset=True) | own
+def _catalogued(sets: Mapping[str, Any], catalogues: Sequence[Path]) -> dict[str, Any]:
+    """Data sets with the catalogue's fields under their own; the catalogue is read where one of them names it."""
+    named = {name for name, spec in sets.items() if isinstance(spec, dict) and "catalogue" in spec}
+    known = load_catalogue(catalogues) if named else {}
+    found = dict(sets)
+    for name in named:
+        entry = sets[name]["catalogue"]
+        if entry not in known:
+            raise SpecError(f"data.{name}.catalogue: {UnknownNameError('data set', str(entry), known)}")
+        own = {key: value for key, value in sets[name].items() if key != "catalogue"}
+        found[name] = known[entry].model_dump(mode="json", exclude_unset=True) | own
+    return found
 
 
 def _models(entries: list[Any]) -> list[Any]:

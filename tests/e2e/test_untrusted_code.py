@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import ModelError
-from benchmark.models.references import architectures
+from benchmark.models.pretrained import architectures
 from benchmark.models.untrusted import check_open_clip, guarded
 from tests.e2e.vectors_code import VECTORS, attempt
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmark.models.attention import unroll
 from benchmark.models.catalogue import PARAMETERS
 from benchmark.models.open_clip import CLIP_TEXT
-from benchmark.models.references import architectures
+from benchmark.models.pretrained import architectures
 from benchmark.models.structure import block_names
 from benchmark.models.taps import open_clip_taps
 from benchmark.spec.yaml_file import load_yaml

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark.models import list_models, resolve
-from benchmark.models.references import architectures
+from benchmark.models.pretrained import architectures
 from benchmark.spec.groups import groups
 
 

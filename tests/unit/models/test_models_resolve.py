@@ -21,7 +21,7 @@ from benchmark.errors import ModelError, NonFiniteError, UnknownNameError
 from benchmark.models import display_name, resolve
 from benchmark.models.checkpoint import find_weights, read_header
 from benchmark.models.families import family_of
-from benchmark.models.references import architectures
+from benchmark.models.pretrained import architectures
 from benchmark.spec import ModelSpec
 from tests.models_zoo import CONFIGS, write_checkpoint
 
