@@ -20,8 +20,10 @@ def callback(command: Command) -> Callable[..., None]:
     """What Typer calls: a function whose parameters are the request's options and whose help is its docstring."""
 
     def call(**given: Any) -> None:
-        values = {name: () if value is None and name in several else value for name, value in given.items()}
-        request = command.request(**values)
+        values = {
+            name: tuple(value) if name in several and value is not None else value for name, value in given.items()
+        }
+        request = command.request(**{n: v for n, v in values.items() if not (n in several and v is None)})
         module, _, function = command.handler.partition(":")
         with own_stdout(getattr(request, "for_programs", False)):
             status = getattr(import_module(module), function)(request)

@@ -54,12 +54,12 @@ class Server:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[Server]:
-    """`reliquant ui` on a free port."""
+def serving(name: str, *arguments: str) -> Iterator[Server]:
+    """`reliquant ui` or `reliquant dashboard` on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "benchmark.cli", "ui", "--port", str(port), *arguments]
+    command = [sys.executable, "-m", "benchmark", name, "--port", str(port), *arguments]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -76,7 +76,7 @@ def empty_mlflow(home: Path) -> Iterator[Server]:
     home.mkdir(exist_ok=True)
     make = f"from mlflow import MlflowClient; MlflowClient('sqlite:///{home / 'mlflow.db'}').create_experiment('one')"
     subprocess.run([sys.executable, "-W", "ignore", "-c", make], check=True, capture_output=True, timeout=180)
-    with serving("--home", str(home)) as server:
+    with serving("ui", "--home", str(home)) as server:
         yield server
 
 
@@ -87,7 +87,7 @@ def one_study(home: Path) -> Iterator[Server]:
 
     home.mkdir(exist_ok=True)
     optuna.create_study(storage=open_storage(home, None), study_name="kept")
-    with serving("--search", "--home", str(home)) as server:
+    with serving("dashboard", "--home", str(home)) as server:
         yield server
 
 

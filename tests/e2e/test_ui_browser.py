@@ -65,12 +65,12 @@ def home(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[dict[str, str]]:
-    """`reliquant ui` on a free port; yields what it prints at its start: experiment -> address."""
+def serving(name: str, *arguments: str) -> Iterator[dict[str, str]]:
+    """`reliquant ui` or `reliquant dashboard` on a free port; yields what it prints at its start: experiment -> address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "benchmark", "ui", "--port", str(port), *arguments]
+    command = [sys.executable, "-m", "benchmark", name, "--port", str(port), *arguments]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -89,7 +89,7 @@ def read(log: object) -> str:
 
 @pytest.fixture(scope="module")
 def addresses(home: Path) -> Iterator[dict[str, str]]:
-    with serving("--home", str(home)) as found:
+    with serving("ui", "--home", str(home)) as found:
         yield found
 
 
@@ -216,7 +216,7 @@ def test_a_store_without_the_view_gets_an_address_that_filters(
     tracker.log(finished("plain"))
     experiment = tracker._client.get_experiment_by_name("plain").experiment_id
     tracker._client.delete_experiment_tag(experiment, "mlflow.sharedViewState.reliquant")
-    with serving("--home", str(tmp_path)) as found, open_page(browser, found["plain"]) as watched:
+    with serving("ui", "--home", str(tmp_path)) as found, open_page(browser, found["plain"]) as watched:
         expect(watched.page.get_by_text("1 matching run")).to_be_visible(timeout=PATIENCE)
 
 
@@ -225,7 +225,7 @@ def test_the_dashboard_draws_the_front_and_tells_values(browser: Browser, tmp_pa
     search.prepare(5)
     search.run(5)
     trials = {trial.number: trial for trial in search.study.trials}
-    with serving("--search", "--home", str(tmp_path)) as found, open_page(browser, found[""]) as watched:
+    with serving("dashboard", "--home", str(tmp_path)) as found, open_page(browser, found[""]) as watched:
         page = watched.page
         page.set_default_timeout(PATIENCE)
         page.get_by_text("a study to see").first.click()
@@ -255,10 +255,10 @@ def test_the_dashboard_takes_the_storage_from_the_environment(tmp_path: Path, mo
     search.prepare(1)
     search.run(1)
     monkeypatch.setenv("RELIQUANT_STORAGE", storage)
-    with serving("--search", "--home", str(tmp_path)) as found:
+    with serving("dashboard", "--home", str(tmp_path)) as found:
         with urlopen(found[""].replace("/dashboard", "/api/studies"), timeout=PATIENCE / 1000) as answer:
             assert [study["study_name"] for study in json.load(answer)["study_summaries"]] == ["from outside"]
-        assert "--search" in commands()
+        assert "dashboard" in commands()
         assert "own.db" not in commands()
 
 
@@ -266,7 +266,7 @@ def test_mlflow_is_not_told_the_store_as_an_argument(tmp_path: Path, monkeypatch
     store = f"sqlite:///{tmp_path / 'own.db'}"
     MLflowTracker().open(tmp_path, store).log(finished("elsewhere"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    with serving("--home", str(tmp_path)) as found:
+    with serving("ui", "--home", str(tmp_path)) as found:
         server = found["elsewhere"].partition("/#/")[0]
         with urlopen(f"{server}/api/2.0/mlflow/experiments/get-by-name?experiment_name=elsewhere") as answer:
             assert json.load(answer)["experiment"]["name"] == "elsewhere"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.cli import run
+from benchmark.cli import sync
 from benchmark.engine.plan import Plan, Settings, make_plan
-from benchmark.engine.request import RunRequest
+from benchmark.engine.request import SyncRequest
 from benchmark.errors import InputError, StorageError
 from benchmark.ledger.records import Ledger
 from benchmark.quantization.kernels.selection import ENGINES
@@ -44,16 +44,16 @@ class Heard(Tracker):
 @pytest.fixture
 def tracker(monkeypatch: pytest.MonkeyPatch) -> Heard:
     heard = Heard()
-    monkeypatch.setattr(run.trackers, "get", lambda name: heard)
+    monkeypatch.setattr(sync.trackers, "get", lambda name: heard)
     return heard
 
 
-def request_of(folder: Path, **fields: Any) -> RunRequest:
+def request_of(folder: Path, **fields: Any) -> SyncRequest:
     (folder / "small.yaml").write_text(SUITE)
-    return RunRequest(suite=str(folder / "small.yaml"), home=folder / "home", limit=6, quiet=True, **fields)
+    return SyncRequest(suite=str(folder / "small.yaml"), home=folder / "home", limit=6, quiet=True, **fields)
 
 
-def plan_of(request: RunRequest, settings: Settings) -> Plan:
+def plan_of(request: SyncRequest, settings: Settings) -> Plan:
     return make_plan(narrow(load_suite(request.suite), limit=6), settings)
 
 
@@ -78,13 +78,13 @@ def test_the_device_of_the_run_is_not_needed(
     monkeypatch.setattr(torch.cuda, "get_device_capability", absent)
     request = request_of(tmp_path, device=device)
     fill(request.home, plan_of(request, Settings(device, engine=engine)))
-    assert run.sync_suite(request) == 0
+    assert sync.sync_suite(request) == 0
     assert tracker.told == ["fp32", *QUANTS]
 
 
 def test_a_device_that_is_misspelt_is_refused(tmp_path: Path, tracker: Heard) -> None:
     with pytest.raises(InputError, match="--device 'gpu': expected cpu, cuda or cuda:N"):
-        run.sync_suite(request_of(tmp_path, device="gpu"))
+        sync.sync_suite(request_of(tmp_path, device="gpu"))
 
 
 def test_a_server_that_goes_is_one_clear_line_and_the_next_sync_goes_on(tmp_path: Path, tracker: Heard) -> None:
@@ -93,7 +93,7 @@ def test_a_server_that_goes_is_one_clear_line_and_the_next_sync_goes_on(tmp_path
     before = (request.home / "ledger.jsonl").read_bytes()
     tracker.patience = 2
     with pytest.raises(StorageError) as caught:
-        run.sync_suite(request)
+        sync.sync_suite(request)
     assert str(caught.value).startswith("tracker 'mlflow' could not be written (ConnectionError: HTTPConnectionPool")
     assert str(caught.value).endswith(
         "nothing is lost, the ledger has everything: once it is back, run the same command again"
@@ -103,5 +103,5 @@ def test_a_server_that_goes_is_one_clear_line_and_the_next_sync_goes_on(tmp_path
     assert (request.home / "ledger.jsonl").read_bytes() == before
     assert not list(request.home.rglob("*.owner"))
     tracker.patience, tracker.told = 1000, []
-    assert run.sync_suite(request) == 0
+    assert sync.sync_suite(request) == 0
     assert tracker.told == ["fp32", *QUANTS]

@@ -94,7 +94,7 @@ def test_words_and_request_are_each_others_inverse(request_: RunRequest, monkeyp
     found = asked_for(typed("\n".join(in_lines(["reliquant", *arguments(request_)]))), monkeypatch)
     for field in fields(RunRequest):
         mine, theirs = getattr(request_, field.name), getattr(found, field.name)
-        assert theirs == (list(mine) if isinstance(mine, tuple) else mine), field.name
+        assert theirs == (tuple(mine) if isinstance(mine, list) else mine), field.name
 
 
 def test_a_command_is_continued_within_80_columns() -> None:
