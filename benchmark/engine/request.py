@@ -96,6 +96,14 @@ class Quantizations:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """Which tasks, and which layers in other bits."""
+
+    overrides: Sequence[str] = option((), "PATTERN=BITS: other weight bits for layers.", flag="--override")
+    tasks: Sequence[str] = option((), "Only this task of the suite; repeatable.", flag="--task", complete="tasks")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Limit:
     """How many images."""
 
@@ -158,11 +166,9 @@ class Trackers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluations(Plugins, ExactFloat, Device, DataPlaces, Limit, Quantizations, Models, Suite):
+class Evaluations(Plugins, ExactFloat, Device, Limit, DataPlaces, Tasks, Quantizations, Models, Suite):
     """What names evaluations: whoever asks for the same gets the same records. (Later bases come first in help.)"""
 
-    overrides: Sequence[str] = option((), "PATTERN=BITS: other weight bits for layers.", flag="--override")
-    tasks: Sequence[str] = option((), "Only this task of the suite; repeatable.", flag="--task", complete="tasks")
     precision: str = option("fp32", "fp32; bf16 or fp16: autocast.", kept="setting")
     compile: bool = option(False, "torch.compile the models.", kept="setting")
 

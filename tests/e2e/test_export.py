@@ -167,7 +167,7 @@ def free_port() -> int:
 def served(uri: str, store: str, log: Path) -> Iterator[str]:
     """`reliquant serve` on a free loopback port, ended at the end with the process group that it started."""
     port = free_port()
-    command = [sys.executable, "-m", "benchmark.cli", "serve", uri, "--tracking-uri", store]
+    command = [sys.executable, "-m", "benchmark", "serve", uri, "--tracking-uri", store]
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -66,7 +66,7 @@ def home(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving(name: str, *arguments: str) -> Iterator[dict[str, str]]:
-    """`reliquant ui` or `reliquant dashboard` on a free port; yields what it prints at its start: experiment -> address."""
+    """`reliquant ui` or `dashboard` on a free port; yields what it prints at its start: experiment -> address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

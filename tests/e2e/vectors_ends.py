@@ -149,7 +149,7 @@ NOISY = ("list tasks", "validate SUITE", "run SUITE", "compare --suite small", "
 
 def command(*words: str) -> list[str]:
     """A command line of this tree, for `subprocess`."""
-    return [sys.executable, "-m", "benchmark.cli", *words]
+    return [sys.executable, "-m", "benchmark", *words]
 
 
 def call(folder: Path, *words: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:

@@ -97,7 +97,7 @@ def _attempt(folder: Path, make: Callable[[Path], bytes], skip: bool) -> str:
 
 def _run(folder: Path, more: list[str]) -> tuple[int, str, int, float]:
     """Status, stderr, peak of resident memory in bytes, seconds."""
-    command = [sys.executable, "-m", "benchmark.cli", "run", "hostile.yaml", "--home", "home", "--tracker", "jsonl"]
+    command = [sys.executable, "-m", "benchmark", "run", "hostile.yaml", "--home", "home", "--tracker", "jsonl"]
     environment = {
         **os.environ,
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",

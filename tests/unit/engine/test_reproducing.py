@@ -142,7 +142,7 @@ def test_what_the_suite_says_itself_is_left_out() -> None:
     ("about", "words_"),
     [
         ({"settings": BASE["settings"] | {"precision": "bf16", "compile": True}}, "--precision bf16 --compile"),
-        ({"settings": BASE["settings"] | {"exact_float": True, "batch_size": 8}}, "--batch-size 8 --exact-float"),
+        ({"settings": BASE["settings"] | {"exact_float": True, "batch_size": 8}}, "--exact-float --batch-size 8"),
         ({"settings": BASE["settings"] | {"device": "cuda:1"}}, "--device cuda:1"),
         ({"asked": {"suite": "demo", "data": ["scenes=x"], "skip_broken": True}}, "--data scenes=x --skip-broken"),
         ({"asked": {"include": ["a.py"], "catalogues": ["c.yaml"]}}, "--catalogue c.yaml --include a.py"),
