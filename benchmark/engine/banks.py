@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from benchmark.engine.holding import ModelHolder, Quantized
 from benchmark.engine.parts import Part
 from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
-from benchmark.ledger.arrays import ArrayStore
+from benchmark.ledger.store import Store
 from benchmark.models.base import ClipModel
 from benchmark.quantization import LayerState, check_model, quantize
 from benchmark.quantization.calibration import Calibration
@@ -43,10 +44,10 @@ class BankMaker:
     plan: Plan
     configuration: Configuration
     holder: ModelHolder
-    store: ArrayStore
+    store: Store
     pixels: PixelCache
     progress: Progress
-    statistics: ArrayStore | None = None
+    statistics: Store | None = None
     forward_images: int = 0
 
     @cached_property
@@ -150,11 +151,12 @@ class BankMaker:
         new = int(part.new.sum())
         advance(len(part.rows) - new)
         model = self.runner if new else plain  # which then is not run
-        about = {"logit": np.array([plain.logit_scale, plain.logit_bias]), "rows": part.rows}
-        with self.store.scratch() as room:
-            features = part.features(model, self.plan.settings.batch_size, advance, room)
-            for array in arrays:
-                self.store.put(self._image_key(name, array), {array: features[array], **about})
+        with ExitStack() as entries:
+            writers = {a: entries.enter_context(self.store.writing(self._image_key(name, a))) for a in arrays}
+            for writer in writers.values():
+                writer.add("logit", np.array([plain.logit_scale, plain.logit_bias]))
+                writer.add("rows", part.rows)
+            part.features(model, self.plan.settings.batch_size, advance, lambda a, shape: writers[a].room(a, shape))
         self.forward_images += new
 
     @property
@@ -256,17 +258,17 @@ class BankMaker:
 class Caches:
     """Banks, pixels and calibration statistics below one folder; several processes may use it."""
 
-    banks: ArrayStore
+    banks: Store
     pixels: PixelCache
-    statistics: ArrayStore
+    statistics: Store
 
     @classmethod
     def open(cls, folder: Path, pixel_budget: int, skip_broken: bool) -> Caches:
         """The caches below `folder`."""
         return cls(
-            ArrayStore(folder / "banks"),
+            Store(folder / "banks"),
             PixelCache(folder / "pixels", pixel_budget, skip_broken),
-            ArrayStore(folder / "statistics", STATISTICS_BUDGET),
+            Store(folder / "statistics", STATISTICS_BUDGET),
         )
 
     def maker(self, plan: Plan, configuration: Configuration, holder: ModelHolder, progress: Progress) -> BankMaker:
@@ -276,4 +278,4 @@ class Caches:
     @property
     def damaged(self) -> list[str]:
         """Damaged entries that were found and removed."""
-        return [*self.banks.damaged, *self.statistics.damaged]
+        return [*self.banks.damaged, *self.pixels.store.damaged, *self.statistics.damaged]

@@ -26,7 +26,7 @@ VERSION = 2
 
 
 class Store(Protocol):
-    """Keeps named arrays under content keys, e.g. `benchmark.ledger.arrays.ArrayStore`."""
+    """Keeps named arrays under content keys, e.g. `benchmark.ledger.store.Store`."""
 
     def get(self, key: str) -> Mapping[str, NDArray[Any]] | None:
         """The arrays, or None where they are missing or damaged."""

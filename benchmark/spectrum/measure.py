@@ -16,7 +16,7 @@ from benchmark.engine.embed import projection_matrix, stream_features
 from benchmark.engine.holding import ModelHolder
 from benchmark.engine.plan import Configuration, Plan, Settings, expand_sets, make_plan
 from benchmark.errors import QuantizationError, ReliquantError, SpecError, StorageError, UnknownNameError
-from benchmark.ledger.arrays import ArrayStore
+from benchmark.ledger.store import Store
 from benchmark.metrics.spectrum import EigenBasis
 from benchmark.models.base import ClipModel
 from benchmark.models.references import refuse_quantized
@@ -84,7 +84,7 @@ def measure_spectra(
     Raises:
         ReliquantError: the model cannot be loaded, an image not decoded, or no quantization could be done.
     """
-    store = ArrayStore(home / "cache" / "banks")
+    store = Store(home / "cache" / "banks")
     pixels = PixelCache(home / "cache" / "pixels", pixel_budget, skip_broken)
     by_model: dict[str, list[Configuration]] = {}
     for configuration in asked.plan.configurations:

@@ -15,8 +15,8 @@ from benchmark.engine.banks import BankMaker
 from benchmark.engine.holding import ModelHolder
 from benchmark.engine.plan import Settings, make_plan
 from benchmark.engine.run import run
-from benchmark.ledger.arrays import ArrayStore
 from benchmark.ledger.records import Ledger
+from benchmark.ledger.store import Store
 from benchmark.spec import SuiteSpec, parse_spec
 from benchmark.utils.progress import Silent
 from tests.layouts import Sample, samples, write_image_list, write_shards
@@ -134,7 +134,7 @@ def test_batch_sizes(place: Place, plain: str, tmp_path: Path) -> None:
         plan = make_plan(place.suite(plain), Settings(batch_size=size, workers=0))
         cache = pixels.PixelCache(tmp_path / "pixels", 10**9)
         for configuration in plan.configurations:
-            store = ArrayStore(tmp_path / str(size))
+            store = Store(tmp_path / str(size))
             maker = BankMaker(plan, configuration, ModelHolder(configuration.model, "cpu"), store, cache, Silent())
             banks = [maker.bank(name) for name in ("scenes", "far", "scenes-c/frost/3")]
             found.setdefault(size, []).extend(np.asarray(a) for bank in banks for a in (bank.image, bank.text))
