@@ -155,7 +155,7 @@ class Engine:
     def sizes(self, report: Mapping[str, Any]) -> dict[str, float]:
         """`effective_bits` and `size_mb` (both towers' parameters, packed where quantized, float32 elsewhere)."""
         found = size({**report, **self.shapes})
-        return {} if found is None else {EFFECTIVE_BITS: found.effective_bits, SIZE: found.megabytes}
+        return {EFFECTIVE_BITS: found.effective_bits, SIZE: found.megabytes}
 
     def foretell(self, quant: QuantSpec) -> dict[str, float]:
         """`effective_bits` from the shapes alone, as `sizes` will measure it; empty where that cannot be told.

@@ -44,14 +44,14 @@ class Settings:
     engine: str | None = None
 
     def hashed(self) -> dict[str, Any]:
-        """The part that can change a number; the integer engine's rounding differs from float in the last bits.
-
-        What came later appears only where it is not the default, so that finished evaluations keep their names.
-        """
-        engine = "none" if self.exact_float else self.engine or integer_engine(self.device)
-        fields = {"device": self.device.split(":")[0], "integer_engine": engine, "embed": embed.VERSION}
-        later = {"precision": (self.precision, "fp32"), "compile": (self.compile, False)}
-        return fields | {name: value for name, (value, default) in later.items() if value != default}
+        """The part that can change a number; the integer engine's rounding differs from float in the last bits."""
+        return {
+            "device": self.device.split(":")[0],
+            "integer_engine": "none" if self.exact_float else self.engine or integer_engine(self.device),
+            "embed": embed.VERSION,
+            "precision": self.precision,
+            "compile": self.compile,
+        }
 
 
 @dataclass(frozen=True)

@@ -222,14 +222,6 @@ def _fields(found: Comparison) -> dict[str, Any]:
     return {key: value for key, value in asdict(found).items() if key != "delta"}
 
 
-def by_configuration(changes: Sequence[Change]) -> dict[str, dict[str, Change]]:
-    """Configuration key -> metric key -> change."""
-    found: dict[str, dict[str, Change]] = {}
-    for change in changes:
-        found.setdefault(change.configuration, {})[change.key] = change
-    return found
-
-
 def find_changes(
     chosen: Sequence[Record],
     records: Sequence[Record],
