@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from benchmark.data import decode
 from benchmark.data.chunks import Chunk, Images, chunk_rows, decode_chunks, id_chunks
 from benchmark.data.corruption_names import GENERATOR_VERSION
-from benchmark.data.opening import Data, open_data
+from benchmark.data.opening import Data
 from benchmark.errors import DataError
 from benchmark.ledger.store import Entry, Store
-from benchmark.spec import DataSpec, digest
+from benchmark.spec import digest
 from benchmark.utils.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -127,23 +127,18 @@ class PixelCache:
         self.skip_broken = skip_broken
         self._serial_seconds = 0.0
 
-    def open(
-        self, spec: DataSpec, name: str, preprocess: Preprocess, progress: Progress | None = None, workers: int = 0
-    ) -> Pixels:
+    def open(self, data: Data, preprocess: Preprocess, progress: Progress | None = None, workers: int = 0) -> Pixels:
         """The pixels of a data set, from the cache or made now.
 
         Args:
-            spec: one data set (expand groups of corruptions first).
-            name: its name in the suite, for messages.
             preprocess: size, resize mode and interpolation; mean and standard deviation do not matter here.
             workers: threads that decode and processes that corrupt; the result does not depend on it.
 
         Raises:
-            DataError: an image that cannot be decoded, named by file and row; the data set cannot be opened.
+            DataError: an image that cannot be decoded, named by file and row.
             StorageError: the cache folder cannot be written.
         """
         progress = progress or Silent()
-        data = open_data(spec, name)
         key = self.key(data, preprocess)
         size = 3 * preprocess.size[0] * preprocess.size[1] * len(data)
         if not self.store.fits(size):
@@ -185,7 +180,7 @@ class PixelCache:
         """The chunks of a data set. The images behind a corrupted version are opened at once: before any lock."""
         if not data.generated:
             return decode_chunks(data, preprocess, workers)
-        base = self.open(_clean(data.spec), data.name, preprocess, progress, workers)
+        base = self.open(data.clean, preprocess, progress, workers)
         broken = np.setdiff1d(np.arange(len(data)), base.rows).tolist()
         skipped = Chunk(np.empty((0, 3, *preprocess.size), np.uint8), tuple(zip(broken, base.skipped, strict=True)))
         made = self._corrupt(base, str(data.spec.corruption), int(data.spec.severity or 0), workers)
@@ -244,7 +239,3 @@ def _shard(data: Data, row: int) -> str:
 
 def _lines(data: Data, broken: list[tuple[int, str]]) -> tuple[str, ...]:
     return tuple(_line(data, row, reason) for row, reason in broken)
-
-
-def _clean(spec: DataSpec) -> DataSpec:
-    return spec.model_copy(update={"corruption": None, "severity": None})

@@ -97,7 +97,7 @@ class BankMaker:
     def pixels_of(self, data: Data) -> Pixels:
         """The decoded images of a data set at this model's input size."""
         preprocess = self.configuration.model.preprocess
-        return self.pixels.open(data.spec, data.name, preprocess, self.progress, self.plan.settings.workers)
+        return self.pixels.open(data, preprocess, self.progress, self.plan.settings.workers)
 
     def check_inputs(self, names: Iterable[str]) -> bool:
         """Decode every data set and load the model, so that what is wrong with them is said before any long work.

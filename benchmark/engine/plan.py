@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from benchmark.data import Data, expand, open_data, prompts
+from benchmark.data import Data, DataSets, expand, prompts
 from benchmark.engine import embed
 from benchmark.engine.execution import Precision
 from benchmark.engine.label_spaces import check_classes
@@ -163,10 +163,13 @@ class Plan:
         return self.calibration
 
 
-def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
+def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets | None = None) -> Plan:
     """Check a suite against the registries, the disk and the models, and name every evaluation.
 
     No weight is loaded and no image decoded.
+
+    Args:
+        sets: for several plans on the same data, whose files are then looked at once.
 
     Raises:
         ReliquantError: the first problem found, in one line that names the field or file.
@@ -174,7 +177,8 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
     settings, (quants, bindings, groups) = settings or Settings(), check_suite(suite)
     for quant in quants:
         quantizers.get(quant.method).check_available(settings.device.split(":")[0])
-    data = {name: open_data(spec, name) for group in groups.values() for name, spec in group.items()}
+    sets = sets or DataSets()
+    data = {name: sets.open(spec, name) for group in groups.values() for name, spec in group.items()}
     for task, label, binding in bindings:
         roles = _bound(binding.roles, groups).items()
         names = {role: {name: data[name].class_names for name in bound} for role, bound in roles}

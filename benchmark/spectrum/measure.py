@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data import Data, open_data
+from benchmark.data import Data, DataSets
 from benchmark.data.pixels import PixelCache, Pixels
 from benchmark.engine.banks import BankMaker
 from benchmark.engine.embed import projection_matrix, stream_features
@@ -59,7 +59,8 @@ def plan_spectrum(suite: SuiteSpec, data: str, corruptions: Sequence[str], setti
         if severity not in ("1", "2", "3", "4", "5") or not name:
             raise SpecError(f"--corruption '{corruption}': the form is TYPE/SEVERITY, as in defocus_blur/3")
         sets[corruption] = spec.model_copy(update={"corruption": name, "severity": int(severity)})
-    plan = make_plan(suite.model_copy(update={"tasks": {}, "data": suite.data}), settings)
+    files = DataSets()
+    plan = make_plan(suite.model_copy(update={"tasks": {}, "data": suite.data}), settings, files)
     refuse_quantized((configuration.model for configuration in plan.configurations), "spectrum")
     for configuration in plan.configurations:
         quant = configuration.quant
@@ -70,7 +71,7 @@ def plan_spectrum(suite: SuiteSpec, data: str, corruptions: Sequence[str], setti
     named = {images: data if images == CLEAN else f"{data}/{images}" for images in sets}
     asked = suite.model_copy(update={"calibration": None, "data": {named[i]: s for i, s in sets.items()}})
     limited = {n: s for group in expand_sets(asked, set(asked.data)).values() for n, s in group.items()}
-    opened = {images: open_data(limited[name], name) for images, name in named.items()}
+    opened = {images: files.open(limited[name], name) for images, name in named.items()}
     return SpectrumPlan(replace(plan, data={**plan.data, **{d.name: d for d in opened.values()}}), opened)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.data import forget, open_data, pixels
+from benchmark.data import open_data, pixels
 from benchmark.engine.banks import BankMaker
 from benchmark.engine.holding import ModelHolder
 from benchmark.engine.plan import Settings, make_plan
@@ -64,7 +64,6 @@ class Place:
 
     def results(self, home: Path, data: str, budget: int = 10**9, **settings: Any) -> dict[str, Any]:
         """Every metric and every per-sample column by evaluation and quantization."""
-        forget()
         sweep = run(make_plan(self.suite(data), Settings(**settings)), home, pixel_budget=budget)
         assert not sweep.failed, [record.error for record in sweep.failed]
         ledger = Ledger(home)
@@ -130,7 +129,6 @@ def test_batch_sizes(place: Place, plain: str, tmp_path: Path) -> None:
     """Features agree to 1e-6; matrix products of other shapes round differently."""
     found: dict[int, list[np.ndarray]] = {}
     for size in (1, 7, 64):
-        forget()
         plan = make_plan(place.suite(plain), Settings(batch_size=size, workers=0))
         cache = pixels.PixelCache(tmp_path / "pixels", 10**9)
         for configuration in plan.configurations:
