@@ -59,9 +59,13 @@ class Engine:
             )
         refuse_quantized([resolve_model(self.suite.models[0])], "search")
 
-    @cached_property
+    @property
     def plan(self) -> Plan:
         """Full precision alone: checks the suite before any work."""
+        return replace(self._full, related=self.related)
+
+    @cached_property
+    def _full(self) -> Plan:
         return self.plan_of(FP32)
 
     @cached_property

@@ -26,94 +26,10 @@ if TYPE_CHECKING:
 LIMIT_VERSION = 2
 """Raise it when `limit` chooses other images."""
 
-sources: Registry[Source[Any]] = Registry("data source", "reliquant.sources", Source)
-
-
-@dataclass(frozen=True)
-class Data:
-    """One data set, undecoded. It is light: the table of images is opened again when it is needed.
-
-    Attributes:
-        name: its name in the suite.
-        labels: (N,) int64, indices into `class_names`, -1 out of distribution.
-        groups: (N,) int64 or None; `group_names` in the order of the groups, where the source knows them.
-        sample_ids: (N,) str, unique; the pairing key.
-        class_names: C names; empty for `text: none`; the captions for `text: captions`.
-        templates: prompt templates with one `{}` each.
-        templates_origin: `spec`, `data`, `captions`, `none`, or `simple` where nobody gave any and "a photo of a
-            {}." is used. classes_origin: `spec`, `data`, `captions` or `none`.
-        captions: N texts where the data has them.
-        digest: content hash of images, labels and ids (`data_digest`).
-    """
-
-    name: str
-    spec: DataSpec
-    labels: NDArray[np.int64] = field(repr=False)
-    sample_ids: NDArray[np.str_] = field(repr=False)
-    class_names: tuple[str, ...] = field(repr=False)
-    templates: tuple[str, ...] = field(repr=False)
-    templates_origin: str
-    classes_origin: str
-    digest: str
-    groups: NDArray[np.int64] | None = field(default=None, repr=False)
-    group_names: tuple[str, ...] | None = None
-    captions: tuple[str, ...] | None = field(default=None, repr=False)
-    _rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
-    _of: int = 0
-    _sets: DataSets = field(default_factory=lambda: DataSets(), repr=False, compare=False)  # noqa: PLW0108
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def dataset(self) -> datasets.Dataset:
-        """Rows in the order of `labels`; columns as in `benchmark.data.sources.base.LoadedData`."""
-        source = sources.get(self.spec.source)
-        table = self._sets.load(_base(self.spec, source), source).dataset
-        if len(table) != self._of:
-            raise DataError(f"data set '{self.name}': had {self._of} images, has {len(table)} now")
-        return table if len(self._rows) == self._of else table.select(self._rows)
-
-    @property
-    def generated(self) -> bool:
-        """Whether the pixel store must corrupt the images (the source does not read released files)."""
-        return self.spec.corruption is not None and sources.get(self.spec.source).corruptions is None
-
-    @property
-    def clean(self) -> Data:
-        """The same images without the corruption."""
-        return self._sets.open(self.spec.model_copy(update={"corruption": None, "severity": None}), self.name)
-
-    def prompts(self) -> list[list[str]]:
-        """All texts: for each class one text per template."""
-        return [[prompts.fill(t, name) for t in self.templates] for name in self.class_names]
-
-    @property
-    def text_digest(self) -> str:
-        """Content hash of what determines the class weights."""
-        return digest([list(self.class_names), list(self.templates)])
-
-
 KEPT_TABLES = 8
 """Tables of images that stay in memory: some sources keep encoded images in them."""
 
-
-def check_data(spec: DataSpec, name: str) -> None:
-    """What can be known of a data set before any work.
-
-    Raises:
-        UnknownNameError: source, corruption, or built-in class list.
-        SpecError, DataError: an unknown option, a path that does not exist, an unusable class or template list.
-    """
-    with _named(name):
-        source = sources.get(spec.source)
-        source.check(_base(spec, source))
-        if spec.corruption is not None and spec.corruption not in (known := source.corruptions or (*COMMON, *EXTRA)):
-            raise UnknownNameError("corruption", spec.corruption, known)
-        if spec.classes is not None and spec.text == "classes":
-            prompts.class_names(spec.classes)
-        if spec.templates is not None and spec.text == "classes":
-            prompts.templates(spec.templates)
+sources: Registry[Source[Any]] = Registry("data source", "reliquant.sources", Source)
 
 
 class DataSets:
@@ -145,10 +61,8 @@ class DataSets:
             generated = None
         fields = base.model_dump(mode="json", exclude={"path", "templates", "corruptions", "severities"})
         fields["options"] = {k: v for k, v in base.options if k not in source.places}
-        for holder, key in (
-            (fields, "classes"),
-            (fields["options"], "subset"),
-        ):  # what is in a file counts, not its name
+        # what is in a file counts, not its name
+        for holder, key in ((fields, "classes"), (fields["options"], "subset")):
             value = holder.get(key)
             if isinstance(value, str) and value not in prompts.BUILT_IN_CLASSES:
                 holder[key] = list(prompts.class_names(value))
@@ -188,6 +102,89 @@ class DataSets:
         """The same array for equal columns: the 75 versions of a data set have the same ids and labels."""
         key = hashlib.sha256(f"{column.dtype}{column.shape}".encode() + column.tobytes()).digest()
         return self._columns.setdefault(key, column)
+
+
+@dataclass(frozen=True)
+class Data:
+    """One data set, undecoded. It is light: the table of images is opened again when it is needed.
+
+    Attributes:
+        name: its name in the suite.
+        labels: (N,) int64, indices into `class_names`, -1 out of distribution.
+        groups: (N,) int64 or None; `group_names` in the order of the groups, where the source knows them.
+        sample_ids: (N,) str, unique; the pairing key.
+        class_names: C names; empty for `text: none`; the captions for `text: captions`.
+        templates: prompt templates with one `{}` each.
+        templates_origin: `spec`, `data`, `captions`, `none`, or `simple` where nobody gave any and "a photo of a
+            {}." is used. classes_origin: `spec`, `data`, `captions` or `none`.
+        captions: N texts where the data has them.
+        digest: content hash of images, labels and ids (`data_digest`).
+    """
+
+    name: str
+    spec: DataSpec
+    labels: NDArray[np.int64] = field(repr=False)
+    sample_ids: NDArray[np.str_] = field(repr=False)
+    class_names: tuple[str, ...] = field(repr=False)
+    templates: tuple[str, ...] = field(repr=False)
+    templates_origin: str
+    classes_origin: str
+    digest: str
+    groups: NDArray[np.int64] | None = field(default=None, repr=False)
+    group_names: tuple[str, ...] | None = None
+    captions: tuple[str, ...] | None = field(default=None, repr=False)
+    _rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+    _of: int = 0
+    _sets: DataSets = field(default_factory=DataSets, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def dataset(self) -> datasets.Dataset:
+        """Rows in the order of `labels`; columns as in `benchmark.data.sources.base.LoadedData`."""
+        source = sources.get(self.spec.source)
+        table = self._sets.load(_base(self.spec, source), source).dataset
+        if len(table) != self._of:
+            raise DataError(f"data set '{self.name}': had {self._of} images, has {len(table)} now")
+        return table if len(self._rows) == self._of else table.select(self._rows)
+
+    @property
+    def generated(self) -> bool:
+        """Whether the pixel store must corrupt the images (the source does not read released files)."""
+        return self.spec.corruption is not None and sources.get(self.spec.source).corruptions is None
+
+    @property
+    def clean(self) -> Data:
+        """The same images without the corruption."""
+        return self._sets.open(self.spec.model_copy(update={"corruption": None, "severity": None}), self.name)
+
+    def prompts(self) -> list[list[str]]:
+        """All texts: for each class one text per template."""
+        return [[prompts.fill(t, name) for t in self.templates] for name in self.class_names]
+
+    @property
+    def text_digest(self) -> str:
+        """Content hash of what determines the class weights."""
+        return digest([list(self.class_names), list(self.templates)])
+
+
+def check_data(spec: DataSpec, name: str) -> None:
+    """What can be known of a data set before any work.
+
+    Raises:
+        UnknownNameError: source, corruption, or built-in class list.
+        SpecError, DataError: an unknown option, a path that does not exist, an unusable class or template list.
+    """
+    with _named(name):
+        source = sources.get(spec.source)
+        source.check(_base(spec, source))
+        if spec.corruption is not None and spec.corruption not in (known := source.corruptions or (*COMMON, *EXTRA)):
+            raise UnknownNameError("corruption", spec.corruption, known)
+        if spec.classes is not None and spec.text == "classes":
+            prompts.class_names(spec.classes)
+        if spec.templates is not None and spec.text == "classes":
+            prompts.templates(spec.templates)
 
 
 def open_data(spec: DataSpec, name: str) -> Data:

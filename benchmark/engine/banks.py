@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
 from benchmark.ledger.store import Store
 from benchmark.models.base import ClipModel
-from benchmark.quantization import LayerState, check_model, quantize
+from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize, quantize_to_store
 from benchmark.quantization.calibration import Calibration
 from benchmark.spec import FP32, digest
 from benchmark.utils.progress import Advance, Progress
@@ -49,14 +48,25 @@ class BankMaker:
     progress: Progress
     statistics: Store | None = None
     forward_images: int = 0
+    _made: Quantized | None = field(default=None, init=False, repr=False)
+    _runner: ClipModel | None = field(default=None, init=False, repr=False)
 
-    @cached_property
+    @property
     def quantized(self) -> Quantized:
         """The model under this configuration's quantization, and what was done to it; a stored one as it is.
 
         The report's probe images are the calibration data's, where the suite has any, whether the method needs it or
         not: so the reports of all methods compare.
         """
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def release(self) -> None:
+        """Let the quantized model go; it is made again when it is needed again."""
+        self._made = self._runner = None
+
+    def _make(self) -> Quantized:
         stored, settings = self.configuration.model.quantized, self.plan.settings
         if stored is not None:
             return stored.load(settings.device, settings.exact_float)
@@ -64,27 +74,29 @@ class BankMaker:
             return self.quantize()
         return self.holder.quantized(self.configuration.content, self.quantize)
 
-    def quantize(self, kept: dict[str, LayerState] | None = None) -> Quantized:
-        """Quantize the full-precision model; `kept` gets the states of the replaced layers."""
-        return quantize(
-            self.holder.model,
-            self.configuration.quant,
-            self._calibration(),
-            self.progress,
-            exact_float=self.plan.settings.exact_float,
-            statistics=self.statistics,
-            kept=kept,
-        )
+    def quantize(self) -> Quantized:
+        """Quantize the full-precision model."""
+        return quantize(self.holder.model, self.configuration.quant, *self._means())
 
-    @cached_property
+    def quantize_to_store(self) -> tuple[ClipModel, QuantizationReport, dict[str, LayerState]]:
+        """`quantize`, and the states of the replaced layers by name."""
+        return quantize_to_store(self.holder.model, self.configuration.quant, *self._means())
+
+    def _means(self) -> tuple[Calibration | None, Progress, bool, Store | None]:
+        return self._calibration(), self.progress, self.plan.settings.exact_float, self.statistics
+
+    @property
     def runner(self) -> ClipModel:
         """The quantized model, run as the settings ask: under autocast, compiled."""
-        return prepared(self.quantized[0], self.plan.settings.precision, self.plan.settings.compile)
+        if self._runner is None:
+            settings = self.plan.settings
+            self._runner = prepared(self.quantized[0], settings.precision, settings.compile)
+        return self._runner
 
     @property
     def in_memory(self) -> bool:
         """Whether the quantized model has been made."""
-        return "quantized" in vars(self)
+        return self._made is not None
 
     def _calibration(self) -> Calibration | None:
         if self.plan.calibration is None:

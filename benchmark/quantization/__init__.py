@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from benchmark.quantization.affine import QuantizedWeight, Scheme
-from benchmark.quantization.apply import check_model, parse, quantize, quantizers, requires_calibration
+from benchmark.quantization.apply import (
+    check_model,
+    parse,
+    quantize,
+    quantize_to_store,
+    quantizers,
+    requires_calibration,
+)
 from benchmark.quantization.base import (
     ACTIVATION_FIELDS,
     COMMON_FIELDS,
@@ -47,6 +54,7 @@ __all__ = [
     "integer_engine",
     "parse",
     "quantize",
+    "quantize_to_store",
     "quantizers",
     "requires_calibration",
 ]

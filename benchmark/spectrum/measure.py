@@ -164,7 +164,7 @@ class _Measurement:
             return []
         finally:
             if name != FP32.name:
-                maker.__dict__.pop("quantized", None)  # one quantized model in memory at a time
+                maker.release()  # one quantized model in memory at a time
         return entries
 
     def _stream(self, model: ClipModel, images: str, advance: Advance) -> Iterator[Features]:
