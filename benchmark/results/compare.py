@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,13 +22,13 @@ from benchmark.metrics.outcomes import accuracy_difference_interval
 from benchmark.metrics.resample import SEED, mean_difference
 from benchmark.metrics.significance import benjamini_hochberg, stars
 from benchmark.plugins import Better, Metric, Outcome, Task, paired, tasks
+from benchmark.results.notation import Direction, direction
 from benchmark.spec import digest
 from benchmark.utils.progress import Progress, shown
 
 VERSION = 2
 """Raise it when an interval or p value can change for the same outcomes."""
 
-Direction: TypeAlias = Literal["better", "worse", "same", "changed"]
 Load: TypeAlias = Callable[[Record], Outcome]
 NO_INTERVAL = "the task gives no interval for this metric"
 
@@ -74,11 +74,7 @@ class Change:
     @property
     def direction(self) -> Direction:
         """What the change means by the metric's direction; `changed` for a metric without one."""
-        if self.change == 0:
-            return "same"
-        if self.better == "neither":
-            return "changed"
-        return "better" if (self.change > 0) == (self.better == "higher") else "worse"
+        return direction(self.change, self.better)
 
 
 def adjust(changes: Iterable[Change]) -> list[Change]:
