@@ -69,12 +69,12 @@ def load_calibration(model: ClipModel, data: DataSpec, name: str = "calibration"
     Raises:
         DataError: the data cannot be read or have no captions.
     """
-    if open_data(data, name).captions is None:
-        raise DataError(f"data set '{name}' has no captions")
     pixels = _pixels(model, data, name)
-    captions = [(pixels.data.captions or ())[row] for row in pixels.rows]
+    if pixels.data.captions is None:
+        raise DataError(f"data set '{name}' has no captions")
+    captions = [pixels.data.captions[row] for row in pixels.rows]
     return Calibration(pixels.array, captions, pixels.digest)
 
 
 def _pixels(model: ClipModel, data: DataSpec, name: str) -> Pixels:
-    return PixelCache(Path(), budget_bytes=0).open(data, name, model.preprocess)
+    return PixelCache(Path(), budget_bytes=0).open(open_data(data, name), model.preprocess)

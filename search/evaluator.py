@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmark.data import Data
+from benchmark.data import Data, DataSets
 from benchmark.engine.holding import Models
 from benchmark.engine.plan import Plan, Settings, make_plan
 from benchmark.engine.run import PIXEL_BUDGET, Sweep, run
@@ -33,7 +33,8 @@ class Engine:
 
     Attributes:
         quiet: for the trials, which follow each other quickly; full precision reports to `progress`.
-        models: shared by the engines of a search, so that a quantization is made once for all parts of the images.
+        models, sets: shared by the engines of a search, so that a quantization is made once for all parts of the
+            images, and files are looked at once for all plans.
         related: data sets of other engines that share images with this one's; see `Plan.related`.
     """
 
@@ -48,6 +49,7 @@ class Engine:
     computed: int = 0
     related: Mapping[str, tuple[Data, ...]] = field(default_factory=dict)
     models: Models = field(default_factory=lambda: Models(keep=True))
+    sets: DataSets = field(default_factory=DataSets)
 
     def __post_init__(self) -> None:
         if len(self.suite.models) != 1:
@@ -57,9 +59,13 @@ class Engine:
             )
         refuse_quantized([resolve_model(self.suite.models[0])], "search")
 
-    @cached_property
+    @property
     def plan(self) -> Plan:
         """Full precision alone: checks the suite before any work."""
+        return replace(self._full, related=self.related)
+
+    @cached_property
+    def _full(self) -> Plan:
         return self.plan_of(FP32)
 
     @cached_property
@@ -155,7 +161,7 @@ class Engine:
     def sizes(self, report: Mapping[str, Any]) -> dict[str, float]:
         """`effective_bits` and `size_mb` (both towers' parameters, packed where quantized, float32 elsewhere)."""
         found = size({**report, **self.shapes})
-        return {} if found is None else {EFFECTIVE_BITS: found.effective_bits, SIZE: found.megabytes}
+        return {EFFECTIVE_BITS: found.effective_bits, SIZE: found.megabytes}
 
     def foretell(self, quant: QuantSpec) -> dict[str, float]:
         """`effective_bits` from the shapes alone, as `sizes` will measure it; empty where that cannot be told.
@@ -180,7 +186,7 @@ class Engine:
 
     def plan_of(self, quant: QuantSpec) -> Plan:
         """Full precision and one quantization."""
-        plan = make_plan(self.suite.model_copy(update={"quantizations": (quant.name,)}), self.settings)
+        plan = make_plan(self.suite.model_copy(update={"quantizations": (quant.name,)}), self.settings, self.sets)
         return replace(plan, related=self.related)
 
     def _run(self, plan: Plan, progress: Progress) -> Sweep:

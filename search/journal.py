@@ -19,7 +19,7 @@ _LONGEST = 1 << 20
 class Journal(JournalFileBackend):
     """Optuna's file, in which a line that was not written to its end goes before the next one is written.
 
-    Optuna would write the next line behind the fragment: then nobody can read the journal any more. The path is made
+    Optuna 5.0.0 writes the next line behind the fragment: then nobody can read the journal any more. The path is made
     absolute because the lock is a symbolic link to it: one that leads nowhere is never seen to be stale.
 
     Raises:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.results.formats import fold
+from benchmark.results.notation import ARROWS, fold
 from benchmark.spec import SuiteSpec
 from search.front import Floats, hypervolume_curve
 from search.history import ESTIMATE, early, losses
@@ -41,7 +41,7 @@ def print_front(trials: Sequence[FrozenTrial], goals: Goals, told: Mapping[str, 
     table.add_column("trial", justify="right", no_wrap=True)
     taken = len("trial") + 4
     for objective in goals.objectives:
-        arrow = "↑" if objective.direction == "maximize" else "↓"
+        arrow = ARROWS["higher" if objective.direction == "maximize" else "lower"]
         words = "\n".join(objective.key.replace("_", "/").split("/"))
         table.add_column(f"{words} {arrow}\nchosen on", justify="right", no_wrap=True)
         table.add_column("\ntold on", justify="right", no_wrap=True)

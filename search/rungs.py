@@ -92,8 +92,8 @@ def make_rungs(whole: Engine, shares: Sequence[float], keys: Sequence[str]) -> t
     parts: list[tuple[float, PartEngine]] = []
     following = _images(whole)
     for share in reversed(shares):
-        engine = replace(whole, suite=part_suite(whole.suite, share, sizes, wanted), progress=whole.quiet)
-        engine.forward_images = engine.computed = 0
+        suite = part_suite(whole.suite, share, sizes, wanted)
+        engine = replace(whole, suite=suite, progress=whole.quiet, forward_images=0, computed=0)
         try:
             images = _images(engine)
         except InputError as reason:
@@ -134,7 +134,6 @@ def _relate(engines: Sequence[Engine]) -> None:
             for name, data in engine.plan.data.items()
             for same in [by_origin[name.removesuffix(_PART)]]
         }
-        engine.plan = replace(engine.plan, related=engine.related)
 
 
 @dataclass

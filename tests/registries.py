@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmark.data import forget, sources
+from benchmark.data import sources
 from benchmark.plugins import tasks
 from benchmark.quantization import quantizers
 from benchmark.registry import Registry
@@ -23,4 +23,3 @@ def restored() -> Iterator[None]:
         for registry, names in zip(registries, before, strict=True):
             for name in set(registry.names()) - names:
                 registry.remove(name)
-        forget()

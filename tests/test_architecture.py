@@ -281,7 +281,7 @@ def test_tasks_never_run_a_model() -> None:
 def test_search_does_not_know_how_a_model_is_run_or_tracked() -> None:
     """It asks the engine for plans and runs, and the registry for a tracker; banks and stores are the engine's."""
     inner = {f"benchmark.engine.{name}" for name in ("banks", "embed", "evaluate", "local", "parts")}
-    inner |= {"benchmark.ledger.arrays", "benchmark.ledger.pixels"}
+    inner |= {"benchmark.ledger.store"}
     found = [(relative(path), line, module) for path in sources("search") for line, module in imported(path)]
     assert any(module == "benchmark.engine.run" for _, _, module in found)
     assert not [where for where in found if where[2] in inner | {"benchmark.bank"}]

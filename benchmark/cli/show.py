@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -22,12 +23,12 @@ from benchmark.quantization.registry import read
 from benchmark.results.compare import Change, adjust
 from benchmark.results.formats import rows as export_rows
 from benchmark.results.load import find, open_ledger
+from benchmark.results.notation import ARROWS, STARS, STYLES, interval
 from benchmark.results.rows import Results, Row, better_of, gather
 from benchmark.utils.output import out
 from benchmark.utils.progress import open_progress
 
-ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
-LEGEND = "* q < 0.05, ** q < 0.01, *** q < 0.001: p adjusted over the metrics that are shown; intervals are 95 %"
+LEGEND = f"{STARS}: p adjusted over the metrics that are shown; intervals are 95 %"
 
 
 def show_run(request: ShowRequest) -> None:
@@ -125,7 +126,7 @@ def metric_table(values: Mapping[str, float], changes: Mapping[str, Change], pre
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("")
     for key, value in values.items():
-        name = f"  {key.removeprefix(prefix)}{ARROWS[better_of(key)]}"
+        name = f"  {key.removeprefix(prefix)} {ARROWS[better_of(key)]}".rstrip()
         table.add_row(escape(name), _number(value), *_change_cells(changes.get(key)))
     return table
 
@@ -134,11 +135,9 @@ def _change_cells(change: Change | None) -> tuple[Text, str, str]:
     """Change, interval and stars; nothing where there is no change and no test (counts)."""
     if change is None or (change.change == 0 and change.p is None):
         return Text(""), "", ""
-    style = {"better": "green", "worse": "red"}.get(change.direction, "") if change.stars else ""
-    interval = ""
-    if change.low is not None and change.high is not None:
-        interval = f"[{_number(change.low, '+')}, {_number(change.high, '+')}]"
-    return Text(_number(change.change, "+"), style=style), interval, change.stars
+    style = STYLES[change.direction] if change.stars else ""
+    ends = interval(change.low, change.high, partial(_number, sign="+"))
+    return Text(_number(change.change, "+"), style=style), ends, change.stars
 
 
 def _number(value: float, sign: str = "") -> str:

@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.engine.plan import Plan
-from benchmark.results.formats import fold
+from benchmark.results.notation import ARROWS, STARS, STYLES, fold
 from benchmark.results.tables import Cell, Row, declared, efficiency_figures, report_figures
 
 NARROWEST_NAME, WIDEST_NAME = 11, 12
 """Characters that the column of names gets at least, and that its longest word gets at most before it is split."""
-LEGEND = "* q < 0.05, ** q < 0.01, *** q < 0.001: p adjusted over this table's changes"
+LEGEND = f"{STARS}: p adjusted over this table's changes"
 
 
 def print_table(rows: Sequence[Row], keys: Sequence[str], reports: Mapping[str, Any], plan: Plan) -> None:
@@ -164,7 +164,7 @@ def _number(value: float | None) -> str:
 
 def _header(key: str, plan: Plan) -> str:
     task_name, label, rest = key.split("/", 2)
-    arrow = {"higher": "↑", "lower": "↓", "neither": ""}[declared(plan)[task_name].metric(rest).better]
+    arrow = ARROWS[declared(plan)[task_name].metric(rest).better]
     return "\n".join([*task_name.split("_"), *label.split("/"), *rest.split("/"), arrow])
 
 
@@ -173,6 +173,5 @@ def _text(cell: Cell | None) -> Text:
         return Text("-")
     text = Text(f"{cell.value:.3f}")
     if cell.change is not None:
-        style = {True: "green", False: "red", None: "dim"}[cell.improved]
-        text.append(f"\n{cell.change:+.3f}{cell.stars}", style=style)
+        text.append(f"\n{cell.change:+.3f}{cell.stars}", style=STYLES[cell.direction])
     return text

@@ -26,7 +26,82 @@ if TYPE_CHECKING:
 LIMIT_VERSION = 2
 """Raise it when `limit` chooses other images."""
 
+KEPT_TABLES = 8
+"""Tables of images that stay in memory: some sources keep encoded images in them."""
+
 sources: Registry[Source[Any]] = Registry("data source", "reliquant.sources", Source)
+
+
+class DataSets:
+    """Data sets by specification: their files are looked at once, and equal columns and tables are shared.
+
+    A new object looks at all files again.
+    """
+
+    def __init__(self) -> None:
+        self._fingerprints: dict[str, str] = {}
+        self._opened: dict[str, Data] = {}
+        self._tables: dict[str, LoadedData] = {}
+        self._columns: WeakValueDictionary[bytes, NDArray[Any]] = WeakValueDictionary()
+
+    def digest(self, spec: DataSpec) -> str:
+        """Content hash of everything that determines images, labels and ids; reads no image.
+
+        It covers the source and its version, the files' fingerprint, split, options, class list, limit and corruption.
+        The path itself and the data set's name do not count, nor do the templates.
+        """
+        source = sources.get(spec.source)
+        base = _base(spec, source)
+        if base.digest() not in self._fingerprints:
+            source.check(base)
+            self._fingerprints[base.digest()] = source.fingerprint(base)
+        fingerprint = self._fingerprints[base.digest()]
+        generated = [spec.corruption, spec.severity, GENERATOR_VERSION] if source.corruptions is None else None
+        if spec.corruption is None:
+            generated = None
+        fields = base.model_dump(mode="json", exclude={"path", "templates", "corruptions", "severities"})
+        fields["options"] = {k: v for k, v in base.options if k not in source.places}
+        # what is in a file counts, not its name
+        for holder, key in ((fields, "classes"), (fields["options"], "subset")):
+            value = holder.get(key)
+            if isinstance(value, str) and value not in prompts.BUILT_IN_CLASSES:
+                holder[key] = list(prompts.class_names(value))
+        return digest([source.version, fingerprint, fields, generated, LIMIT_VERSION])
+
+    def open(self, spec: DataSpec, name: str) -> Data:
+        """Open a data set; corrupted versions share the rows of their base.
+
+        Raises:
+            UnknownNameError: no such source or corruption.
+            DataError: names the data set and the file, index, column, label or class that does not fit.
+        """
+        if spec.corruptions is not None:
+            raise DataError(f"data set '{name}' is a group of corrupted versions; expand it first")
+        check_data(spec, name)
+        source = sources.get(spec.source)
+        base = _base(spec, source)
+        with _named(name):
+            full_digest = self.digest(spec)
+            if base.digest() not in self._opened:
+                self._opened[base.digest()] = _open(base, source, self)
+        return replace(self._opened[base.digest()], name=name, spec=spec, digest=full_digest)
+
+    def load(self, spec: DataSpec, source: Source[Any], images: bool = True) -> LoadedData:
+        """The source's table, from memory where it was among the last ones; without images a cheaper one may do."""
+        if not _limits_itself(spec, source):
+            spec = spec.model_copy(update={"limit": None})
+        key = spec.digest()
+        if not images and key not in self._tables and type(source).describe is not Source.describe:
+            return source.describe(spec)
+        self._tables[key] = loaded = self._tables.pop(key, None) or _undecoded(source.load(spec))
+        if len(self._tables) > KEPT_TABLES:
+            del self._tables[next(iter(self._tables))]
+        return loaded
+
+    def shared(self, column: NDArray[Any]) -> NDArray[Any]:
+        """The same array for equal columns: the 75 versions of a data set have the same ids and labels."""
+        key = hashlib.sha256(f"{column.dtype}{column.shape}".encode() + column.tobytes()).digest()
+        return self._columns.setdefault(key, column)
 
 
 @dataclass(frozen=True)
@@ -60,6 +135,7 @@ class Data:
     captions: tuple[str, ...] | None = field(default=None, repr=False)
     _rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
     _of: int = 0
+    _sets: DataSets = field(default_factory=DataSets, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,7 +144,7 @@ class Data:
     def dataset(self) -> datasets.Dataset:
         """Rows in the order of `labels`; columns as in `benchmark.data.sources.base.LoadedData`."""
         source = sources.get(self.spec.source)
-        table = _load(_base(self.spec, source), source).dataset
+        table = self._sets.load(_base(self.spec, source), source).dataset
         if len(table) != self._of:
             raise DataError(f"data set '{self.name}': had {self._of} images, has {len(table)} now")
         return table if len(self._rows) == self._of else table.select(self._rows)
@@ -78,6 +154,11 @@ class Data:
         """Whether the pixel store must corrupt the images (the source does not read released files)."""
         return self.spec.corruption is not None and sources.get(self.spec.source).corruptions is None
 
+    @property
+    def clean(self) -> Data:
+        """The same images without the corruption."""
+        return self._sets.open(self.spec.model_copy(update={"corruption": None, "severity": None}), self.name)
+
     def prompts(self) -> list[list[str]]:
         """All texts: for each class one text per template."""
         return [[prompts.fill(t, name) for t in self.templates] for name in self.class_names]
@@ -86,22 +167,6 @@ class Data:
     def text_digest(self) -> str:
         """Content hash of what determines the class weights."""
         return digest([list(self.class_names), list(self.templates)])
-
-
-KEPT_TABLES = 8
-"""Tables of images that stay in memory: some sources keep encoded images in them."""
-
-_fingerprints: dict[str, str] = {}
-_opened: dict[str, Data] = {}
-_tables: dict[str, LoadedData] = {}
-_columns: WeakValueDictionary[bytes, NDArray[Any]] = WeakValueDictionary()
-
-
-def forget() -> None:
-    """Look at all files again: fingerprints and opened data sets are kept for the life of the process otherwise."""
-    _fingerprints.clear()
-    _opened.clear()
-    _tables.clear()
 
 
 def check_data(spec: DataSpec, name: str) -> None:
@@ -122,48 +187,14 @@ def check_data(spec: DataSpec, name: str) -> None:
             prompts.templates(spec.templates)
 
 
-def data_digest(spec: DataSpec) -> str:
-    """Content hash of everything that determines images, labels and ids; reads no image.
-
-    It covers the source and its version, the files' fingerprint, split, options, class list, limit and corruption.
-    The path itself and the data set's name do not count, nor do the templates.
-    """
-    source = sources.get(spec.source)
-    base = _base(spec, source)
-    if base.digest() not in _fingerprints:
-        source.check(base)
-        _fingerprints[base.digest()] = source.fingerprint(base)
-    fingerprint = _fingerprints[base.digest()]
-    generated = [spec.corruption, spec.severity, GENERATOR_VERSION] if source.corruptions is None else None
-    if spec.corruption is None:
-        generated = None
-    fields = base.model_dump(mode="json", exclude={"path", "templates", "corruptions", "severities"})
-    fields["options"] = {k: v for k, v in base.options if k not in source.places}
-    for holder, key in ((fields, "classes"), (fields["options"], "subset")):  # what is in a file counts, not its name
-        value = holder.get(key)
-        if isinstance(value, str) and value not in prompts.BUILT_IN_CLASSES:
-            holder[key] = list(prompts.class_names(value))
-    return digest([source.version, fingerprint, fields, generated, LIMIT_VERSION])
-
-
 def open_data(spec: DataSpec, name: str) -> Data:
-    """Open a data set; corrupted versions share the rows of their base.
+    """`DataSets.open` for one data set alone."""
+    return DataSets().open(spec, name)
 
-    Raises:
-        UnknownNameError: no such source or corruption.
-        DataError: names the data set and the file, index, column, label or class that does not fit.
-    """
-    if spec.corruptions is not None:
-        raise DataError(f"data set '{name}' is a group of corrupted versions; expand it first")
-    check_data(spec, name)
-    source = sources.get(spec.source)
-    base = _base(spec, source)
-    with _named(name):
-        full_digest = data_digest(spec)
-        key = f"{base.digest()} {_fingerprints[base.digest()]}"
-        if key not in _opened:
-            _opened[key] = _open(base, source)
-    return replace(_opened[key], name=name, spec=spec, digest=full_digest)
+
+def data_digest(spec: DataSpec) -> str:
+    """`DataSets.digest` for one data set alone."""
+    return DataSets().digest(spec)
 
 
 def expand(name: str, spec: DataSpec) -> dict[str, DataSpec]:
@@ -213,19 +244,6 @@ def _limits_itself(spec: DataSpec, source: Source[Any]) -> bool:
     return source.limits_itself and options.subset is None and options.half is None
 
 
-def _load(spec: DataSpec, source: Source[Any], images: bool = True) -> LoadedData:
-    """The source's table, from memory where it was among the last ones; without images a cheaper one may do."""
-    if not _limits_itself(spec, source):
-        spec = spec.model_copy(update={"limit": None})
-    key = spec.digest()
-    if not images and key not in _tables and type(source).describe is not Source.describe:
-        return source.describe(spec)
-    _tables[key] = loaded = _tables.pop(key, None) or _undecoded(source.load(spec))
-    if len(_tables) > KEPT_TABLES:
-        del _tables[next(iter(_tables))]
-    return loaded
-
-
 def _undecoded(loaded: LoadedData) -> LoadedData:
     """With images that `datasets` does not decode on access: it would let Pillow try every format it has."""
     import datasets
@@ -235,14 +253,8 @@ def _undecoded(loaded: LoadedData) -> LoadedData:
     return replace(loaded, dataset=loaded.dataset.cast_column("image", datasets.Image(decode=False)))
 
 
-def _shared(column: NDArray[Any]) -> NDArray[Any]:
-    """The same array for equal columns: the 75 versions of a data set have the same ids and labels."""
-    key = hashlib.sha256(f"{column.dtype}{column.shape}".encode() + column.tobytes()).digest()
-    return _columns.setdefault(key, column)
-
-
-def _open(spec: DataSpec, source: Source[Any]) -> Data:
-    loaded = _load(spec, source, images=False)
+def _open(spec: DataSpec, source: Source[Any], sets: DataSets) -> Data:
+    loaded = sets.load(spec, source, images=False)
     columns = loaded.dataset.column_names
     labels = np.asarray(loaded.dataset.with_format("numpy")["label"][:], np.int64)
     ids = np.asarray(loaded.dataset["sample_id"][:], dtype=np.str_)
@@ -269,9 +281,9 @@ def _open(spec: DataSpec, source: Source[Any]) -> Data:
     elif spec.text == "none":
         labels = np.full(len(rows), -1, np.int64)
     return Data(
-        name="", spec=spec, labels=_shared(labels), sample_ids=_shared(ids[rows]), class_names=names,
+        name="", spec=spec, labels=sets.shared(labels), sample_ids=sets.shared(ids[rows]), class_names=names,
         templates=templates, templates_origin=templates_origin, classes_origin=origin, digest="", groups=groups,
-        group_names=loaded.group_names, captions=captions, _rows=_shared(rows), _of=len(ids),
+        group_names=loaded.group_names, captions=captions, _rows=sets.shared(rows), _of=len(ids), _sets=sets,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 from benchmark.data import decode
 from benchmark.data.chunks import Chunk, Images, chunk_rows, decode_chunks, id_chunks
 from benchmark.data.corruption_names import GENERATOR_VERSION
-from benchmark.data.opening import Data, open_data
+from benchmark.data.opening import Data
 from benchmark.errors import DataError
-from benchmark.ledger.pixels import Store, Stored
-from benchmark.spec import DataSpec, digest
+from benchmark.ledger.store import Entry, Store
+from benchmark.spec import digest
 from benchmark.utils.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -126,30 +127,23 @@ class PixelCache:
         self.skip_broken = skip_broken
         self._serial_seconds = 0.0
 
-    def open(
-        self, spec: DataSpec, name: str, preprocess: Preprocess, progress: Progress | None = None, workers: int = 0
-    ) -> Pixels:
+    def open(self, data: Data, preprocess: Preprocess, progress: Progress | None = None, workers: int = 0) -> Pixels:
         """The pixels of a data set, from the cache or made now.
 
         Args:
-            spec: one data set (expand groups of corruptions first).
-            name: its name in the suite, for messages.
             preprocess: size, resize mode and interpolation; mean and standard deviation do not matter here.
             workers: threads that decode and processes that corrupt; the result does not depend on it.
 
         Raises:
-            DataError: an image that cannot be decoded, named by file and row; the data set cannot be opened.
+            DataError: an image that cannot be decoded, named by file and row.
             StorageError: the cache folder cannot be written.
         """
         progress = progress or Silent()
-        data = open_data(spec, name)
         key = self.key(data, preprocess)
         size = 3 * preprocess.size[0] * preprocess.size[1] * len(data)
         if not self.store.fits(size):
             return self._streamed(data, key, preprocess, workers)
-        stored = self.store.get(key, workers)
-        if stored is None:
-            stored = self._fill(data, key, preprocess, progress, workers, size)
+        stored = self.store.get(key) or self._fill(data, key, preprocess, progress, workers, size)
         return self._pixels(data, key, preprocess, stored)
 
     def key(self, data: Data, preprocess: Preprocess) -> str:
@@ -157,49 +151,40 @@ class PixelCache:
         generated = GENERATOR_VERSION if data.generated else None
         return digest([data.digest, preprocess.pixel_digest(), decode.DECODER_VERSION, generated])
 
-    def _pixels(self, data: Data, key: str, preprocess: Preprocess, stored: Stored) -> Pixels:
+    def _pixels(self, data: Data, key: str, preprocess: Preprocess, stored: Entry) -> Pixels:
         broken = [(int(row), str(reason)) for row, reason in stored.info["broken"]]
         self._refuse(data, broken)
         kept = np.setdiff1d(np.arange(len(data)), [row for row, _ in broken])
-        return Pixels(data, kept, preprocess.size, _lines(data, broken), key, stored.array)
+        return Pixels(data, kept, preprocess.size, _lines(data, broken), key, stored["pixels"])
 
-    def _fill(
-        self, data: Data, key: str, preprocess: Preprocess, progress: Progress, workers: int, size: int
-    ) -> Stored:
-        existed = key in self.store
+    def _fill(self, data: Data, key: str, preprocess: Preprocess, progress: Progress, workers: int, size: int) -> Entry:
+        chunks = self._make(data, preprocess, progress, workers)
         with self.store.lock(key):
-            stored = self.store.get(key, workers)
+            stored = self.store.get(key)
             if stored is not None:  # another process was faster
                 return stored
-            if existed:
-                progress.message(f"pixel cache: the entry of '{data.name}' was damaged and is made again")
             broken: list[tuple[int, str]] = []
             with (
-                self.store.writing(key, (3, *preprocess.size), size) as writer,
+                self.store.writing(key, size) as writer,
                 progress.phase(f"pixels {data.name}", len(data)) as advance,
             ):
-                for chunk in self._make(data, preprocess, progress, workers):
+                for chunk in chunks:
                     broken += chunk.broken
                     self._refuse(data, broken)
-                    writer.append(chunk.pixels)
+                    writer.append("pixels", chunk.pixels)
                     advance(len(chunk.pixels) + len(chunk.broken))
                 writer.info["broken"] = broken
-            stored = self.store.get(key, workers)
-        if stored is None:
-            raise DataError(
-                f"data set '{data.name}': its pixels vanished from {self.store.folder} as they were written"
-            )
-        return stored
+        return writer.entry
 
     def _make(self, data: Data, preprocess: Preprocess, progress: Progress, workers: int) -> Iterator[Chunk]:
+        """The chunks of a data set. The images behind a corrupted version are opened at once: before any lock."""
         if not data.generated:
-            yield from decode_chunks(data, preprocess, workers)
-            return
-        base = self.open(_clean(data.spec), data.name, preprocess, progress, workers)
+            return decode_chunks(data, preprocess, workers)
+        base = self.open(data.clean, preprocess, progress, workers)
         broken = np.setdiff1d(np.arange(len(data)), base.rows).tolist()
-        if broken:
-            yield Chunk(np.empty((0, 3, *preprocess.size), np.uint8), tuple(zip(broken, base.skipped, strict=True)))
-        yield from self._corrupt(base, str(data.spec.corruption), int(data.spec.severity or 0), workers)
+        skipped = Chunk(np.empty((0, 3, *preprocess.size), np.uint8), tuple(zip(broken, base.skipped, strict=True)))
+        made = self._corrupt(base, str(data.spec.corruption), int(data.spec.severity or 0), workers)
+        return chain([skipped] if broken else [], made)
 
     def _corrupt(self, base: Pixels, corruption: str, severity: int, workers: int) -> Iterator[Chunk]:
         from benchmark.data.corruptions import corrupt_pixels
@@ -254,7 +239,3 @@ def _shard(data: Data, row: int) -> str:
 
 def _lines(data: Data, broken: list[tuple[int, str]]) -> tuple[str, ...]:
     return tuple(_line(data, row, reason) for row, reason in broken)
-
-
-def _clean(spec: DataSpec) -> DataSpec:
-    return spec.model_copy(update={"corruption": None, "severity": None})

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from benchmark.engine.holding import ModelHolder, Quantized
 from benchmark.engine.parts import Part
 from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
-from benchmark.ledger.arrays import ArrayStore
+from benchmark.ledger.store import Store
 from benchmark.models.base import ClipModel
-from benchmark.quantization import LayerState, check_model, quantize
+from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize, quantize_to_store
 from benchmark.quantization.calibration import Calibration
 from benchmark.spec import FP32, digest
 from benchmark.utils.progress import Advance, Progress
@@ -44,19 +43,30 @@ class BankMaker:
     plan: Plan
     configuration: Configuration
     holder: ModelHolder
-    store: ArrayStore
+    store: Store
     pixels: PixelCache
     progress: Progress
-    statistics: ArrayStore | None = None
+    statistics: Store | None = None
     forward_images: int = 0
+    _made: Quantized | None = field(default=None, init=False, repr=False)
+    _runner: ClipModel | None = field(default=None, init=False, repr=False)
 
-    @cached_property
+    @property
     def quantized(self) -> Quantized:
         """The model under this configuration's quantization, and what was done to it; a stored one as it is.
 
         The report's probe images are the calibration data's, where the suite has any, whether the method needs it or
         not: so the reports of all methods compare.
         """
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def release(self) -> None:
+        """Let the quantized model go; it is made again when it is needed again."""
+        self._made = self._runner = None
+
+    def _make(self) -> Quantized:
         stored, settings = self.configuration.model.quantized, self.plan.settings
         if stored is not None:
             return stored.load(settings.device, settings.exact_float)
@@ -64,19 +74,11 @@ class BankMaker:
             return self.quantize()
         return self.holder.quantized(self.configuration.content, self.quantize)
 
-    def quantize(self, kept: dict[str, LayerState] | None = None) -> Quantized:
-        """Quantize the full-precision model; `kept` gets the states of the replaced layers."""
-        calibration = self._calibration()
+    def quantize(self) -> Quantized:
+        """Quantize the full-precision model."""
+        means = self._means()
         with self._lent() as model:
-            return quantize(
-                model,
-                self.configuration.quant,
-                calibration,
-                self.progress,
-                exact_float=self.plan.settings.exact_float,
-                statistics=self.statistics,
-                kept=kept,
-            )
+            return quantize(model, self.configuration.quant, *means)
 
     @contextmanager
     def _lent(self) -> Iterator[ClipModel]:
@@ -91,15 +93,27 @@ class BankMaker:
         with self.holder.lent(f"quantization method '{self.configuration.quant.method}'") as model:
             yield model
 
-    @cached_property
+    def quantize_to_store(self) -> tuple[ClipModel, QuantizationReport, dict[str, LayerState]]:
+        """`quantize`, and the states of the replaced layers by name."""
+        means = self._means()
+        with self._lent() as model:
+            return quantize_to_store(model, self.configuration.quant, *means)
+
+    def _means(self) -> tuple[Calibration | None, Progress, bool, Store | None]:
+        return self._calibration(), self.progress, self.plan.settings.exact_float, self.statistics
+
+    @property
     def runner(self) -> ClipModel:
         """The quantized model, run as the settings ask: under autocast, compiled."""
-        return prepared(self.quantized[0], self.plan.settings.precision, self.plan.settings.compile)
+        if self._runner is None:
+            settings = self.plan.settings
+            self._runner = prepared(self.quantized[0], settings.precision, settings.compile)
+        return self._runner
 
     @property
     def in_memory(self) -> bool:
         """Whether the quantized model has been made."""
-        return "quantized" in vars(self)
+        return self._made is not None
 
     def _calibration(self) -> Calibration | None:
         if self.plan.calibration is None:
@@ -112,7 +126,7 @@ class BankMaker:
     def pixels_of(self, data: Data) -> Pixels:
         """The decoded images of a data set at this model's input size."""
         preprocess = self.configuration.model.preprocess
-        return self.pixels.open(data.spec, data.name, preprocess, self.progress, self.plan.settings.workers)
+        return self.pixels.open(data, preprocess, self.progress, self.plan.settings.workers)
 
     def check_inputs(self, names: Iterable[str]) -> bool:
         """Decode every data set and load the model, so that what is wrong with them is said before any long work.
@@ -166,12 +180,13 @@ class BankMaker:
         new = int(part.new.sum())
         advance(len(part.rows) - new)
         model = self.runner if new else plain  # which then is not run
-        about = {"logit": np.array([plain.logit_scale, plain.logit_bias]), "rows": part.rows}
-        with self.store.scratch() as room:
+        with ExitStack() as entries:
+            writers = {a: entries.enter_context(self.store.writing(self._image_key(name, a))) for a in arrays}
+            for writer in writers.values():
+                writer.add("logit", np.array([plain.logit_scale, plain.logit_bias]))
+                writer.add("rows", part.rows)
             with self._lent():
-                features = part.features(model, self.plan.settings.batch_size, advance, room)
-            for array in arrays:
-                self.store.put(self._image_key(name, array), {array: features[array], **about})
+                part.features(model, self.plan.settings.batch_size, advance, lambda a, shape: writers[a].room(a, shape))
         self.forward_images += new
 
     @property
@@ -276,17 +291,17 @@ class BankMaker:
 class Caches:
     """Banks, pixels and calibration statistics below one folder; several processes may use it."""
 
-    banks: ArrayStore
+    banks: Store
     pixels: PixelCache
-    statistics: ArrayStore
+    statistics: Store
 
     @classmethod
     def open(cls, folder: Path, pixel_budget: int, skip_broken: bool) -> Caches:
         """The caches below `folder`."""
         return cls(
-            ArrayStore(folder / "banks"),
+            Store(folder / "banks"),
             PixelCache(folder / "pixels", pixel_budget, skip_broken),
-            ArrayStore(folder / "statistics", STATISTICS_BUDGET),
+            Store(folder / "statistics", STATISTICS_BUDGET),
         )
 
     def maker(self, plan: Plan, configuration: Configuration, holder: ModelHolder, progress: Progress) -> BankMaker:
@@ -296,4 +311,4 @@ class Caches:
     @property
     def damaged(self) -> list[str]:
         """Damaged entries that were found and removed."""
-        return [*self.banks.damaged, *self.statistics.damaged]
+        return [*self.banks.damaged, *self.pixels.store.damaged, *self.statistics.damaged]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmark.data import prompts
 from benchmark.errors import NonFiniteError
 from benchmark.models.base import ClipModel
 from benchmark.utils.memory import keep_freed_memory
@@ -130,16 +131,14 @@ def embed_classes(model: ClipModel, names: Sequence[str], templates: Sequence[st
     """Zero-shot class weights (C, D) float32: each template -> encode -> normalise -> mean -> normalise.
 
     CLIP_benchmark's semantics. `templates` hold one `{}` (or `{c}`) each for the class name.
+
+    Raises:
+        DataError: a template that has none, or several.
     """
-    prompts = [fill(template, name) for name in names for template in templates]
-    features = embed_texts(model, prompts).astype(np.float64)
+    filled = [prompts.fill(prompts.normalise(template), name) for name in names for template in templates]
+    features = embed_texts(model, filled).astype(np.float64)
     mean = features.reshape(len(names), len(templates), -1).mean(axis=1)
     return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True), dtype=np.float32)
-
-
-def fill(template: str, name: str) -> str:
-    """A template with the class name in it; `{}` and CLIP_benchmark's `{c}` both stand for the name."""
-    return template.replace("{c}", name).replace("{}", name)
 
 
 def first_nonfinite_layer(module: nn.Module, forward: Callable[[], Tensor]) -> str:

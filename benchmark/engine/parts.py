@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from benchmark.data import Data
 from benchmark.data.pixels import Pixels
 from benchmark.engine.embed import stream_features
-from benchmark.ledger.arrays import ArrayStore, Room
+from benchmark.ledger.store import Store
 from benchmark.models.base import ClipModel
 from benchmark.utils.progress import Advance
+
+Room = Callable[[str, tuple[int, ...]], NDArray[np.float32]]
 
 COPIED = 1024
 """Rows that are copied at a time."""
@@ -33,7 +35,7 @@ class Part:
         arrays: Sequence[str],
         pixels: Pixels,
         key: Callable[[Data, str], str],
-        store: ArrayStore,
+        store: Store,
     ) -> None:
         """Args: others share images with `data`; pixels: of the largest of them all; key: names an array's entry."""
         self.pixels, self.arrays = pixels, arrays
@@ -57,12 +59,12 @@ class Part:
     def features(
         self, model: ClipModel, batch_size: int, advance: Advance, room: Room
     ) -> dict[str, NDArray[np.float32]]:
-        """All arrays (N, ...), in the order of `rows`, each in a place that `room` gives, batch by batch."""
+        """All arrays (N, ...), in the order of `rows`, each in the place that `room(name, shape)` gives, by batches."""
         whole: dict[str, NDArray[np.float32]] = {}
         for mine, found, theirs in self.known:
             for array in self.arrays:
                 if array not in whole:
-                    whole[array] = room((len(self.ids), *found[array].shape[1:]))
+                    whole[array] = room(array, (len(self.ids), *found[array].shape[1:]))
                 for start in range(0, len(mine), COPIED):
                     part = slice(start, start + COPIED)
                     whole[array][mine[part]] = found[array][theirs[part]]
@@ -75,7 +77,7 @@ class Part:
             here = places[done : done + len(outputs["image"])]
             for array in self.arrays:
                 if array not in whole:
-                    whole[array] = room((len(self.ids), *outputs[array].shape[1:]))
+                    whole[array] = room(array, (len(self.ids), *outputs[array].shape[1:]))
                 whole[array][here] = outputs[array]
             done += len(here)
         return whole

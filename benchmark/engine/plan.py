@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from benchmark.data import Data, expand, open_data, prompts
+from benchmark.data import Data, DataSets, expand, prompts
 from benchmark.engine import embed
 from benchmark.engine.execution import Precision
 from benchmark.engine.label_spaces import check_classes
@@ -45,14 +45,14 @@ class Settings:
     task_timeout: float | None = None
 
     def hashed(self) -> dict[str, Any]:
-        """The part that can change a number; the integer engine's rounding differs from float in the last bits.
-
-        What came later appears only where it is not the default, so that finished evaluations keep their names.
-        """
-        engine = "none" if self.exact_float else self.engine or integer_engine(self.device)
-        fields = {"device": self.device.split(":")[0], "integer_engine": engine, "embed": embed.VERSION}
-        later = {"precision": (self.precision, "fp32"), "compile": (self.compile, False)}
-        return fields | {name: value for name, (value, default) in later.items() if value != default}
+        """The part that can change a number; the integer engine's rounding differs from float in the last bits."""
+        return {
+            "device": self.device.split(":")[0],
+            "integer_engine": "none" if self.exact_float else self.engine or integer_engine(self.device),
+            "embed": embed.VERSION,
+            "precision": self.precision,
+            "compile": self.compile,
+        }
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,13 @@ class Plan:
         return self.calibration
 
 
-def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
+def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets | None = None) -> Plan:
     """Check a suite against the registries, the disk and the models, and name every evaluation.
 
     No weight is loaded and no image decoded.
+
+    Args:
+        sets: for several plans on the same data, whose files are then looked at once.
 
     Raises:
         ReliquantError: the first problem found, in one line that names the field or file.
@@ -175,7 +178,8 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None) -> Plan:
     settings, (quants, bindings, groups) = settings or Settings(), check_suite(suite)
     for quant in quants:
         quantizers.get(quant.method).check_available(settings.device.split(":")[0])
-    data = {name: open_data(spec, name) for group in groups.values() for name, spec in group.items()}
+    sets = sets or DataSets()
+    data = {name: sets.open(spec, name) for group in groups.values() for name, spec in group.items()}
     for task, label, binding in bindings:
         roles = _bound(binding.roles, groups).items()
         names = {role: {name: data[name].class_names for name in bound} for role, bound in roles}

@@ -72,6 +72,7 @@ def run(
             Local(driver, caches, timing, models or Models()).run(advance)
         else:
             OnRay(driver, ray, home, pixel_budget, skip_broken).run(advance)
-    for damage in caches.damaged:
+    compared = driver.comparer.store.damaged if driver.comparer else []
+    for damage in (*caches.damaged, *compared):
         progress.message(f"damaged cache entry found and recomputed: {damage}")
     return driver.close()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmark.data import DataSets
 from benchmark.engine.banks import Caches
 from benchmark.engine.evaluate import Result, embed, evaluate, failure
 from benchmark.engine.holding import ModelHolder
@@ -69,6 +70,7 @@ class Answer:
 
 _held: dict[str, ModelHolder] = {}
 _included: set[Path] = set()
+_sets = DataSets()
 
 
 def work(order: Order) -> tuple[Answer, ...]:
@@ -85,7 +87,7 @@ def work(order: Order) -> tuple[Answer, ...]:
     torch.set_num_threads(order.threads)
     try:
         _include(order.include)
-        plan = guarded("reading the suite", lambda: make_plan(order.suite, order.settings))
+        plan = guarded("reading the suite", lambda: make_plan(order.suite, order.settings, _sets))
     except ReliquantError as error:
         return (_refusal(error),)
     configurations = {c.key: c for c in plan.configurations}

@@ -122,8 +122,7 @@ def _suite_and_name(request: ExportRequest) -> tuple[SuiteSpec, str]:
 def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str | None, found: Found) -> ExportConfig:
     """All files of the folder, the stored model checked against the one in memory."""
     plan, configuration = maker.plan, maker.configuration
-    kept: dict[str, LayerState] = {}
-    quantized, report = maker.quantize(kept)
+    quantized, report, kept = maker.quantize_to_store()
     _check_kept(configuration, report, kept)
     tensors, same = all_tensors(maker.holder.model, quantized, kept)
     quant, recipe = configuration.quant, configuration.model.recipe

@@ -1,7 +1,7 @@
 """The ledger: an append-only JSONL file, one row per finished evaluation. The source of truth for resuming.
 
 MLflow is a view of it. Per-sample columns lie beside it in `samples/<key[:2]>/<key>.npz`, written before their row,
-which has their digest. (Early versions wrote `samples/<key>.npz`, and no digest.)
+which has their digest.
 """
 
 from __future__ import annotations
@@ -181,15 +181,17 @@ class Ledger:
         )
 
     def _samples(self, record: Record, whole: bool) -> dict[str, NDArray[Any]]:
+        if record.samples is None:
+            return {}
         path = self.samples_path(record.key)
         try:
             content = path.read_bytes()
             arrays = unpack(content)
-            if record.samples not in (None, digest_of(content)):
+            if record.samples != digest_of(content):
                 raise ValueError("it is not the one that its record names")
             return arrays
         except FileNotFoundError:
-            if record.samples is None or not whole:
+            if not whole:
                 return {}
             damage = "it is missing"
         except OSError as error:
@@ -201,12 +203,10 @@ class Ledger:
 
     def samples_path(self, key: str) -> Path:
         """Where the per-sample columns and tables of an evaluation lie."""
-        flat = self.home / "samples" / f"{key}.npz"
-        sharded = self.home / "samples" / key[:2] / f"{key}.npz"
-        return flat if flat.is_file() and not sharded.is_file() else sharded
+        return self.home / "samples" / key[:2] / f"{key}.npz"
 
     def _write_samples(self, key: str, packed: bytes) -> None:
-        path = self.home / "samples" / key[:2] / f"{key}.npz"
+        path = self.samples_path(key)
         aside = path.with_suffix(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
         try:
             if not path.parent.is_dir():
@@ -244,8 +244,7 @@ class Ledger:
     def _take(self, line: bytes) -> None:
         try:
             row = dict(json.loads(line, object_pairs_hook=_interned))
-            claimed = row.pop("sha256", None)  # rows of early versions have none
-            if claimed is not None and claimed != digest(row):
+            if row.pop("sha256") != digest(row):
                 raise ValueError("a byte was changed")
             kind = row.pop("kind")
             if kind == "record":

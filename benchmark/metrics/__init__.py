@@ -7,7 +7,7 @@ them, so that a command that needs no metric does not pay for SciPy.
 module               what it holds
 ===================  ==================================================================================
 `scores`             cosines, logits, softmax
-`classification`     accuracy, top-k accuracy, recall per class
+`classification`     accuracy, top-k, recall per class
 `calibration`        reliability bins, ECE, MCE, adaptive ECE, Brier score, NLL, the ECE floor
 `logit_scale`        logit scale tuning (also importable from `calibration`)
 `detection`          AUROC, AUPR, FPR95 of scores that are higher in distribution
@@ -15,6 +15,6 @@ module               what it holds
 `robustness`         relative change, spurious gaps, corruption error, groups
 `selective`          risk-coverage curve, AURC, accuracy at a coverage
 `significance`       McNemar, Benjamini-Hochberg, and all of `bootstrap` and `delong`
-`spectrum`           streaming Gram matrices, SQNR per direction, effective rank, rank bands, noise controls
+`spectrum`           streaming Gram matrices, signal and noise per direction, effective rank, angles
 ===================  ==================================================================================
 """

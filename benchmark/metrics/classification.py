@@ -1,4 +1,4 @@
-"""Zero-shot classification: accuracy, top-k accuracy and recall per class.
+"""Zero-shot classification: accuracy, top-k and recall per class.
 
 Ties: the class with the lower index wins, in top-1 and top-k alike, so that a result does not depend on a sorting
 routine. (N = samples, C = classes.)
@@ -45,11 +45,6 @@ def topk_correct(scores: npt.ArrayLike, labels: npt.ArrayLike, k: int = 5) -> Bo
     earlier_tie = (matrix == own) & (np.arange(classes)[None, :] < truth[:, None])
     rank = (matrix > own).sum(axis=1) + earlier_tie.sum(axis=1)
     return np.asarray(rank < k, dtype=np.bool_)
-
-
-def topk_accuracy(scores: npt.ArrayLike, labels: npt.ArrayLike, k: int = 5) -> float:
-    """Share of samples whose label is among the k highest scores, in [0, 1]; see `topk_correct`."""
-    return float(topk_correct(scores, labels, k).mean())
 
 
 def per_class_recall(scores: npt.ArrayLike, labels: npt.ArrayLike) -> dict[int, float]:

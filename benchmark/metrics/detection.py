@@ -120,11 +120,6 @@ def fpr_nearest(true: Ints, false: Ints, level: float) -> float:
     return float(false[best] / false[-1])
 
 
-def distinct_count(scores: npt.ArrayLike) -> int:
-    """Number of different values. A few hundred in 10,000 betray scores computed in half precision."""
-    return len(np.unique(as_vector(scores, "scores")))
-
-
 def tie_count(scores: npt.ArrayLike) -> int:
     """Number of samples that share their value with another sample."""
     _, counts = np.unique(as_vector(scores, "scores"), return_counts=True)

@@ -146,8 +146,3 @@ def group_accuracies(correct: npt.ArrayLike, group: npt.ArrayLike) -> dict[int, 
     present, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
     shares = np.bincount(index, weights=hit) / counts
     return {int(name): float(share) for name, share in zip(present, shares, strict=True)}
-
-
-def worst_group_accuracy(correct: npt.ArrayLike, group: npt.ArrayLike) -> float:
-    """The lowest of `group_accuracies` (Sagawa et al. 2020), in [0, 1]."""
-    return min(group_accuracies(correct, group).values())

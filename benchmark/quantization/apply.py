@@ -64,7 +64,6 @@ def quantize(
     progress: Progress | None = None,
     exact_float: bool = False,
     statistics: Store | None = None,
-    kept: dict[str, LayerState] | None = None,
 ) -> tuple[ClipModel, QuantizationReport]:
     """Quantize a copy of a model.
 
@@ -75,26 +74,50 @@ def quantize(
         progress: told about long phases.
         exact_float: compute on dequantized floats even where an int8 matrix product would be faster.
         statistics: keeps what the calibration data says about layers; what it has is not computed again.
-        kept: gets the states of the replaced layers by name, to be stored.
 
     Raises:
         SpecError, QuantizationError: it cannot be done as asked (before any work), or it had no effect.
         NonFiniteError: a weight, an activation or the result is NaN or infinite.
     """
+    return _quantize(model, spec, calibration, progress, exact_float, statistics, False)[:2]
+
+
+def quantize_to_store(
+    model: ClipModel,
+    spec: QuantSpec,
+    calibration: Calibration | None = None,
+    progress: Progress | None = None,
+    exact_float: bool = False,
+    statistics: Store | None = None,
+) -> tuple[ClipModel, QuantizationReport, dict[str, LayerState]]:
+    """`quantize`, and the states of the replaced layers by name, as a file of the quantized model holds them."""
+    return _quantize(model, spec, calibration, progress, exact_float, statistics, True)
+
+
+def _quantize(
+    model: ClipModel,
+    spec: QuantSpec,
+    calibration: Calibration | None,
+    progress: Progress | None,
+    exact_float: bool,
+    statistics: Store | None,
+    keep: bool,
+) -> tuple[ClipModel, QuantizationReport, dict[str, LayerState]]:
     method = quantizers.get(spec.method)
     method.check(spec)
     if not spec.towers:
-        return model, _report(model, model, spec, method, {}, [])
+        return model, _report(model, model, spec, method, {}, []), {}
     _check_before(model, spec, method, calibration)
     if isinstance(method, FeatureControl) and calibration is not None:
 
         def quantized(inner: QuantSpec) -> ClipModel:
             return quantize(model, inner, calibration, progress, exact_float, statistics)[0]
 
-        return _controlled(model, spec, method, calibration, quantized)
+        return *_controlled(model, spec, method, calibration, quantized), {}
     keep_freed_memory()
     clone = model.clone()
     notes: list[str] = []
+    kept: dict[str, LayerState] = {}
     towers: dict[Tower, TowerReport] = {}
     for tower in spec.towers:
         targets, skipped = resolve(method, clone, tower, spec)
@@ -107,14 +130,14 @@ def quantize(
             progress=progress or Silent(),
             exact_float=exact_float,
             statistics=statistics,
-            notes=notes,
             skipped=skipped,
-            kept=kept,
+            kept={} if keep else None,
         )
         records = method.quantize_tower(job)
         towers[tower] = tower_report(model, clone, tower, records, job.skipped, calibration, spec)
-        notes += _uncovered(tower, towers[tower])
-    return clone, _report(model, clone, spec, method, towers, notes)
+        notes += [*job.notes, *_uncovered(tower, towers[tower])]
+        kept |= job.kept or {}
+    return clone, _report(model, clone, spec, method, towers, notes), kept
 
 
 def _uncovered(tower: Tower, report: TowerReport) -> list[str]:

@@ -118,19 +118,14 @@ class Awq(Simulated):
         with job.progress.phase(f"awq: scales ({job.tower})", len(groups)) as advance:
             for found in in_parts(job.source(), dict(wanted), job.progress, "awq: statistics"):
                 for name, seen in found.items():
-                    scales[groups[name]] = self._search(job, groups[name], seen, spans)
+                    scales[groups[name]], own = self._search(job, groups[name], seen)
+                    spans |= own
                     advance(1)
         prepared = apply_scales(job, scales)
         return {name: replace(item, span=spans.get(name)) for name, item in prepared.items()}
 
-    def _search(
-        self,
-        job: TowerJob,
-        group: InputGroup,
-        seen: Seen,
-        spans: dict[str, tuple[Tensor, Tensor]],
-    ) -> Tensor:
-        """The scale of a group; the ranges of its layers go to `spans`."""
+    def _search(self, job: TowerJob, group: InputGroup, seen: Seen) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """The scale of a group, and the ranges of its layers where they are clipped."""
         moment, mean = seen.get(SecondMoment).matrix, seen.get(ChannelMagnitude).mean
         weights = [
             (target.layer.weight.detach().float(), scheme)
@@ -139,10 +134,10 @@ class Awq(Simulated):
         ]
         options = self.read_options(job.spec, AwqOptions)
         scale, _ = best_scale(weights, mean, moment, options.grid)
-        if options.clip:
-            for name, (weight, scheme) in zip(group.layers, weights, strict=True):
-                spans[name] = best_span(weight, scale, scheme, moment)
-        return scale
+        if not options.clip:
+            return scale, {}
+        layers = zip(group.layers, weights, strict=True)
+        return scale, {name: best_span(weight, scale, scheme, moment) for name, (weight, scheme) in layers}
 
 
 quantizer = Awq(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +27,7 @@ VERSION = 2
 
 
 class Store(Protocol):
-    """Keeps named arrays under content keys, e.g. `benchmark.ledger.arrays.ArrayStore`."""
+    """Keeps named arrays under content keys, e.g. `benchmark.ledger.store.Store`."""
 
     def get(self, key: str) -> Mapping[str, NDArray[Any]] | None:
         """The arrays, or None where they are missing or damaged."""
@@ -117,19 +118,29 @@ def in_parts(
 
 def _collect(source: Source, wanted: Mapping[str, Sequence[Observer]], progress: Progress, title: str) -> None:
     model, tower, calibration = source.model, source.tower, source.calibration
-    mask: list[Tensor | None] = [None]
+    mask: Tensor | None = None  # of the batch under way
     called: set[str] = set()
-    handles = [
-        model.module.get_submodule(name).register_forward_pre_hook(
-            _hook(name, observers, mask, called, source.transforms.get(name))
-        )
-        for name, observers in wanted.items()
-    ]
+
+    def see(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        called.add(name)
+        x = _seen_input(name, module, args[0].detach(), mask)
+        if name in source.transforms:
+            x = source.transforms[name](x)
+        for observer in wanted[name]:
+            observer.update(x)
+
+    handles = [model.module.get_submodule(name).register_forward_pre_hook(partial(see, name)) for name in wanted]
     total = len(calibration.pixels) if tower == "vision" else len(calibration.captions)
     try:
         with progress.phase(f"{title} ({tower})", total) as advance, torch.inference_mode():
             for start in range(0, total, BATCH):
-                run_batch(model, tower, calibration, start, min(start + BATCH, total), mask)
+                if tower == "vision":
+                    model.encode_image(torch.from_numpy(calibration.pixels[start : start + BATCH].copy()))
+                else:
+                    texts = list(calibration.captions[start : start + BATCH])
+                    if model.token_mask is not None:
+                        mask = model.token_mask(model.tokenizer(texts)).to(model.device)
+                    model.encode_text(texts)
                 advance(min(BATCH, total - start))
     finally:
         for handle in handles:
@@ -138,38 +149,12 @@ def _collect(source: Source, wanted: Mapping[str, Sequence[Observer]], progress:
         raise QuantizationError(f"the {tower} tower's forward pass never calls {', '.join(missing[:5])}")
 
 
-def run_batch(
-    model: ClipModel, tower: Tower, calibration: Calibration, start: int, stop: int, mask: list[Tensor | None]
-) -> Tensor:
-    """Features of a slice of the calibration data; `mask[0]` is set to the text positions that count."""
-    if tower == "vision":
-        return model.encode_image(torch.from_numpy(calibration.pixels[start:stop].copy()))
-    texts = list(calibration.captions[start:stop])
-    if model.token_mask is not None:
-        mask[0] = model.token_mask(model.tokenizer(texts)).to(model.device)
-    return model.encode_text(texts)
-
-
-def _hook(
-    name: str,
-    observers: Sequence[Observer],
-    mask: list[Tensor | None],
-    called: set[str],
-    transform: nn.Module | None,
-) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-        called.add(name)
-        x = args[0].detach()
-        if x.ndim != 4 or not isinstance(module, nn.Conv2d):
-            x = masked_rows(x, mask[0])
-        if not torch.isfinite(x).all():
-            raise NonFiniteError(f"the input of '{name}' is NaN or infinite on the calibration data")
-        if transform is not None:
-            x = transform(x)
-        for observer in observers:
-            observer.update(x)
-
-    return hook
+def _seen_input(name: str, layer: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    if x.ndim != 4 or not isinstance(layer, nn.Conv2d):
+        x = masked_rows(x, mask)
+    if not torch.isfinite(x).all():
+        raise NonFiniteError(f"the input of '{name}' is NaN or infinite on the calibration data")
+    return x
 
 
 def masked_rows(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -6,24 +6,23 @@ discovery rate over all comparisons that are shown together (Benjamini and Hochb
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmark.errors import PluginError, ReliquantError, StorageError, UndefinedMetric, why
+from benchmark.errors import PluginError, ReliquantError, StorageError, UndefinedMetric
 from benchmark.ledger.records import Ledger, Record
+from benchmark.ledger.store import Store
 from benchmark.metrics.bootstrap import LEVEL, Comparison
 from benchmark.metrics.outcomes import accuracy_difference_interval
 from benchmark.metrics.resample import SEED, mean_difference
 from benchmark.metrics.significance import benjamini_hochberg, stars
 from benchmark.plugins import Better, Metric, Outcome, Task, paired, tasks
+from benchmark.results.notation import Direction, direction
 from benchmark.spec import digest
 from benchmark.utils.guard import described, within
 from benchmark.utils.progress import Progress, shown
@@ -31,7 +30,6 @@ from benchmark.utils.progress import Progress, shown
 VERSION = 2
 """Raise it when an interval or p value can change for the same outcomes."""
 
-Direction: TypeAlias = Literal["better", "worse", "same", "changed"]
 Load: TypeAlias = Callable[[Record], Outcome]
 NO_INTERVAL = "the task gives no interval for this metric"
 
@@ -77,11 +75,7 @@ class Change:
     @property
     def direction(self) -> Direction:
         """What the change means by the metric's direction; `changed` for a metric without one."""
-        if self.change == 0:
-            return "same"
-        if self.better == "neither":
-            return "changed"
-        return "better" if (self.change > 0) == (self.better == "higher") else "worse"
+        return direction(self.change, self.better)
 
 
 def adjust(changes: Iterable[Change]) -> list[Change]:
@@ -164,7 +158,7 @@ class Comparer:
 
     def __init__(self, home: Path, seconds: float | None = None) -> None:
         """Args: seconds: after which a task's significance is given up."""
-        self.folder, self.seconds = home / "comparisons", seconds
+        self.store, self.seconds = Store(home / "comparisons"), seconds
         self.failures: dict[str, str] = {}
 
     def changes(self, task: Task, record: Record, base: Record, load: Load) -> list[Change]:
@@ -201,10 +195,11 @@ class Comparer:
         return rows
 
     def _comparisons(self, task: Task, record: Record, base: Record, load: Load) -> Mapping[str, Comparison | str]:
-        path = self.folder / f"{digest([VERSION, SEED, LEVEL, record.key, base.key])}.json"
-        stored = _read(path)
+        key = digest([VERSION, SEED, LEVEL, record.key, base.key])
+        stored = self.store.get(key)
         if stored is not None:
-            return stored
+            rows = stored.info["comparisons"].items()
+            return {name: row if isinstance(row, str) else Comparison(**row) for name, row in rows}
         try:
             found = compare(task, load(record), load(base), self.seconds)
         except UndefinedMetric as reason:
@@ -215,7 +210,9 @@ class Comparer:
             name = f"{record.model}, {record.quantization}: {record.task}/{record.dataset}"
             self.failures[name] = str(error)
             return dict.fromkeys(task_keys(record), str(error))
-        _write(path, record, base, found)
+        rows = {name: row if isinstance(row, str) else asdict(row) for name, row in found.items()}
+        about = {"evaluation": record.name, "quantized": record.key, "reference": base.key}
+        self.store.put(key, {}, {"version": VERSION, "seed": SEED, "level": LEVEL, **about, "comparisons": rows})
         return found
 
 
@@ -227,48 +224,6 @@ def task_keys(record: Record) -> list[str]:
 
 def _fields(found: Comparison) -> dict[str, Any]:
     return {key: value for key, value in asdict(found).items() if key != "delta"}
-
-
-def _read(path: Path) -> dict[str, Comparison | str] | None:
-    """Stored comparisons; None when there are none or the file is damaged: they are then made again."""
-    try:
-        content = json.loads(path.read_bytes())
-        claimed = content.pop("sha256", None)
-        if claimed is not None and claimed != digest(content):
-            return None
-        rows = content["comparisons"]
-        return {key: row if isinstance(row, str) else Comparison(**row) for key, row in rows.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _write(path: Path, record: Record, base: Record, found: Mapping[str, Comparison | str]) -> None:
-    content = {
-        "version": VERSION,
-        "seed": SEED,
-        "level": LEVEL,
-        "evaluation": f"{record.task}/{record.dataset}",
-        "quantized": record.key,
-        "reference": base.key,
-        "comparisons": {key: row if isinstance(row, str) else asdict(row) for key, row in found.items()},
-    }
-    aside = path.with_suffix(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps({**content, "sha256": digest(content)}, allow_nan=False), encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {why(error)}") from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def by_configuration(changes: Sequence[Change]) -> dict[str, dict[str, Change]]:
-    """Configuration key -> metric key -> change."""
-    found: dict[str, dict[str, Change]] = {}
-    for change in changes:
-        found.setdefault(change.configuration, {})[change.key] = change
-    return found
 
 
 def find_changes(

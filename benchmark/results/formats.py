@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from benchmark.metrics.bootstrap import LEVEL
 from benchmark.metrics.resample import SEED
 from benchmark.results.compare import Change
+from benchmark.results.notation import MARKS, STARS, WISHES, fold, interval, q_text, short
 
 NOTE = (
     "Change against full precision of the same model, paired by image, with its 95 % interval. "
-    "q: p adjusted over all {count} tests of this table (Benjamini-Hochberg); * q < 0.05, ** q < 0.01, *** q < 0.001."
+    f"q: p adjusted over all {{count}} tests of this table (Benjamini-Hochberg); {STARS}."
 )
 WIDTH = 80
 FIGURES = (6, 8, 18, 8, 4)
@@ -59,12 +59,11 @@ def to_json(changes: Sequence[Change]) -> str:
 
 def to_csv(changes: Sequence[Change]) -> str:
     """One line a change, numbers in full precision, empty where there is none."""
-    out = io.StringIO()
-    found = rows(changes)
-    writer = csv.DictWriter(out, list(found[0]) if found else ["model", "quantization", "metric"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return out.getvalue()
+    import pandas as pd
+
+    columns = None if changes else ["model", "quantization", "metric"]
+    text: str = pd.DataFrame(rows(changes), columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def to_markdown(changes: Sequence[Change]) -> str:
@@ -82,22 +81,13 @@ def _md_row(cells: Sequence[str]) -> str:
 
 def to_latex(changes: Sequence[Change]) -> str:
     """One booktabs `tabular` a model."""
+    import pandas as pd
+
     parts = []
     for model, lines in _by_model(changes).items():
-        body = [" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines]
-        head = " & ".join(_tex(name) for name in COLUMNS) + r" \\"
-        parts.append(
-            "\n".join([f"% {model}", r"\begin{tabular}{llrrrrrl}", r"\toprule", head, r"\midrule", *body])
-            + "\n\\bottomrule\n\\end{tabular}"
-        )
-    note = NOTE.format(count=sum(c.p is not None for c in changes))
-    return "\n\n".join([*parts, f"% {note}"]) + "\n"
-
-
-def _tex(text: str) -> str:
-    for character in "&%_#$":
-        text = text.replace(character, f"\\{character}")
-    return text
+        frame = pd.DataFrame(lines, columns=list(COLUMNS))
+        parts.append(f"% {model}\n{frame.to_latex(index=False, escape=True, column_format='llrrrrrl')}")
+    return "\n".join([*parts, f"% {NOTE.format(count=sum(c.p is not None for c in changes))}"]) + "\n"
 
 
 def _by_model(changes: Sequence[Change]) -> dict[str, list[list[str]]]:
@@ -108,11 +98,9 @@ def _by_model(changes: Sequence[Change]) -> dict[str, list[list[str]]]:
 
 
 def _line(c: Change) -> list[str]:
-    mark = {"better": "+", "worse": "-"}.get(c.direction, "")
-    interval = "" if c.low is None or c.high is None else f"[{c.low:+.4f}, {c.high:+.4f}]"
-    q = "" if c.q is None else f"{c.q:.3f}" if c.q >= 0.001 else "<0.001"
+    ends = interval(c.low, c.high, "{:+.4f}".format)
     value, reference, change = f"{c.value:.4f}", f"{c.reference:.4f}", f"{c.change:+.4f}"
-    return [c.key, c.quantization, value, reference, change, interval, q, f"{mark}{c.stars}"]
+    return [c.key, c.quantization, value, reference, change, ends, q_text(c.q), f"{MARKS[c.direction]}{c.stars}"]
 
 
 def to_table(changes: Sequence[Change]) -> str:
@@ -124,13 +112,13 @@ def to_table(changes: Sequence[Change]) -> str:
     for model in dict.fromkeys(model for model, _ in blocks):
         lines += textwrap.wrap(f"{model}: change against fp32 of the same model, with 95 % interval", WIDTH)
         for (_, key), found in ((name, block) for name, block in blocks.items() if name[0] == model):
-            wish = {"higher": ", higher is better", "lower": ", lower is better", "neither": ""}[found[0].better]
-            base = f"(fp32: {_short(found[0].reference)}{wish})"
+            wish = WISHES[found[0].better]
+            base = f"(fp32: {short(found[0].reference)}{wish and f', {wish}'})"
             lines += ["", *([f"{key} {base}"] if len(key) + len(base) < WIDTH else [key, f"  {base}"])]
             lines += _table_lines(found)
         lines.append("")
     count = sum(c.p is not None for c in changes)
-    note = f"q: p adjusted over these {count} tests (Benjamini-Hochberg); * q < 0.05, ** q < 0.01, *** q < 0.001"
+    note = f"q: p adjusted over these {count} tests (Benjamini-Hochberg); {STARS}"
     return "\n".join([*lines, *textwrap.wrap(note, WIDTH)]) + "\n"
 
 
@@ -150,38 +138,8 @@ def _table_lines(changes: Sequence[Change]) -> list[str]:
 def _figures(c: Change) -> tuple[str, str, str, str, str]:
     """Value, change, interval, q and mark for a narrow column."""
     *_, q, mark = _line(c)
-    interval = "" if c.low is None or c.high is None else f"[{_short(c.low, '+')}, {_short(c.high, '+')}]"
-    return _short(c.value), _short(c.change, "+"), interval, q and f"q {q}", mark
-
-
-def _short(value: float, sign: str = "") -> str:
-    """Four decimals, fewer for large numbers: at most six digits, `0.8516`, `12.345`, `1234.5`; `1.2e+08` beyond."""
-    digits = len(str(int(abs(value))))
-    return f"{value:{sign}.{min(4, max(0, 5 - digits))}f}" if digits <= 7 else f"{value:{sign}.1e}"
-
-
-def fold(name: str, width: int) -> str:
-    """A name on several lines of at most `width` characters, broken after hyphens, in longer parts elsewhere too."""
-    lines = [""]
-    for token in _tokens(name, width, "-+._"):
-        if lines[-1] and len(lines[-1]) + len(token) > width:
-            lines.append("")
-        lines[-1] += token
-    return "\n".join(lines)
-
-
-def _tokens(text: str, width: int, marks: str) -> list[str]:
-    """The parts of a text that end with the first mark; what is still too long is split by the next, at last anywhere.
-
-    >>> _tokens("bits_visual%2Eblocks_8-vision", 10, "-+._")
-    ['bits_', 'visual%2Eb', 'locks_', '8-', 'vision']
-    """
-    if len(text) <= width:
-        return [text]
-    if not marks:
-        return textwrap.wrap(text, width)
-    parts = [part for part in text.replace(marks[0], f"{marks[0]}\n").split("\n") if part]
-    return [token for part in parts for token in _tokens(part, width, marks[1:])]
+    ends = interval(c.low, c.high, partial(short, sign="+"))
+    return short(c.value), short(c.change, "+"), ends, q and f"q {q}", mark
 
 
 def to_jsonl(changes: Sequence[Change]) -> str:

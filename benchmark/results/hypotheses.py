@@ -16,6 +16,7 @@ import numpy as np
 from benchmark.errors import ReliquantError
 from benchmark.quantization.registry import read
 from benchmark.results.compare import Change, adjust
+from benchmark.results.notation import STARS
 from benchmark.spec import QuantSpec
 
 Verdict = Literal["holds", "fails", "open"]
@@ -66,7 +67,7 @@ def paragraph(suite: str, changes: Sequence[Change]) -> str:
     tests = sum(change.p is not None for kind in KINDS for change in runs.of(kind))
     text = [
         f"On suite {suite} ({models} {'model' if models == 1 else 'models'}, {len(runs.found)} quantizations against "
-        f"full precision, {tests} tests adjusted together; * q < 0.05, ** q < 0.01, *** q < 0.001)"
+        f"full precision, {tests} tests adjusted together; {STARS})"
     ]
     titles: dict[Verdict, str] = {"holds": "hold", "fails": "do not hold", "open": "cannot be told from these records"}
     for verdict, title in titles.items():

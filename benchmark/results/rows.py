@@ -212,20 +212,9 @@ def _shares(row: Row, headline: Sequence[str]) -> dict[str, float]:
 
 
 def _content(row: Row, ledger: Ledger) -> str:
-    """The key of the row's quantized model (`Configuration.content`); "" where the ledger has no report of it.
-
-    Of records written before they named it: the newest report of the same model and quantization.
-    """
-    named = (record.provenance.get("quantized_model") for record in row.records.values())
-    content = next((name for name in named if name is not None), None)
-    if content is not None:
-        return str(content)
-    same = [
-        key
-        for key, found in ledger.reports.items()
-        if (found.report["model"], found.report["quantization"]) == (row.model, row.quantization)
-    ]
-    return same[-1] if same else ""
+    """The key of the row's quantized model (`Configuration.content`); "" where every record of it failed early."""
+    named = (record.provenance.get("quantized_model", "") for record in row.records.values())
+    return next(filter(None, named), "")
 
 
 def _with_latencies(rows: Sequence[Row], ledger: Ledger) -> list[Row]:

@@ -38,11 +38,9 @@ def effective_bits(packed_bits: int, replaced: int, total: int) -> float:
     return (packed_bits + 32 * (total - replaced)) / total
 
 
-def size(report: Mapping[str, Any]) -> Size | None:
-    """Of a QuantizationReport as JSON; None where it does not say how many weights the towers have."""
-    weights, parameters, towers = report.get("weights"), report.get("parameters"), report["towers"]
-    if not weights or not parameters:
-        return None
+def size(report: Mapping[str, Any]) -> Size:
+    """Of a QuantizationReport as JSON."""
+    weights, parameters, towers = report["weights"], report["parameters"], report["towers"]
     layers = [layer for tower in towers.values() for layer in tower["layers"]]
     replaced = round(sum(weights[name] * tower["weight_share"] for name, tower in towers.items()))
     before = {name: 4 * count for name, count in parameters.items()}

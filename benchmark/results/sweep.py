@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.results.compare import Change, adjust
+from benchmark.results.notation import STARS, WISHES
 from benchmark.results.palette import LIGHT
 from benchmark.results.tables import declared, headline_keys, report_figures, short_names
 
@@ -91,7 +92,7 @@ def _heat_map(sweep: FinishedSweep, keys: Sequence[str], changes: Mapping[tuple[
     bar.ax.set_yticklabels(["as much worse", "no change", "as much better"])
     axes.set_title(
         f"{sweep.plan.suite.name}, {sweep.model}: change against fp32\n"
-        "blue is better, red is worse, relative to the column's largest; * q < 0.05, ** q < 0.01, *** q < 0.001",
+        f"blue is better, red is worse, relative to the column's largest; {STARS}",
         fontsize=10,
     )
     return figure
@@ -108,11 +109,9 @@ def _bits(sweep: FinishedSweep, keys: Sequence[str], changes: Mapping[tuple[str,
     tasks, rows, names = declared(sweep.plan), summary(sweep), short_names(keys)
     for axes, key in zip(grid.flat, keys, strict=False):
         task, _, rest = key.split("/", 2)
-        arrow = {"higher": "higher is better", "lower": "lower is better", "neither": ""}[
-            tasks[task].metric(rest).better
-        ]
+        wish = WISHES[tasks[task].metric(rest).better]
         _panel(axes, rows, names[key], {q: c for (q, k), c in changes.items() if k == key})
-        axes.set_title(f"{names[key]} ({arrow})" if arrow else names[key], fontsize=10, y=1.0)
+        axes.set_title(f"{names[key]} ({wish})" if wish else names[key], fontsize=10, y=1.0)
     for axes in list(grid.flat)[len(keys) :]:
         axes.set_axis_off()
     for axes in grid[-1]:

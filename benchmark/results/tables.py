@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.plugins import Better, Metric, Outcome, Task
+from benchmark.results.notation import Direction, direction
 from benchmark.results.sizes import size
 
 if TYPE_CHECKING:
@@ -32,11 +33,9 @@ class Cell:
     stars: str = ""
 
     @property
-    def improved(self) -> bool | None:
-        """Whether the change is for the better; None for no change and for descriptive metrics."""
-        if not self.change or self.better == "neither":
-            return None
-        return (self.change > 0) == (self.better == "higher")
+    def direction(self) -> Direction:
+        """What the change means; `same` where there is none."""
+        return direction(self.change or 0.0, self.better)
 
 
 @dataclass(frozen=True)

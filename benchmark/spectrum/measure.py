@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data import Data, open_data
+from benchmark.data import Data, DataSets
 from benchmark.data.pixels import PixelCache, Pixels
 from benchmark.engine.banks import BankMaker
 from benchmark.engine.embed import projection_matrix, stream_features
 from benchmark.engine.holding import ModelHolder
 from benchmark.engine.plan import Configuration, Plan, Settings, expand_sets, make_plan
 from benchmark.errors import QuantizationError, ReliquantError, SpecError, StorageError, UnknownNameError
-from benchmark.ledger.arrays import ArrayStore
+from benchmark.ledger.store import Store
 from benchmark.metrics.spectrum import EigenBasis
 from benchmark.models.base import ClipModel
 from benchmark.models.references import refuse_quantized
@@ -60,7 +60,8 @@ def plan_spectrum(suite: SuiteSpec, data: str, corruptions: Sequence[str], setti
         if severity not in ("1", "2", "3", "4", "5") or not name:
             raise SpecError(f"--corruption '{corruption}': the form is TYPE/SEVERITY, as in defocus_blur/3")
         sets[corruption] = spec.model_copy(update={"corruption": name, "severity": int(severity)})
-    plan = make_plan(suite.model_copy(update={"tasks": {}, "data": suite.data}), settings)
+    files = DataSets()
+    plan = make_plan(suite.model_copy(update={"tasks": {}, "data": suite.data}), settings, files)
     refuse_quantized((configuration.model for configuration in plan.configurations), "spectrum")
     for configuration in plan.configurations:
         quant = configuration.quant
@@ -71,7 +72,7 @@ def plan_spectrum(suite: SuiteSpec, data: str, corruptions: Sequence[str], setti
     named = {images: data if images == CLEAN else f"{data}/{images}" for images in sets}
     asked = suite.model_copy(update={"calibration": None, "data": {named[i]: s for i, s in sets.items()}})
     limited = {n: s for group in expand_sets(asked, set(asked.data)).values() for n, s in group.items()}
-    opened = {images: open_data(limited[name], name) for images, name in named.items()}
+    opened = {images: files.open(limited[name], name) for images, name in named.items()}
     return SpectrumPlan(replace(plan, data={**plan.data, **{d.name: d for d in opened.values()}}), opened)
 
 
@@ -85,7 +86,7 @@ def measure_spectra(
     Raises:
         ReliquantError: the model cannot be loaded, an image not decoded, or no quantization could be done.
     """
-    store = ArrayStore(home / "cache" / "banks")
+    store = Store(home / "cache" / "banks")
     pixels = PixelCache(home / "cache" / "pixels", pixel_budget, skip_broken)
     by_model: dict[str, list[Configuration]] = {}
     for configuration in asked.plan.configurations:
@@ -168,7 +169,7 @@ class _Measurement:
             return []
         finally:
             if name != FP32.name:
-                maker.__dict__.pop("quantized", None)  # one quantized model in memory at a time
+                maker.release()  # one quantized model in memory at a time
         return entries
 
     def _stream(self, model: ClipModel, images: str, advance: Advance) -> Iterator[Features]:

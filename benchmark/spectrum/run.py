@@ -14,7 +14,7 @@ from benchmark.engine.plan import Settings
 from benchmark.engine.requested import check_device, pixel_budget
 from benchmark.errors import PARTIAL, StorageError
 from benchmark.quantization import parse
-from benchmark.results.formats import fold
+from benchmark.results.notation import fold
 from benchmark.spec import FP32, SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.spectrum.figures import draw

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from benchmark.data import PixelCache, check_data, data_digest, forget, open_data, sources
+from benchmark.data import PixelCache, check_data, data_digest, open_data, sources
 from benchmark.data.decode import decode, read_bytes
 from benchmark.data.sources.base import IMAGE_COLUMNS, Source, SourceOptions
 from benchmark.errors import DataError, ReliquantError, SpecError
@@ -35,15 +34,12 @@ class SourceContract(ABC):
         """Write a small data set below `folder`, which need not exist yet; returns the specification that reads it."""
 
     @pytest.fixture(autouse=True)
-    def _fresh(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        """The source is registered, nothing is remembered, and `datasets` caches within the test's folder."""
+    def _fresh(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The source is registered, and `datasets` caches within the test's folder."""
         import datasets
 
         register(sources, self.source)
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-        forget()
-        yield
-        forget()
 
     @pytest.fixture
     def spec(self, tmp_path: Path) -> DataSpec:
@@ -85,7 +81,6 @@ class SourceContract(ABC):
         """Labels, ids, names and digest do not depend on what was opened before."""
         check_data(spec, "pictures")
         first = open_data(spec, "pictures")
-        forget()
         second = open_data(spec, "pictures")
         assert first.digest == second.digest == data_digest(spec)
         np.testing.assert_array_equal(first.labels, second.labels)
@@ -107,7 +102,7 @@ class SourceContract(ABC):
         arrays = []
         for workers in (0, 1, 2):
             cache = PixelCache(tmp_path / f"cache{workers}", 10**8)
-            pixels = cache.open(spec, "pictures", PREPROCESS, workers=workers)
+            pixels = cache.open(open_data(spec, "pictures"), PREPROCESS, workers=workers)
             assert pixels.array.shape == (len(pixels), 3, 32, 32)
             assert len(pixels) == len(open_data(spec, "pictures"))
             arrays.append(np.array(pixels.array))
@@ -148,10 +143,8 @@ class SourceContract(ABC):
         before = data_digest(spec)
         root, moved = tmp_path / "data", tmp_path / "elsewhere"
         root.rename(moved)
-        forget()
         there = DataSpec.model_validate_json(spec.model_dump_json().replace(str(root), str(moved)))
         assert data_digest(there) == before
-        forget()
         for file in moved.rglob("*.*"):
             os.utime(file, ns=(1, 1))
         assert data_digest(there) != before

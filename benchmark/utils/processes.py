@@ -24,7 +24,7 @@ def owner() -> str:
 def is_here(who: str) -> bool:
     """Whether a process belongs to this machine, boot and container, so that its id means something here."""
     host, world, _, _ = _parts(who)
-    return host == socket.gethostname() and world in (_world(), "")  # early versions wrote no boot
+    return host == socket.gethostname() and world == _world()
 
 
 def is_gone(who: str) -> bool:

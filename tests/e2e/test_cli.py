@@ -289,7 +289,7 @@ def test_a_task_added_later_costs_no_forward_pass(first: Any, small: Small) -> N
 
 def test_a_damaged_bank_is_found_and_made_again(first: Any, small: Small) -> None:
     """The result is the same as before, and the damage is said."""
-    bank = max((small.folder / "home" / "cache" / "banks").rglob("*.npy"), key=lambda path: path.stat().st_size)
+    bank = max((small.folder / "home" / "cache" / "banks").rglob("*.bin"), key=lambda path: path.stat().st_size)
     content = bytearray(bank.read_bytes())
     content[-3] ^= 0x10
     bank.write_bytes(content)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.data import forget, open_data, pixels
+from benchmark.data import open_data, pixels
 from benchmark.engine.banks import BankMaker
 from benchmark.engine.holding import ModelHolder
 from benchmark.engine.plan import Settings, make_plan
 from benchmark.engine.run import run
-from benchmark.ledger.arrays import ArrayStore
 from benchmark.ledger.records import Ledger
+from benchmark.ledger.store import Store
 from benchmark.spec import SuiteSpec, parse_spec
 from benchmark.utils.progress import Silent
 from tests.layouts import Sample, samples, write_image_list, write_shards
@@ -64,7 +64,6 @@ class Place:
 
     def results(self, home: Path, data: str, budget: int = 10**9, **settings: Any) -> dict[str, Any]:
         """Every metric and every per-sample column by evaluation and quantization."""
-        forget()
         sweep = run(make_plan(self.suite(data), Settings(**settings)), home, pixel_budget=budget)
         assert not sweep.failed, [record.error for record in sweep.failed]
         ledger = Ledger(home)
@@ -130,11 +129,10 @@ def test_batch_sizes(place: Place, plain: str, tmp_path: Path) -> None:
     """Features agree to 1e-6; matrix products of other shapes round differently."""
     found: dict[int, list[np.ndarray]] = {}
     for size in (1, 7, 64):
-        forget()
         plan = make_plan(place.suite(plain), Settings(batch_size=size, workers=0))
         cache = pixels.PixelCache(tmp_path / "pixels", 10**9)
         for configuration in plan.configurations:
-            store = ArrayStore(tmp_path / str(size))
+            store = Store(tmp_path / str(size))
             maker = BankMaker(plan, configuration, ModelHolder(configuration.model, "cpu"), store, cache, Silent())
             banks = [maker.bank(name) for name in ("scenes", "far", "scenes-c/frost/3")]
             found.setdefault(size, []).extend(np.asarray(a) for bank in banks for a in (bank.image, bank.text))

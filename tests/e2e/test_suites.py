@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from benchmark.data import forget
 from benchmark.models import ResolvedModel
 from benchmark.spec.suite import load_suite
 from tests.e2e.test_cli import call
@@ -24,7 +23,6 @@ Reliquant = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def reliquant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Reliquant:
     """The command line in an empty folder: status, stdout, stderr."""
-    forget()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RELIQUANT_DATA", str(tmp_path / "data"))
     return lambda *arguments: call(monkeypatch, capsys, *map(str, arguments))

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark.ledger.arrays import ArrayStore
+from benchmark.ledger.store import Store
 from benchmark.quantization import Calibration, parse, quantize
 from benchmark.quantization.calibrate import STATISTICS_BYTES
 from benchmark.utils.progress import open_progress
@@ -45,7 +45,7 @@ def measure(name: str, images: int, folder: Path) -> tuple[float, float, int, in
     calibration = Calibration(pixels, ["a"] * images, f"random {images}")
     before, wall, processor = peak(), time.perf_counter(), time.process_time()
     with open_progress(quiet=False) as progress:
-        quantize(base, parse(name), calibration, progress, statistics=ArrayStore(folder))
+        quantize(base, parse(name), calibration, progress, statistics=Store(folder))
     return time.perf_counter() - wall, time.process_time() - processor, before, peak()
 
 

@@ -31,7 +31,6 @@ import optuna
 import torch
 from scipy.stats import t as student
 
-from benchmark.data.opening import forget
 from benchmark.demo import scenes
 from benchmark.engine.plan import Settings
 from benchmark.quantization import parse
@@ -343,13 +342,11 @@ class Timed:
 def enlarged(times: int) -> Iterator[None]:
     """The demo with so many times the images, its own first."""
     kept = scenes.SPLITS
-    forget()
     scenes.SPLITS = {n: replace(s, size=times * s.size) if n in RENDERED else s for n, s in kept.items()}
     try:
         yield
     finally:
         scenes.SPLITS = kept
-        forget()
 
 
 @dataclass(frozen=True)

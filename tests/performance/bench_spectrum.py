@@ -11,16 +11,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from benchmark.metrics.spectrum import batches, eigen_basis
-from benchmark.spectrum.layers import LayerMeter, Readout
+from benchmark.metrics.spectrum import EigenBasis
+from benchmark.spectrum.layers import LayerMeter, Readout, layer_bases
 
-IMAGES, DIMENSION, CLASSES = 50_000, 768, 100
+IMAGES, DIMENSION, CLASSES, BATCH = 50_000, 768, 100, 4096
+T = TypeVar("T")
 
 
-def clocked(name: str, work: Callable[[], object]) -> object:
+def clocked(name: str, work: Callable[[], T]) -> T:
     """Run and print seconds of the clock and of all processors, and the peak memory of the process so far."""
     start, processor = time.perf_counter(), time.process_time()
     result = work()
@@ -43,15 +45,19 @@ def main() -> None:
             array.flush()
         full, quantized = (np.load(file, mmap_mode="r") for file in files)
         labels = rng.integers(CLASSES, size=IMAGES)
-        basis = eigen_basis(full[:2_000])
-        basis = clocked(f"basis of {IMAGES:,} x {DIMENSION}", lambda: eigen_basis(full))
+        starts = range(0, IMAGES, BATCH)
+
+        def basis_of(count: int) -> EigenBasis:
+            return layer_bases({"image": full[start : start + BATCH]} for start in starts if start < count)["image"]
+
+        basis_of(BATCH)  # what is done once
+        basis = clocked(f"basis of {IMAGES:,} x {DIMENSION}", lambda: basis_of(IMAGES))
 
         def paired() -> object:
             meter = LayerMeter(basis, Readout(rng.normal(size=(DIMENSION, CLASSES)), np.zeros(CLASSES)))
-            start = 0
-            for x, q in batches(full, quantized):
-                meter.update(q, x, labels[start : start + len(x)])
-                start += len(x)
+            for start in starts:
+                part = slice(start, start + BATCH)
+                meter.update(quantized[part], full[part], labels[part])
             return meter.result()
 
         clocked("a quantization: spectrum, SQNR, accuracy in bands", paired)

@@ -13,8 +13,7 @@ from statistics import median
 
 import torch
 
-from benchmark.data.prompts import imagenet_templates
-from benchmark.engine.embed import fill
+from benchmark.data.prompts import fill, imagenet_templates
 from benchmark.models import resolve
 from benchmark.models.texts import Shortened
 from tests.performance.material import write_model

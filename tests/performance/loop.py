@@ -38,7 +38,7 @@ def main() -> None:
     used = {n for e in plan.configurations[0].evaluations for names in e.roles.values() for n in names}
     halves = []
     for name in sorted(used):
-        pixels = cache.open(plan.data[name].spec, name, resolved.preprocess).array
+        pixels = cache.open(plan.data[name], resolved.preprocess).array
         middle = len(pixels) // 2
         halves.append(pixels[:middle] if part == 0 else pixels[middle:])
     keep_freed_memory()

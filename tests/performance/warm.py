@@ -16,8 +16,8 @@ def main() -> None:
     """Open the pixels of every data set."""
     plan = make_plan(load_suite(sys.argv[1]))
     cache = PixelCache(Path(sys.argv[2]) / "cache" / "pixels", PIXEL_BUDGET)
-    for name, data in plan.data.items():
-        cache.open(data.spec, name, plan.configurations[0].model.preprocess, workers=os.cpu_count() or 1)
+    for data in plan.data.values():
+        cache.open(data, plan.configurations[0].model.preprocess, workers=os.cpu_count() or 1)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
-from benchmark.quantization import parse, quantize
+from benchmark.quantization import parse, quantize_to_store
 from benchmark.quantization.affine import Scheme, quantize_weight
 from benchmark.quantization.awq import best_scale
 from benchmark.quantization.bnb import _bitsandbytes, _four_bit, _int8
@@ -20,7 +20,6 @@ from benchmark.quantization.hadamard import hadamard
 from benchmark.quantization.hqq import half_quadratic
 from benchmark.quantization.packing import unpack
 from benchmark.quantization.smoothquant import smoothing_scale
-from benchmark.quantization.state import LayerState
 from tests.quant_models import toy
 
 
@@ -239,10 +238,8 @@ def test_outlier_columns_are_kept_in_float() -> None:
 def test_torchao_weights_are_round_to_nearest() -> None:
     pytest.importorskip("torchao")
     model = toy()
-    kept_ours: dict[str, LayerState] = {}
-    kept_theirs: dict[str, LayerState] = {}
-    _, ours = quantize(model, parse("rtn-w8-skip_visual.conv-vision"), kept=kept_ours)
-    _, theirs = quantize(model, parse("torchao-int8wo-vision"), kept=kept_theirs)
+    _, ours, kept_ours = quantize_to_store(model, parse("rtn-w8-skip_visual.conv-vision"))
+    _, theirs, kept_theirs = quantize_to_store(model, parse("torchao-int8wo-vision"))
     mine = {record.name: record for record in ours.towers["vision"].layers}
     for name, state in kept_theirs.items():
         codes = kept_ours[name].tensors["codes"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.data import check_data, expand, forget, open_data, sources
+from benchmark.data import check_data, expand, open_data, sources
 from benchmark.errors import DataError, SpecError
 from benchmark.spec.catalogue import catalogue, detect, load_catalogue
 from tests import layouts
@@ -36,7 +36,6 @@ def test_entries_say_whether_their_data_is_here(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("RELIQUANT_DATA", str(tmp_path))
     layouts.write_cifar_c(tmp_path / "CIFAR-10-C", ["fog"])
     assert catalogue()["cifar10-c"].found
-    forget()
     data = open_data(expand("c", load_catalogue()["cifar10-c"])["c/fog/2"], "c")
     assert data.class_names[0] == "airplane"
     assert len(data.templates) == 18

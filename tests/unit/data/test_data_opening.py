@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from benchmark.data import check_data, data_digest, expand, forget, open_data, opening, prompts
+from benchmark.data import DataSets, check_data, data_digest, expand, open_data, opening, prompts, sources
 from benchmark.data.corruption_names import COMMON
 from benchmark.data.rows import take_limit
 from benchmark.errors import DataError, InputError, SpecError, UnknownNameError
@@ -21,13 +20,6 @@ from benchmark.spec import DataSpec
 from tests import layouts
 
 CLASSES = ("ant", "bee_fly", "cat")
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    forget()
-    yield
-    forget()
 
 
 @pytest.fixture
@@ -259,12 +251,11 @@ def test_what_the_digest_covers(folder: Path) -> None:
     assert data_digest(of(folder, options={"subset": ["ant"]})) != base
     assert data_digest(of(folder, corruption="fog", severity=1)) != base
     (folder / "notes.md").write_text("not an image")
-    forget()
-    assert data_digest(of(folder)) == base
+    sets = DataSets()
+    assert sets.digest(of(folder)) == base
     (folder / "ant" / "new.png").write_bytes(layouts.encoded(layouts.picture(1), "png"))
-    assert data_digest(of(folder)) == base  # files are looked at once per process ...
-    forget()
-    assert data_digest(of(folder)) != base  # ... until told to look again
+    assert sets.digest(of(folder)) == base  # files are looked at once ...
+    assert DataSets().digest(of(folder)) != base  # ... by each object
 
 
 def test_the_digest_covers_what_is_in_a_list_file(folder: Path, tmp_path: Path) -> None:
@@ -295,21 +286,28 @@ def test_the_path_may_hold_variables(folder: Path, monkeypatch: pytest.MonkeyPat
     assert len(open_data(spec, "animals")) == 30
 
 
-def test_opened_data_is_light(tmp_path: Path) -> None:
-    """A plan holds the 75 versions of CIFAR-10-C at once, but not their images."""
+def test_opened_data_is_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan holds the 75 versions of CIFAR-10-C at once, but not their images: of those only some tables."""
     layouts.write_cifar_c(tmp_path, COMMON)
     spec = DataSpec(source="cifar_c", path=str(tmp_path), classes=tuple("abcdefghij"), corruptions="all")
-    opened = [open_data(version, name) for name, version in expand("c", spec).items()]
+    sets, loaded, load = DataSets(), [], type(sources.get("cifar_c")).load
+    monkeypatch.setattr(type(sources.get("cifar_c")), "load", lambda self, s: loaded.append(s) or load(self, s))
+    opened = [sets.open(version, name) for name, version in expand("c", spec).items()]
     assert len(opened) == 75
-    assert len(opening._tables) == opening.KEPT_TABLES
     assert len({id(data.labels) for data in opened}) == len({id(data.sample_ids) for data in opened}) == 1
     images = {bytes(data.dataset.with_format("arrow")[0].to_pylist()[0]["image"]["bytes"]) for data in opened}
     assert len(images) == 75
+    loaded.clear()
+    for data in opened[-opening.KEPT_TABLES :]:
+        assert len(data.dataset) == len(data)
+    assert not loaded
+    assert len(opened[0].dataset) == len(opened[0])
+    assert len(loaded) == 1
 
 
-def test_files_that_vanish_while_running_are_noticed(folder: Path) -> None:
+def test_files_that_vanish_while_running_are_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "KEPT_TABLES", 0)  # as when eight other data sets were opened in the meantime
     data = open_data(of(folder), "animals")
     next((folder / "ant").iterdir()).unlink()
-    opening._tables.clear()  # as when eight other data sets were opened in the meantime
     with pytest.raises(DataError, match="data set 'animals': had 30 images, has 29 now"):
         len(data.dataset)

@@ -1,48 +1,29 @@
-"""The pixel store: atomic, checked, bounded, shared between processes; streams give the same pixels."""
+"""The pixel cache: atomic, checked, bounded, shared between processes; streams give the same pixels."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import subprocess
-import sys
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmark.data import PixelCache, corruptions, expand, forget, open_data
+from benchmark.data import PixelCache, corruptions, expand, open_data
 from benchmark.data import pixels as pixels_module
 from benchmark.data.chunks import Chunk
 from benchmark.errors import DataError, StorageError
-from benchmark.ledger.pixels import ARRAY, META, Store
+from benchmark.ledger.store import Store
 from benchmark.models.base import Preprocess
 from benchmark.spec import DataSpec
-from benchmark.utils.progress import Silent
 from tests import layouts
 
 P32 = Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3)
 BYTES = 20 * 3 * 32 * 32
-
-
-class Told(Silent):
-    """Keeps the messages."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    forget()
-    yield
-    forget()
 
 
 @pytest.fixture
@@ -59,9 +40,8 @@ def broken(tmp_path: Path) -> DataSpec:
 
 
 def entry(cache: PixelCache) -> Path:
-    found = [p for p in cache.store.folder.iterdir() if p.is_dir()]
-    assert len(found) == 1
-    return found[0]
+    (found,) = cache.store.folder.glob("??/*")
+    return found
 
 
 def no_decoding(*_: object) -> None:
@@ -71,12 +51,12 @@ def no_decoding(*_: object) -> None:
 def test_stored_once_and_read_by_the_next_process(
     spec: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = PixelCache(tmp_path / "cache", 10**8).open(spec, "pictures", P32)
+    first = PixelCache(tmp_path / "cache", 10**8).open(open_data(spec, "pictures"), P32)
     assert first.stored
     assert isinstance(first.array, np.memmap)
     assert first.array.shape == (20, 3, 32, 32)
     monkeypatch.setattr(pixels_module, "decode_chunks", no_decoding)
-    again = PixelCache(tmp_path / "cache", 10**8).open(spec, "another name", P32)
+    again = PixelCache(tmp_path / "cache", 10**8).open(open_data(spec, "another name"), P32)
     np.testing.assert_array_equal(first.array, again.array)
     assert first.digest == again.digest
     assert not os.access(first.array.filename, os.W_OK) or not again.array.flags.writeable
@@ -86,20 +66,20 @@ def test_a_folder_that_can_only_be_read_gives_what_it_has(
     spec: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A colleague's cache on a shared disk, say."""
-    first = PixelCache(tmp_path / "c", 10**8).open(spec, "d", P32)
+    first = PixelCache(tmp_path / "c", 10**8).open(open_data(spec, "d"), P32)
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(os, "utime", refuse)
     monkeypatch.setattr(Store, "lock", refuse)
-    again = PixelCache(tmp_path / "c", 10**8).open(spec, "d", P32)
+    again = PixelCache(tmp_path / "c", 10**8).open(open_data(spec, "d"), P32)
     assert np.array_equal(first.array, again.array)
 
 
 def test_the_budget_zero_streams_the_same_pixels(spec: DataSpec, tmp_path: Path) -> None:
-    stored = PixelCache(tmp_path / "cache", 10**8).open(spec, "pictures", P32)
-    streamed = PixelCache(tmp_path / "none", 0).open(spec, "pictures", P32)
+    stored = PixelCache(tmp_path / "cache", 10**8).open(open_data(spec, "pictures"), P32)
+    streamed = PixelCache(tmp_path / "none", 0).open(open_data(spec, "pictures"), P32)
     assert not streamed.stored
     assert not (tmp_path / "none").exists()
     assert streamed.digest == stored.digest
@@ -115,75 +95,76 @@ def test_the_budget_zero_streams_the_same_pixels(spec: DataSpec, tmp_path: Path)
 
 def test_mean_and_deviation_share_the_pixels_and_the_size_does_not(spec: DataSpec, tmp_path: Path) -> None:
     cache = PixelCache(tmp_path / "cache", 10**8)
-    first = cache.open(spec, "pictures", P32)
-    assert cache.open(spec, "pictures", Preprocess((32, 32), (0.1,) * 3, (0.2,) * 3)).digest == first.digest
-    other = cache.open(spec, "pictures", Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3, resize="squash"))
+    first = cache.open(open_data(spec, "pictures"), P32)
+    assert cache.open(open_data(spec, "pictures"), Preprocess((32, 32), (0.1,) * 3, (0.2,) * 3)).digest == first.digest
+    other = cache.open(open_data(spec, "pictures"), Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3, resize="squash"))
     assert other.digest != first.digest
 
 
-@pytest.mark.parametrize("place", [0, BYTES // 2, BYTES - 1])
-def test_a_flipped_byte_is_found_and_made_again(spec: DataSpec, tmp_path: Path, place: int) -> None:
-    good = np.array(PixelCache(tmp_path / "cache", 10**8).open(spec, "pictures", P32).array)
-    cache, told = PixelCache(tmp_path / "cache", 10**8), Told()
-    file = entry(cache) / ARRAY
-    raw = bytearray(file.read_bytes())
-    raw[place] ^= 1
-    file.write_bytes(bytes(raw))
-    np.testing.assert_array_equal(cache.open(spec, "pictures", P32, told).array, good)
-    assert len(told.messages) == 1
-    assert "damaged" in told.messages[0]
-
-
-@pytest.mark.parametrize("damage", ["cut", "no meta", "meta cut", "meta changed", "no array"])
-def test_other_damage_is_found_and_made_again(spec: DataSpec, tmp_path: Path, damage: str) -> None:
-    good = np.array(PixelCache(tmp_path / "cache", 10**8).open(spec, "pictures", P32).array)
+@pytest.mark.parametrize("damage", ["flipped", "cut", "no array", "no meta", "meta cut", "meta changed"])
+def test_damage_is_found_said_and_made_again(spec: DataSpec, tmp_path: Path, damage: str) -> None:
+    good = np.array(PixelCache(tmp_path / "cache", 10**8).open(open_data(spec, "pictures"), P32).array)
     cache = PixelCache(tmp_path / "cache", 10**8)
-    place = entry(cache)
-    if damage == "cut":
-        (place / ARRAY).write_bytes((place / ARRAY).read_bytes()[:-1])
+    array, meta = entry(cache) / "pixels.bin", entry(cache) / "meta.json"
+    if damage == "flipped":
+        raw = bytearray(array.read_bytes())
+        raw[-1] ^= 1
+        array.write_bytes(bytes(raw))
+    elif damage == "cut":
+        array.write_bytes(array.read_bytes()[:-1])
+    elif damage == "no array":
+        array.unlink()
     elif damage == "no meta":
-        (place / META).unlink()
+        meta.unlink()
     elif damage == "meta cut":
-        (place / META).write_text((place / META).read_text()[:40])
-    elif damage == "meta changed":
-        meta = json.loads((place / META).read_text())
-        meta["info"]["broken"] = [[3, "hidden"]]
-        (place / META).write_text(json.dumps(meta))
+        meta.write_text(meta.read_text()[:40])
     else:
-        (place / ARRAY).unlink()
-    np.testing.assert_array_equal(cache.open(spec, "pictures", P32).array, good)
+        meta.write_text(meta.read_text().replace('"broken":[]', '"broken":[[3,"hidden"]]'))
+    np.testing.assert_array_equal(cache.open(open_data(spec, "pictures"), P32).array, good)
+    assert len(cache.store.damaged) == (damage != "no meta")  # without it, it was no entry
 
 
-def test_a_killed_writer_leaves_nothing_that_is_read(
+def test_a_writer_that_is_interrupted_leaves_nothing(
     spec: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = PixelCache(tmp_path / "cache", 10**8)
-    key = cache.key(open_data(spec, "pictures"), P32)
-    part = tmp_path / "cache" / f"{key}.12345.part"
-    part.mkdir(parents=True)
-    (part / ARRAY).write_bytes(b"half")
-    pixels = cache.open(spec, "pictures", P32)
-    assert pixels.array.shape == (20, 3, 32, 32)
-    assert not part.exists()
 
     def interrupted(*_: object) -> Iterator[Chunk]:
         yield Chunk(np.zeros((4, 3, 32, 32), np.uint8))
         raise KeyboardInterrupt
 
-    cache.store.drop(key)
     monkeypatch.setattr(pixels_module, "decode_chunks", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        cache.open(spec, "pictures", P32)
-    assert [p for p in (tmp_path / "cache").iterdir() if p.is_dir()] == []
+        cache.open(open_data(spec, "pictures"), P32)
+    assert not list((tmp_path / "cache").glob(".tmp-*"))
+    assert not list((tmp_path / "cache").rglob("*.bin"))
+
+
+def test_versions_of_one_data_set_never_wait_for_their_own_lock(spec: DataSpec, tmp_path: Path) -> None:
+    """Keys share lock files: the images behind a corrupted version are made before its lock is taken."""
+    cache = PixelCache(tmp_path / "cache", 10**8)
+    held: list[str] = []
+    real = cache.store.lock
+
+    @contextmanager
+    def lock(key: str) -> Iterator[None]:
+        assert not held
+        held.append(key)
+        with real(key):
+            yield
+        held.pop()
+
+    cache.store.lock = lock  # type: ignore[method-assign]
+    cache.open(open_data(spec.model_copy(update={"corruption": "contrast", "severity": 5}), "pictures"), P32)
+    assert len(list((tmp_path / "cache").rglob("*.bin"))) == 2
 
 
 def test_a_changed_file_is_decoded_again(spec: DataSpec, tmp_path: Path) -> None:
     cache = PixelCache(tmp_path / "cache", 10**8)
-    before = np.array(cache.open(spec, "pictures", P32).array)
+    before = np.array(cache.open(open_data(spec, "pictures"), P32).array)
     file = sorted((tmp_path / "data" / "ant").iterdir())[0]
     file.write_bytes(layouts.encoded(layouts.picture(99), file.suffix[1:]))
-    forget()
-    after = np.array(cache.open(spec, "pictures", P32).array)
+    after = np.array(cache.open(open_data(spec, "pictures"), P32).array)
     assert (before != after).any(axis=(1, 2, 3)).sum() == 1
 
 
@@ -192,22 +173,22 @@ def test_the_least_recently_used_entry_is_evicted(spec: DataSpec, tmp_path: Path
     sizes = [Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3, fill=fill) for fill in range(3)]
     digests = []
     for p in sizes[:2]:
-        digests.append(cache.open(spec, "pictures", p).digest)
+        digests.append(cache.open(open_data(spec, "pictures"), p).digest)
         time.sleep(0.02)
-    mapped = cache.open(spec, "pictures", sizes[0])  # now sizes[1] is the oldest
+    mapped = cache.open(open_data(spec, "pictures"), sizes[0])  # now sizes[1] is the oldest
     time.sleep(0.02)
     held = np.array(mapped.array)
-    digests.append(cache.open(spec, "pictures", sizes[2]).digest)
+    digests.append(cache.open(open_data(spec, "pictures"), sizes[2]).digest)
     assert [d in cache.store for d in digests] == [True, False, True]
     assert cache.store.used() <= cache.store.budget
-    cache.store.drop(digests[0])
+    shutil.rmtree(cache.store.path(digests[0]))
     np.testing.assert_array_equal(mapped.array, held)  # who has it mapped keeps it
 
 
 def test_an_entry_larger_than_the_budget_is_streamed(spec: DataSpec, tmp_path: Path) -> None:
     cache = PixelCache(tmp_path / "cache", BYTES - 1)
-    assert not cache.open(spec, "pictures", P32).stored
-    assert PixelCache(tmp_path / "cache", BYTES).open(spec, "pictures", P32).stored
+    assert not cache.open(open_data(spec, "pictures"), P32).stored
+    assert PixelCache(tmp_path / "cache", BYTES).open(open_data(spec, "pictures"), P32).stored
 
 
 def test_a_broken_image_is_named_by_file_and_row(spec: DataSpec, tmp_path: Path) -> None:
@@ -215,29 +196,28 @@ def test_a_broken_image_is_named_by_file_and_row(spec: DataSpec, tmp_path: Path)
     for budget in (0, 10**8):
         cache = PixelCache(tmp_path / "cache", budget)
         with pytest.raises(DataError, match=r"data set 'pictures': image 2 \(ant/s.*\): broken image") as error:
-            np.array(cache.open(spec, "pictures", P32).array)
+            np.array(cache.open(open_data(spec, "pictures"), P32).array)
         assert "\n" not in str(error.value)
 
 
 def test_broken_images_are_skipped_and_counted_on_request(spec: DataSpec, tmp_path: Path) -> None:
-    whole = np.array(PixelCache(tmp_path / "cache", 10**8).open(spec, "pictures", P32).array)
+    whole = np.array(PixelCache(tmp_path / "cache", 10**8).open(open_data(spec, "pictures"), P32).array)
     spec = broken(tmp_path)
-    forget()
     for budget in (0, 10**8):
-        pixels = PixelCache(tmp_path / "cache", budget, skip_broken=True).open(spec, "pictures", P32)
+        pixels = PixelCache(tmp_path / "cache", budget, skip_broken=True).open(open_data(spec, "pictures"), P32)
         assert len(pixels) == len(pixels.ids) == len(pixels.labels) == 19
         assert 2 not in pixels.rows
         assert len(pixels.skipped) == 1
         assert "image 2 (ant/" in pixels.skipped[0]
         np.testing.assert_array_equal(pixels.array, np.delete(whole, 2, axis=0))
     with pytest.raises(DataError, match="image 2"):  # stored with a gap, but now every image is wanted
-        PixelCache(tmp_path / "cache", 10**8).open(spec, "pictures", P32)
+        PixelCache(tmp_path / "cache", 10**8).open(open_data(spec, "pictures"), P32)
 
 
 def test_corrupted_versions_skip_the_same_images(spec: DataSpec, tmp_path: Path) -> None:
     spec = broken(tmp_path).model_copy(update={"corruption": "contrast", "severity": 5})
     for budget in (0, 10**8):
-        pixels = PixelCache(tmp_path / "cache", budget, skip_broken=True).open(spec, "pictures", P32)
+        pixels = PixelCache(tmp_path / "cache", budget, skip_broken=True).open(open_data(spec, "pictures"), P32)
         assert len(pixels) == len(pixels.array) == 19
         assert "image 2 (ant/" in pixels.skipped[0]
 
@@ -248,25 +228,25 @@ def test_only_broken_images_is_an_error(tmp_path: Path) -> None:
         (tmp_path / "data" / name / "x.jpg").write_bytes(b"no image")
     spec = DataSpec(source="image_folder", path=str(tmp_path / "data"))
     with pytest.raises(DataError, match="none of its 2 images"):
-        PixelCache(tmp_path / "cache", 10**8, skip_broken=True).open(spec, "pictures", P32)
+        PixelCache(tmp_path / "cache", 10**8, skip_broken=True).open(open_data(spec, "pictures"), P32)
 
 
 def test_a_deleted_image_is_named(spec: DataSpec, tmp_path: Path) -> None:
-    open_data(spec, "pictures")
+    data = open_data(spec, "pictures")
     sorted((tmp_path / "data" / "bee").iterdir())[0].unlink()
     with pytest.raises(DataError, match=r"image 7 \(bee/.*cannot be read"):
-        PixelCache(tmp_path / "cache", 10**8).open(spec, "pictures", P32)
+        PixelCache(tmp_path / "cache", 10**8).open(data, P32)
 
 
 def test_an_unwritable_folder_is_named(spec: DataSpec, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match=r"pixel cache .*file"):
-        PixelCache(tmp_path / "file" / "cache", 10**8).open(spec, "pictures", P32)
+    with pytest.raises(StorageError, match=r"the cache .*file.* cannot be written"):
+        PixelCache(tmp_path / "file" / "cache", 10**8).open(open_data(spec, "pictures"), P32)
 
 
 def test_names_of_data_sets_never_become_paths(spec: DataSpec, tmp_path: Path) -> None:
     cache = PixelCache(tmp_path / "cache", 10**8)
-    cache.open(spec, "../../evil", P32)
+    cache.open(open_data(spec, "../../evil"), P32)
     made = {p.name for p in tmp_path.iterdir()}
     assert made == {"data", "cache"}
     assert all("evil" not in p.name for p in (tmp_path / "cache").iterdir())
@@ -282,7 +262,7 @@ def test_corrupted_versions_are_made_once_and_do_not_depend_on_workers(
     arrays = {}
     for workers in (0, 2):
         cache = PixelCache(tmp_path / f"cache{workers}", 10**8)
-        arrays[workers] = [np.array(cache.open(s, n, P32, workers=workers).array) for n, s in group.items()]
+        arrays[workers] = [np.array(cache.open(open_data(s, n), P32, workers=workers).array) for n, s in group.items()]
     for one, two in zip(arrays[0], arrays[2], strict=True):
         np.testing.assert_array_equal(one, two)
     assert len({a.tobytes() for a in arrays[0]}) == 4
@@ -290,7 +270,7 @@ def test_corrupted_versions_are_made_once_and_do_not_depend_on_workers(
     monkeypatch.setattr(pixels_module, "decode_chunks", no_decoding)
     cache = PixelCache(tmp_path / "cache0", 10**8)
     for array, (name, version) in zip(arrays[0], group.items(), strict=True):
-        np.testing.assert_array_equal(cache.open(version, name, P32).array, array)
+        np.testing.assert_array_equal(cache.open(open_data(version, name), P32).array, array)
 
 
 def test_a_corrupted_image_depends_on_its_id_only(tmp_path: Path) -> None:
@@ -298,52 +278,7 @@ def test_a_corrupted_image_depends_on_its_id_only(tmp_path: Path) -> None:
     layouts.write_image_folder(tmp_path / "data", ["ant", "bee"], count=40)
     spec = DataSpec(source="image_folder", path=str(tmp_path / "data"), corruption="elastic_transform", severity=3)
     cache = PixelCache(tmp_path / "cache", 0)
-    whole = cache.open(spec, "p", P32)
-    part = cache.open(spec.model_copy(update={"limit": 9}), "p", P32)
+    whole = cache.open(open_data(spec, "p"), P32)
+    part = cache.open(open_data(spec.model_copy(update={"limit": 9}), "p"), P32)
     where = np.searchsorted(np.asarray(whole.ids), np.asarray(part.ids))
     np.testing.assert_array_equal(part.array, whole.array[where])
-
-
-RACE = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from benchmark.ledger.pixels import Store
-store = Store(Path(sys.argv[1]), 10**7)
-while not Path(sys.argv[2]).exists():
-    time.sleep(0.001)
-made = 0
-for number in range(12):
-    key = f"{number:064x}"
-    if store.get(key) is None:
-        with store.lock(key):
-            if store.get(key) is None:
-                made += 1
-                with store.writing(key, (4,), 80) as writer:
-                    for part in range(5):
-                        writer.append(np.full((4, 4), number + part, np.uint8))
-                        time.sleep(0.001)
-    found = store.get(key)
-    assert found is not None
-    assert (found.array == np.repeat(np.arange(5) + number, 4)[:, None]).all()
-print(made)
-"""
-
-
-def test_two_processes_at_once(tmp_path: Path) -> None:
-    folder, go = tmp_path / "cache", tmp_path / "go"
-    command = [sys.executable, "-c", RACE, str(folder), str(go)]
-    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    time.sleep(1)
-    go.touch()
-    made = [int(racer.communicate(timeout=120)[0]) for racer in racers]
-    assert [racer.returncode for racer in racers] == [0, 0]
-    assert sum(made) == 12  # each entry was made once, by one of the two
-    assert {p.suffix for p in folder.iterdir() if p.is_dir()} == {""}
-
-
-def test_a_store_refuses_nothing_but_returns_none_for_unknown_keys(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store", 1000)
-    assert store.get("0" * 64) is None
-    assert store.used() == 0
-    assert "0" * 64 not in store

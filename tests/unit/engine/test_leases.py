@@ -197,8 +197,6 @@ def test_a_recycled_id_and_another_container_are_not_taken_for_alive() -> None:
     assert not is_here(contained)
     assert not is_gone(contained)  # nobody here can say
     assert is_gone(f"{host} {pid} {boot}:{space}:1{start}")
-    assert is_here(f"{host} {pid} {start}")  # as early versions wrote it
-    assert not is_gone(f"{host} {pid} {start}")
 
 
 @pytest.mark.parametrize("world", ["x{}:{}", "{}:1{}"])

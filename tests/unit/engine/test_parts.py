@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmark.engine.parts import Part
-from benchmark.ledger.arrays import ArrayStore
+from benchmark.ledger.store import Store
 
 WIDTH = 4096
 
@@ -54,24 +54,23 @@ def key(of: Any, array: str) -> str:
     return f"{of.name}-{array}"
 
 
-def part(store: ArrayStore, count: int, others: list[Any]) -> Part:
+def part(store: Store, count: int, others: list[Any]) -> Part:
     images = Images(count)
     return Part(data(images.ids), others, ["image", "penultimate"], images, key, store)  # type: ignore[arg-type]
 
 
-def run(store: ArrayStore, one: Part, room: Any) -> tuple[dict[str, Any], int]:
+def run(store: Store, one: Part, room: Any) -> tuple[dict[str, Any], int]:
     """The features, and how many images were run."""
     ran: list[int] = []
     return one.features(Tower(), 64, ran.append, room), sum(ran)  # type: ignore[arg-type]
 
 
-def peak(store: ArrayStore, count: int) -> int:
+def peak(store: Store, count: int) -> int:
     one = part(store, count, [])
     tracemalloc.start()
     try:
-        with store.scratch() as room:
-            found, _ = run(store, one, room)
-            store.put(f"{count:02d}", {"penultimate": found["penultimate"]})
+        with store.writing(f"{count:02d}") as writer:
+            run(store, one, writer.room)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -79,7 +78,7 @@ def peak(store: ArrayStore, count: int) -> int:
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     """Ten times the images: 60 MB of features more, none of them held."""
-    store = ArrayStore(tmp_path)
+    store = Store(tmp_path)
     peak(store, 64)  # what is made once
     few, many = peak(store, 400), peak(store, 4000)
     assert many < 1.2 * few + 2**20
@@ -87,7 +86,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("have", [[], [0, 1, 2], [5, 7, 299], list(range(300))])
 def test_images_of_others_are_not_run_again(tmp_path: Path, have: list[int]) -> None:
-    store = ArrayStore(tmp_path)
+    store = Store(tmp_path)
     ids = Images(300).ids
     other = data(ids[have], "other")
     if have:
@@ -95,8 +94,8 @@ def test_images_of_others_are_not_run_again(tmp_path: Path, have: list[int]) -> 
         rows = np.arange(len(have))
         store.put(key(other, "image"), {"image": values, "rows": rows})
         store.put(key(other, "penultimate"), {"penultimate": values.repeat(WIDTH, 1), "rows": rows})
-    with store.scratch() as room:
-        found, ran = run(store, part(store, 300, [other]), room)
+    with store.writing("new") as writer:
+        found, ran = run(store, part(store, 300, [other]), writer.room)
         expected = (np.arange(300) % 251).astype(np.float32)[:, None]
         np.testing.assert_array_equal(found["image"], expected)
         np.testing.assert_array_equal(found["penultimate"], expected.repeat(WIDTH, 1))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.data import forget
 from benchmark.engine import plan as planning
 from benchmark.engine.plan import Plan, make_plan
 from benchmark.models import ResolvedModel
@@ -34,13 +33,11 @@ def stub(spec: ModelSpec) -> ResolvedModel:
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuiteSpec]:
     """The suite on a few files in every layout that it names."""
     folder: Path = tmp_path_factory.mktemp("paper") / "data"
-    forget()
     write_imagenet(folder)
     write_cifar(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RELIQUANT_DATA", str(folder))
         yield load_suite("paper")
-    forget()
 
 
 @pytest.fixture

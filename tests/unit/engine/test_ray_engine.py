@@ -22,7 +22,7 @@ from benchmark.engine.request import RayOptions
 from benchmark.engine.run import Sweep, run
 from benchmark.engine.worker import Answer, Order
 from benchmark.errors import StorageError
-from benchmark.ledger.arrays import ArrayStore
+from benchmark.ledger.store import Store
 from benchmark.models import ResolvedModel
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.utils.progress import Silent
@@ -224,19 +224,19 @@ def test_a_task_that_fails_on_a_worker_is_recorded_with_its_reason(on: Any, monk
 
 def test_a_full_disk_on_a_worker_stops_with_one_clear_line(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What arrived before is written; the next run goes on from there."""
-    real, puts = ArrayStore.put, 0
+    real, entries = Store.writing, 0
 
-    def put(self: ArrayStore, key: str, arrays: Any) -> Any:
-        nonlocal puts
-        puts += 1
-        if puts > 6:
+    def writing(self: Store, key: str, size: int = 0) -> Any:
+        nonlocal entries
+        entries += self.folder.name == "banks"
+        if entries > 6:
             raise StorageError(f"the cache {self.folder} cannot be written: {os.strerror(errno.ENOSPC)}")
-        return real(self, key, arrays)
+        return real(self, key, size)
 
-    monkeypatch.setattr(ArrayStore, "put", put)
+    monkeypatch.setattr(Store, "writing", writing)
     with pytest.raises(StorageError, match=r"^worker \S+: the cache .* cannot be written: No space left on device$"):
         on(Cluster(1))
-    monkeypatch.setattr(ArrayStore, "put", real)
+    monkeypatch.setattr(Store, "writing", real)
     sweep, _ = on(Cluster(1))
     assert not sweep.failed
     assert 0 < sweep.computed < 12
@@ -246,7 +246,7 @@ def test_damaged_entries_on_workers_are_all_said(on: Any, plan: Plan, tmp_path: 
     """Also when several are found in the same moment."""
     on(Cluster())
     (tmp_path / "home" / "ledger.jsonl").unlink()
-    spoiled = sorted((tmp_path / "home" / "cache" / "banks").rglob("image.npy"))[:3]
+    spoiled = sorted((tmp_path / "home" / "cache" / "banks").rglob("image.bin"))[:3]
     for path in spoiled:
         path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     sweep, messages = on(Cluster())

@@ -133,7 +133,7 @@ def _calibration(home: Path, size: tuple[int, int]) -> Calibration:
     data = open_data(DataSpec(**SUITE["data"]["calibration"]), "calibration")
     preprocess = next(resolve(f"local-dir:{p}").preprocess for p in home.iterdir() if _fits(p, size))
     assert isinstance(preprocess, Preprocess)
-    pixels = PixelCache(home / "other", 0).open(data.spec, data.name, preprocess, Silent(), 1)
+    pixels = PixelCache(home / "other", 0).open(data, preprocess, Silent(), 1)
     return Calibration(pixels.array, [(data.captions or ())[row] for row in pixels.rows], pixels.digest)
 
 

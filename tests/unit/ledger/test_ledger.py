@@ -355,15 +355,6 @@ def test_a_record_that_a_neighbour_has_finished_is_not_written_again(tmp_path: P
     assert len(one.file.read_text().splitlines()) == 1
 
 
-def test_rows_of_early_versions_without_a_digest_are_read(tmp_path: Path) -> None:
-    Ledger(tmp_path).append(record())
-    file = tmp_path / "ledger.jsonl"
-    row = json.loads(file.read_text())
-    del row["sha256"]
-    file.write_text(json.dumps(row) + "\n")
-    assert Ledger(tmp_path).records == {"k1": record()}
-
-
 @pytest.mark.parametrize("harm", ["missing", "another evaluation's"])
 def test_samples_that_are_not_the_records_are_computed_again(tmp_path: Path, harm: str) -> None:
     """Also whole files: the record has their digest."""
@@ -425,24 +416,6 @@ def test_samples_that_cannot_be_read_are_not_damaged(
             ledger.outcome(ledger.records["k1"])
     assert not isinstance(caught.value, DamagedSamplesError)
     assert ledger.done("k1") is not None
-
-
-def test_samples_of_early_versions_lie_flat_and_have_no_digest_in_the_row(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    ledger.append(record(), OUTCOME)
-    ledger.samples_path("k1").rename(tmp_path / "samples" / "k1.npz")
-    row = json.loads(ledger.file.read_text())
-    del row["samples"], row["sha256"]
-    ledger.file.write_text(json.dumps(row) + "\n")
-    again = Ledger(tmp_path)
-    np.testing.assert_array_equal(again.outcome(again.records["k1"]).samples["id"], OUTCOME.samples["id"])
-    (tmp_path / "samples" / "k1.npz").write_bytes(b"x")
-    with pytest.raises(DamagedSamplesError):
-        again.outcome(again.records["k1"])
-    again.append(record(), OUTCOME)
-    last = Ledger(tmp_path)
-    assert last.samples_path("k1").parent.name == "k1"
-    np.testing.assert_array_equal(last.outcome(last.records["k1"]).samples["id"], OUTCOME.samples["id"])
 
 
 def test_names_are_brought_to_the_disk_with_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,9 +113,9 @@ def test_perfect_and_worst_classifiers(n: int, classes: int, seed: int) -> None:
     values = rng.normal(size=(n, classes))
     previous = 0.0
     for k in range(1, classes):
-        value = classification.topk_accuracy(values, labels, k)
+        value = classification.topk_correct(values, labels, k).mean()
         assert value >= previous
-        assert classification.topk_accuracy(scores.logits(values, scale, -7.0), labels, k) == value
+        assert classification.topk_correct(scores.logits(values, scale, -7.0), labels, k).mean() == value
         previous = value
 
 

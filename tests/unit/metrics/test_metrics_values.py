@@ -29,8 +29,8 @@ def test_classification_by_hand() -> None:
     labels = np.array([0, 1, 0, 1])
     assert classification.correct(values, labels).tolist() == [True, False, True, False]
     assert classification.accuracy(values, labels) == 0.5
-    assert classification.topk_accuracy(values, labels, 2) == 1.0
-    assert classification.topk_accuracy(values, [2, 0, 1, 2], 2) == 0.25
+    assert classification.topk_correct(values, labels, 2).all()
+    assert classification.topk_correct(values, [2, 0, 1, 2], 2).tolist() == [False, False, True, False]
     assert classification.per_class_recall(values, labels) == {0: 1.0, 1: 0.0}
     assert classification.mean_per_class_recall(values, labels) == 0.5
 
@@ -39,7 +39,7 @@ def test_ties_go_to_the_lower_class_in_top_1_and_top_k() -> None:
     constant = np.zeros((4, 4))
     labels = np.arange(4)
     for k in (1, 2, 3):
-        assert classification.topk_accuracy(constant, labels, k) == k / 4
+        assert classification.topk_correct(constant, labels, k).mean() == k / 4
     assert classification.accuracy(constant, labels) == 0.25
 
 
@@ -90,7 +90,6 @@ def test_detection_by_hand() -> None:
     assert detection.fpr95_ood_positive(inside, outside) == pytest.approx(1 / 3)
     assert detection.fpr95_id_positive(inside, outside) == 1.0
     assert detection.tie_count([1.0, 1.0, 2.0, 3.0, 3.0, 3.0]) == 5
-    assert detection.distinct_count([1.0, 1.0, 2.0, 3.0, 3.0, 3.0]) == 3
 
 
 def test_fpr95_keeps_exactly_19_of_20() -> None:
@@ -129,7 +128,6 @@ def test_robustness_by_hand() -> None:
     assert robustness.corruption_errors(errors, reference) == pytest.approx({"fog": 0.5, "snow": 2.0})
     assert robustness.mean_corruption_error(errors, reference) == pytest.approx(1.25)
     assert robustness.group_accuracies([1, 0, 1, 1], [7, 7, 3, 3]) == {3: 1.0, 7: 0.5}
-    assert robustness.worst_group_accuracy([1, 0, 1, 1], [7, 7, 3, 3]) == 0.5
 
 
 def test_mce_of_alexnet_itself_is_one() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 
 from benchmark.engine.plan import Plan, Settings
 from benchmark.errors import QuantizationError, SpecError
-from benchmark.metrics.spectrum import eigen_basis, subspace_angles
+from benchmark.metrics.spectrum import EigenBasis, GramAccumulator, subspace_angles
 from benchmark.models.base import ClipModel
 from benchmark.quantization import Calibration, parse, quantize, quantizers
 from benchmark.quantization.controls import Truncation, dotted, image_noise, measure, undotted
@@ -25,6 +25,12 @@ from tests.quant_models import calibration, toy
 LIKE = "rtn-w4a8-channel-token-vision"
 NOISE, SHAPED = f"control-noise-like_{dotted(LIKE)}-vision", f"control-shaped-like_{dotted(LIKE)}-vision"
 NAMES = [NOISE, SHAPED, "control-lowrank-rank_8-vision"]
+
+
+def eigen_basis(features: np.ndarray) -> EigenBasis:
+    gram = GramAccumulator(features.shape[1])
+    gram.update(features)
+    return gram.eigen()
 
 
 @cache

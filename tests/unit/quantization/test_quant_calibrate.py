@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmark.errors import NonFiniteError, QuantizationError
-from benchmark.ledger.arrays import ArrayStore
+from benchmark.ledger.store import Store
 from benchmark.models.base import ClipModel
 from benchmark.quantization import calibrate, parse, quantize
 from benchmark.quantization.calibrate import Source, in_parts, masked_rows, observe
@@ -154,7 +154,7 @@ def observers(model: ClipModel) -> list[Observer]:
     return [Range(), ChannelMagnitude(), Histogram(), SecondMoment(model.layers("vision")[LAYER])]  # type: ignore[arg-type]
 
 
-def collected(store: ArrayStore | None, counted: Counted | None = None, **changes: Any) -> tuple[Seen, int]:
+def collected(store: Store | None, counted: Counted | None = None, **changes: Any) -> tuple[Seen, int]:
     """Statistics of a layer, and the images that went through the tower for them."""
     counted = counted or Counted()
     source = Source(counted.model, "vision", calibration(6), store=store)
@@ -164,8 +164,8 @@ def collected(store: ArrayStore | None, counted: Counted | None = None, **change
 
 def test_another_process_finds_every_statistic_as_it_was(tmp_path: Path) -> None:
     """A store of its own is all that processes share."""
-    first, images = collected(ArrayStore(tmp_path))
-    again, more = collected(ArrayStore(tmp_path))
+    first, images = collected(Store(tmp_path))
+    again, more = collected(Store(tmp_path))
     assert images == 6
     assert more == 0
     for kind in (Range, ChannelMagnitude, Histogram, SecondMoment):
@@ -178,17 +178,17 @@ def test_another_process_finds_every_statistic_as_it_was(tmp_path: Path) -> None
 
 def test_a_restored_statistic_goes_on_counting(tmp_path: Path) -> None:
     """What is read from disk is no view of the file."""
-    collected(ArrayStore(tmp_path))
-    again, _ = collected(ArrayStore(tmp_path))
+    collected(Store(tmp_path))
+    again, _ = collected(Store(tmp_path))
     rows = torch.randn(9, 64)
     for kind in (Range, ChannelMagnitude, Histogram, SecondMoment):
         again.get(kind).update(rows)
-    assert collected(ArrayStore(tmp_path))[1] == 0
+    assert collected(Store(tmp_path))[1] == 0
 
 
 @pytest.mark.parametrize("changed", ["stage", "calibration", "model"])
 def test_whatever_determines_a_statistic_is_in_its_key(tmp_path: Path, changed: str) -> None:
-    store, counted = ArrayStore(tmp_path), Counted()
+    store, counted = Store(tmp_path), Counted()
     other: dict[str, Any] = {
         "stage": "rotated",
         "calibration": replace(calibration(6), digest="other"),
@@ -208,24 +208,24 @@ def test_keys_tell_towers_layers_kinds_and_versions_apart(monkeypatch: pytest.Mo
 
 
 def test_a_flipped_bit_is_found_and_the_statistic_computed_again(tmp_path: Path) -> None:
-    first, _ = collected(ArrayStore(tmp_path))
-    file = next(tmp_path.glob("*/*/upper.npy"))
+    first, _ = collected(Store(tmp_path))
+    file = next(tmp_path.glob("*/*/upper.bin"))
     content = bytearray(file.read_bytes())
     content[-5] ^= 4
     file.write_bytes(content)
-    store = ArrayStore(tmp_path)
+    store = Store(tmp_path)
     again, images = collected(store)
     assert images == 6
     assert len(store.damaged) == 1
     assert torch.equal(again.get(SecondMoment).matrix, first.get(SecondMoment).matrix)
-    assert collected(ArrayStore(tmp_path))[1] == 0
+    assert collected(Store(tmp_path))[1] == 0
 
 
 def test_the_least_recently_used_statistics_go(tmp_path: Path) -> None:
-    store = ArrayStore(tmp_path, budget=120_000)
+    store = Store(tmp_path, budget=120_000)
     for stage in "abcdef":
         collected(store, stage=stage)
-    assert sum(file.stat().st_size for file in tmp_path.rglob("*.*") if file.is_file()) <= 120_000
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.bin")) <= 120_000
     assert collected(store, stage="f")[1] < collected(store, stage="a")[1] == 6
 
 
@@ -238,7 +238,7 @@ def test_a_second_quantization_looks_at_no_calibration_data(tmp_path: Path, name
     found = []
     for _ in range(2):
         counted = Counted()
-        model, report = quantize(counted.model, spec, data, statistics=ArrayStore(tmp_path))
+        model, report = quantize(counted.model, spec, data, statistics=Store(tmp_path))
         found.append((report.to_json(), model.encode_image(torch.from_numpy(data.pixels[:4].copy())), counted.images))
     assert found[0][0] == found[1][0]
     assert torch.equal(found[0][1], found[1][1])
@@ -288,7 +288,7 @@ def test_two_at_once_compute_the_same_statistics_once(tmp_path: Path) -> None:
 
     def work(counted: Counted) -> None:
         gate.wait()
-        collected(ArrayStore(tmp_path), counted)
+        collected(Store(tmp_path), counted)
 
     threads = [threading.Thread(target=work, args=(counted,)) for counted in (first, second)]
     for thread in threads:

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmark.errors import ModelError, QuantizationError
 from benchmark.models.base import ClipModel
-from benchmark.quantization import LayerState, parse, quantize, quantizers
+from benchmark.quantization import LayerState, parse, quantize_to_store, quantizers
 from benchmark.quantization.linear import Transform
 from benchmark.quantization.packing import Parts, pack, pack_layer, unpack
 from benchmark.quantization.state import put
@@ -87,8 +87,7 @@ def test_a_rebuilt_model_is_bit_identical(name: str) -> None:
         pytest.importorskip("torchao")
     full, data = with_outliers(toy()), calibration(16)
     full.module.requires_grad_(False)
-    kept: dict[str, LayerState] = {}
-    quantized, report = quantize(full, parse(name), data, kept=kept)
+    quantized, report, kept = quantize_to_store(full, parse(name), data)
     assert sorted(kept) == sorted(layer.name for tower in report.towers.values() for layer in tower.layers)
     again = rebuilt(full, quantized, name, kept)
     pixels = torch.from_numpy(data.pixels)
@@ -105,8 +104,7 @@ def toy_state(full: ClipModel) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith(("bnb", "torchao"))])
 def test_a_stored_layer_is_as_large_as_the_report_says(name: str) -> None:
-    kept: dict[str, LayerState] = {}
-    _, report = quantize(with_outliers(toy()), parse(name), calibration(16), kept=kept)
+    _, report, kept = quantize_to_store(with_outliers(toy()), parse(name), calibration(16))
     for tower in report.towers.values():
         for layer in tower.layers:
             tensors = kept[layer.name].tensors
@@ -138,10 +136,9 @@ def test_an_unknown_part_has_no_stored_form() -> None:
 
 @pytest.mark.parametrize("name", ["rtn-w4a8-channel-token-vision", "bnb-nf4-vision", "bnb-int8-vision"])
 def test_a_damaged_state_is_one_clear_error(name: str) -> None:
-    kept: dict[str, LayerState] = {}
     full, spec = toy(), parse(name)
     full.module.requires_grad_(False)
-    quantize(full, spec, kept=kept)
+    kept = quantize_to_store(full, spec)[2]
     layer = full.module.get_submodule("visual.proj")
     state = kept["visual.proj"]
     assert isinstance(layer, nn.Linear)

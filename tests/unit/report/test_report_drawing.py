@@ -43,12 +43,10 @@ def test_sizes_of_scopes_compare() -> None:
     assert size(both) == Size(4.0, 0.01, 0.024)
 
 
-def test_what_has_no_size() -> None:
+def test_what_replaces_no_layer_keeps_its_size() -> None:
     control = report_of("control", 32)
     control["towers"] = {"vision": {"layers": [], "weight_share": 0.0, "packed_bytes": 4000, "float_bytes": 4000}}
     assert size(control) == Size(32.0, 0.004, 0.004)
-    del control["weights"]
-    assert size(control) is None
     for packed, replaced, total, bits in ((0, 0, 10, 32), (40, 10, 10, 4), (40, 10, 20, 18)):
         assert effective_bits(packed, replaced, total) == bits
     with pytest.raises(UndefinedMetric):

@@ -227,17 +227,6 @@ def test_a_ledger_of_one_task_still_makes_a_page(tmp_path: Path) -> None:
     assert "no task on spurious correlations or covariate shift" in text_of(by_id(page, "gaps"))
 
 
-def test_old_records_are_matched_to_their_reports_by_name(tmp_path: Path, home: Path) -> None:
-    old = tmp_path / "home"
-    shutil.copytree(home, old)
-    text = re.sub(r'"quantized_model": "[^"]*", |, "sha256": "[^"]*"', "", (old / "ledger.jsonl").read_text())
-    assert "quantized_model" not in text
-    (old / "ledger.jsonl").write_text(text)
-    assert run(old, tmp_path / "page.html", "small").exit_code == 0
-    tree = html5lib.parse((tmp_path / "page.html").read_text(), namespaceHTMLElements=False)
-    assert "4.0" in [text_of(cell) for cell in by_id(tree, "headline").iter("td")]
-
-
 def test_without_per_sample_columns_the_numbers_are_left(home: Path, page: str, tmp_path: Path) -> None:
     """Comparisons are kept; what is drawn from the columns is left out, and the page says so."""
     assert page

@@ -274,11 +274,13 @@ def test_comparisons_are_stored_and_read_back(tmp_path: Path) -> None:
         raise AssertionError("the outcome is not needed")
 
     assert Comparer(tmp_path).changes(plugin(), quantized, base, unread) == first
-    (stored,) = (tmp_path / "comparisons").glob("*.json")
-    content = json.loads(stored.read_text())
+    (stored,) = (tmp_path / "comparisons").rglob("meta.json")
+    content = json.loads(stored.read_text())["info"]
     assert (content["seed"], content["level"]) == (0, 0.95)
     stored.write_text("{" + stored.read_text()[:40])
-    assert Comparer(tmp_path).changes(plugin(), quantized, base, ledger.outcome) == first
+    comparer = Comparer(tmp_path)
+    assert comparer.changes(plugin(), quantized, base, ledger.outcome) == first
+    assert len(comparer.store.damaged) == 1
     assert [change.key for change in first] == ["strange/data/accuracy", "strange/data/loss"]
     assert [change.direction for change in first] == ["worse", "worse"]
     assert first[0].relative == pytest.approx(-2 / 3)

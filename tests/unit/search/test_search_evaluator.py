@@ -75,11 +75,12 @@ def test_a_study_goes_on_with_what_it_was_created_with_only(tmp_path: Path, chan
     assert "\n" not in str(caught.value)
 
 
-def test_another_model_is_another_content(tmp_path: Path) -> None:
+def test_another_model_is_another_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, other = engine(tmp_path).contents, engine(tmp_path)
     full = other.plan.configurations[0]
     changed = replace(full, model=replace(full.model, digest="another"))
-    vars(other)["plan"] = replace(other.plan, configurations=(changed,))
+    plan = replace(other.plan, configurations=(changed,))
+    monkeypatch.setattr(Engine, "plan", plan)
     assert {name for name, value in other.contents.items() if before[name] != value} == {"model"}
 
 

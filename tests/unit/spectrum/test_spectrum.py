@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 
 from benchmark.errors import UndefinedMetric
-from benchmark.metrics.spectrum import eigen_basis, project_band, sqnr_db, subspace_accuracy
 from benchmark.spectrum.figures import draw
 from benchmark.spectrum.layers import Features, Readout, layer_bases, numerical_rank, spectra
 from benchmark.spectrum.model import Entry, LayerSpectrum, Study, rank_correlations, study_json
@@ -92,7 +91,7 @@ def test_rank_deficient_features_have_the_rank_they_have() -> None:
     assert exact.sqnr_db is not None
     assert np.isfinite(exact.sqnr_db[:5]).all()
     assert np.isnan(exact.sqnr_db[5:]).all()
-    assert numerical_rank(eigen_basis(x)) == 5
+    assert numerical_rank(layer_bases(stream(x))["image"]) == 5
     full = study_of(x, noisy).find("fp32")["image"]
     assert full.energy.sum() == pytest.approx(1)
     share = scales[:5] / scales.sum()
@@ -117,14 +116,16 @@ def test_the_stream_agrees_with_the_functions_on_arrays_for_every_batch_size(see
     bases = layer_bases(stream(x, size))
     readouts = {"image": Readout(text.T, np.zeros(5))}
     found = spectra(stream(q, size), bases, readouts, labels, stream(x, size))["image"]
-    basis = eigen_basis(x)
+    vectors = np.linalg.svd(x)[2].T
     assert found.sqnr_db is not None
-    assert np.allclose(found.sqnr_db, sqnr_db(x, q, basis))
-    wanted = subspace_accuracy(q, text, labels, basis)
-    assert {k: v for k, v in found.accuracy.items() if k != "all"} == pytest.approx(
-        {f"{low}-{high}": value for (low, high), value in wanted.items()}
+    expected = 10 * np.log10(np.sum((x @ vectors) ** 2, axis=0) / np.sum(((q - x) @ vectors) ** 2, axis=0))
+    assert np.allclose(found.sqnr_db, expected)
+    parts = {"0-8": q @ vectors[:, :8] @ vectors[:, :8].T, "all": q}
+    if dim > 8:
+        parts[f"8-{min(dim, 64)}"] = q @ vectors[:, 8:] @ vectors[:, 8:].T
+    assert sorted(found.accuracy.values()) == sorted(
+        float(((part @ text.T).argmax(1) == labels).mean()) for part in parts.values()
     )
-    assert found.accuracy["all"] == ((q @ text.T).argmax(1) == labels).mean()
 
 
 def test_an_offset_of_the_readout_counts() -> None:
@@ -140,7 +141,8 @@ def test_truncated_features_keep_their_accuracy_in_the_kept_band() -> None:
     x = rng.standard_normal((80, 20)) * np.linspace(3, 0.1, 20)
     text, labels = rng.standard_normal((4, 20)), rng.integers(0, 4, 80)
     bases = layer_bases(stream(x))
-    kept = project_band(x, bases["image"], 0, 8)
+    columns = bases["image"].band(0, 8)
+    kept = x @ columns @ columns.T
     readouts = {"image": Readout(text.T, np.zeros(4))}
     full, low = (spectra(stream(f), bases, readouts, labels)["image"].accuracy for f in (x, kept))
     assert low["all"] == low["0-8"] == full["0-8"]
