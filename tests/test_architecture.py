@@ -238,6 +238,33 @@ def test_nothing_says_a_trackers_name_but_the_tracker() -> None:
     assert found == {"benchmark/tracking.py"}
 
 
+DECLARES_OPTIONS = {
+    "benchmark/cli/parsing.py": ["typer.Argument", "typer.Option"],  # from fields
+    "benchmark/cli/app.py": ["typer.Option"],  # --version, of no command
+}
+
+
+def test_options_are_declared_as_fields_of_requests() -> None:
+    """Rule 4: nothing else makes options, and `option(...)` stands only where a field of a class gets its default."""
+    found: dict[str, list[str]] = {}
+    loose = []
+    for path in sources(*PACKAGES):
+        nodes = list(ast.walk(tree(path)))
+        bodies = [statement for node in nodes if isinstance(node, ast.ClassDef) for statement in node.body]
+        declared = {id(each.value) for each in bodies if isinstance(each, ast.AnnAssign)}
+        for node in nodes:
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                if name.split(".")[0] in ("typer", "click") and name.lower().endswith((".option", ".argument")):
+                    found.setdefault(relative(path), []).append(name)
+                elif name == "option" and id(node) not in declared:
+                    loose.append(f"{relative(path)}:{node.lineno}")
+            elif isinstance(node, ast.ImportFrom) and node.module in ("click", "typer"):
+                loose += [f"{relative(path)}:{node.lineno}"] * any(a.name in ("Option", "Argument") for a in node.names)
+    assert {path: sorted(names) for path, names in found.items()} == DECLARES_OPTIONS
+    assert not loose
+
+
 @pytest.mark.parametrize(
     ("package", "allowed"), [("tasks", TASKS_MAY_IMPORT), ("trackers", TRACKERS_MAY_IMPORT)], ids=["tasks", "trackers"]
 )

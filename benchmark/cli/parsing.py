@@ -20,7 +20,7 @@ def callback(command: Command) -> Callable[..., None]:
     """What Typer calls: a function whose parameters are the request's options and whose help is its docstring."""
 
     def call(**given: Any) -> None:
-        values = {name: () if value is None and name in several else value for name, value in given.items()}
+        values = {name: value for name, value in given.items() if not (value is None and name in several)}
         request = command.request(**values)
         module, _, function = command.handler.partition(":")
         with own_stdout(getattr(request, "for_programs", False)):
