@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.metadata
 import pkgutil
+import re
 import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -209,6 +210,23 @@ def test_every_module_has_a_room() -> None:
     assert loose == LOOSE
     rooms = {room_of(module_of(path)) for path in sources(*PACKAGES)} - {"benchmark"}
     assert rooms == set(ROOMS)
+
+
+def test_the_page_shows_the_rooms_in_this_order() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("\n## Rooms\n")[1].split("\n## ")[0]
+    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert [row.removesuffix("/").removesuffix(".py").replace("/", ".") for row in rows] == list(ROOMS)
+    assert [row for row in rows if not (ROOT / row).exists()] == []
+
+
+def test_the_picture_shows_every_room() -> None:
+    picture = (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8")
+    named = set(re.findall(r'class="h"[^>]*>([\w./]+)</text>', picture))
+    wanted = {room.removeprefix("benchmark.") for room in ROOMS} - {"__main__"}  # named in the box of `cli/`
+    rooms = {name.removesuffix("/").removesuffix(".py") for name in named}
+    assert wanted <= rooms
+    assert rooms - wanted == {"suite.yaml", "plan", "embed", "evaluate"}  # what goes in, and steps of the engine
 
 
 def test_nothing_says_a_tasks_name_but_the_task() -> None:
