@@ -128,9 +128,8 @@ def test_the_numbers_in_plain_words_are_the_metrics_that_there_are() -> None:
     """Each key that the table names is a metric, and every headline metric of the six tasks is in it."""
     from benchmark.plugins import tasks
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("## What the numbers mean")[1].split("\n## ")[0]
-    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| ")][1:]
+    lines = section("docs/conventions.md", "What the numbers mean").splitlines()
+    rows = [line.split("|")[1:3] for line in lines if line.startswith("| ")][1:]
     assert all(meaning.strip().endswith(".") for _, meaning in rows)
     named = {key for name, _ in rows for key in re.findall(r"`(\w+)`", name)} | {"accuracy"}
     known = {metric.name.rsplit("/", 1)[-1] for _, task in tasks for metric in task.metrics}
