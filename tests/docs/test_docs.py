@@ -107,7 +107,8 @@ def section(page: str, heading: str) -> str:
 
 
 def test_where_to_put_a_change_names_what_exists() -> None:
-    rows = [line for line in section("docs/architecture.md", "Where do I put ...?").splitlines() if line[:2] == "| "][1:]
+    lines = section("docs/architecture.md", "Where do I put ...?").splitlines()
+    rows = [line for line in lines if line.startswith("| ")][1:]
     assert len(rows) >= 10
     for row in rows:
         places = [place for place in re.findall(r"`([^`]+)`", row) if "/" in place or place.endswith(".toml")]
