@@ -34,7 +34,7 @@ slow: $(STAMP)  ## The slow tests (simulated coverage, full-size models).
 parity: $(STAMP)  ## Compare with CLIP_benchmark (in its own environment), OpenOOD's definitions and pytorch-ood.
 	$(BIN)/python -m tests.parity
 
-bench: $(STAMP)  ## Time and memory as ratios, into docs/performance.md (an hour and a quarter on 2 quiet cores).
+bench: $(STAMP)  ## Time and memory as ratios, into docs/performance.md (an hour and a half on 2 quiet cores).
 	$(BIN)/python -m tests.performance
 
 lint: $(STAMP)  ## Ruff and mypy --strict.

@@ -134,7 +134,7 @@ def _remarks(below: Sequence[Below]) -> list[str]:
     ]
     why = {item.method for item in beyond}
     if len(beyond) < len(below):
-        lines += ["", "Those within chance cannot be told from plain rounding on these images."]
+        lines += ["", "Differences within chance say nothing about the method."]
     return [*lines, *(f"\n{_WHY[method]}" for method in sorted(why & _WHY.keys()))]
 
 

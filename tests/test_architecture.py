@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.metadata
 import pkgutil
+import re
 import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -211,6 +212,23 @@ def test_every_module_has_a_room() -> None:
     assert rooms == set(ROOMS)
 
 
+def test_the_page_shows_the_rooms_in_this_order() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("\n## Rooms\n")[1].split("\n## ")[0]
+    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert [row.removesuffix("/").removesuffix(".py").replace("/", ".") for row in rows] == list(ROOMS)
+    assert [row for row in rows if not (ROOT / row).exists()] == []
+
+
+def test_the_picture_shows_every_room() -> None:
+    picture = (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8")
+    named = set(re.findall(r'class="h"[^>]*>([\w./]+)</text>', picture))
+    wanted = {room.removeprefix("benchmark.") for room in ROOMS} - {"__main__"}  # named in the box of `cli/`
+    rooms = {name.removesuffix("/").removesuffix(".py") for name in named}
+    assert wanted <= rooms
+    assert rooms - wanted == {"suite.yaml", "plan", "embed", "evaluate"}  # what goes in, and steps of the engine
+
+
 def test_nothing_says_a_tasks_name_but_the_task() -> None:
     """Rule 3: names of tasks and keys of their metrics stand in the task's own file."""
     own = {name: target.partition(":")[0].replace(".", "/") + ".py" for name, target in TASKS.items()}
@@ -236,6 +254,33 @@ def test_nothing_says_a_trackers_name_but_the_tracker() -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
     }
     assert found == {"benchmark/tracking.py"}
+
+
+DECLARES_OPTIONS = {
+    "benchmark/cli/parsing.py": ["typer.Argument", "typer.Option"],  # from fields
+    "benchmark/cli/app.py": ["typer.Option"],  # --version, of no command
+}
+
+
+def test_options_are_declared_as_fields_of_requests() -> None:
+    """Rule 4: nothing else makes options, and `option(...)` stands only where a field of a class gets its default."""
+    found: dict[str, list[str]] = {}
+    loose = []
+    for path in sources(*PACKAGES):
+        nodes = list(ast.walk(tree(path)))
+        bodies = [statement for node in nodes if isinstance(node, ast.ClassDef) for statement in node.body]
+        declared = {id(each.value) for each in bodies if isinstance(each, ast.AnnAssign)}
+        for node in nodes:
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                if name.split(".")[0] in ("typer", "click") and name.lower().endswith((".option", ".argument")):
+                    found.setdefault(relative(path), []).append(name)
+                elif name == "option" and id(node) not in declared:
+                    loose.append(f"{relative(path)}:{node.lineno}")
+            elif isinstance(node, ast.ImportFrom) and node.module in ("click", "typer"):
+                loose += [f"{relative(path)}:{node.lineno}"] * any(a.name in ("Option", "Argument") for a in node.names)
+    assert {path: sorted(names) for path, names in found.items()} == DECLARES_OPTIONS
+    assert not loose
 
 
 @pytest.mark.parametrize(

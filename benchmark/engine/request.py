@@ -241,10 +241,12 @@ FILES = ("catalogues", "include")
 """Those of them that are paths."""
 
 
+CHOICES = ("models", "quantizations", "overrides", "tasks")
+"""What chooses evaluations; which ones follows from the records themselves."""
+
+
 def asked(request: Evaluations) -> dict[str, Any]:
     """The options of a command line that a record keeps beside its settings, as JSON; defaults are left out."""
-    kept = ("models", "quantizations", "overrides", "tasks", *ASKED)
-    given = {each.name: getattr(request, each.name) for each, _ in options(type(request)) if each.name in kept}
-    defaults = {each.name: each.default for each, _ in options(RunRequest)}
-    changed = {name: plain(value) for name, value in given.items() if plain(value) != plain(defaults[name])}
-    return {"suite": request.suite, **changed}
+    kept = [each for each, about in options(type(request)) if about.kept == "asked" or each.name in CHOICES]
+    given = {each.name: plain(getattr(request, each.name)) for each in kept}
+    return {"suite": request.suite} | {e.name: given[e.name] for e in kept if given[e.name] != plain(e.default)}

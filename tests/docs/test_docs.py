@@ -101,20 +101,36 @@ def test_the_index_names_every_page() -> None:
     assert pages <= {link.partition("#")[0] for link in links(index)}
 
 
-def test_the_picture_of_the_architecture_names_what_exists() -> None:
-    picture = (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8")
-    places = set(re.findall(r">(benchmark/[\w/.]+|tasks|trackers|search)</text>", picture))
-    assert len(places) > 8
-    assert [place for place in sorted(places) if not (ROOT / place).exists()] == []
+def section(page: str, heading: str) -> str:
+    """Text below a heading of the second level."""
+    return (ROOT / page).read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def test_where_to_put_a_change_names_what_exists() -> None:
+    lines = section("docs/architecture.md", "Where do I put ...?").splitlines()
+    rows = [line for line in lines if line.startswith("| ")][1:]
+    assert len(rows) >= 10
+    for row in rows:
+        places = [place for place in re.findall(r"`([^`]+)`", row) if "/" in place or place.endswith(".toml")]
+        assert places, row
+        assert [place for place in places if not (ROOT / place).exists()] == []
+
+
+def test_the_versions_to_raise_are_constants_that_exist() -> None:
+    rows = section("CONTRIBUTING.md", "When a number changes, a version rises").splitlines()
+    named = [found for row in rows if (found := re.search(r"`([A-Z_]+)` in `([\w/]+\.py)`", row))]
+    assert len(named) >= 6
+    for name, place in (found.groups() for found in named):
+        source = (ROOT / place).read_text(encoding="utf-8")
+        assert re.search(rf"^{name} = \d+$", source, re.MULTILINE), f"{place} has no {name}"
 
 
 def test_the_numbers_in_plain_words_are_the_metrics_that_there_are() -> None:
     """Each key that the table names is a metric, and every headline metric of the six tasks is in it."""
     from benchmark.plugins import tasks
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("## What the numbers mean")[1].split("\n## ")[0]
-    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| ")][1:]
+    lines = section("docs/conventions.md", "What the numbers mean").splitlines()
+    rows = [line.split("|")[1:3] for line in lines if line.startswith("| ")][1:]
     assert all(meaning.strip().endswith(".") for _, meaning in rows)
     named = {key for name, _ in rows for key in re.findall(r"`(\w+)`", name)} | {"accuracy"}
     known = {metric.name.rsplit("/", 1)[-1] for _, task in tasks for metric in task.metrics}

@@ -497,7 +497,7 @@ def _case(which: str, measured: Measured) -> Iterator[str]:
         for s, (a, b) in zip(measured.shares, wrong_stops(case, table, measured.shares), strict=True)
     )
     yield (
-        "\nOf all pairs of the grid where the second has no more bits, the rule stops the first on a part (share: "
+        "\nOf all pairs of the grid where the second has no more bits, the rule prunes the first on a part (share: "
         f"first where it is no worse on all images, then where it is worse by 0.02 or more): {stops}.\n"
     )
 
@@ -532,7 +532,7 @@ The demo's selection data, two objectives, `reliability` and `effective_bits`, a
 Cost is the share of the grid's image-tower forward passes that a search had spent when it reached 99 % of the grid's
 hypervolume: median of {len(SEEDS)} seeds ({SEEDS[0]} to {SEEDS[-1]}), and each seed. The last column is the share of
 the hypervolume at 20 % of the cost. Equal image towers are embedded once. Each search ends after half of the grid's
-points ("-": not reached by then). Full precision and the customary configurations are evaluated first, on all images,
+points ("-": not reached by then). Full precision and the common choices are evaluated first, on all images,
 and count.
 
 {blocks}
