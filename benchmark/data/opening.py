@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     import datasets
 
 LIMIT_VERSION = 2
-"""Raise it when `limit` chooses other images."""
+"""Raise it when `limit` comes to choose other images."""
 
 sources: Registry[Source[Any]] = Registry("data source", "reliquant.sources", Source)
 
 
 @dataclass(frozen=True)
 class Data:
-    """One data set, undecoded. It is light: the table of images is opened again when it is needed.
+    """One data set, undecoded. It holds no images: their table is opened again when it is needed.
 
     Attributes:
         name: its name in the suite.
@@ -40,8 +40,8 @@ class Data:
         sample_ids: (N,) str, unique; the pairing key.
         class_names: C names; empty for `text: none`; the captions for `text: captions`.
         templates: prompt templates with one `{}` each.
-        templates_origin: `spec`, `data`, `captions`, `none`, or `simple` where nobody gave any and "a photo of a
-            {}." is used. classes_origin: `spec`, `data`, `captions` or `none`.
+        templates_origin: `spec`, `data`, `captions`, `none`, or `simple` where there are none and "a photo of a {}."
+            is used. classes_origin: `spec`, `data`, `captions` or `none`.
         captions: N texts where the data has them.
         digest: content hash of images, labels and ids (`data_digest`).
     """
@@ -98,14 +98,14 @@ _columns: WeakValueDictionary[bytes, NDArray[Any]] = WeakValueDictionary()
 
 
 def forget() -> None:
-    """Look at all files again: fingerprints and opened data sets are kept for the life of the process otherwise."""
+    """Forget fingerprints and opened data sets, which are otherwise kept for the life of the process."""
     _fingerprints.clear()
     _opened.clear()
     _tables.clear()
 
 
 def check_data(spec: DataSpec, name: str) -> None:
-    """What can be known of a data set before any work.
+    """Check a data set's specification before any work.
 
     Raises:
         UnknownNameError: source, corruption, or built-in class list.
@@ -139,7 +139,10 @@ def data_digest(spec: DataSpec) -> str:
         generated = None
     fields = base.model_dump(mode="json", exclude={"path", "templates", "corruptions", "severities"})
     fields["options"] = {k: v for k, v in base.options if k not in source.places}
-    for holder, key in ((fields, "classes"), (fields["options"], "subset")):  # what is in a file counts, not its name
+    for holder, key in (
+        (fields, "classes"),
+        (fields["options"], "subset"),
+    ):  # the content of a file counts, not its name
         value = holder.get(key)
         if isinstance(value, str) and value not in prompts.BUILT_IN_CLASSES:
             holder[key] = list(prompts.class_names(value))
@@ -172,7 +175,7 @@ def expand(name: str, spec: DataSpec) -> dict[str, DataSpec]:
     `all` is the 15 types of ImageNet-C, `extra` all 19.
 
     Raises:
-        UnknownNameError: a corruption that nobody knows.
+        UnknownNameError: an unknown corruption.
     """
     if spec.corruptions is None:
         return {name: spec}
@@ -214,7 +217,7 @@ def _limits_itself(spec: DataSpec, source: Source[Any]) -> bool:
 
 
 def _load(spec: DataSpec, source: Source[Any], images: bool = True) -> LoadedData:
-    """The source's table, from memory where it was among the last ones; without images a cheaper one may do."""
+    """The source's table, from memory if it was opened recently; without `images` a cheaper one without that column."""
     if not _limits_itself(spec, source):
         spec = spec.model_copy(update={"limit": None})
     key = spec.digest()
@@ -285,7 +288,7 @@ def _classes(spec: DataSpec, loaded: LoadedData) -> tuple[tuple[str, ...], str]:
     names = prompts.class_names(spec.classes)
     if loaded.class_names is not None and len(loaded.class_names) != len(names):
         if spec.classes == "imagenet" and set(loaded.class_names) <= set(names):
-            return loaded.class_names, "data"  # the source has already translated a part of ImageNet
+            return loaded.class_names, "data"  # the source has already mapped a part of ImageNet
         raise DataError(f"'classes' gives {len(names)} names, the data has {len(loaded.class_names)} classes")
     return names, "spec"
 

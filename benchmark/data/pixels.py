@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from benchmark.models.base import Preprocess
 
 POOL_AFTER = 2.0
-"""Seconds of corrupting in one process after which worker processes are started: below, they do not pay."""
+"""Seconds of corrupting in one process after which worker processes are started; for less work they do not pay off."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Pixels:
         """Writable copies (B, 3, H, W), B = `size` but for the last, in the order of `rows`.
 
         Args:
-            keep: (N,) which images; all where it is None.
+            keep: (N,) the wanted images; None: all.
         """
         if self._stored is not None:
             places = np.arange(len(self)) if keep is None else np.flatnonzero(keep)
@@ -129,7 +129,7 @@ class PixelCache:
     def open(
         self, spec: DataSpec, name: str, preprocess: Preprocess, progress: Progress | None = None, workers: int = 0
     ) -> Pixels:
-        """The pixels of a data set, from the cache or made now.
+        """The pixels of a data set, from the cache or computed now.
 
         Args:
             spec: one data set (expand groups of corruptions first).
@@ -169,7 +169,7 @@ class PixelCache:
         existed = key in self.store
         with self.store.lock(key):
             stored = self.store.get(key, workers)
-            if stored is not None:  # another process was faster
+            if stored is not None:  # another process has stored them meanwhile
                 return stored
             if existed:
                 progress.message(f"pixel cache: the entry of '{data.name}' was damaged and is made again")
@@ -246,7 +246,7 @@ def _line(data: Data, row: int, reason: str) -> str:
 
 
 def _shard(data: Data, row: int) -> str:
-    """Where an image lies whose id does not tell: in which tar file."""
+    """The tar file that an image lies in, since its id does not name it; empty for other images."""
     image = data.dataset.select_columns("image").with_format("arrow")[row]["image"][0].as_py()
     path = str((image or {}).get("path"))
     return f" in {path.rsplit('::', maxsplit=1)[-1]}" if path.startswith("tar://") else ""

@@ -16,11 +16,11 @@ from benchmark.models.base import ClipModel
 from benchmark.utils.progress import Advance
 
 COPIED = 1024
-"""Rows that are copied at a time."""
+"""Number of rows copied at a time."""
 
 
 class Part:
-    """The features of one data set: those that a data set with the same images has already, and new ones.
+    """The features of one data set: copied from a data set with the same images where possible, otherwise new.
 
     Attributes:
         rows: (N,) rows of the data set that have pixels. new: (P,) which of the pixels go through the model.
@@ -57,7 +57,7 @@ class Part:
     def features(
         self, model: ClipModel, batch_size: int, advance: Advance, room: Room
     ) -> dict[str, NDArray[np.float32]]:
-        """All arrays (N, ...), in the order of `rows`, each in a place that `room` gives, batch by batch."""
+        """All arrays (N, ...), in the order of `rows`, written batch by batch into the memory that `room` gives."""
         whole: dict[str, NDArray[np.float32]] = {}
         for mine, found, theirs in self.known:
             for array in self.arrays:

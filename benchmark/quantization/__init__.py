@@ -1,4 +1,4 @@
-"""Post-training quantization: one method a file, an affine reference in plain torch, a report that proves the work."""
+"""Post-training quantization: one method per file, an affine reference in plain torch, and the QuantizationReport."""
 
 from __future__ import annotations
 
