@@ -42,7 +42,7 @@ def run(
     Args:
         plan: from `make_plan`.
         home: results folder (ledger, samples, caches). Several processes may share it, and the work.
-        trackers: told of each finished configuration.
+        trackers: each finished configuration is logged to them.
         pixel_budget: bytes of decoded pixels to keep on disk, 0 for none.
         skip_broken: leave out images that cannot be decoded, instead of failing.
         compare: give intervals and p values against full precision (`Sweep.changes`); a second or so a configuration.

@@ -508,7 +508,7 @@ def _case(which: str, measured: Measured) -> Iterator[str]:
 
 
 def _luck(found: Sequence[Measured]) -> str:
-    """How far the demo's values foretell those on more images, where nothing is broken."""
+    """How far the demo's values predict those on more images, where nothing is broken."""
     few, many = (next(iter(measured.cases.values())).points for measured in (found[0], found[-1]))
     names = [name for name, losses in many.items() if losses[0] <= NEAR]
     r = np.corrcoef([few[name][0] for name in names], [many[name][0] for name in names])[0, 1]
