@@ -1,4 +1,4 @@
-"""One exception tree. Everything a user can cause or mend derives from `ReliquantError`.
+"""One exception tree. Everything a user can cause or fix derives from `ReliquantError`.
 
 The command line prints such an error as one line, without a traceback, and exits with `exit_status`.
 """

@@ -1,4 +1,4 @@
-"""What `reliquant search` does: the pieces put together."""
+"""`reliquant search`: prepare a study, run it, and report its Pareto front on the test split."""
 
 from __future__ import annotations
 
@@ -30,29 +30,33 @@ from benchmark.utils.output import out
 from benchmark.utils.progress import Progress, Silent, open_progress
 from benchmark.utils.signals import Terminated
 from search.evaluator import Engine
-from search.history import early, evaluated, front
+from search.history import evaluated, front, pruned
 from search.objective import DEFAULT, Goals, Metrics, check_constraint, make_goals, make_objective, parse_constraint
 from search.report import front_rows, print_front, write_figures, write_suite
 from search.request import SearchConfig, SearchRequest
 from search.rungs import make_rungs, parse_shares
-from search.selection import halved, report_suite, selection_suite
 from search.settings import (
     TRIALS,
     check_new,
     create_study,
-    filled,
-    kept_settings,
-    over,
+    merged,
     resume_study,
+    stored_settings,
+    with_defaults,
 )
 from search.space import Choices, Space
+from search.splits import halved, suite_on_test, suite_on_validation
 from search.storage import journal_path, open_storage
 from search.study import Search, check_grid
 from search.tracking import TrialLog
 
 
 def run_search(request: SearchRequest) -> int:
-    """Search and report; returns the exit status (0; 3 when something failed on the report data; 130 when stopped)."""
+    """Search and report.
+
+    Returns:
+        the exit status: 0; 3 when no configuration is feasible or one failed on the test split; 130 when interrupted.
+    """
     include_files(request.include)
     check_device(request.device)
     Ledger(request.home)
@@ -80,7 +84,7 @@ def _settings(request: SearchRequest) -> Settings:
 
 
 def _resume(request: SearchRequest, search: Search) -> str:
-    """The command that goes on, as it could be typed; a password is left for the reader to fill in."""
+    """The command that resumes the study, ready for a shell; a password is masked, for the reader to fill in."""
     words = ["reliquant", "search", "--resume", search.study.study_name]
     words += [] if request.storage is None else ["--storage", masked(request.storage)]
     words += [] if request.home == SearchRequest.home else ["--home", str(request.home)]
@@ -88,24 +92,24 @@ def _resume(request: SearchRequest, search: Search) -> str:
 
 
 def _config(request: SearchRequest, storage: BaseStorage) -> SearchConfig:
-    """What is asked for, on resuming together with what the study was created with."""
+    """The settings of the command line; on resuming, the study's own settings fill in what it leaves out."""
     if request.resume is None:
-        return filled(request.config)
+        return with_defaults(request.config)
     where = masked(request.storage or str(journal_path(request.home)))
-    return over(request.config, kept_settings(storage, request.resume, where), request.resume)
+    return merged(request.config, stored_settings(storage, request.resume, where), request.resume)
 
 
 def _prepared(
     request: SearchRequest, storage: BaseStorage, config: SearchConfig, suite: SuiteSpec, progress: Progress
 ) -> tuple[Search, TrialLog | None]:
-    """The study, ready to run. What the user gave is checked before full precision is evaluated."""
+    """The study, ready to run. Checks the user's input before it evaluates full precision."""
     name = request.resume or request.name or f"{suite.name}-{config.sampler}-seed{config.seed}"
     if request.resume is None:
         check_new(storage, name)
     constraints = [parse_constraint(text) for text in config.constraints or ()]
     quiet = progress if sys.stderr.isatty() else Silent()
     settings = _settings(request)
-    engine = Engine(selection_suite(suite), settings, request.home, progress, quiet)
+    engine = Engine(suite_on_validation(suite), settings, request.home, progress, quiet)
     objectives = [make_objective(key, engine.better, engine.known) for key in config.objectives or DEFAULT]
     for constraint in constraints:
         check_constraint(constraint, engine.known)
@@ -117,14 +121,14 @@ def _prepared(
     rungs = make_rungs(engine, parse_shares(config.rungs or ()), goals.keys)
     problem = replace(engine.problem, rungs=rungs)
     for key, why in goals.left_out.items():
-        progress.message(f"reliability leaves out {key}: {why}")
+        progress.message(f"reliability: {key} is left out: {why}")
     for key, floor in near_floor(goals.reference, goals.keys).items():
         progress.message(
-            f"{key}: {goals.reference[key]:.4f} in full precision; were the model perfectly calibrated, it would be "
-            f"{floor:.4f} on so few images, so changes in it are mostly chance"
+            f"{key}: {goals.reference[key]:.4f} in full precision; a perfectly calibrated model would have {floor:.4f} "
+            "on so few images, so its changes are mostly chance"
         )
     log = _log(request, suite, name, config, goals)
-    lock = request.home / "studies" / ".claims.lock"
+    lock = request.home / "studies" / ".leases.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext() if log is None else log.ending():
         study = resumed or create_study(storage, name, config, space, objectives, engine.contents)
@@ -135,32 +139,34 @@ def _prepared(
             search.log = log
             log.catch_up(study)
         with exclusive(request.home / "studies" / ".prepare.lock"):
-            if not study.get_trials(deepcopy=False):  # also where the process that created it was killed
+            if not study.get_trials(
+                deepcopy=False
+            ):  # also if the process that created it was killed before it queued anything
                 search.prepare(config.trials or TRIALS)
     return search, log
 
 
 def _choices(config: SearchConfig, engine: Engine) -> Choices:
-    """All methods that quantize and can run here, or those asked for."""
+    """The methods, scopes and blocks to search over: those of the command line, by default every installed method."""
     everything = [name for name in quantizers.names() if name != "fp32" and quantizers.get(name).kind == "quantization"]
     methods = tuple(dict.fromkeys(config.methods or everything))
     if "fp32" in methods:
-        raise SpecError("--method fp32: full precision is always evaluated; name methods that quantize")
+        raise SpecError("--method fp32: the search always evaluates full precision. Name methods that quantize.")
     blocks = dict(engine.model.blocks) if config.per_block else {}
     if config.per_block and not any(blocks.values()):
-        raise SpecError(f"--per-block: {engine.model.name} has no repeated blocks")
+        raise SpecError(f"--per-block: {engine.model.name} has no repeated blocks. Leave it out.")
     return Choices(methods, tuple(dict.fromkeys(config.scopes or Choices(()).scopes)), blocks=blocks)
 
 
 def _rule(suite: SuiteSpec, name: str) -> str:
-    """Which data the study chooses on."""
-    mapped = [f"{own} on {other}" for own, other in suite.validation.items()]
+    """One line: the validation split and the test split of each data set."""
+    mapped = [f"{other} (for {own})" for own, other in suite.validation.items()]
     split = [f"half of {', '.join(sorted(halved(suite)))}"] if halved(suite) else []
-    return f"study '{name}' chooses {'; '.join([*mapped, *split])}; the front is told on the rest"
+    return f"study '{name}': validation split: {', '.join([*mapped, *split])}; the test split is the rest"
 
 
 def _log(request: SearchRequest, suite: SuiteSpec, name: str, config: SearchConfig, goals: Goals) -> TrialLog | None:
-    """The study's run in MLflow; opened before the study is created, which a store out of reach prevents."""
+    """The study's run in MLflow. Opened before the study is created, so that an unreachable store fails first."""
     if request.no_tracking:
         return None
     params = {key: json.dumps(value) for key, value in asdict(config).items() if value}
@@ -171,23 +177,23 @@ def _log(request: SearchRequest, suite: SuiteSpec, name: str, config: SearchConf
 
 
 def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: TrialLog | None, progress: Progress) -> int:
-    """Tell the front on data that it was not chosen on; write table, figures and suite."""
+    """Evaluate the front on the test split; write table, figures and suite."""
     study, found = search.study, front(search.study)
     folder = request.home / "studies" / study.study_name
     volume = write_figures(folder, study, search.goals, found)
     if not found:
-        print("no configuration fulfils the constraints: there is no front", file=sys.stderr)
+        print("no configuration satisfies the constraints, so there is no front", file=sys.stderr)
         if log is not None:
             log.finish(folder, _summary(study, found, volume))
         return PARTIAL
     names = [trial.user_attrs["configuration"] for trial in found]
-    told, warnings = _told(request, suite, names, search.goals, progress)
-    write_suite(folder / "front.yaml", report_suite(suite), names, study.study_name)
+    test, warnings = _on_test(request, suite, names, search.goals, progress)
+    write_suite(folder / "front.yaml", suite_on_test(suite), names, study.study_name)
     if request.json:
-        for row in front_rows(found, search.goals, told):
+        for row in front_rows(found, search.goals, test):
             print(json.dumps(row), file=out())
     else:
-        print_front(found, search.goals, told)
+        print_front(found, search.goals, test)
     words = sys.stderr if request.json else sys.stdout
     done, trials = len(evaluated(study)), len(study.get_trials(deepcopy=False))
     if log is not None:
@@ -195,11 +201,10 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Trial
         warnings += [] if log.broken is None else [f"warning: MLflow could not be written ({log.broken})"]
     for line in warnings:
         print(line, file=sys.stderr)
-    stopped = len(early(study))
-    summary_line = f"{done} configurations in {trials} trials, {stopped} of them stopped early"
+    summary_line = f"{done} configurations in {trials} trials, {len(pruned(study))} of them pruned"
     print(f"{summary_line}. Figures and front: {folder}", file=words)
     print(f"Look closer: reliquant run {folder / 'front.yaml'}", file=words)
-    return PARTIAL if len(told) < len(names) else 0
+    return PARTIAL if len(test) < len(names) else 0
 
 
 def _summary(study: Study, found: Sequence[FrozenTrial], volume: Metrics) -> dict[str, float]:
@@ -208,20 +213,20 @@ def _summary(study: Study, found: Sequence[FrozenTrial], volume: Metrics) -> dic
         "configurations": len(evaluated(study)),
         "trials": len(study.get_trials(deepcopy=False)),
         "front": len(found),
-        "stopped": len(early(study)),
+        "pruned": len(pruned(study)),
     }
     return {f"study/{name}": float(value) for name, value in {**counts, **volume}.items()}
 
 
-def _told(
+def _on_test(
     request: SearchRequest, suite: SuiteSpec, names: Sequence[str], goals: Goals, progress: Progress
 ) -> tuple[dict[str, Metrics], list[str]]:
-    """Metrics of the front on the report suite, tracked as any other run, and a line for each failure."""
-    told, settings = report_suite(suite), _settings(request)
-    plan = make_plan(told.model_copy(update={"quantizations": tuple(names)}), settings)
+    """Metrics of the front on the test split, tracked as any other run, and a line for each failure."""
+    test, settings = suite_on_test(suite), _settings(request)
+    plan = make_plan(test.model_copy(update={"quantizations": tuple(names)}), settings)
     opened = [trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)] if not request.no_tracking else []
     sweep = run_plan(plan, request.home, trackers=opened, progress=progress)
-    engine = Engine(told, settings, request.home)
+    engine = Engine(test, settings, request.home)
     own = make_goals(engine.problem, goals.objectives, ())
     warnings = failure_lines(sweep.failed) + [f"warning: {n}: {why}" for n, why in sweep.untracked.items()]
     failed = {record.quantization for record in sweep.failed}
@@ -231,5 +236,5 @@ def _told(
             try:
                 found[name] = own.complete(engine.evaluate(parse(name)))
             except UndefinedMetric as reason:
-                warnings.append(f"warning: {name} cannot be told on the report data: {reason}")
+                warnings.append(f"warning: {name} has no value on the test split: {reason}")
     return found, warnings

@@ -1,4 +1,4 @@
-"""`reliquant dashboard`: optuna-dashboard on the studies. No authentication: for this machine and its own pages."""
+"""`reliquant dashboard`: serve optuna-dashboard on the studies, without authentication, to this machine only."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from search.storage import journal_path
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each request, none of which keeps the process."""
+    """Handles each request in a daemon thread, which does not keep the process alive."""
 
     daemon_threads = True
 
 
 class _Server6(_Server):
-    """On `::1`."""
+    """The server for the IPv6 loopback address `::1`."""
 
     address_family = socket.AF_INET6
 
 
 class _Handler(WSGIRequestHandler):
-    """Says what failed, not each request."""
+    """Logs errors only."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Nothing."""
+        """Log no request."""
 
 
 def run_dashboard(request: DashboardRequest) -> None:
@@ -47,22 +47,26 @@ def run_dashboard(request: DashboardRequest) -> None:
 def serve(home: Path, host: str, port: int, storage: str | None = None, browse: bool = False) -> None:
     """Serve the dashboard until the process is stopped.
 
-    In this process: as an argument of another one the storage's password would be shown to everybody on the machine.
+    It runs in this process: as an argument of another one, everybody on the machine could read the storage's password.
 
     Args:
         browse: open a browser on it when it answers.
 
     Raises:
-        InputError: it is not installed, `host` is not this machine, there is no study, or the port is taken.
-        StorageError: the storage is not there.
+        InputError: optuna-dashboard is missing, `host` is not this machine, there is no study, or the port is taken.
+        StorageError: the storage does not exist or cannot be read.
     """
     if find_spec("optuna_dashboard") is None:
-        raise InputError("reliquant dashboard needs optuna-dashboard: pip install 'reliquant[search-ui]'")
+        raise InputError(
+            "reliquant dashboard: optuna-dashboard is not installed. Run pip install 'reliquant[search-ui]'"
+        )
     if host not in LOOPBACK:
-        raise InputError(f"--host {host}: the dashboard has no authentication and listens on 127.0.0.1 only")
+        raise InputError(
+            f"--host {host}: the dashboard has no authentication and serves this machine only. Use 127.0.0.1."
+        )
     where = storage or str(journal_path(home))
     if storage is None and not Path(where).is_file():
-        raise InputError(f"no study in {home} yet; `reliquant search demo --home {home}` makes one")
+        raise InputError(f"--home {home}: it holds no study. Create one with `reliquant search demo --home {home}`.")
     check_studies(where)
     check_port(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/dashboard"
@@ -78,17 +82,17 @@ def serve(home: Path, host: str, port: int, storage: str | None = None, browse: 
 
 
 def check_studies(where: str) -> None:
-    """Look whether a storage is there, and make nothing: the dashboard would, or fail with a traceback.
+    """Check that a storage exists, without creating it: the dashboard would create it, or fail with a traceback.
 
     Args:
         where: path of a journal, or URL of a database.
 
     Raises:
-        StorageError: it is not there, cannot be reached, or is something else.
+        StorageError: it does not exist, cannot be reached, or holds no studies.
     """
     if "://" not in where:
         if not Path(where).is_file():
-            raise StorageError(f"--storage {where}: no such file")
+            raise StorageError(f"--storage {where}: no such file. Name the journal of an existing study.")
         check_journal(Path(where))
         return
     try:
@@ -98,8 +102,15 @@ def check_studies(where: str) -> None:
         found = engine is not None and inspect(engine).has_table("studies")
     except Exception as error:  # SQLAlchemy and the drivers each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StorageError(masked(f"--storage {where} cannot be reached: {reason}", where)) from error
+        raise StorageError(
+            masked(
+                f"--storage {where}: cannot be reached ({reason}). Check the address and that its server is running.",
+                where,
+            )
+        ) from error
     if engine is not None:
         engine.dispose()
     if not found:
-        raise StorageError(masked(f"--storage {where}: there are no studies of Optuna's in it", where))
+        raise StorageError(
+            masked(f"--storage {where}: it holds no Optuna studies. Name a database that a search has used.", where)
+        )

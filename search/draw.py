@@ -1,4 +1,4 @@
-"""Which configuration a trial is about: the queued one, the sampler's choice, or after many repeats an unseen one."""
+"""Choose the configuration of a trial: the queued one, the sampler's choice, or after many repeats an unseen one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from benchmark.quantization import parse
 from benchmark.spec import QuantSpec
 from benchmark.spec.scalars import Scalar
-from search.ehvi import Ehvi, Foretell
+from search.ehvi import Ehvi, KnownObjectives
 from search.flat import Flat, distribution
 from search.history import CONFIGURATION, ESTIMATE, losses
 from search.samplers import EHVI, FLAT, Fixed, Looking, draw_all, join, make_sampler
@@ -24,19 +24,19 @@ from search.space import Dimension, Space
 PATIENCE = 10
 """Repeats in a row after which a trial is drawn from the points that are not evaluated yet."""
 IMPATIENT = ("gp",)
-"""Samplers that draw the same again when nothing new was learnt: one repeat is enough."""
+"""Samplers that draw the same point again until a new trial finishes: one repeat is enough."""
 _DRAWS = 1000
 
 
 class Seen(optuna.Study):
-    """A study as its sampler sees it: finished trials that are points of the space, stopped ones with their estimate.
+    """A study as its sampler sees it: finished trials that are points of the space, pruned ones with their estimates.
 
-    Full precision and other configurations beside the space have parameters of no point: nothing is learnt from them.
-    A trial that was stopped early is shown as complete with the values estimated from the images that it had: it is
-    known to be dominated, and Optuna's samplers would ignore it otherwise.
+    Full precision and other configurations outside the space are hidden: they have no parameters to learn from. A
+    pruned trial is shown as complete, with the values estimated from the images that it was measured on: it is known
+    to be dominated, and Optuna's samplers would ignore it otherwise.
 
     Args:
-        flat: given, the trials have the parameters of the flat space.
+        flat: if given, trials are shown with the parameters of the flat space.
     """
 
     def __init__(self, study: optuna.Study, space: Space, flat: Flat | None) -> None:
@@ -72,11 +72,13 @@ class Seen(optuna.Study):
 
 
 class Draw:
-    """Chooses the configurations of a study, one for each trial."""
+    """Chooses the configuration of each trial of a study."""
 
-    def __init__(self, study: optuna.Study, space: Space, sampler: str, seed: int, foretell: Foretell) -> None:
+    def __init__(
+        self, study: optuna.Study, space: Space, sampler: str, seed: int, known_objectives: KnownObjectives
+    ) -> None:
         self.study, self.space, self.sampler, self.seed = study, space, sampler, seed
-        self._foretell = foretell
+        self._known_objectives = known_objectives
         self._paired: set[int] = set()
 
     @cached_property
@@ -85,7 +87,7 @@ class Draw:
 
     @cached_property
     def _ehvi(self) -> Ehvi:
-        return Ehvi(self.space, self.seed, self._foretell)
+        return Ehvi(self.space, self.seed, self._known_objectives)
 
     @cached_property
     def _seen(self) -> Seen:
@@ -95,7 +97,7 @@ class Draw:
         """The configuration of a trial; the study records its parameters.
 
         Args:
-            repeats: trials in a row that brought nothing new.
+            repeats: how many trials in a row repeated a known configuration.
         """
         sampler = make_sampler(self.sampler, self.seed, trial.number)
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
@@ -118,10 +120,9 @@ class Draw:
         return spec
 
     def _sibling(self, trial: optuna.Trial) -> QuantSpec | None:
-        """What does the same to the image tower as a finished trial: its image features are there already.
+        """A configuration that treats the image tower as a finished trial does, so that no image is embedded again.
 
-        It costs no image a forward pass. Siblings of what was stopped early, or is only there to compare with, are not
-        worth it.
+        Pruned trials and baselines get no sibling: it would not be worth evaluating. None where there is none.
         """
         trials = self.study.get_trials(deepcopy=False)
         tried = {t.user_attrs.get(CONFIGURATION) for t in trials}
@@ -137,7 +138,7 @@ class Draw:
         return None
 
     def _promising(self, number: int) -> QuantSpec | None:
-        """What promises most after all that is known; None where too little is."""
+        """The configuration with the largest expected improvement; None while too few trials are finished."""
         every = (t.user_attrs.get(CONFIGURATION) for t in self.study.get_trials(deepcopy=False))
         taken = {str(name) for name in every if name is not None}
         known = self._seen.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -146,7 +147,7 @@ class Draw:
         return self._ehvi.choose(known, found, worst, taken, number)
 
     def _unseen(self, number: int) -> QuantSpec | None:
-        """A point, drawn at random, that no trial has; None where many draws find none."""
+        """A random point that no trial has; None where many draws find none."""
         seen = {trial.user_attrs.get(CONFIGURATION) for trial in self.study.get_trials(deepcopy=False)}
         rng = np.random.default_rng([self.seed, number])
         for _ in range(_DRAWS):
@@ -157,7 +158,7 @@ class Draw:
 
 
 def suggest(trial: optuna.Trial, dimension: Dimension) -> Scalar:
-    """Ask the sampler for one choice."""
+    """Ask the sampler for the value of one choice."""
     kind = distribution(dimension.values)
     if isinstance(kind, IntDistribution):
         return trial.suggest_int(dimension.label, kind.low, kind.high)

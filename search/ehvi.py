@@ -1,13 +1,13 @@
-r"""Expected hypervolume improvement: of many configurations the one that promises to add most to the front.
+r"""Expected hypervolume improvement: choose the configuration that is expected to improve the front most.
 
 **Model.** Each objective, and each constraint's violation, is a forest of extremely randomised trees (Geurts et al.
-2006) over the choices; what its trees disagree about is uncertain (Hutter et al. 2011). Trees take choices that others
-depend on, and values that leap (2 bits), as they are. Numbers are scaled to [0, 1], other choices are one-hot, a choice
-that a configuration does not have is in the middle. Grown on all finished trials, stopped ones with their estimates.
-What is known before a configuration is evaluated (its bits) is not modelled.
+2006) over the choices; the spread of its trees is the uncertainty (Hutter et al. 2011). Trees handle conditional
+choices and jumps in the values (at 2 bits) without further care. Numbers are scaled to [0, 1], other choices are
+one-hot, and a choice that a configuration does not have is encoded as 0.5. The forests are fitted to all finished
+trials, pruned ones with their estimates. Objectives that are known before the evaluation (the bits) are not modelled.
 
-**Foretell.** With predictions :math:`N(\mu_j, \sigma_j^2)` of the losses, independent of each other, the volume between
-the front and the worst values seen is expected to shrink by
+**Criterion.** With predictions :math:`N(\mu_j, \sigma_j^2)` of the losses, independent of each other, the volume
+between the front and the worst values seen is expected to shrink by
 
 .. math::
     E = \int_{U} \prod_j \Phi\left(\frac{u_j - \mu_j}{\sigma_j}\right) du
@@ -37,11 +37,11 @@ from search.history import CONFIGURATION
 from search.space import Space
 
 START = 8
-"""Configurations of the space that must be known before the models say anything."""
+"""Configurations of the space that must be evaluated before the models are used."""
 POOL = 1000
-"""Candidates: every point of a space that has no more, otherwise so many drawn once for the study."""
+"""Candidates: all points of a space that has no more, otherwise this many, drawn once for the study."""
 NEIGHBOURS = 100
-"""Further candidates of a larger space: members of the front with one choice changed."""
+"""Further candidates in a larger space: members of the front with one choice changed."""
 _POINTS = 4096
 _TREES = 50
 _CERTAIN = 1e-9
@@ -49,7 +49,7 @@ _LEAST = 0.01
 """Least standard deviation of a prediction, in units of the values' own."""
 
 
-Foretell = Callable[[QuantSpec], Sequence[float | None]]
+KnownObjectives = Callable[[QuantSpec], Sequence[float | None]]
 
 
 @dataclass
@@ -57,29 +57,29 @@ class Ehvi:
     """Chooses configurations for a study.
 
     Attributes:
-        seed: of the study: the same seed and the same finished trials give the same choice.
-        foretell: the losses of a configuration that are known for certain, None for the others.
+        seed: the study's; the same seed and the same finished trials give the same choice.
+        known_objectives: for each objective the loss of a configuration that is known in advance, None elsewhere.
     """
 
     space: Space
     seed: int
-    foretell: Foretell
-    _foretold: dict[str, Sequence[float | None]] = field(default_factory=dict)
+    known_objectives: KnownObjectives
+    _known: dict[str, Sequence[float | None]] = field(default_factory=dict)
     _rows: dict[str, Floats] = field(default_factory=dict)
 
     def choose(
         self, known: Sequence[FrozenTrial], losses: Floats, worst: Floats, taken: Collection[str], number: int
     ) -> QuantSpec | None:
-        """The most promising configuration.
+        """The candidate with the largest expected improvement.
 
         Args:
             known: finished trials of points of the space. losses: (N, M) of them, lower is better.
             worst: (M,) losses seen, full precision's among them: the corner that volume is measured from.
-            taken: short names that are not to be chosen: finished or being evaluated.
+            taken: short names to skip: finished or being evaluated.
             number: of the trial, for what is drawn at random.
 
         Returns:
-            None where it is left to chance: too little is known, or every candidate is taken.
+            None where fewer than `START` trials are known, or every candidate is taken.
         """
         names = [str(trial.user_attrs[CONFIGURATION]) for trial in known]
         if len(known) < START:
@@ -94,10 +94,10 @@ class Ehvi:
             return None
         rows, wanted = self._encoded(map(parse, names)), self._encoded(pool.values())
         columns = np.concatenate([losses, violations], axis=1)
-        told = [(*self._told(spec), *[None] * violations.shape[1]) for spec in pool.values()]
+        exact = [(*self._exact(spec), *[None] * violations.shape[1]) for spec in pool.values()]
         predicted = [
-            _foresee(rows, column, wanted, known, int(rng.integers(2**31)))
-            for column, known in zip(columns.T, zip(*told, strict=True), strict=True)
+            _predict_unknown(rows, column, wanted, values, int(rng.integers(2**31)))
+            for column, values in zip(columns.T, zip(*exact, strict=True), strict=True)
         ]
         mean, error = (np.stack(part, axis=1) for part in zip(*predicted, strict=True))
         promise = expected_gain(
@@ -110,14 +110,14 @@ class Ehvi:
         ties = np.flatnonzero(promise >= promise.max())
         return list(pool.values())[int(rng.choice(ties))]
 
-    def _told(self, spec: QuantSpec) -> Sequence[float | None]:
-        if spec.name not in self._foretold:
-            self._foretold[spec.name] = self.foretell(spec)
-        return self._foretold[spec.name]
+    def _exact(self, spec: QuantSpec) -> Sequence[float | None]:
+        if spec.name not in self._known:
+            self._known[spec.name] = self.known_objectives(spec)
+        return self._known[spec.name]
 
     @cached_property
     def _pool(self) -> tuple[dict[str, QuantSpec], bool]:
-        """Candidates that hold for the whole study, and whether they are the whole space."""
+        """Candidates, the same for the whole study, and whether they are the whole space."""
         if self.space.size(POOL) <= POOL:
             return {spec.name: spec for spec in self.space.points()}, True
         rng = np.random.default_rng(self.seed)
@@ -151,7 +151,7 @@ class Ehvi:
 
     def _row(self, spec: QuantSpec) -> Floats:
         if spec.name not in self._rows:
-            chosen = {step.name: value for step, value in self.space.way(spec) or ()}
+            chosen = {step.name: value for step, value in self.space.path(spec) or ()}
             cells: list[float] = []
             for name, values in self._declared.items():
                 if len(values) == 1:
@@ -189,29 +189,29 @@ def expected_gain(mean: Floats, error: Floats, front: Floats, worst: Floats, see
     return gain
 
 
-def _foresee(
-    rows: Floats, values: Floats, wanted: Floats, told: Sequence[float | None], seed: int
+def _predict_unknown(
+    rows: Floats, values: Floats, wanted: Floats, exact: Sequence[float | None], seed: int
 ) -> tuple[Floats, Floats]:
-    """Mean and standard deviation at `wanted`, (C,) each; what is told is certain, for the rest a forest is grown."""
-    unknown = np.array([value is None for value in told])
-    mean, error = np.array([0.0 if value is None else value for value in told]), np.full(len(told), _CERTAIN)
+    """Mean and standard deviation at `wanted`, (C,) each: values in `exact` as given, the others from a forest."""
+    unknown = np.array([value is None for value in exact])
+    mean, error = np.array([0.0 if value is None else value for value in exact]), np.full(len(exact), _CERTAIN)
     if unknown.any():
         mean[unknown], error[unknown] = _predict(rows, values, wanted[unknown], seed)
     return mean, error
 
 
 def _predict(rows: Floats, values: Floats, wanted: Floats, seed: int) -> tuple[Floats, Floats]:
-    """Mean and standard deviation over a forest's trees, grown on `values` (N,) at `rows` (N, D), at `wanted` (C, D).
+    """Mean and standard deviation at `wanted` (C, D) over a forest's trees, fitted to `values` (N,) at `rows` (N, D).
 
-    Where a configuration is known the trees agree with it and with each other.
+    At a row that was fitted, all trees give its value.
     """
-    # `sklearn.ensemble` grows the same trees, but takes half of its time to copy their settings
+    # `sklearn.ensemble` fits the same trees, but spends half of its time on copying their settings
     from sklearn.tree import ExtraTreeRegressor
 
     rows, wanted = rows.astype(np.float32), wanted.astype(np.float32)  # what trees compute with
     trees = (ExtraTreeRegressor(random_state=seed + i).fit(rows, values, check_input=False) for i in range(_TREES))
-    told = np.array([tree.predict(wanted, check_input=False) for tree in trees])
-    return told.mean(axis=0), np.maximum(told.std(axis=0), _LEAST * values.std() + 1e-12)
+    predicted = np.array([tree.predict(wanted, check_input=False) for tree in trees])
+    return predicted.mean(axis=0), np.maximum(predicted.std(axis=0), _LEAST * values.std() + 1e-12)
 
 
 def _violations(trials: Sequence[FrozenTrial]) -> Floats:

@@ -1,4 +1,4 @@
-"""The engine as a problem: one quantization is one plan, run with the shared caches and the shared ledger."""
+"""The engine as a search problem: each quantization is one plan, run with the shared caches and ledger."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from search.objective import EFFECTIVE_BITS, OWN, SIZE, Problem
 
 @dataclass
 class Engine:
-    """Evaluates quantizations of a suite's one model; what the ledger has is not done again.
+    """Evaluates quantizations of a suite's one model; evaluations that the ledger has are not run again.
 
     Attributes:
         quiet: for the trials, which follow each other quickly; full precision reports to `progress`.
@@ -54,8 +54,8 @@ class Engine:
     def __post_init__(self) -> None:
         if len(self.suite.models) != 1:
             raise SpecError(
-                f"suite '{self.suite.name}' names {len(self.suite.models)} models, a search is about one; "
-                "choose with --model REF"
+                f"suite '{self.suite.name}': it names {len(self.suite.models)} models, a search takes one. "
+                "Choose it with --model REF."
             )
         refuse_quantized([resolve_model(self.suite.models[0])], "search")
 
@@ -75,22 +75,22 @@ class Engine:
 
     @cached_property
     def model(self) -> ClipModel:
-        """The model without its numbers: names and shapes of its layers."""
+        """The model without weights (on the meta device): names and shapes of its layers."""
         model = self.plan.configurations[0].model.load("cpu")
         model.module.to("meta")
         return model
 
     @property
     def problem(self) -> Problem:
-        """What the search sees. Evaluates full precision."""
-        return Problem(self.evaluate, self.better, self.headline, foretell=self.foretell)
+        """The search problem. Evaluates full precision."""
+        return Problem(self.evaluate, self.better, self.headline, known_objectives=self.known_objectives)
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """What `reliability` is the mean of: nothing is left out because full precision happens not to have it.
+        """The metrics that `reliability` is the mean of, also those that full precision has no value for.
 
-        The suite's headline metrics; where it names none, of each evaluation the one with the fewest parts, and where
-        there is none the one that its task declares.
+        They are the suite's headline metrics; if it names none, for each evaluation the headline metric with the fewest
+        parts, or the one that its task declares.
         """
         if self.suite.headline:
             return tuple(self.suite.headline)
@@ -103,7 +103,7 @@ class Engine:
 
     @property
     def contents(self) -> dict[str, str]:
-        """Part of what is evaluated -> its content hash: what the numbers of a study depend on, besides its space."""
+        """Content hashes of model, data and tasks, by name: what a study's numbers depend on besides its space."""
         plan, [full] = self.plan, self.plan.configurations
         found = {"model": full.model.digest, "headline metrics": digest(list(self.suite.headline))}
         found |= {f"data set {name}": digest([d.digest, d.text_digest]) for name, d in plan.data.items()}
@@ -118,7 +118,7 @@ class Engine:
         """All metrics of a quantization.
 
         Raises:
-            QuantizationError: it cannot be done, or a task failed: with the first reason.
+            QuantizationError: it cannot be made, or a task failed; gives the first reason.
         """
         sweep = self.reference if quant == FP32 else self._run(self.plan_of(quant), self.quiet)
         own = [r for r in sweep.records if r.quantization == quant.name]
@@ -139,7 +139,7 @@ class Engine:
         return key in OWN or (task is not None and any(m.name == parts[-1] for m in task.metrics))
 
     def check(self, quant: QuantSpec) -> None:
-        """Refuse what this model, suite and machine cannot do, so that it never becomes a trial.
+        """Refuse a quantization that this model, suite or machine cannot do, so that it never becomes a trial.
 
         Raises:
             ReliquantError: the reason.
@@ -150,7 +150,9 @@ class Engine:
         self.plan.quant_key(quant)  # calibration data
         for tower in quant.towers:
             if not resolve(method, self.model, tower, quant)[0]:
-                raise QuantizationError(f"quantization '{quant.name}': no layer of the {tower} tower")
+                raise QuantizationError(
+                    f"quantization '{quant.name}': it matches no layer of the {tower} tower. Choose another --scope."
+                )
 
     @cached_property
     def shapes(self) -> dict[str, Mapping[Tower, int]]:
@@ -163,14 +165,14 @@ class Engine:
         found = size({**report, **self.shapes})
         return {EFFECTIVE_BITS: found.effective_bits, SIZE: found.megabytes}
 
-    def foretell(self, quant: QuantSpec) -> dict[str, float]:
-        """`effective_bits` from the shapes alone, as `sizes` will measure it; empty where that cannot be told.
+    def known_objectives(self, quant: QuantSpec) -> dict[str, float]:
+        """`effective_bits` computed from the shapes alone; empty for methods where the shapes do not determine it.
 
-        Codes, one float32 scale for each row, group or tensor, and for asymmetric codes a zero point of as many bits
-        as a code. A method without the field `symmetric` has zero points of its own kind (HQQ's are floats). What
-        SmoothQuant, AWQ and rotations keep to transform inputs when the model runs is left out, since which layers need
-        it shows only in the running model: theirs are measured a little larger (a tenth of a bit on the demo, whose
-        layers are narrow). Evaluated configurations have their measured value.
+        Counts the codes, one float32 scale per row, group or tensor, and for asymmetric codes a zero point of as many
+        bits as a code. Methods without the field `symmetric` have other zero points (HQQ's are floats): for them the
+        result is empty. It does not count the input transformations of SmoothQuant, AWQ and rotations, because only
+        the running model shows which layers need one: their measured value is a little larger (a tenth of a bit on the
+        demo, whose layers are narrow). Once a configuration is evaluated, its measured value is used.
         """
         if quant.weight_bits is None or "symmetric" not in quantizers.get(quant.method).fields:
             return {}
@@ -179,8 +181,8 @@ class Engine:
             for target in resolve(quantizers.get(quant.method), self.model, tower, quant)[0].values():
                 weights = target.rows * target.columns
                 scales = {"tensor": 1, "channel": target.rows, "group": weights // (target.group_size or weights)}
-                zero = 0 if quant.symmetric else target.bits or 0
-                own = scales[target.granularity] * (32 + zero) + weights * (target.bits or 0)
+                zero_point = 0 if quant.symmetric else target.bits or 0
+                own = scales[target.granularity] * (32 + zero_point) + weights * (target.bits or 0)
                 packed, done = packed + (own if target.bits else 32 * weights), done + weights
         return {EFFECTIVE_BITS: effective_bits(packed, done, sum(self.shapes["weights"].values()))}
 

@@ -1,4 +1,4 @@
-"""A space of conditional choices as parameters that every point has, for samplers that cannot model anything else."""
+"""The conditional search space as a fixed set of parameters, for samplers that need one."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from search.space import Dimension, Space
 
 
 def distribution(values: Sequence[Scalar]) -> BaseDistribution:
-    """Consecutive whole numbers are ordered, anything else is categorical."""
+    """Optuna's distribution of some values: consecutive integers are ordered, anything else is categorical."""
     if all(type(v) is int for v in values) and tuple(values) == tuple(range(int(values[0]), int(values[-1]) + 1)):
         return IntDistribution(int(values[0]), int(values[-1]))
     return CategoricalDistribution(tuple(values))
 
 
 class Flat:
-    """Every choice of a space is a parameter of every point: one that a point does not have is at its first value.
+    """A space in which every choice is a parameter of every point; a choice that a point lacks has its first value.
 
     `decode` turns any values into a point: walking down the tree, a choice takes its parameter's value, or where that
     is not offered there the closest number, else the value at the same place. `decode(encode(spec)) == spec`.
 
     Attributes:
-        distributions: parameter -> Optuna's distribution; choices with a single value are left out.
+        distributions: parameter -> Optuna's distribution; without choices that have a single value.
     """
 
     def __init__(self, space: Space) -> None:
@@ -34,15 +34,15 @@ class Flat:
         self.distributions = {name: distribution(values) for name, values in self._values.items()}
 
     def encode(self, spec: QuantSpec) -> dict[str, Scalar] | None:
-        """The parameters of a point; None where a quantization is not one."""
-        way = self._space.way(spec)
-        if way is None:
+        """The parameters of a quantization; None where it is not a point of the space."""
+        path = self._space.path(spec)
+        if path is None:
             return None
-        chosen = {step.name: value for step, value in way}
+        chosen = {step.name: value for step, value in path}
         return {name: chosen.get(name, values[0]) for name, values in self._values.items()}
 
     def decode(self, params: Mapping[str, Scalar]) -> QuantSpec:
-        """The point that parameters stand for."""
+        """The point that the parameters encode."""
 
         def choose(dimension: Dimension) -> Scalar:
             value, offered = params[dimension.name], dimension.values

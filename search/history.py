@@ -1,4 +1,4 @@
-"""What a study holds: which trials are settled, which configurations they tried, and the front."""
+"""Read a study: its settled and pruned trials, the configurations that it tried, and its Pareto front."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.front import Floats, non_dominated
 
-CONFIGURATION, ESTIMATE, STOPPED = "configuration", "estimate", "stopped"
-"""Attributes of a trial: its short name; for one that was stopped its estimated values and the reason."""
+CONFIGURATION, ESTIMATE, PRUNED = "configuration", "estimate", "pruned"
+"""User attributes of a trial: its short name; for a pruned trial its estimated values and the reason."""
 
 
-def over(trial: FrozenTrial) -> bool:
-    """Whether a trial's configuration is settled: evaluated, stopped as dominated, or found impossible."""
+def is_settled(trial: FrozenTrial) -> bool:
+    """Whether a trial's configuration is settled: evaluated, pruned, or found impossible."""
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or "error" in trial.user_attrs
 
 
 def evaluated(study: optuna.Study) -> list[str]:
-    """Short names of the different configurations that were evaluated, stopped, or found impossible, in order."""
-    return list(dict.fromkeys(t.user_attrs["configuration"] for t in study.get_trials(deepcopy=False) if over(t)))
+    """Short names of the different configurations that were evaluated, pruned, or found impossible, in order."""
+    return list(dict.fromkeys(t.user_attrs["configuration"] for t in study.get_trials(deepcopy=False) if is_settled(t)))
 
 
-def early(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that were stopped early, one for each configuration."""
+def pruned(study: optuna.Study) -> list[FrozenTrial]:
+    """The pruned trials, one for each configuration."""
     first: dict[str, FrozenTrial] = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
         first.setdefault(trial.user_attrs[CONFIGURATION], trial)

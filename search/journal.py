@@ -1,4 +1,4 @@
-"""Optuna's journal file, written so that a process that is killed while it writes harms nobody."""
+"""Optuna's journal file, written so that a process killed while writing does not damage it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _LONGEST = 1 << 20
 
 
 class Journal(JournalFileBackend):
-    """Optuna's file, in which a line that was not written to its end goes before the next one is written.
+    """Optuna's journal file, which removes an incomplete last line before it appends the next one.
 
     Optuna 5.0.0 writes the next line behind the fragment: then nobody can read the journal any more. The path is made
     absolute because the lock is a symbolic link to it: one that leads nowhere is never seen to be stale.
 
     Raises:
-        StorageError: the file is there and is no journal of Optuna's; it stays as it is.
+        StorageError: the file exists and is not an Optuna journal; it is left unchanged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +32,7 @@ class Journal(JournalFileBackend):
         super().__init__(str(path.absolute()))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines behind the last whole one."""
+        """Append lines after the last complete one."""
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         with get_lock_file(self._lock), Path(self._file_path).open("r+b") as file:
             file.truncate(_whole(file))
@@ -43,7 +43,7 @@ class Journal(JournalFileBackend):
 
 
 def _whole(file: Any) -> int:
-    """Bytes up to the end of the last whole line."""
+    """Bytes up to the end of the last complete line."""
     end = int(file.seek(0, os.SEEK_END))
     for size in (1, _LONGEST, end):
         start = max(end - size, 0)
@@ -55,14 +55,14 @@ def _whole(file: Any) -> int:
 
 
 def check_journal(path: Path) -> None:
-    """Refuse a file that does not begin as a journal does; a fragment of a first line does.
+    """Refuse a file that does not begin like a journal; an incomplete first line is accepted.
 
     Raises:
-        StorageError: it is something else.
+        StorageError: it is not a journal.
     """
     with path.open("rb") as file:
         start = file.read(len(_BEGINNING))
     if start == b"SQLite form":
-        raise StorageError(f"--storage {path}: this is a database; write --storage sqlite:///{path}")
+        raise StorageError(f"--storage {path}: this is a database. Write --storage sqlite:///{path}")
     if not _BEGINNING.startswith(start):
-        raise StorageError(f"--storage {path}: this is no journal of Optuna's; name another file, or a new one")
+        raise StorageError(f"--storage {path}: this is not an Optuna journal. Name another file, or a new one.")

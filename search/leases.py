@@ -1,4 +1,4 @@
-"""Which configurations of a study are taken: none is evaluated twice, what was evaluated before is answered from it."""
+"""Lease configurations to trials, so that none is evaluated twice; answer repeats from the earlier trial."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.spec import QuantSpec
-from search.history import CONFIGURATION, ESTIMATE, STOPPED
+from search.history import CONFIGURATION, ESTIMATE, PRUNED
 
 
 class TrialFailed(Exception):
-    """A configuration that cannot be evaluated, or that another process is evaluating: the study goes on."""
+    """The configuration cannot be evaluated, or another process is evaluating it; the study goes on."""
 
 
-def claim(study: optuna.Study, trial: optuna.Trial, spec: QuantSpec) -> FrozenTrial | None:
-    """Sign a configuration, so that no other process evaluates it; a trial that has evaluated it already.
+def lease(study: optuna.Study, trial: optuna.Trial, spec: QuantSpec) -> FrozenTrial | None:
+    """Lease a configuration to a trial, so that no other process evaluates it.
 
-    One process of a machine at a time does this.
+    The caller holds the study's lock: one process of a machine at a time does this.
+
+    Returns:
+        an earlier trial that has evaluated or pruned the configuration; None where there is none.
 
     Raises:
-        TrialFailed: another process is evaluating it, or it cannot be evaluated.
+        TrialFailed: another process is evaluating the configuration, or it cannot be evaluated.
     """
     for other in study.get_trials(deepcopy=False):
         if other.number == trial.number or other.user_attrs.get(CONFIGURATION) != spec.name:
@@ -40,17 +43,17 @@ def claim(study: optuna.Study, trial: optuna.Trial, spec: QuantSpec) -> FrozenTr
 
 
 def repeat(trial: optuna.Trial, earlier: FrozenTrial) -> Sequence[float]:
-    """The values of an earlier trial of the same configuration.
+    """Copy the result of an earlier trial of the same configuration; returns its values.
 
     Raises:
-        TrialPruned: that one was stopped.
+        TrialPruned: the earlier trial was pruned.
     """
     trial.set_user_attr("repeat_of", earlier.user_attrs.get("repeat_of", earlier.number))
-    for name in ("metrics", ESTIMATE, STOPPED):
+    for name in ("metrics", ESTIMATE, PRUNED):
         if name in earlier.user_attrs:
             trial.set_user_attr(name, earlier.user_attrs[name])
     for text, violation in earlier.constraints.items():
         trial.set_constraint(text, violation)
     if earlier.state is TrialState.PRUNED:
-        raise optuna.TrialPruned(earlier.user_attrs[STOPPED])
+        raise optuna.TrialPruned(earlier.user_attrs[PRUNED])
     return list(earlier.values)

@@ -1,4 +1,4 @@
-"""What a search looks for: objectives, constraints, and the two numbers that it adds to an evaluation's metrics."""
+"""Objectives and constraints of a search, and the metrics that it adds: reliability, effective bits and size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EFFECTIVE_BITS = "effective_bits"
 SIZE = "size_mb"
 DEFAULT = (RELIABILITY, EFFECTIVE_BITS)
 OWN: Mapping[str, Better] = {RELIABILITY: "higher", EFFECTIVE_BITS: "lower", SIZE: "lower"}
-"""Objectives that are no task's metric, with their better direction."""
+"""Objectives that the search computes itself, with their better direction."""
 
 Metrics = Mapping[str, float]
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -29,11 +29,11 @@ class Rung:
     """An evaluation on a part of the images, cheaper than `Problem.evaluate`.
 
     Attributes:
-        share: of the images, the same ones for every quantization; a larger rung holds those of the smaller ones.
-        evaluate: metrics by full key, as `Problem.evaluate` gives them; raises a ReliquantError where the quantization
-            cannot be evaluated there.
-        replicates: the same with one group of images left out each, the same groups for every quantization; each
-            takes about as long as the tasks, so they are asked for only where an error is needed.
+        share: of the images; the same images for every quantization, and a larger rung contains the smaller ones.
+        evaluate: quantization -> metrics by full key, like `Problem.evaluate`; raises a ReliquantError where it cannot
+            be evaluated on these images.
+        replicates: the same metrics without each group of images, the same groups for every quantization. Each
+            replicate takes about as long as the tasks, so they are computed only where an error is needed.
     """
 
     share: float
@@ -43,27 +43,27 @@ class Rung:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched over, without knowing how a model is run.
+    """What the search optimises; it does not know how a model is run.
 
     Attributes:
         evaluate: quantization -> metrics by full key (`zero_shot/scenes/accuracy`), with `effective_bits` and
             `size_mb`; raises a ReliquantError where the quantization cannot be evaluated.
         better: metric key -> its better direction.
         headline: the metric keys that `reliability` is the mean of; the first part of a key is its task.
-        rungs: cheaper evaluations, the smallest part first; none: every trial gets all images at once.
-        foretell: quantization -> those of `effective_bits` and `size_mb` that are known before it is evaluated.
+        rungs: cheaper evaluations, the smallest share first; empty: every trial is evaluated on all images.
+        known_objectives: quantization -> those of `effective_bits` and `size_mb` that are known in advance.
     """
 
     evaluate: Callable[[QuantSpec], Metrics]
     better: Callable[[str], Better]
     headline: tuple[str, ...]
     rungs: tuple[Rung, ...] = ()
-    foretell: Callable[[QuantSpec], Metrics] = field(default=lambda spec: {})
+    known_objectives: Callable[[QuantSpec], Metrics] = field(default=lambda spec: {})
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A key to be maximised or minimised."""
+    """A metric key that the search maximises or minimises."""
 
     key: str
     direction: Literal["maximize", "minimize"]
@@ -84,7 +84,7 @@ class Constraint:
     relative: bool
 
     def violation(self, value: float, reference: float) -> float:
-        """By how much it is missed; zero or less where it holds."""
+        """By how much the constraint is violated; zero or less where it holds."""
         bound = self.number * reference if self.relative else self.number
         return bound - value if self.at_least else value - bound
 
@@ -93,53 +93,56 @@ def parse_constraint(text: str) -> Constraint:
     """Read `zero_shot/scenes/accuracy >= 0.99 * fp32`.
 
     Raises:
-        SpecError: the form is another.
+        SpecError: the text has another form.
     """
     match = _CONSTRAINT.fullmatch(text)
     if match is None:
-        raise SpecError(f"--constraint '{text}': the form is 'KEY >= NUMBER', 'KEY <= NUMBER' or '... NUMBER * fp32'")
+        raise SpecError(
+            f"--constraint '{text}': it cannot be read. "
+            "The form is 'KEY >= NUMBER', 'KEY <= NUMBER' or '... NUMBER * fp32'."
+        )
     key, operator, number, relative = match.groups()
     return Constraint(" ".join(text.split()), key, operator == ">=", float(number), relative is not None)
 
 
 def make_objective(key: str, better: Callable[[str], Better], known: Callable[[str], bool]) -> Objective:
-    """An objective with the direction that its metric declares.
+    """Make an objective with the better direction that its metric declares.
 
     Args:
         better: metric key -> its better direction.
-        known: metric key -> whether the suite may report it, as far as can be told before anything is evaluated.
+        known: metric key -> whether the suite may report it, as far as is known before anything is evaluated.
 
     Raises:
         SpecError: no task of the suite reports it, or it has no better direction.
     """
     if key not in OWN and not known(key):
         raise SpecError(
-            f"--objective {key}: no task of this suite reports it; the form is task/dataset/metric, or one of "
-            + ", ".join(OWN)
+            f"--objective {key}: no task of this suite reports it. Name task/dataset/metric, or one of "
+            f"{', '.join(OWN)}."
         )
     direction = OWN[key] if key in OWN else better(key)
     if direction == "neither":
-        raise SpecError(f"--objective {key}: neither direction is better; use it in a --constraint")
+        raise SpecError(f"--objective {key}: neither direction is better. Use it in a --constraint.")
     return Objective(key, "maximize" if direction == "higher" else "minimize")
 
 
 def check_constraint(constraint: Constraint, known: Callable[[str], bool]) -> None:
-    """Refuse a constraint on what no task of the suite can report, before anything is evaluated."""
+    """Refuse a constraint on a metric that no task of the suite reports, before anything is evaluated."""
     if constraint.key not in OWN and not known(constraint.key):
         raise SpecError(
-            f"--constraint '{constraint.text}': no task of this suite reports {constraint.key}; the form is "
-            f"task/dataset/metric, or one of {', '.join(OWN)}"
+            f"--constraint '{constraint.text}': no task of this suite reports {constraint.key}. Name "
+            f"task/dataset/metric, or one of {', '.join(OWN)}."
         )
 
 
 @dataclass(frozen=True)
 class Goals:
-    """Objectives and constraints of a study, and what their values are relative to.
+    """Objectives and constraints of a study, and the full-precision metrics that they are relative to.
 
     Attributes:
         reference: metrics of full precision.
         reliability_keys: task -> its headline metrics that have a relative change.
-        left_out: headline metric -> why it has none.
+        left_out: headline metric -> why it has no relative change.
     """
 
     objectives: tuple[Objective, ...]
@@ -151,7 +154,7 @@ class Goals:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every metric key that objectives, constraints and `reliability` are made of."""
+        """Every metric key that objectives, constraints and `reliability` need."""
         given = [*(o.key for o in self.objectives), *(c.key for c in self.constraints)]
         headline = [key for keys in self.reliability_keys.values() for key in keys]
         return tuple(dict.fromkeys(key for key in (*given, *headline) if key != RELIABILITY))
@@ -174,7 +177,7 @@ class Goals:
         return [defined(metrics, objective.key) for objective in self.objectives]
 
     def violations(self, metrics: Metrics) -> dict[str, float]:
-        """Constraint text -> by how much it is missed (zero or less: it holds)."""
+        """Constraint text -> by how much it is violated (zero or less: it holds)."""
         return {
             c.text: c.violation(defined(metrics, c.key), self.reference.get(c.key, float("nan")) if c.relative else 0.0)
             for c in self.constraints
@@ -194,7 +197,9 @@ def make_goals(problem: Problem, objectives: Sequence[Objective], constraints: S
     keys, left_out = reliability_keys(reference, problem.headline, problem.better)
     if not keys and any(o.key == RELIABILITY for o in objectives):
         reasons = "; ".join(f"{key}: {why}" for key, why in left_out.items()) or "the suite has no headline metric"
-        raise SpecError(f"--objective {RELIABILITY}: it has no value on this suite ({reasons})")
+        raise SpecError(
+            f"--objective {RELIABILITY}: it has no value on this suite ({reasons}). Choose another --objective."
+        )
     reference[RELIABILITY] = 0.0
     for key in (*(o.key for o in objectives), *(c.key for c in constraints)):
         if key not in reference:

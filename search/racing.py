@@ -1,4 +1,4 @@
-"""Cheap first: a trial is measured on a growing part of the images and stopped once it is confidently dominated."""
+"""Racing: measure a trial on growing shares of the images and prune it once it is confidently dominated."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from search.front import Floats
 from search.objective import EFFECTIVE_BITS, SIZE, Goals, Metrics, Problem, Rung
 
 LEVEL = 0.05
-"""Most of the probability with which a trial that belongs on the front is stopped."""
+"""Upper bound on the probability that a trial that belongs on the front is pruned."""
 EXACT = (EFFECTIVE_BITS, SIZE)
-"""Keys that do not depend on images: known at once."""
+"""Keys that do not depend on images: their values are exact on every rung."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A configuration on one rung: estimates of what it has on all images.
+    """Estimates from one rung of a configuration's values on all images.
 
     Attributes:
-        values: of the objectives (M,). violations: of the constraints (C,).
+        values: (M,) of the objectives. violations: (C,) of the constraints.
     """
 
     values: list[float]
@@ -47,7 +47,7 @@ Rival = tuple[Member, Standing]
 
 @dataclass(frozen=True)
 class Reference:
-    """Full precision on a rung: its metrics, and without each group of images."""
+    """Full precision on a rung: its metrics, and the same without each group of images."""
 
     rung: Rung
     metrics: Metrics
@@ -56,35 +56,35 @@ class Reference:
 
 @dataclass
 class Race:
-    r"""When a trial is stopped.
+    r"""The rule by which trials are pruned.
 
     **Estimate.** On a rung with share `s` of the images, a metric `k` of quantization `q` on all images is estimated
-    from its difference to full precision `f` on the same images (the difference estimator; Cochran 1977, ch. 7):
+    from its difference from full precision `f` on the same images (the difference estimator; Cochran 1977, ch. 7):
 
     .. math:: \hat q_k = q_k(s) - f_k(s) + f_k(1)
 
-    Objectives (`reliability` with its denominators on all images) and constraints are computed from these. Bits and
-    size are known exactly.
+    Objectives (`reliability` with its denominators from all images) and constraints are computed from these. Bits and
+    size are exact.
 
-    **Confidence.** The images are in G groups by a hash of their ids. With :math:`d^{(g)}` the difference of a value
+    **Confidence.** A hash of the ids divides the images into G groups. With :math:`d^{(g)}` the difference of a value
     between two quantizations without group g (paired: the same images), the delete-a-group jackknife gives
 
     .. math:: SE^2 = (1 - s) \frac{G-1}{G} \sum_g (d^{(g)} - \bar d)^2
 
-    for any metric, and all tasks at once; `1 - s` because the rest of a finite set of images is what is unknown.
+    for any metric, and all tasks at once; `1 - s` because only the rest of a finite set of images is unknown.
 
-    **Rule.** On each rung the trial is stopped where, for a member of the front (feasible, measured on all images),
+    **Rule.** On each rung the trial is pruned if, for a member of the front (feasible, measured on all images),
 
     .. math:: d_j + t_{G-1}(1 - \alpha / 2m)\, SE_j < 0
 
-    in every objective j that depends on images (d: loss of the member minus loss of the trial), and no exact objective
-    is better in the trial; or where a constraint is missed by more than `t SE`. `m` is the number of such tests that
-    can stop a trial: rungs times (members compared with, and constraints). A member that another one is at least as
-    good as, wherever it matters, is not compared with.
+    in every objective j that depends on images (d: loss of the member minus loss of the trial), and the trial is
+    not better in any exact objective; or if a constraint is violated by more than `t SE`. `m` is the number of tests
+    that can prune a trial: rungs times (compared members plus constraints). Members that another member equals or
+    beats in every objective that depends on images are not compared with.
 
-    So a trial that no member dominates on all images, and that fulfils the constraints there, is stopped with a
-    probability of at most alpha (`LEVEL`): each of the m tests is wrong with at most alpha / m, because in one
-    objective at least the trial is not worse. The half of it is for Student's t, which is too short on one side where
+    So a trial that no member dominates on all images, and that satisfies the constraints there, is pruned with a
+    probability of at most alpha (`LEVEL`): each of the m tests errs with at most alpha / m, because the trial is not
+    worse in at least one objective. The factor 2 allows for Student's t, which is too narrow on one side where
     differences are skewed (a test simulates it: exponentially distributed differences of 100 images stay below alpha).
     """
 
@@ -98,7 +98,7 @@ class Race:
 
     @cached_property
     def rungs(self) -> list[Reference]:
-        """The rungs that full precision has every needed metric on, with what it has there."""
+        """The rungs on which full precision has every needed metric, with those metrics."""
         found = []
         for rung in self.problem.rungs:
             try:
@@ -107,13 +107,13 @@ class Race:
             except StorageError:
                 raise
             except ReliquantError as reason:
-                self.progress.message(f"no early stop on {rung.share:.0%} of the images: {reason}")
+                self.progress.message(f"no trial is pruned on {rung.share:.0%} of the images: {reason}")
                 continue
             found.append(reference)
         return found
 
     def standing(self, spec: QuantSpec, index: int) -> Standing | None:
-        """Measure a configuration on a rung, once; None where it cannot be judged there: all images will tell.
+        """Measure a configuration on a rung, once; None where it has no values there and needs all images.
 
         Raises:
             StorageError: results cannot be written.
@@ -125,7 +125,7 @@ class Race:
         return self._standings[spec.name, index]
 
     def replicates(self, spec: QuantSpec, index: int) -> Floats | None:
-        """(G, M + C) values and violations with one group of images left out each, like `standing`."""
+        """(G, M + C) values and violations without each group of images, estimated like `standing`."""
         if (spec.name, index) not in self._replicates:
             on = self.rungs[index]
             rows = self._rows(lambda: on.rung.replicates(spec), on.replicates)
@@ -133,15 +133,15 @@ class Race:
         return self._replicates[spec.name, index]
 
     def verdict(self, spec: QuantSpec, index: int, members: Sequence[Member]) -> str | None:
-        """Why a trial is stopped on a rung; None where it goes on. Errors are computed only where they decide."""
+        """Why a trial is pruned on a rung; None where it goes on. Computes errors only where they decide."""
         own = self.standing(spec, index)
         if own is None:
             return None
         rivals = self._rivals(own, index, members)
         tests = max(1, (len(rivals) + len(own.violations)) * len(self.rungs))
-        return self._missed(spec, own, index, tests) or self._dominated(spec, own, index, rivals, tests)
+        return self._violated(spec, own, index, tests) or self._dominated(spec, own, index, rivals, tests)
 
-    def _missed(self, spec: QuantSpec, own: Standing, index: int, tests: int) -> str | None:
+    def _violated(self, spec: QuantSpec, own: Standing, index: int, tests: int) -> str | None:
         if not any(violation > 0 for violation in own.violations):
             return None
         replicates = self.replicates(spec, index)
@@ -150,7 +150,7 @@ class Race:
         errors = self._slack(replicates, index, tests)[len(own.values) :]
         for constraint, violation, error in zip(self.goals.constraints, own.violations, errors, strict=True):
             if violation - error > 0:
-                return f"misses {constraint.text} by {violation:.3g} ± {error:.2g} {self._where(index)}"
+                return f"violates {constraint.text} by {violation:.3g} ± {error:.2g} {self._where(index)}"
         return None
 
     def _dominated(self, spec: QuantSpec, own: Standing, index: int, rivals: Sequence[Rival], tests: int) -> str | None:
@@ -163,12 +163,12 @@ class Race:
                 continue
             error = self._slack(theirs - mine, index, tests)[: len(gap)]
             if np.where(self._exact, True, gap + error < 0).all():
-                told = ", ".join(
+                worse = ", ".join(
                     f"{o.key} {abs(g):.3g} ± {e:.2g} worse"
                     for o, g, e, exact in zip(self.goals.objectives, gap, error, self._exact, strict=True)
                     if not exact
                 )
-                return f"dominated by {member.spec.name} {self._where(index)}" + (f": {told}" if told else "")
+                return f"dominated by {member.spec.name} {self._where(index)}" + (f": {worse}" if worse else "")
         return None
 
     def _slack(self, replicates: Floats, index: int, tests: int) -> Floats:
@@ -180,7 +180,7 @@ class Race:
         return f"on {self.rungs[index].rung.share:.0%} of the images"
 
     def _rivals(self, own: Standing, index: int, members: Sequence[Member]) -> list[Rival]:
-        """Members with a standing that are nowhere worse in what is exact; not those that another makes superfluous."""
+        """The members to compare with: not worse in any exact objective, and not beaten by another such member."""
         exact, mine = self._exact, self._losses(own.values)
         able = [m for m in members if (self._losses(m.values)[exact] <= mine[exact]).all()]
         standing = [(m, found) for m in able if (found := self.standing(m.spec, index)) is not None]
@@ -209,7 +209,7 @@ class Race:
         return np.array([o.loss(v) for o, v in zip(self.goals.objectives, values, strict=True)])
 
     def _estimated(self, own: Metrics, full: Metrics) -> dict[str, float]:
-        """Metrics as they would be on all images, from the difference to full precision on the same part."""
+        """Metrics on all images, estimated from the difference from full precision on the same part."""
         found = {}
         for key in self.goals.keys:
             if key not in own or key not in full:
@@ -228,7 +228,7 @@ def _check(reference: Reference, keys: Sequence[str]) -> None:
     for metrics in (reference.metrics, *reference.replicates):
         for key in keys:
             if key not in metrics:
-                raise UndefinedMetric(f"{key} is undefined there")
+                raise UndefinedMetric(f"{key} is undefined on this part of the images")
 
 
 def _error(replicates: Floats, share: float) -> Floats:

@@ -1,4 +1,4 @@
-"""What a study found: the front as a table, as figures, and as a suite that `reliquant run` takes."""
+"""Report a study: its front as a table, as figures, and as a suite for `reliquant run`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from rich.text import Text
 from benchmark.results.notation import ARROWS, fold
 from benchmark.spec import SuiteSpec
 from search.front import Floats, hypervolume_curve
-from search.history import ESTIMATE, early, losses
+from search.history import ESTIMATE, losses, pruned
 from search.objective import Goals, Metrics
 
 NARROWEST_NAME = 12
 MANY = 12
-"""Dimensions that the slices show at most, the most important first."""
+"""At most so many dimensions are in the slices, the most important first."""
 LABEL = 30
 """Letters of a parameter's name that a figure has room for."""
 
 
-def print_front(trials: Sequence[FrozenTrial], goals: Goals, told: Mapping[str, Metrics]) -> None:
-    """One row per configuration: each objective on the data it was chosen on and on the data it is told on.
+def print_front(trials: Sequence[FrozenTrial], goals: Goals, test: Mapping[str, Metrics]) -> None:
+    """Print one row per configuration: each objective on the validation split and on the test split.
 
     Args:
-        told: short name -> metrics on the report suite; a configuration that failed there is missing.
+        test: short name -> metrics on the test split; without configurations that failed there.
     """
     console = Console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -43,36 +43,36 @@ def print_front(trials: Sequence[FrozenTrial], goals: Goals, told: Mapping[str, 
     for objective in goals.objectives:
         arrow = ARROWS["higher" if objective.direction == "maximize" else "lower"]
         words = "\n".join(objective.key.replace("_", "/").split("/"))
-        table.add_column(f"{words} {arrow}\nchosen on", justify="right", no_wrap=True)
-        table.add_column("\ntold on", justify="right", no_wrap=True)
-        taken += max(len("chosen on"), *(len(word) + 2 for word in words.split("\n"))) + len("told on") + 4
+        table.add_column(f"{words} {arrow}\nvalidation", justify="right", no_wrap=True)
+        table.add_column("\ntest", justify="right", no_wrap=True)
+        taken += max(len("validation"), *(len(word) + 2 for word in words.split("\n"))) + len("test") + 4
     for trial in trials:
         name = trial.user_attrs["configuration"]
         cells = []
         for objective, value in zip(goals.objectives, trial.values, strict=True):
-            other = told.get(name, {}).get(objective.key)
+            other = test.get(name, {}).get(objective.key)
             cells += [f"{value:.4g}", "-" if other is None else f"{other:.4g}"]
         table.add_row(fold(name, max(NARROWEST_NAME, console.width - taken)), str(trial.number), *cells)
     console.print(Text(f"Pareto front: {len(trials)} configurations", style="bold"))
     console.print(table)
 
 
-def front_rows(trials: Sequence[FrozenTrial], goals: Goals, told: Mapping[str, Metrics]) -> list[dict[str, Any]]:
-    """The front for machines: `quantization`, `trial`, and each objective `chosen_on` and `told_on` which data."""
+def front_rows(trials: Sequence[FrozenTrial], goals: Goals, test: Mapping[str, Metrics]) -> list[dict[str, Any]]:
+    """The front as JSON rows: `quantization`, `trial`, and the objectives on `validation` and `test` (or None)."""
     keys = [objective.key for objective in goals.objectives]
     return [
         {
             "quantization": (name := trial.user_attrs["configuration"]),
             "trial": trial.number,
-            "chosen_on": dict(zip(keys, trial.values, strict=True)),
-            "told_on": {key: told[name][key] for key in keys} if name in told else None,
+            "validation": dict(zip(keys, trial.values, strict=True)),
+            "test": {key: test[name][key] for key in keys} if name in test else None,
         }
         for trial in trials
     ]
 
 
 def write_suite(path: Path, suite: SuiteSpec, names: Sequence[str], study: str) -> None:
-    """The report suite with the chosen short names, as YAML that `reliquant run` takes."""
+    """Write the test suite with the front's short names, as YAML for `reliquant run`."""
     content = suite.model_copy(update={"quantizations": tuple(names)}).model_dump(
         mode="json", exclude_defaults=True, exclude_none=True
     )
@@ -84,18 +84,18 @@ def write_suite(path: Path, suite: SuiteSpec, names: Sequence[str], study: str) 
 
 
 def write_figures(folder: Path, study: optuna.Study, goals: Goals, front: Sequence[FrozenTrial]) -> dict[str, float]:
-    """`front.png`, `hypervolume.png`, `importance.png`, `slices.png`, as far as the trials allow.
+    """Write `front.png`, `hypervolume.png`, `importance.png` and `slices.png`, as far as the trials allow.
 
     Returns:
-        `hypervolume` at the end and the point that it is measured from, `hypervolume_reference/OBJECTIVE`; empty with a
-        single objective. Without that point a hypervolume means nothing: it differs from study to study.
+        the final `hypervolume` and its reference point, `hypervolume_reference/OBJECTIVE`; empty with a single
+        objective. The reference point differs from study to study: compare hypervolumes only with it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     feasible = [t for t in done if all(violation <= 0 for violation in t.constraints.values())]
     found: dict[str, float] = {}
     if len(goals.objectives) > 1 and feasible:
-        _draw_front(folder / "front.png", done, feasible, front, early(study), goals)
+        _draw_front(folder / "front.png", done, feasible, front, pruned(study), goals)
         corner = reference_point(losses(study, feasible))
         found["hypervolume"] = _draw_hypervolume(folder / "hypervolume.png", study, feasible, corner)
         pairs = zip(goals.objectives, corner.tolist(), strict=True)
@@ -114,7 +114,7 @@ def importances(study: optuna.Study, done: Sequence[FrozenTrial]) -> list[dict[s
 
 
 def _shares(study: optuna.Study, sampled: Sequence[FrozenTrial], index: int) -> dict[str, float]:
-    """Shares for one objective; none where its value never varies or there are too few trials to tell."""
+    """Shares for one objective; empty where its value never varies or there are fewer than 4 trials."""
     if len(sampled) < 4 or np.ptp(losses(study, sampled)[:, index]) == 0:
         return {}
     sign = -1.0 if study.directions[index] is StudyDirection.MAXIMIZE else 1.0
@@ -128,7 +128,7 @@ def _shares(study: optuna.Study, sampled: Sequence[FrozenTrial], index: int) -> 
 
 
 def reference_point(points: Floats) -> Floats:
-    """The worst value seen in each column: the corner that hypervolumes are measured from."""
+    """The worst value seen in each column: the reference point of hypervolumes."""
     worst: Floats = points.max(axis=0)
     return worst
 
@@ -151,10 +151,10 @@ def _draw_front(
     done: Sequence[FrozenTrial],
     feasible: Sequence[FrozenTrial],
     front: Sequence[FrozenTrial],
-    stopped: Sequence[FrozenTrial],
+    pruned_trials: Sequence[FrozenTrial],
     goals: Goals,
 ) -> None:
-    """The first two objectives: the second across, the first up."""
+    """Plot the first two objectives: the second on the x axis, the first on the y axis."""
     figure, axes = _plot()
     plot = axes[0][0]
     kept = {t.number for t in feasible}
@@ -165,9 +165,9 @@ def _draw_front(
     ):
         if trials:
             plot.scatter([t.values[1] for t in trials], [t.values[0] for t in trials], s=22, label=label, **style)
-    if stopped:
-        guesses = [trial.user_attrs[ESTIMATE] for trial in stopped]
-        style = {"marker": ".", "color": "0.8", "label": "stopped early (estimate)"}
+    if pruned_trials:
+        guesses = [trial.user_attrs[ESTIMATE] for trial in pruned_trials]
+        style = {"marker": ".", "color": "0.8", "label": "pruned (estimate)"}
         plot.scatter([guess[1] for guess in guesses], [guess[0] for guess in guesses], s=16, zorder=0, **style)
     ordered = sorted(front, key=lambda t: t.values[1])
     across, up = [t.values[1] for t in ordered], [t.values[0] for t in ordered]
@@ -199,7 +199,7 @@ def _draw_importance(path: Path, goals: Goals, shares: Sequence[Mapping[str, flo
 
 
 def _draw_slices(path: Path, goals: Goals, done: Sequence[FrozenTrial], shares: Sequence[Mapping[str, float]]) -> None:
-    """The first objective over the values of the parameters that matter most for it."""
+    """Plot the first objective over the values of its most important parameters."""
     names = list(shares[0] or next(filter(None, shares)))[:MANY]
     figure, axes = _plot(columns=min(3, len(names)), rows=-(-len(names) // 3), sharey=True)
     for plot in axes.flat[len(names) :]:

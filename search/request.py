@@ -1,4 +1,4 @@
-"""The commands that `search` brings: their options. Imports nothing heavy."""
+"""The options of `reliquant search` and `reliquant dashboard`. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from benchmark.errors import SpecError
 from benchmark.utils.options import Command, option
 
 SHARES = ("1/9", "1/3")
-"""Parts of the images on which a trial is measured before it gets all of them."""
+"""Shares of the images on which a trial is measured before it is evaluated on all of them."""
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What a study is about; kept in it. On resuming, None takes what it was created with.
+    """The settings of a study, stored in it. On resuming, None takes the stored value.
 
-    `rungs` are parts of the images on which a trial may be pruned; none: every trial gets all images.
+    `rungs` are the shares of the images on which a trial may be pruned; empty: no trial is pruned.
     """
 
     suite: str | None = None
@@ -53,12 +53,12 @@ class SearchRequest(Quiet, Plugins, Home, Store, TaskLimit, Batches, Device, Dat
     constraints: Sequence[str] = option((), "'KEY >= 0.99 * fp32'; repeatable.", flag="--constraint")
     methods: Sequence[str] = option((), "Only this quantizer; repeatable.", flag="--method", complete="methods")
     scopes: Sequence[str] = option((), "vision, text or vision+text; repeatable.", flag="--scope")
-    per_block: bool = option(False, "Own weight bits for each block.")
+    per_block: bool = option(False, "Choose the weight bits of each block separately.")
     racing: bool | None = option(None, "Prune dominated trials early (default: yes).")
     rungs: str | None = option(None, "Shares of the images to prune at: 1/9,1/3.")
     limit: int | None = option(None, "At most N images of each data set.")
-    no_tracking: bool = option(False, "Leave MLflow out.")
-    json: bool = option(False, "The front, one JSON object a line, on stdout.")
+    no_tracking: bool = option(False, "Do not log to MLflow.")
+    json: bool = option(False, "Print the front on stdout, one JSON object a line.")
 
     @property
     def for_programs(self) -> bool:
@@ -67,13 +67,13 @@ class SearchRequest(Quiet, Plugins, Home, Store, TaskLimit, Batches, Device, Dat
 
     @property
     def config(self) -> SearchConfig:
-        """What the study is about.
+        """The settings of the study.
 
         Raises:
             SpecError: `--no-racing` and `--rungs` contradict each other.
         """
         if self.racing is False and self.rungs is not None:
-            raise SpecError("--no-racing and --rungs contradict each other")
+            raise SpecError("--no-racing and --rungs contradict each other. Leave one of them out.")
         parts = SHARES if self.racing else None if self.racing is None else ()
         given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(SearchConfig)}
         given = {name: None if value in ((), [], False) and value != 0 else value for name, value in given.items()}

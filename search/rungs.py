@@ -1,4 +1,4 @@
-"""The engine's rungs: the tasks that a search needs, on nested parts of the images, with replicates for an error."""
+"""Rungs of the engine: the tasks that a search needs, on nested shares of the images, with replicates for an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from search.evaluator import Engine
 from search.objective import EFFECTIVE_BITS, SIZE, Metrics, Rung
 
 FEWEST = 16
-"""Images of a data set that a part has at least (about: a hash chooses them)."""
+"""A part has about this many images of a data set at least (a hash chooses them)."""
 _WORTH = 2 / 3
 """A part is used only where it has at most this share of the images of the next larger one."""
 _PART = ".part"
@@ -24,7 +24,7 @@ def parse_shares(texts: Sequence[str]) -> tuple[float, ...]:
     """Shares such as `1/9` or `0.2`, ascending.
 
     Raises:
-        SpecError: something else.
+        SpecError: a text is not a share between 0 and 1.
     """
     shares = []
     for text in texts:
@@ -33,7 +33,7 @@ def parse_shares(texts: Sequence[str]) -> tuple[float, ...]:
         except (ValueError, ZeroDivisionError):
             share = 0.0
         if not 0 < share < 1:
-            raise SpecError(f"--rungs: '{text}' is no share of the images; the form is 1/9,1/3 or 0.1,0.3")
+            raise SpecError(f"--rungs: '{text}' is not a share between 0 and 1. The form is 1/9,1/3 or 0.1,0.3.")
         shares.append(share)
     return tuple(sorted(set(shares)))
 
@@ -42,12 +42,12 @@ def part_suite(suite: SuiteSpec, share: float, sizes: Mapping[str, int], wanted:
     """A suite on a part of the images.
 
     Args:
-        suite: what a search chooses on. sizes: data set -> its images.
+        suite: the validation suite. sizes: data set -> its number of images.
         wanted: `task/label` of the evaluations that are kept.
 
     Returns:
-        the suite with parts of its data sets, by a hash of the sample id: of each about `share`, but `FEWEST` images
-        where it has so many. What quantizers calibrate on stays whole; tasks see a part of it too.
+        the suite on a part of each data set, chosen by a hash of the sample id: about `share`, but at least `FEWEST`
+        images where there are so many. Quantizers calibrate on the whole calibration set; tasks see a part of it.
     """
     data = {name: _part(spec, share, sizes[name]) for name, spec in suite.data.items() if name in sizes}
     if suite.calibration is not None:
@@ -82,7 +82,7 @@ def _rebound(binding: BindingSpec, calibration: str | None) -> BindingSpec:
 
 
 def make_rungs(whole: Engine, shares: Sequence[float], keys: Sequence[str]) -> tuple[Rung, ...]:
-    """Rungs below an engine's whole data; it and they take each other's features, so that no image is embedded twice.
+    """Make rungs of an engine; they and the engine reuse each other's features, so that no image is embedded twice.
 
     Args:
         shares: ascending. keys: metric keys that are needed.
@@ -97,7 +97,7 @@ def make_rungs(whole: Engine, shares: Sequence[float], keys: Sequence[str]) -> t
         try:
             images = _images(engine)
         except InputError as reason:
-            whole.progress.message(f"no early stop on {share:.0%} of the images: {reason}")
+            whole.progress.message(f"no trial is pruned on {share:.0%} of the images: {reason}")
             continue
         if images <= _WORTH * following:
             parts.insert(0, (share, PartEngine(engine)))
@@ -107,14 +107,14 @@ def make_rungs(whole: Engine, shares: Sequence[float], keys: Sequence[str]) -> t
 
 
 def _images(engine: Engine) -> int:
-    """Images that the tasks see."""
+    """Number of images that the tasks see."""
     evaluations = engine.plan.configurations[0].evaluations
     used = {name for e in evaluations for names in e.roles.values() for name in names}
     return sum(len(engine.plan.data[name]) for name in used)
 
 
 def _sizes(engine: Engine) -> dict[str, int]:
-    """Images of each data set of the suite; of a group of corrupted versions those of one."""
+    """Number of images of each data set of the suite; for a group of corrupted versions that of one version."""
     sizes: dict[str, int] = {}
     for name, data in engine.plan.data.items():
         own = name if name in engine.suite.data else name.rsplit("/", 2)[0]
@@ -138,7 +138,7 @@ def _relate(engines: Sequence[Engine]) -> None:
 
 @dataclass
 class PartEngine:
-    """An engine on a part of the images that also tells what is without each group of images."""
+    """An engine on a part of the images that also gives the metrics without each group of images."""
 
     engine: Engine
     _replicates: Replicates = field(init=False)
@@ -156,7 +156,7 @@ class PartEngine:
         return self.engine.evaluate(spec)
 
     def replicates(self, spec: QuantSpec) -> Sequence[Metrics]:
-        """The same with one group of the part's images left out each.
+        """The same metrics without each group of the part's images.
 
         Raises:
             ReliquantError: a metric has no value without some group.

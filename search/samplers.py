@@ -1,7 +1,7 @@
 """Optuna's samplers by name, made anew for each trial from the study's seed and the trial's number.
 
-So a trial depends on the seed and the finished trials before it only: a study that was stopped and resumed samples
-what an uninterrupted one would have.
+So a trial depends only on the seed and the trials finished before it: an interrupted and resumed study draws the same
+configurations as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmark.spec.scalars import Scalar
 
 GRID, EHVI = "grid", "ehvi"
 DEFAULT = EHVI
-"""It finds most for its cost on the demo (docs/results-search.md)."""
+"""It finds the best front for its cost on the demo (docs/results-search.md)."""
 FLAT = ("nsga2", "nsga3", "gp", "qmc")
 """Samplers that model only parameters that all trials have: they get the flat space (`search.flat`)."""
 _POPULATION = 20
@@ -30,7 +30,7 @@ _RANDOM_START = 10
 
 Make = Callable[[int, int], samplers.BaseSampler]
 _SAMPLERS: dict[str, Make] = {
-    # choices are conditional, so they are modelled one by one, with one objective too
+    # choices are conditional, so each is modelled by itself, also with a single objective
     "tpe": lambda _, trial: samplers.TPESampler(seed=trial, n_startup_trials=_RANDOM_START, multivariate=False),
     "nsga2": lambda _, trial: samplers.NSGAIISampler(seed=trial, population_size=_POPULATION),
     "nsga3": lambda _, trial: samplers.NSGAIIISampler(seed=trial, population_size=_POPULATION),
@@ -52,18 +52,18 @@ class _ByParameter(samplers.BaseSampler):
     """Draws one parameter after the other."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """None: each parameter is given by itself."""
+        """No relative space: each parameter is drawn by itself."""
         return {}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """None."""
+        """Nothing to draw here."""
         return {}
 
 
 class Fixed(_ByParameter):
-    """Gives the parameters of a configuration that is already chosen, so that the next trials learn from it."""
+    """Gives the parameters of a configuration chosen elsewhere, so that later trials learn from it."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         self._params = params
@@ -76,7 +76,7 @@ class Fixed(_ByParameter):
 
 
 class Looking(_ByParameter):
-    """A sampler that looks at another view of the study."""
+    """A sampler that sees another view of the study."""
 
     def __init__(self, sampler: samplers.BaseSampler, seen: Study) -> None:
         self._sampler, self._seen = sampler, seen
@@ -84,14 +84,14 @@ class Looking(_ByParameter):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """What the sampler draws from what it sees."""
+        """Draw with the sampler from its view of the study."""
         return self._sampler.sample_independent(self._seen, trial, param_name, param_distribution)
 
 
 def draw_all(
     sampler: samplers.BaseSampler, seen: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]
 ) -> dict[str, Scalar]:
-    """All parameters of a flat space at once; what the sampler leaves open (start, mutation) it draws at random."""
+    """All parameters of a flat space at once; those that the sampler leaves open (start, mutation) are random."""
     drawn = sampler.sample_relative(seen, trial, dict(space))
     return {
         name: drawn[name] if name in drawn else sampler.sample_independent(seen, trial, name, one)
@@ -100,7 +100,7 @@ def draw_all(
 
 
 def join(sampler: samplers.BaseSampler, seen: Study, trial: FrozenTrial) -> None:
-    """Make a trial that was chosen by other means a member of a genetic sampler's current generation."""
+    """Add a trial whose configuration was chosen elsewhere to a genetic sampler's current generation."""
     if isinstance(sampler, samplers.NSGAIISampler | samplers.NSGAIIISampler):
         sampler.get_trial_generation(seen, trial)
 
@@ -115,9 +115,9 @@ def make_sampler(name: str, seed: int, number: int) -> samplers.BaseSampler:
     """The sampler of one trial.
 
     Args:
-        name: one of `NAMES`; `grid` is an enumeration and `ehvi` chooses configurations (`search.ehvi`): what they
-            leave open is drawn at random.
-        seed: of the study. number: of the trial.
+        name: one of `NAMES`; `grid` enumerates the points and `ehvi` chooses configurations itself (`search.ehvi`):
+            for them this gives the random sampler.
+        seed: the study's. number: the trial's.
     """
     check_sampler(name)
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""What a study is bound to: its settings, kept in it, and its space."""
+"""Create and resume studies: their stored settings, search space and content hashes."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from search.space import Space
 
 TRIALS = 100
 MOST_NAMED = 4
-"""Parts that a refusal names."""
+"""A refusal names at most so many changed parts."""
 SETTINGS, SPACE, CONTENTS = "settings", "space", "contents"
 
 
-def over(config: SearchConfig, before: Mapping[str, Any], study: str) -> SearchConfig:
-    """These settings over those that a study was created with.
+def merged(config: SearchConfig, before: Mapping[str, Any], study: str) -> SearchConfig:
+    """New settings on top of those that a study was created with.
 
     Raises:
-        SpecError: something that the study is bound to differs.
+        SpecError: a setting differs that must stay the same within a study.
     """
     for name, value in asdict(config).items():
         kept = before.get(name)
         if value is not None and _plain(value) != kept and name not in ("trials", "sampler", "seed"):
             raise SpecError(
-                f"study '{study}' was created with {name} {json.dumps(kept)}, not {json.dumps(_plain(value))}; "
-                "leave it out to resume, or start another study with --name"
+                f"study '{study}': it was created with {name} {json.dumps(kept)}, not {json.dumps(_plain(value))}. "
+                "Leave it out to resume, or start another study with --name."
             )
     given = {name: value for name, value in asdict(config).items() if value is not None}
     return checked(SearchConfig(**{**before, **given}))
 
 
-def filled(config: SearchConfig) -> SearchConfig:
-    """With the defaults of a new study.
+def with_defaults(config: SearchConfig) -> SearchConfig:
+    """The settings with the defaults of a new study.
 
     Raises:
-        InputError: a sampler that nobody knows, or a number out of range.
+        InputError: an unknown sampler, or a number out of range.
     """
     given = {name: value for name, value in asdict(config).items() if value is not None}
     default = {"suite": "demo", "objectives": DEFAULT, "sampler": samplers.DEFAULT, "seed": 0, "trials": TRIALS}
@@ -56,24 +56,28 @@ def filled(config: SearchConfig) -> SearchConfig:
 
 
 def checked(config: SearchConfig) -> SearchConfig:
-    """Itself, where sampler and numbers can be used."""
+    """The settings themselves, after a check of sampler, numbers, objectives and constraints.
+
+    Raises:
+        InputError: the first problem.
+    """
     samplers.check_sampler(config.sampler or "")
     if config.trials is not None and config.trials < 1:
-        raise SpecError(f"--trials: at least 1, got {config.trials}")
+        raise SpecError(f"--trials {config.trials}: too few. Give 1 or more.")
     parse_shares(config.rungs or ())
     _refuse_repeats("--objective", [(key, key) for key in config.objectives or ()])
     constraints = [(text, replace(parse_constraint(text), text="")) for text in config.constraints or ()]
     _refuse_repeats("--constraint", constraints)
     if config.seed is not None and config.seed < 0:
-        raise SpecError(f"--seed: 0 or more, got {config.seed}")
+        raise SpecError(f"--seed {config.seed}: negative. Give 0 or more.")
     return config
 
 
-def kept_settings(storage: BaseStorage, name: str, where: str) -> dict[str, Any]:
+def stored_settings(storage: BaseStorage, name: str, where: str) -> dict[str, Any]:
     """The settings of an existing study.
 
     Raises:
-        UnknownNameError: there is none of that name. SpecError: it is somebody else's.
+        UnknownNameError: there is no study of that name. SpecError: `reliquant search` did not make it.
     """
     check_name(name, "--resume")
     studies = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}
@@ -81,20 +85,21 @@ def kept_settings(storage: BaseStorage, name: str, where: str) -> dict[str, Any]
         for summary in studies.values():
             if name == str(summary._study_id):
                 raise InputError(
-                    f"--resume {name}: that is a study's number in optuna-dashboard; its name is '{summary.study_name}'"
+                    f"--resume {name}: that is a study's number in optuna-dashboard. "
+                    f"Give its name: '{summary.study_name}'."
                 )
         raise UnknownNameError(f"study in {where}", name, studies)
     kept = studies[name].user_attrs.get(SETTINGS)
     if not isinstance(kept, dict):
-        raise SpecError(f"study '{name}' was not made by reliquant search; choose another --name")
+        raise SpecError(f"study '{name}': it was not made by reliquant search. Choose another --name.")
     return kept
 
 
 def check_new(storage: BaseStorage, name: str) -> None:
-    """Refuse the name of a study that exists, nothing is mixed by accident, and one that is no folder's name."""
+    """Refuse the name of an existing study, and a name that cannot be a folder."""
     check_name(name, "--name")
     if name in (summary.study_name for summary in optuna.get_all_study_summaries(storage)):
-        raise InputError(f"study '{name}' exists: go on with --resume {name}, or choose another --name")
+        raise InputError(f"study '{name}': it exists already. Go on with --resume {name}, or choose another --name.")
 
 
 def create_study(
@@ -105,19 +110,21 @@ def create_study(
     objectives: Sequence[Objective],
     contents: Mapping[str, str],
 ) -> optuna.Study:
-    """A new study with its settings.
+    """Create a study and store its settings in it.
 
     Args:
-        contents: part of what is evaluated -> its content hash.
+        contents: content hashes of model, data and tasks, by name.
 
     Raises:
-        InputError: another process was faster.
+        InputError: another process has created it meanwhile.
     """
     try:
         directions = [objective.direction for objective in objectives]
         study = optuna.create_study(storage=storage, study_name=name, directions=directions)
     except DuplicatedStudyError:
-        raise InputError(f"study '{name}' exists: go on with --resume {name}, or choose another --name") from None
+        raise InputError(
+            f"study '{name}': it exists already. Go on with --resume {name}, or choose another --name."
+        ) from None
     study.set_user_attr("objectives", [objective.key for objective in objectives])
     study.set_user_attr(SPACE, space.digest())
     study.set_user_attr(CONTENTS, dict(contents))
@@ -126,7 +133,7 @@ def create_study(
 
 
 def resume_study(storage: BaseStorage, name: str, space: Space, contents: Mapping[str, str]) -> optuna.Study:
-    """An existing study.
+    """Load an existing study.
 
     Raises:
         SpecError: it was created with another space, or with another content of suite, data or model.
@@ -134,15 +141,15 @@ def resume_study(storage: BaseStorage, name: str, space: Space, contents: Mappin
     study = optuna.load_study(study_name=name, storage=storage)
     if study.user_attrs.get(SPACE) != space.digest():
         raise SpecError(
-            f"study '{name}' was created with another space (methods, their versions, or the model's blocks differ); "
-            "start another study with --name"
+            f"study '{name}': it was created with another space (its methods, their versions or the blocks differ). "
+            "Start another study with --name."
         )
     kept = study.user_attrs.get(CONTENTS, {})
     if changed := sorted(part for part in kept | contents if kept.get(part) != contents.get(part)):
         more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
         raise SpecError(
-            f"study '{name}' was created with another content of {', '.join(changed[:MOST_NAMED])}{more}; its trials "
-            "would not compare: take back the change, or start another study with --name"
+            f"study '{name}': it was created with another content of {', '.join(changed[:MOST_NAMED])}{more}, so "
+            "its trials are not comparable. Undo the change, or start another study with --name."
         )
     return study
 
@@ -152,10 +159,10 @@ def _refuse_repeats(option: str, given: Sequence[tuple[str, object]]) -> None:
     for text, meaning in given:
         if meaning in seen:
             same = f" (as '{seen[meaning]}')" if seen[meaning] != text else ""
-            raise SpecError(f"{option} '{text}' is given twice{same}; leave one of them out")
+            raise SpecError(f"{option} '{text}': it is given twice{same}. Leave one of them out.")
         seen[meaning] = text
 
 
 def _plain(value: Any) -> Any:
-    """As it is after JSON."""
+    """The value as JSON gives it back."""
     return json.loads(json.dumps(value))

@@ -1,7 +1,7 @@
-"""The space of quantizations: a tree of choices built from what the quantizers declare and accept.
+"""The search space: a tree of choices built from what the quantizers declare and accept.
 
-A choice is only offered where some quantization below it passes the check, so no sampled point is invalid and none
-costs a trial. A choice with one value left is taken, not offered.
+A value is only offered where some quantization below it passes the check, so no sampled point is invalid and no trial
+is wasted. A choice with a single valid value is made without asking.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from benchmark.spec.scalars import Scalar
 Params = Mapping[str, Scalar]
 Choose = Callable[["Dimension"], Scalar]
 _OPENING = ("method", "scope", "weight_granularity", "activations")
-"""The choices on which it depends which others there are."""
+"""The choices that decide which other choices there are."""
 _COMPLETIONS = 2000
-"""Completions that are tried before a prefix counts as invalid, where the plainest completion is."""
+"""Completions that are tried before a prefix counts as invalid."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What may be chosen from; each method takes of it what it declares and accepts.
+    """The values to choose from; each method uses those that it declares and accepts.
 
     Attributes:
         methods: quantizers by name. scopes: towers.
-        blocks: for each tower the names of its repeated blocks; given, every block in scope gets its own bits.
+        blocks: for each tower the names of its repeated blocks; if given, every block in scope gets its own bits.
     """
 
     methods: tuple[str, ...]
@@ -49,8 +49,8 @@ class Dimension:
     """One choice.
 
     Attributes:
-        name: of the choice (`weight_bits`, `option percentile`, `bits visual.transformer.resblocks.0`).
-        values: that lead to a valid quantization. declared: all that there are.
+        name: the choice's (`weight_bits`, `option percentile`, `bits visual.transformer.resblocks.0`).
+        values: those that lead to a valid quantization. declared: all values.
     """
 
     name: str
@@ -59,14 +59,18 @@ class Dimension:
 
     @property
     def label(self) -> str:
-        """Optuna's parameter name: values that are cut down are another parameter (a distribution is fixed)."""
+        """Optuna's parameter name. It lists the values if some are invalid: a parameter's distribution is fixed."""
         if self.values == self.declared:
             return self.name
         return f"{self.name} of {'|'.join(map(str, self.values))}"
 
 
 def check_method(spec: QuantSpec) -> None:
-    """A quantization passes where its method takes it."""
+    """Accept a quantization if its method does.
+
+    Raises:
+        SpecError: the method's reason.
+    """
     quantizers.get(spec.method).check(spec)
 
 
@@ -74,7 +78,7 @@ class Space:
     """The tree of choices.
 
     Raises:
-        UnknownNameError: a method or scope that nobody knows. SpecError: no point is valid; the first reason is told.
+        UnknownNameError: no such method or scope. SpecError: no point is valid; gives the first reason.
     """
 
     def __init__(self, choices: Choices, check: Callable[[QuantSpec], None] = check_method) -> None:
@@ -87,25 +91,28 @@ class Space:
         self._reason: str | None = None
         first = self.next({})
         if first is None or not first.values:
-            raise SpecError(f"the search space has no valid point: {self._reason or 'no method is given'}")
+            raise SpecError(
+                f"search space: it has no valid point ({self._reason or 'no method is given'}). "
+                "Allow more with --method or --scope."
+            )
 
     def next(self, params: Params) -> Dimension | None:
-        """The first choice that is not made yet, with the values that lead somewhere; None when all are made."""
+        """The first choice that is not made yet, with its valid values; None when all are made."""
         for dimension in self._dimensions(params):
             if dimension.name not in params:
-                values = tuple(v for v in dimension.values if self._leads_somewhere({**params, dimension.name: v}))
+                values = tuple(v for v in dimension.values if self._has_valid_completion({**params, dimension.name: v}))
                 return Dimension(dimension.name, values, dimension.values)
         return None
 
     def sample(self, choose: Choose) -> QuantSpec:
-        """Walk down the tree; `choose` is asked wherever there are two values or more."""
+        """Walk down the tree; `choose` decides wherever there are two valid values or more."""
         params: dict[str, Scalar] = {}
         while (dimension := self.next(params)) is not None:
             params[dimension.name] = dimension.values[0] if len(dimension.values) == 1 else choose(dimension)
         return self.spec(params)
 
     def accepts(self, spec: QuantSpec) -> bool:
-        """Whether a quantization, in this space or beside it, can be done."""
+        """Whether a quantization, inside or outside this space, is valid."""
         try:
             self._check(spec)
         except ReliquantError:
@@ -125,7 +132,7 @@ class Space:
                 break
         return count
 
-    def way(self, spec: QuantSpec) -> list[tuple[Dimension, Scalar]] | None:
+    def path(self, spec: QuantSpec) -> list[tuple[Dimension, Scalar]] | None:
         """The choices that lead to a quantization, in order; None where it is not a point of this space."""
         steps: list[tuple[Dimension, Scalar]] = []
         params: dict[str, Scalar] = {}
@@ -139,11 +146,11 @@ class Space:
 
     def labelled(self, spec: QuantSpec) -> dict[str, Scalar] | None:
         """Optuna's parameters of a quantization; None where it is not a point of this space."""
-        way = self.way(spec)
-        return None if way is None else {step.label: value for step, value in way if len(step.values) > 1}
+        path = self.path(spec)
+        return None if path is None else {step.label: value for step, value in path if len(step.values) > 1}
 
     def same_images(self, spec: QuantSpec) -> QuantSpec | None:
-        """The point that does the same to the image tower, with or without the text tower; None where there is none."""
+        """The point that differs only in whether it quantizes the text tower; None where there is none."""
         other = {"vision": "vision+text", "vision+text": "vision"}.get(spec.scope)
         if other is None or not spec.towers:
             return None
@@ -151,7 +158,7 @@ class Space:
         return None if self.labelled(sibling) is None else sibling
 
     def declared(self) -> dict[str, tuple[Scalar, ...]]:
-        """Every choice of the space -> all values that it has below any other choice."""
+        """Every choice of the space -> all its values, below whatever other choices."""
         found: dict[str, tuple[Scalar, ...]] = {}
         waiting: list[dict[str, Scalar]] = [{}]
         while waiting:
@@ -200,7 +207,7 @@ class Space:
             yield from self._leaves({**params, dimension.name: value})
 
     def _dimensions(self, params: Params) -> Iterator[Dimension]:
-        """The choices in order; it is asked for the next one only when those before are made."""
+        """The choices in order; each is computed only after those before it are made."""
         given = self.choices
         yield Dimension("method", given.methods)
         method = self._methods[str(params["method"])]
@@ -225,7 +232,7 @@ class Space:
                 if tower in str(params.get("scope", "vision")).split("+"):
                     yield from (Dimension(f"bits {name}", given.weight_bits) for name in names)
 
-    def _leads_somewhere(self, params: dict[str, Scalar]) -> bool:
+    def _has_valid_completion(self, params: dict[str, Scalar]) -> bool:
         """Whether some quantization with these choices passes the check."""
         key = tuple(params.items())
         if key not in self._known:
@@ -233,7 +240,7 @@ class Space:
         return self._known[key]
 
     def _completions(self, params: dict[str, Scalar]) -> Iterator[dict[str, Scalar]]:
-        """Completions, the plainest first; the bits of blocks do not decide and stay at the common ones."""
+        """Completions, the plainest first. Blocks keep the common bits, which do not affect validity."""
         dimension = next((d for d in self._dimensions(params) if d.name not in params), None)
         if dimension is None or dimension.name.startswith("bits "):
             yield params

@@ -1,6 +1,6 @@
-"""Where studies are kept: a journal file below the results folder, or any database that Optuna takes.
+"""Open the storage of studies: a journal file below the results folder, or any database that Optuna supports.
 
-What a killed worker leaves behind is found by `search.lost`.
+`search.stale` finds the trials that killed workers leave behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy import Engine, event
 
 from benchmark.errors import StorageError, masked
 from search.journal import Journal
-from search.lost import GRACE, HEARTBEAT
+from search.stale import GRACE, HEARTBEAT
 
 
 def journal_path(home: Path) -> Path:
@@ -25,7 +25,7 @@ def journal_path(home: Path) -> Path:
 
 
 def open_storage(home: Path, url: str | None = None) -> BaseStorage:
-    """The journal file of `home`, the journal file that `url` is the path of, or a database.
+    """Open the journal file of `home`, the journal file at the path `url`, or the database at `url`.
 
     Raises:
         StorageError: it cannot be reached or written.
@@ -37,7 +37,7 @@ def open_storage(home: Path, url: str | None = None) -> BaseStorage:
             path.parent.mkdir(parents=True, exist_ok=True)
             return _open_journal(path)
         sqlite = url.startswith("sqlite")
-        # several processes create the tables and write: wait for each other
+        # several processes create the tables and write: let them wait for each other
         options: dict[str, Any] = {"connect_args": {"timeout": 100}} if sqlite else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -50,7 +50,12 @@ def open_storage(home: Path, url: str | None = None) -> BaseStorage:
     except Exception as error:  # SQLAlchemy, the drivers and the file system each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         where = url or str(journal_path(home))
-        raise StorageError(masked(f"--storage {where} cannot be reached: {reason}", where)) from error
+        raise StorageError(
+            masked(
+                f"--storage {where}: cannot be reached ({reason}). Check the address and that its server is running.",
+                where,
+            )
+        ) from error
 
 
 def _open_journal(path: Path) -> JournalStorage:
@@ -59,14 +64,14 @@ def _open_journal(path: Path) -> JournalStorage:
         return JournalStorage(journal)
     except (ValueError, KeyError, AssertionError) as error:
         reason = f"{type(error).__name__} {error}".splitlines()[0]
-        raise StorageError(f"--storage {path}: this journal is damaged ({reason}); name another file") from error
+        raise StorageError(f"--storage {path}: this journal is damaged ({reason}). Name another file.") from error
 
 
 def _lock_whole_transactions(engine: Engine) -> None:
     """Make SQLite lock when a transaction begins, not when it first writes.
 
-    Optuna reads a trial's state with FOR UPDATE, which SQLite ignores: otherwise two processes can both read WAITING
-    and both take the trial. (Recipe of SQLAlchemy's SQLite page, with IMMEDIATE so that nobody reads before a writer.)
+    Optuna reads a trial's state with FOR UPDATE, which SQLite ignores: without this, two processes can read WAITING and
+    both take the trial. (The recipe of SQLAlchemy's SQLite page, with IMMEDIATE so that reads are locked too.)
     """
 
     def leave_transactions_to_us(connection: Any, _: object) -> None:

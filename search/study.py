@@ -1,7 +1,7 @@
-"""The study: ask for a configuration, evaluate it once, tell; until so many different ones are evaluated.
+"""Run a study: draw a configuration, evaluate it once and record it, until the budget is used up.
 
-Several processes may run the same study. The budget counts different configurations: a sampler's repeats are answered
-from the study and cost nothing; a configuration that another process is evaluating is not evaluated twice.
+Several processes may run the same study. The budget counts different configurations: repeats are answered from the
+study and cost nothing, and a configuration that another process is evaluating is not evaluated twice.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from benchmark.spec import FP32, QuantSpec
 from benchmark.utils.locking import exclusive
 from benchmark.utils.progress import Progress, Silent
 from search.draw import Draw
-from search.history import CONFIGURATION, ESTIMATE, STOPPED, evaluated, front, over
-from search.leases import TrialFailed, claim, repeat
-from search.lost import Watch, reconcile, signed, taken_over
+from search.history import CONFIGURATION, ESTIMATE, PRUNED, evaluated, front, is_settled
+from search.leases import TrialFailed, lease, repeat
 from search.objective import OWN, Goals, Metrics, Problem
 from search.racing import Member, Race
 from search.samplers import DEFAULT, GRID
 from search.space import Space
+from search.stale import Watch, reconcile, signed, taken_over
 
 CUSTOMARY = (
     "rtn-w8a8-channel-token-vision",
@@ -40,21 +40,21 @@ CUSTOMARY = (
     "bnb-nf4-vision",
     "bnb-int8-vision",
 )
-"""What people use without a search; evaluated first, after full precision."""
+"""Common choices without a search; the search evaluates them first, after full precision."""
 LARGEST_GRID = 10_000
 _ENOUGH = 100
-"""Repeats in a row after which the space counts as exhausted."""
+"""After so many repeats in a row the space counts as exhausted."""
 
 
 class TrialLog(Protocol):
-    """Where finished trials are shown, e.g. MLflow."""
+    """Where finished trials are logged, e.g. MLflow."""
 
     def trial(self, trial: FrozenTrial) -> None:
-        """Write one finished trial."""
+        """Log one finished trial."""
 
 
 class NoLog:
-    """Writes nothing."""
+    """Logs nothing."""
 
     def trial(self, trial: FrozenTrial) -> None:
         """Nothing to do."""
@@ -65,8 +65,12 @@ class Search:
     """One process's share of a study.
 
     Attributes:
-        baselines: configurations to evaluate first, after full precision.
-        lock: file that the processes of this machine hold while they claim a configuration; None in memory.
+        study: Optuna's. space: what may be drawn. problem: how a configuration is evaluated.
+        goals: objectives and constraints. sampler: a name of `search.samplers.NAMES`. seed: the study's.
+        log: where finished trials go. progress: where messages go.
+        baselines: configurations to evaluate first, after full precision; never pruned.
+        lock: file that the processes of this machine lock while they lease a configuration; None where the study is in
+            memory. pause: seconds between looks at other processes' trials. watch: finds their stale trials.
     """
 
     study: optuna.Study
@@ -83,12 +87,10 @@ class Search:
     watch: Watch = field(default_factory=Watch)
 
     def prepare(self, trials: int) -> None:
-        """Queue full precision, the customary configurations and, in a small space or for `grid`, the points.
+        """Queue the first trials: full precision, the baselines, and more; only the process that creates the study.
 
-        Otherwise the customary ones for both towers follow, as a quarter of the trials at most: the image features are
-        there already, so they cost no image a forward pass.
-
-        The process that creates the study does this, once.
+        In a space with no more points than trials, or for `grid`, all points follow. Otherwise the baselines on both
+        towers follow, for at most a quarter of the trials: their image features are cached, so no image is embedded.
 
         Raises:
             SpecError: `grid` in a space that is too large to enumerate.
@@ -109,7 +111,7 @@ class Search:
             self.study.enqueue_trial(self.space.labelled(spec) or {}, user_attrs=attributes)
 
     def budget(self, trials: int) -> int:
-        """How many different configurations can be evaluated: `trials`, or all in a space that has fewer."""
+        """Number of different configurations to evaluate: `trials`, or all of a space that has fewer."""
         size = self.space.size(trials)
         if size > trials:
             return trials
@@ -117,10 +119,10 @@ class Search:
         return min(trials, size + len(outside))
 
     def run(self, trials: int) -> None:
-        """Go on until `trials` different configurations are evaluated, by whichever process, or all there are.
+        """Evaluate until `trials` different configurations are settled, by any process, or the space is exhausted.
 
         Raises:
-            StorageError: results or study cannot be written.
+            StorageError: the results or the study cannot be written.
         """
         trials, repeats = self.budget(trials), 0
         with self.progress.phase(f"search {self.study.study_name}", trials) as advance:
@@ -141,23 +143,23 @@ class Search:
                 advance(now - done)
                 done = now
         if done < trials:
-            self.progress.message(f"search: {done} configurations; the sampler finds no other")
+            self.progress.message(f"search: {done} configurations; the sampler finds no new one")
 
     def _first(self) -> dict[str, QuantSpec]:
-        """Full precision, and the customary configurations that this model and suite can do."""
+        """Full precision, and the baselines that this model and suite accept."""
         return {"fp32": FP32} | {spec.name: spec for spec in map(parse, self.baselines) if self.space.accepts(spec)}
 
     @cached_property
     def _draw(self) -> Draw:
-        return Draw(self.study, self.space, self.sampler, self.seed, self._foretold)
+        return Draw(self.study, self.space, self.sampler, self.seed, self._known_losses)
 
     @cached_property
     def _race(self) -> Race:
         return Race(self.problem, self.goals, self.progress)
 
-    def _foretold(self, spec: QuantSpec) -> list[float | None]:
-        """Losses of a configuration that are known before it is evaluated."""
-        known = self.problem.foretell(spec)
+    def _known_losses(self, spec: QuantSpec) -> list[float | None]:
+        """For each objective the loss of a configuration that is known in advance, None where it is not."""
+        known = self.problem.known_objectives(spec)
         return [o.loss(known[o.key]) if o.key in known else None for o in self.goals.objectives]
 
     def _waiting(self) -> bool:
@@ -167,8 +169,8 @@ class Search:
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
     def _one(self, repeats: int) -> None:
-        """One trial. What others took over in the meantime is theirs; its results are in the ledger."""
-        theirs: list[int] = []
+        """Run one trial. If another process has taken it over meanwhile, its result is dropped (the ledger has it)."""
+        taken: list[int] = []
 
         def objective(trial: optuna.Trial) -> Sequence[float]:
             try:
@@ -176,23 +178,23 @@ class Search:
                     return self._values(trial, repeats)
             finally:
                 if taken_over(self.study, trial):
-                    theirs.append(trial.number)
+                    taken.append(trial.number)
 
         try:
             self.study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[self._log])
-        except (ValueError, UpdateFinishedTrialError):  # how Optuna says that a trial was finished before
-            if not theirs:
+        except (ValueError, UpdateFinishedTrialError):  # Optuna raises these when the trial was finished already
+            if not taken:
                 raise
-            self.progress.message(f"trial {theirs[0]}: taken over by another process")
+            self.progress.message(f"trial {taken[0]}: taken over by another process")
 
     def _alone(self) -> AbstractContextManager[Any]:
-        """Held by one process of this machine at a time."""
+        """A lock that one process of this machine holds at a time."""
         return exclusive(self.lock) if self.lock is not None else nullcontext()
 
     def _values(self, trial: optuna.Trial, repeats: int) -> Sequence[float]:
         spec = self._draw.configuration(trial, repeats)
         with self._alone():
-            earlier = claim(self.study, trial, spec)
+            earlier = lease(self.study, trial, spec)
         if earlier is not None:
             return repeat(trial, earlier)
         start = time.monotonic()
@@ -201,7 +203,7 @@ class Search:
             metrics = self.goals.complete(self.problem.evaluate(spec))
             values, violations = self.goals.values(metrics), self.goals.violations(metrics)
         except ReliquantError as error:
-            if isinstance(error, StorageError):  # nothing is wrong with the configuration: it is queued again
+            if isinstance(error, StorageError):  # the configuration is not at fault: it is queued again
                 raise
             trial.set_user_attr("error", str(error))
             self.progress.message(f"trial {trial.number}: {spec.name} failed: {error}")
@@ -216,13 +218,13 @@ class Search:
         return values
 
     def _race_up(self, trial: optuna.Trial, spec: QuantSpec) -> None:
-        """Measure a trial on the rungs, one after the other, where that can save anything.
+        """Measure a trial on one rung after the other, where that can save work.
 
-        Baselines are not stopped. Where a finished trial has the same image tower, the image features are there already
-        and all of them cost no more than a part.
+        Baselines are never pruned. Where a finished trial has the same image tower, its image features are cached, and
+        an evaluation on all images costs no more than one on a part.
 
         Raises:
-            TrialPruned: it is confidently dominated, or misses a constraint.
+            TrialPruned: the trial is confidently dominated, or violates a constraint.
         """
         if trial.user_attrs.get("baseline") or self._embedded(spec):
             return
@@ -231,10 +233,10 @@ class Search:
             reason = self._race.verdict(spec, index, self._members())
             if standing is not None and reason is not None:
                 trial.set_user_attr(ESTIMATE, standing.values)
-                trial.set_user_attr(STOPPED, reason)
+                trial.set_user_attr(PRUNED, reason)
                 for constraint, violation in zip(self.goals.constraints, standing.violations, strict=True):
                     trial.set_constraint(constraint.text, violation)
-                self.progress.message(f"trial {trial.number}: {spec.name}: stopped, {reason}")
+                self.progress.message(f"trial {trial.number}: {spec.name}: pruned: {reason}")
                 raise optuna.TrialPruned(reason)
 
     def _embedded(self, spec: QuantSpec) -> bool:
@@ -247,20 +249,24 @@ class Search:
         return [Member(parse(t.user_attrs[CONFIGURATION]), t.values) for t in front(self.study)]
 
     def _keep(self, trial: optuna.Trial, metrics: Metrics) -> None:
-        """The metrics that the study shows: its own, the headline metrics, and what the goals name."""
+        """Store the metrics that the study shows: its own, the headline metrics, and those that the goals name."""
         keys = [*OWN, *self.problem.headline, *(o.key for o in self.goals.objectives)]
         keys += [c.key for c in self.goals.constraints]
         trial.set_user_attr("metrics", {key: metrics[key] for key in dict.fromkeys(keys) if key in metrics})
 
     def _log(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        if over(trial):
+        if is_settled(trial):
             self.log.trial(trial)
 
 
 def check_grid(sampler: str, space: Space) -> None:
-    """Refuse to enumerate a space that has too many points."""
+    """Refuse `grid` in a space that has too many points to enumerate.
+
+    Raises:
+        SpecError: there are more than `LARGEST_GRID`.
+    """
     if sampler == GRID and space.size(LARGEST_GRID) > LARGEST_GRID:
         raise SpecError(
-            f"--sampler {GRID}: the space has more than {LARGEST_GRID:,} points; narrow it with --method and "
-            "--scope, or choose another sampler"
+            f"--sampler {GRID}: the space has more than {LARGEST_GRID:,} points. Narrow it with --method and "
+            "--scope, or choose another sampler."
         )

@@ -1,4 +1,4 @@
-"""Finished trials, told to the tracker below their study."""
+"""Log finished trials to the tracker, below the run of their study."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from optuna.trial import FrozenTrial, TrialState
 from benchmark.quantization import parse
 from benchmark.tracking import STUDY, StudyLog
 from benchmark.utils.processes import is_gone, owner
-from search.history import ESTIMATE, over
+from search.history import ESTIMATE, PRUNED, is_settled
 from search.objective import Goals
 
 
 @dataclass
 class TrialLog:
-    """Writes finished trials; a tracking store that fails stops nothing, the study has everything.
+    """Logs finished trials. If the tracking store fails, the search goes on: the study has everything.
 
     Attributes:
-        broken: why the store could not be written, once it could not.
+        broken: why the store could not be written; None while it could.
     """
 
     run: StudyLog
@@ -31,23 +31,23 @@ class TrialLog:
     broken: str | None = None
 
     def trial(self, trial: FrozenTrial) -> None:
-        """Write one finished trial."""
+        """Log one finished trial."""
         if self.broken is not None:
             return
         name = trial.user_attrs["configuration"]
         tags = {STUDY: self.study}
         tags |= {"baseline": "true"} if trial.user_attrs.get("baseline") else {}
         tags |= {
-            key: str(trial.user_attrs[key])[:5000]
-            for key in ("repeat_of", "error", "stopped")
-            if key in trial.user_attrs
+            key: str(trial.user_attrs[key])[:5000] for key in ("repeat_of", "error", PRUNED) if key in trial.user_attrs
         }
         metrics = dict(trial.user_attrs.get("metrics", {}))
         if trial.state is TrialState.COMPLETE:
             pairs = zip(self.goals.objectives, trial.values, strict=True)
             metrics |= {f"objective/{objective.key}": value for objective, value in pairs}
             metrics |= {f"violation/{i}": value for i, value in enumerate(trial.constraints.values())}
-        if trial.state is TrialState.PRUNED:  # from a part of the images: apart from what is measured on all
+        if (
+            trial.state is TrialState.PRUNED
+        ):  # estimates from a part of the images stand apart from values on all images
             pairs = zip(self.goals.objectives, trial.user_attrs[ESTIMATE], strict=True)
             metrics |= {f"estimate/{objective.key}": value for objective, value in pairs}
         if "seconds" in trial.user_attrs:
@@ -68,7 +68,7 @@ class TrialLog:
             self.broken = f"{type(error).__name__}: {error}"
 
     def fail(self, stopped: bool) -> None:
-        """End the study's run as stopped by the user, or as failed: it never stays open."""
+        """End the study's run as stopped by the user, or as failed, so that it does not stay open."""
         try:
             self.run.fail(stopped)
         except Exception as error:  # a server may raise anything; the next start ends the run
@@ -76,7 +76,7 @@ class TrialLog:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """A block after which the study's run is not left open, however it ends."""
+        """End the study's run if the block raises."""
         try:
             yield
         except BaseException as error:
@@ -84,14 +84,14 @@ class TrialLog:
             raise
 
     def catch_up(self, study: optuna.Study) -> int:
-        """Write the finished trials that have no run because their process was killed; returns how many."""
+        """Log the finished trials that have no run because their process was killed; returns how many."""
         logged = self.run.logged()
         missing = [
             trial
             for trial in study.get_trials(deepcopy=False)
             if trial.number not in logged
             and "configuration" in trial.user_attrs
-            and over(trial)
+            and is_settled(trial)
             and (trial.user_attrs["owner"] == owner() or is_gone(trial.user_attrs["owner"]))
         ]
         for trial in missing:

@@ -1,4 +1,4 @@
-"""The command line: one module a command. Parsing and printing only."""
+"""The command line: one module per command. Parsing and printing only."""
 
 from benchmark.cli.app import main
 

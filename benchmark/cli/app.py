@@ -1,4 +1,4 @@
-"""The command line: what commands there are. Each module of this package does one of them; heavy imports wait there."""
+"""The command line and its commands; each handler's module is imported only when its command runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COMMANDS = (
     Command("new source", NewSourceRequest, "benchmark.cli.new:new_source"),
 )
 commands: Registry[Command] = Registry("command", "reliquant.commands", Command)
-"""Commands that packages bring, our own `search` among them."""
+"""Entry points of commands that packages bring, our own `search` among them."""
 
 GROUPS = {"new": "Write a new plugin with its contract test."}
 
@@ -67,7 +67,7 @@ def common(
 
 
 def make_app() -> typer.Typer:
-    """The command line, with the commands of installed packages; one that cannot be loaded is said and left out."""
+    """The command line, with the commands of installed packages; one that cannot be loaded gives a warning."""
     made = typer.Typer(name="reliquant", cls=Stoppable, no_args_is_help=True, pretty_exceptions_enable=False)
     made.callback()(common)
     groups = {name: typer.Typer(help=text, no_args_is_help=True) for name, text in GROUPS.items()}
@@ -95,13 +95,13 @@ app = make_app()
 def main() -> None:
     """Entry point: expected errors become one line on stderr and their exit status.
 
-    OpenMP's threads wait for a moment and then sleep, unless the user chose: on a machine with other work, threads
-    that spin for long slow a small model down many times. It must be said before torch is loaded.
+    Unless the user chose otherwise, OpenMP's threads spin only briefly and then sleep: on a busy machine, threads that
+    spin for long make a small model several times slower. The setting must precede the import of torch.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     catch_stops()
-    warnings.filterwarnings("ignore", module=r"PIL\b")  # of broken metadata; what matters of an image is an error
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # about broken metadata; a broken image is an error
     status: object = 0
     try:
         app()

@@ -1,4 +1,4 @@
-"""What `reliquant compare` does: read the ledger, pair each quantization with full precision, print or write."""
+"""`reliquant compare`: read the ledger, pair each quantization with full precision, print or write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the shell completes: names of suites, methods, tasks and models. No plugin, torch or MLflow is imported."""
+"""Shell completion of suites, methods, tasks and models. Imports no plugin, torch or MLflow."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typer import Context
 
 HOME = Path(__file__).parent.parent
 FIXED = ("bnb-", "control-", "fp8", "fp32", "torchao-")
-"""Methods whose name says the precision."""
+"""Methods whose name contains the precision."""
 
 SCHEMES = ("demo", "group:paper", "hf-hub:", "local-dir:", "transformers:")
 
 
 def suites(incomplete: str) -> list[str]:
-    """Suites by name; a path with a YAML file at its end is the shell's to complete."""
+    """Suites by name; the shell itself completes paths of YAML files."""
     return _beginning(incomplete, (path.stem for path in (HOME / "suites").glob("*.yaml")))
 
 
@@ -40,7 +40,7 @@ def methods(incomplete: str) -> list[str]:
 
 
 def quantizations(incomplete: str) -> list[str]:
-    """Short names: the methods, and of the one that is typed already the usual precisions."""
+    """Short names: the methods, with the usual precisions of the one that is already typed."""
     found = methods(incomplete)
     for method in _plugins("quantizers"):
         if incomplete.startswith(f"{method}-") or [method] == found:
@@ -50,7 +50,7 @@ def quantizations(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """The demo, schemes, open_clip's architectures, and the named models of groups."""
+    """The demo, kinds of references, open_clip's architectures, and the models of named groups."""
     import yaml
 
     groups = yaml.safe_load((HOME / "spec" / "groups.yaml").read_text(encoding="utf-8"))
@@ -62,12 +62,12 @@ def models(incomplete: str) -> list[str]:
 
 
 def runs(ctx: Context, incomplete: str) -> list[str]:
-    """Short names that the results folder has."""
+    """Short names in the results folder."""
     return _beginning(incomplete, _recorded(ctx, "quantization"))
 
 
 def recorded_suites(ctx: Context, incomplete: str) -> list[str]:
-    """Suites that the results folder has results of."""
+    """Suites with results in the results folder."""
     return _beginning(incomplete, _recorded(ctx, "suite"))
 
 
@@ -77,7 +77,7 @@ def suites_and_runs(ctx: Context, incomplete: str) -> list[str]:
 
 
 def configurations(ctx: Context, incomplete: str) -> list[str]:
-    """What `reliquant export` takes: recorded short names, else those that could be."""
+    """What `reliquant export` takes: recorded short names, otherwise possible ones."""
     return runs(ctx, incomplete) or quantizations(incomplete)
 
 
@@ -98,5 +98,5 @@ def _plugins(kind: str) -> list[str]:
 
 
 def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:
-    """The names that begin so, each once, sorted."""
+    """The names with this beginning, each once, sorted."""
     return sorted({name for name in names if name.startswith(incomplete)})

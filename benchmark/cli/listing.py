@@ -1,4 +1,4 @@
-"""`reliquant list`: what there is, as a table or as JSON lines."""
+"""`reliquant list`: installed tasks, quantizers, models, data and suites, as a table or as JSON lines."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ TOKENS = {
     "overrides": "bits_PATTERN_BITS",
     "scope": "vision|text|vision+text",
 }
-"""Fields of a quantization -> what stands for them in a short name; of alternatives the default comes first."""
+"""Fields of a quantization -> their tokens in a short name; among alternatives the default comes first."""
 
 
 LEGEND = """\
-A short name is METHOD-TOKEN-TOKEN-...; options show their defaults, of others
-the first alternative is the default, and symmetric where asym is left out.
+A short name is METHOD-TOKEN-TOKEN-...; options show their defaults. For other
+tokens the first alternative is the default; without asym, codes are symmetric.
 Activations per tensor have static ranges, which need calibration data."""
 
 
@@ -53,7 +53,7 @@ def print_listing(request: ListRequest) -> None:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a row; without the columns that say the same everywhere."""
+    """One line per row, without columns that are equal in all rows."""
     from rich.table import Table
 
     columns = [key for key in rows[0] if key != "from" or len({row[key] for row in rows}) > 1] if rows else []
@@ -66,7 +66,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _blocks(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Quantizers: too much to tell for columns; a few lines each."""
+    """Quantizers, a few lines each, since their facts do not fit into columns."""
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2, 1, 0))
@@ -84,7 +84,7 @@ def _blocks(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _facts(row: Mapping[str, Any], several: bool) -> Iterator[tuple[str, str]]:
-    """What is told of a quantizer; `several`: plugins of others are there too."""
+    """The facts about a quantizer; `several`: also name its package, since plugins of others are installed."""
     yield "what", row["what"]
     yield "paper", row["paper"]
     tokens = [token for field, token in TOKENS.items() if field in row["fields"]]
@@ -100,7 +100,7 @@ def _facts(row: Mapping[str, Any], several: bool) -> Iterator[tuple[str, str]]:
 
 
 def _plain(value: Any) -> str:
-    """An option's value as short names have it."""
+    """An option's value as written in short names."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -40,7 +40,7 @@ def callback(command: Command) -> Callable[..., None]:
 
 
 def _help(request: type[Any]) -> str:
-    """The docstring of a request, without what it says of attributes."""
+    """The docstring of a request, without its section on attributes."""
     return (inspect.getdoc(request) or "").partition("\n\nAttributes:")[0]
 
 

@@ -7,6 +7,6 @@ from benchmark.report.request import ReportRequest
 
 
 def report(request: ReportRequest) -> None:
-    """Write the page and say where."""
+    """Write the page and print its path."""
     path = write_report(request)
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser")

@@ -1,4 +1,4 @@
-"""The options of commands that only print. Imports nothing heavy."""
+"""The options of commands that evaluate nothing. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ class ValidateRequest(Json, Plugins, DataPlaces):
     suite: str = option(
         ..., "A suite's name (`reliquant list suites`) or a YAML file.", argument=True, complete="suites"
     )
-    quiet: bool = option(False, "Say nothing unless the suite is wrong.")
+    quiet: bool = option(False, "Print only errors.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListRequest(Json, Plugins):
     """Show what there is: tasks, quantizers, models, data or suites."""
 
-    what: Literal["tasks", "quantizers", "models", "data", "suites"] = option(..., "Which of them.", argument=True)
+    what: Literal["tasks", "quantizers", "models", "data", "suites"] = option(
+        ..., "Kind of thing to list.", argument=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +42,12 @@ class CompareRequest(Quiet, Plugins, Home):
     )
     suite: str = option("demo", "Suite: its name or YAML file.", complete="suites")
     models: Sequence[str] = option((), "Only this model; repeatable.", flag="--model")
-    metrics: Sequence[str] = option((), "Only keys that begin so: ood/, ...; repeatable.", flag="--metric")
+    metrics: Sequence[str] = option((), "Only keys with this beginning, e.g. ood/; repeatable.", flag="--metric")
     all_metrics: bool = option(False, "Every metric, not only the headline.", flag="--all")
-    claims: bool = option(False, "Which of the study's claims hold: one paragraph.")
+    claims: bool = option(False, "Print which of the study's claims hold: one paragraph.")
     format: str = option("table", "table, md, csv, latex, json or jsonl.")
     output: Path | None = option(None, "Write here instead of stdout.", short="-o")
-    json: bool = option(False, "One JSON object a change, a line each, on stdout.")
+    json: bool = option(False, "One JSON object per change, one a line, on stdout.")
 
     @property
     def for_programs(self) -> bool:
@@ -63,19 +65,19 @@ class ShowRequest(Json, Quiet, Plugins, Home, OfSuite):
 
 @dataclass(frozen=True, kw_only=True)
 class UiRequest(Store, Home):
-    """Serve MLflow on the results (127.0.0.1; stop with Ctrl-C) and say where its runs tables are."""
+    """Serve MLflow on the results (127.0.0.1; stop with Ctrl-C) and print where its tables of runs are."""
 
-    port: int = option(5000, "Where it listens.", minimum=1, maximum=65535)
-    host: str = option("127.0.0.1", "Interface; there is no authentication.")
+    port: int = option(5000, "Port to listen on.", minimum=1, maximum=65535)
+    host: str = option("127.0.0.1", "Interface to listen on; there is no authentication.")
     browse: bool = option(False, "Open the browser on it, on this machine.", flag="--open")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _New:
-    """Where a plugin is written."""
+    """Name and folder of a new plugin."""
 
-    name: str = option(..., "Of the plugin.", argument=True)
-    folder: Path = option(Path(), "Where to write it.")
+    name: str = option(..., "Name of the plugin.", argument=True)
+    folder: Path = option(Path(), "Folder to write it to.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""`reliquant run`: the pieces put together."""
+"""`reliquant run`: plan, evaluate, report."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run_suite(request: RunRequest) -> int:
 
 
 def _spectra(request: RunRequest) -> list[Callable[[], int]]:
-    """The spectral studies that were asked for beside the tasks: checked now, measured when called."""
+    """The spectral studies of `--spectrum`: their options are checked now, they are measured when called."""
     if not request.spectrum:
         return []
     from benchmark.spectrum.request import beside
@@ -66,7 +66,7 @@ def untimed_warnings(efficiencies: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _trackers(request: RunRequest) -> list[Tracker]:
-    """The asked trackers, not yet open; `--json` adds one that prints. Unknown names stop, before any work."""
+    """The requested trackers, not yet open; `--json` adds one that prints. Refuses unknown names before any work."""
     return [trackers.get(name) for name in dict.fromkeys([*request.trackers, *[STREAM_TRACKER] * request.json])]
 
 
@@ -76,7 +76,7 @@ def _warn(lines: Sequence[str]) -> None:
 
 
 def _report(request: RunRequest, sweep: Sweep) -> None:
-    """The table (on stdout; on stderr beside --json), failures, and where to look."""
+    """The table (on stdout; on stderr beside --json), failures, and where the results are."""
     plan = sweep.plan
     out = sys.stderr if request.json else sys.stdout
     keys = headline_keys(plan, sweep.records)

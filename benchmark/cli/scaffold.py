@@ -28,7 +28,7 @@ _TAKEN = {
     *("benchmark", "tasks", "trackers", "search", "task", "correct", "affine", "entry", "fingerprint"),
     *("paths_dataset", "rows", "np", "numpy", "pil", "pydantic", "pytest", "torch", "datasets"),
 }
-"""Names that the written files, or the packages beside them, use themselves."""
+"""Names that the written files or their imports already use."""
 
 
 def write_plugin(kind: str, name: str, folder: Path) -> list[Path]:
@@ -38,7 +38,7 @@ def write_plugin(kind: str, name: str, folder: Path) -> list[Path]:
         kind: `task`, `quantizer` or `source`.
 
     Raises:
-        InputError: the name does not fit or is taken, the folder is missing, or a file exists.
+        InputError: the name is invalid or taken, the folder is missing, or a file exists.
     """
     form, words = _FORMS[kind]
     if not re.fullmatch(form, name):

@@ -1,4 +1,4 @@
-"""What `reliquant show RUN` does: one quantization in the terminal, from the results folder alone."""
+"""`reliquant show RUN`: one quantization in the terminal, from the results folder alone."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _show(request: ShowRequest) -> None:
 
 
 def to_json(results: Results, row: Row) -> dict[str, Any]:
-    """Everything the results folder has of a row, as plain values; q is adjusted over all its metrics."""
+    """Everything in the results folder about a row, as plain values; q is adjusted over all its metrics."""
     return {
         "model": row.model,
         "quantization": row.quantization,
@@ -113,7 +113,7 @@ def print_row(console: Console, results: Results, row: Row, every: bool) -> None
 
 
 def _worth_showing(key: str) -> bool:
-    """A metric of its own, or a headline metric of one score, type or data set."""
+    """Whether a metric is shown without --all: the task's own, or a headline metric of one score, type or data set."""
     task, _, rest = key.split("/", 2)
     return "/" not in rest or (rest.count("/") == 1 and tasks.get(task).metric(rest).headline)
 
@@ -210,7 +210,7 @@ def _report_facts(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def _speed_facts(row: Row) -> Iterator[tuple[str, str]]:
-    """A measured speed, or why there is none; never a simulated one."""
+    """The measured speed, or why there is none; simulated quantizations have no speed."""
     if row.efficiency is None:
         yield "speed", "not measured"
     elif row.efficiency["speed"] is None:
@@ -231,7 +231,7 @@ def _speed_facts(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def _print_provenance(console: Console, row: Row) -> None:
-    """What is the same for all records of a row, taken from the last one."""
+    """Print what all records of a row share, taken from the last one."""
     if not row.records:
         return
     about = list(row.records.values())[-1].provenance
@@ -261,7 +261,7 @@ def _requests(results: Results, row: Row, suite: str) -> list[RunRequest]:
 
 
 def _print_commands(console: Console, asked: Sequence[RunRequest]) -> None:
-    """What gives the row's numbers again, ready for a shell."""
+    """Print the commands that reproduce the row's numbers, ready for a shell."""
     console.print(Text("\nreproduce", style="bold"))
     for each in asked:
         for line in in_lines(["reliquant", *arguments(each)], console.width - 2):
@@ -269,13 +269,13 @@ def _print_commands(console: Console, asked: Sequence[RunRequest]) -> None:
 
 
 def _options(about: Mapping[str, Any]) -> str | None:
-    """How the models were run, where the record tells it."""
+    """How the models were run; None where the record does not say."""
     known = about.get("settings")
     if known is None:
         return None
     flags = [name.replace("_", " ") for name in ("exact_float", "compile") if known[name]]
-    told = [f"precision {known['precision']}", *flags, f"batches of {known['batch_size']}"]
-    return ", ".join([*told, f"integer products: {known['integer_engine']}"])
+    facts = [f"precision {known['precision']}", *flags, f"batches of {known['batch_size']}"]
+    return ", ".join([*facts, f"integer products: {known['integer_engine']}"])
 
 
 def _device(about: Mapping[str, Any]) -> str | None:
@@ -290,5 +290,5 @@ def _model(about: Mapping[str, Any]) -> str | None:
 
 
 def _short(digest: str | None) -> str | None:
-    """The beginning of a digest; `--json` has all of it."""
+    """The beginning of a digest; `--json` shows all of it."""
     return digest and digest[:16]

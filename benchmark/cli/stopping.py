@@ -1,4 +1,4 @@
-"""How a command ends that is stopped, or that a plugin tries to end: with a sentence and an exit status."""
+"""End a command that is stopped, or that a plugin tries to end, with one line and an exit status."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from benchmark.utils.signals import Terminated, no_way_out
 
 
 class Stoppable(TyperGroup):
-    """Commands that end with a sentence and the signal's exit status when they are stopped, imports included."""
+    """Commands that end with one line and the signal's exit status when stopped, also during imports."""
 
     def invoke(self, ctx: Any) -> Any:
-        """The command; what a plugin raises to end it is an error like any other."""
+        """Run the command; an exception by which a plugin tries to end it becomes an ordinary error."""
         try:
             with no_way_out():
                 return super().invoke(ctx)
@@ -30,7 +30,7 @@ class Stoppable(TyperGroup):
 
 
 def stopped(stop: KeyboardInterrupt) -> int:
-    """Say that what is finished is kept and how to go on; returns the exit status."""
+    """Print that finished work is kept and how to resume; returns the exit status."""
     command = shlex.join(["reliquant", *map(masked, sys.argv[1:])])
     print(f"stopped; what is finished is kept. Go on with: {command}", file=sys.stderr)
     return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED

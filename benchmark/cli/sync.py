@@ -14,7 +14,7 @@ from benchmark.utils.progress import open_progress
 
 
 def sync_suite(request: SyncRequest) -> int:
-    """Log what the ledger has of a run to MLflow."""
+    """Log the finished configurations of a run from the ledger to MLflow."""
     with open_progress(request.quiet) as progress:
         ledger = Ledger(request.home)
         plan = recorded_plan(request, ledger.records)

@@ -26,7 +26,7 @@ def print_table(rows: Sequence[Row], keys: Sequence[str], reports: Mapping[str, 
 
     Green is better, red is worse (by the metric's direction, which the arrow in the heading shows); `-` stands where
     a value is undefined or failed. Stars after the change: significant, adjusted over the table. The six headline
-    metrics of a suite fit 80 columns; what does not fit goes on in a second table below.
+    metrics of a suite fit 80 columns; further columns go to a second table below.
     """
     console = Console()
     names = [row.quantization for row in rows]
@@ -73,14 +73,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Part:
-    """Columns that stand side by side, and the characters that are left for a row's name."""
+    """Columns side by side, and the width that is left for the row names."""
 
     columns: tuple[Column, ...]
     name: int
 
 
 def lay_out(columns: Sequence[Column], names: Sequence[str], width: int) -> list[Part]:
-    """Columns for a window of `width` characters: headings folded where they must be, on as many tables as it takes.
+    """Columns for a window of `width` characters: with folded headings where necessary, in as many tables as necessary.
 
     Headings are folded at their marks first (`imagenet.far`), within a word where that is not enough, the widest first.
     """
@@ -96,7 +96,7 @@ def lay_out(columns: Sequence[Column], names: Sequence[str], width: int) -> list
 
 
 def _fitted(columns: Sequence[Column], room: int) -> list[Column]:
-    """The columns with their headings folded as far as it takes, and no further."""
+    """The columns with their headings folded as far as necessary."""
     found = list(columns)
     for within_words in (False, True):
         for i in sorted(range(len(found)), key=lambda i: -found[i].width):
@@ -121,7 +121,7 @@ def print_efficiency(efficiencies: Mapping[str, Any], plan: Plan) -> None:
     Args:
         efficiencies: configuration key -> Efficiency as JSON; configurations without one are left out.
 
-    `simulated` stands where no real kernel computes the configuration here: it has a size and no speed.
+    `simulated` marks configurations without a real kernel here: they have a size and no speed.
     """
     console = Console()
     for model in dict.fromkeys(c.model.name for c in plan.configurations if c.key in efficiencies):
@@ -140,7 +140,7 @@ def print_efficiency(efficiencies: Mapping[str, Any], plan: Plan) -> None:
 
 
 def _kernel(efficiency: Mapping[str, Any]) -> str:
-    """What was timed: the engine, and the configuration that it belongs to where that is another one."""
+    """The timed kernel, with its configuration where that is another one."""
     speed = efficiency["speed"]
     if speed is None:
         return "not timed" if efficiency["error"] else "simulated"

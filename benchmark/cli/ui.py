@@ -7,6 +7,6 @@ from benchmark.tracking import DEFAULT_TRACKER, trackers
 
 
 def serve(request: UiRequest) -> None:
-    """Serve them until the process is stopped."""
+    """Serve the tracker's pages until the process is stopped."""
     tracker = trackers.get(DEFAULT_TRACKER)
     tracker.serve(request.home, request.host, request.port, request.tracking_uri, request.browse)

@@ -1,4 +1,4 @@
-"""`reliquant validate`: what a suite would do, what of it is missing on this machine, and roughly what it costs."""
+"""`reliquant validate`: the work of a suite, what this machine lacks for it, and its rough cost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from benchmark.spec.suite import load_suite
 from benchmark.utils.output import out
 
 POSITIONS, VISION_SHARE = 150, 0.6
-"""Where the architecture does not tell: positions that a weight meets in one image, vision tower's share of weights."""
+"""Assumed for unknown architectures: positions per weight and image, and the vision tower's share of the weights."""
 
 BANK_BYTES = 4 * 640
 """Bytes of one image's stored features: float32, joint spaces have 512 to 1152 dimensions."""
@@ -33,7 +33,7 @@ BANK_BYTES = 4 * 640
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found.
+    """The result of a survey.
 
     Attributes:
         images: images that one configuration embeds, where data sets or the catalogue tell; `unknown` names the rest.
@@ -64,10 +64,10 @@ class Survey:
 
 
 def survey(suite: SuiteSpec) -> Survey:
-    """Check a suite and look for its models and data; nothing is decoded, loaded or run.
+    """Check a suite and look for its models and data; decodes, loads and runs nothing.
 
     Raises:
-        ReliquantError: the suite itself is wrong. What is only missing here is listed, not raised.
+        ReliquantError: the suite itself is wrong. Models and data that are only missing here are listed instead.
     """
     quants, bindings, groups = check_suite(suite)
     missing: list[str] = []
@@ -110,12 +110,12 @@ def report(found: Survey) -> str:
     if found.missing:
         lines += [f"missing here ({len(found.missing)}):", *(f"  {line}" for line in _by_reason(found.missing))]
     else:
-        lines.append("everything that it needs is on this machine")
+        lines.append("all its models and data are on this machine")
     return "\n".join(lines)
 
 
 def _by_reason(missing: Sequence[str]) -> list[str]:
-    """One line for each reason that models have in common; data sets keep theirs, which name a place."""
+    """One line per reason that several models share; data sets keep their own lines, which name a path."""
     names: dict[str, list[str]] = {}
     for line in missing:
         name, _, reason = line.partition(": ")
@@ -125,11 +125,11 @@ def _by_reason(missing: Sequence[str]) -> list[str]:
 
 
 def flops_per_second() -> float:
-    """What this CPU reaches on a float32 matrix product, measured for a moment."""
+    """Measured FLOP/s of this CPU on a float32 matrix product."""
     import torch
 
     first = torch.randn(1024, 1024)
-    first @ first  # warm
+    first @ first  # warm-up
     start, count = perf_counter(), 0
     while perf_counter() - start < 0.3:
         first @ first
@@ -179,7 +179,7 @@ def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str]) -> 
 
 
 def validate_suite(request: ValidateRequest) -> None:
-    """Check a suite, say what it would do and what of it is missing here."""
+    """Check a suite and print its work and what is missing here."""
     include_files(request.include)
     found = survey(load_suite(request.suite, request.data, request.catalogues))
     if request.json:

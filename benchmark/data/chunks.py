@@ -1,4 +1,4 @@
-"""Chunks of pixels: what is decoded, corrupted and written in one piece, in order, by threads or processes."""
+"""Chunks of pixels: images that are decoded, corrupted and written together, in order, by threads or processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def chunk_rows(size: tuple[int, int]) -> int:
 
 
 def id_chunks(ids: NDArray[np.str_], size: tuple[int, int]) -> Iterator[NDArray[np.str_]]:
-    """The ids in the pieces that `chunk_rows` gives."""
+    """The ids in chunks of `chunk_rows` images."""
     step = chunk_rows(size)
     for start in range(0, len(ids), step):
         yield ids[start : start + step]

@@ -1,4 +1,4 @@
-"""Names of the corruptions. Apart from the code that makes them, so that looking them up imports nothing heavy."""
+"""Names of the corruptions, in a module of their own so that looking them up imports nothing heavy."""
 
 COMMON: tuple[str, ...] = (
     "gaussian_noise", "shot_noise", "impulse_noise",

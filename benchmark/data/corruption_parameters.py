@@ -12,7 +12,7 @@ Family = Literal["imagenet", "tiny_imagenet", "cifar"]
 
 
 def family(side: int) -> Family:
-    """Whose parameters an image takes: CIFAR-10-C's below 48 pixels, Tiny-ImageNet-C's below 128, else ImageNet-C's."""
+    """The family of parameters: CIFAR-10-C's below 48 pixels, Tiny-ImageNet-C's below 128, else ImageNet-C's."""
     return "cifar" if side < 48 else "tiny_imagenet" if side < 128 else "imagenet"
 
 

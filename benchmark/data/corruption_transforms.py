@@ -67,8 +67,8 @@ def gaussian_blur(image: Pixels, sigma: float, rng: Generator) -> Values:
 def glass_blur(image: Pixels, parameters: tuple[float, int, int], rng: Generator) -> Values:
     """Blur (sigma), take each pixel from a random neighbour within `reach` (`rounds` times), blur again.
 
-    From the lower right to the upper left, and a pixel that has been replaced may be taken again. The original meant
-    to swap, but NumPy's views make it copy; the released files are made by copying, and so is this.
+    From the lower right to the upper left, and a pixel that has been replaced may be taken again. The original was
+    meant to swap, but copies because of NumPy's views; the released files were made by copying, so this copies too.
     """
     sigma, reach, rounds = parameters
     height, width = image.shape[:2]

@@ -4,10 +4,10 @@ Formulas: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to C
 (ICLR 2019) and the scripts that made ImageNet-C, Tiny-ImageNet-C and CIFAR-10-C. The parameters of a severity depend
 on the image size as there (`family`). Corruptions are applied to 8-bit images that already have the model's input
 size. They are *C-like*, not ImageNet-C, because three things differ: motion blur and snow use a direct sum over
-shifted images instead of ImageMagick's; frost uses drawn ice crystals instead of six photographs; random numbers
-are others. `tests/reference/test_corruptions.py` measures how close they are.
+shifted images instead of ImageMagick's; frost uses drawn ice crystals instead of six photographs; the random
+numbers differ. `tests/reference/test_corruptions.py` measures how close they are.
 
-What happens to an image depends on (type, severity, sample id, seed) alone: not on batch, order or worker.
+What happens to an image depends on (type, severity, sample id, seed) alone, not on batch, order or worker.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def corrupt(image: Image, corruption: str, severity: int, rng: np.random.Generat
         )
     parameters = PARAMETERS[family(min(image.shape[:2]))][corruption][severity - 1]
     values = TRANSFORMS[corruption](image, parameters, rng)
-    # Values that are whole but for rounding errors must not fall to the next lower grey level.
+    # Whole values with a rounding error must not fall to the next lower grey level.
     return np.clip(np.asarray(values, np.float64) + 1e-4, 0, 255).astype(np.uint8)
 
 

@@ -58,12 +58,12 @@ _KINDS = (
     (0, b"\x1f\x8b", "GZIP"),
     *((0, b"P" + digit + space, "PPM") for digit in (b"1", b"2", b"3", b"4", b"5", b"6") for space in (b"\n", b" ")),
 )
-"""Where in a file, which bytes, what they show: to name what is refused, never to open it."""
+"""Offset, magic bytes and name of other formats: to name a refused file, never to open it."""
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What an image may cost; one beyond a limit is refused (a DataError) before a pixel is decoded.
+    """Limits of an image; one beyond a limit is refused (a DataError) before a pixel is decoded.
 
     The decoded image takes at most about 10 bytes a pixel (0.9 GB at the default), in each thread that decodes.
 
@@ -102,7 +102,7 @@ def read_bytes(row: Mapping[str, Any], limits: ImageLimits = LIMITS) -> bytes:
         return bytes(image["bytes"])
     path = Path(image["path"].split("::")[-1])
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device never ends
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever, reading a device would never end
         raise DataError("not a regular file")
     offset, size = (0, status.st_size) if row.get("offset") is None else (int(row["offset"]), int(row["size"]))
     if size > limits.file_bytes:
@@ -128,7 +128,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.mode == "F":
         raise DataError("floating-point pixels (mode F) have no defined range; convert them to 8 bits first")
-    image.info.pop("transparency", None)  # it would only make Pillow warn: the alpha channel is dropped anyway
+    image.info.pop("transparency", None)  # Pillow would only warn about it: the alpha channel is dropped anyway
     return image.convert("RGB")
 
 
@@ -136,7 +136,7 @@ def decode(encoded: bytes, preprocess: Preprocess | None = None, limits: ImageLi
     """An RGB image from an encoded file, fully read; EXIF orientation is not applied.
 
     Args:
-        preprocess: what the image will be resized for; None where it is not.
+        preprocess: the resizing to come; None where there is none.
         limits: checked before a pixel is decoded.
 
     Raises:
@@ -157,7 +157,7 @@ def decode(encoded: bytes, preprocess: Preprocess | None = None, limits: ImageLi
         raise DataError(f"too many pixels: {error}") from None
     except UnidentifiedImageError:
         raise DataError(_unknown(encoded)) from None
-    except Exception as error:  # Pillow's plugins document none; a broken file makes them raise nearly any
+    except Exception as error:  # Pillow's plugins document no errors; a broken file makes them raise nearly anything
         reason = (str(error) or type(error).__name__).split(" <")[0]
         raise DataError(f"broken image: {' '.join(reason.split())[:200]}") from None
 
@@ -172,7 +172,7 @@ def _unknown(encoded: bytes) -> str:
 
 
 def check_size(size: tuple[int, int], preprocess: Preprocess | None = None, limits: ImageLimits = LIMITS) -> None:
-    """Refuse an image by what its header says.
+    """Refuse an image by the size in its header.
 
     Args:
         size: (width, height).

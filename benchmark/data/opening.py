@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import datasets
 
 LIMIT_VERSION = 2
-"""Raise it when `limit` chooses other images."""
+"""Raise it when `limit` comes to choose other images."""
 
 KEPT_TABLES = 8
 """Tables of images that stay in memory: some sources keep encoded images in them."""
@@ -106,7 +106,7 @@ class DataSets:
 
 @dataclass(frozen=True)
 class Data:
-    """One data set, undecoded. It is light: the table of images is opened again when it is needed.
+    """One data set, undecoded. It holds no images: their table is opened again when it is needed.
 
     Attributes:
         name: its name in the suite.
@@ -115,8 +115,8 @@ class Data:
         sample_ids: (N,) str, unique; the pairing key.
         class_names: C names; empty for `text: none`; the captions for `text: captions`.
         templates: prompt templates with one `{}` each.
-        templates_origin: `spec`, `data`, `captions`, `none`, or `simple` where nobody gave any and "a photo of a
-            {}." is used. classes_origin: `spec`, `data`, `captions` or `none`.
+        templates_origin: `spec`, `data`, `captions`, `none`, or `simple` where there are none and "a photo of a {}."
+            is used. classes_origin: `spec`, `data`, `captions` or `none`.
         captions: N texts where the data has them.
         digest: content hash of images, labels and ids (`data_digest`).
     """
@@ -170,7 +170,7 @@ class Data:
 
 
 def check_data(spec: DataSpec, name: str) -> None:
-    """What can be known of a data set before any work.
+    """Check a data set's specification before any work.
 
     Raises:
         UnknownNameError: source, corruption, or built-in class list.
@@ -203,7 +203,7 @@ def expand(name: str, spec: DataSpec) -> dict[str, DataSpec]:
     `all` is the 15 types of ImageNet-C, `extra` all 19.
 
     Raises:
-        UnknownNameError: a corruption that nobody knows.
+        UnknownNameError: an unknown corruption.
     """
     if spec.corruptions is None:
         return {name: spec}
@@ -297,7 +297,7 @@ def _classes(spec: DataSpec, loaded: LoadedData) -> tuple[tuple[str, ...], str]:
     names = prompts.class_names(spec.classes)
     if loaded.class_names is not None and len(loaded.class_names) != len(names):
         if spec.classes == "imagenet" and set(loaded.class_names) <= set(names):
-            return loaded.class_names, "data"  # the source has already translated a part of ImageNet
+            return loaded.class_names, "data"  # the source has already mapped a part of ImageNet
         raise DataError(f"'classes' gives {len(names)} names, the data has {len(loaded.class_names)} classes")
     return names, "spec"
 

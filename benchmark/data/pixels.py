@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from benchmark.models.base import Preprocess
 
 POOL_AFTER = 2.0
-"""Seconds of corrupting in one process after which worker processes are started: below, they do not pay."""
+"""Seconds of corrupting in one process after which worker processes are started; for less work they do not pay off."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Pixels:
         """Writable copies (B, 3, H, W), B = `size` but for the last, in the order of `rows`.
 
         Args:
-            keep: (N,) which images; all where it is None.
+            keep: (N,) the wanted images; None: all.
         """
         if self._stored is not None:
             places = np.arange(len(self)) if keep is None else np.flatnonzero(keep)
@@ -231,7 +231,7 @@ def _line(data: Data, row: int, reason: str) -> str:
 
 
 def _shard(data: Data, row: int) -> str:
-    """Where an image lies whose id does not tell: in which tar file."""
+    """The tar file that an image lies in, since its id does not name it; empty for other images."""
     image = data.dataset.select_columns("image").with_format("arrow")[row]["image"][0].as_py()
     path = str((image or {}).get("path"))
     return f" in {path.rsplit('::', maxsplit=1)[-1]}" if path.startswith("tar://") else ""

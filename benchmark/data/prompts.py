@@ -12,7 +12,7 @@ from benchmark.errors import DataError, UnknownNameError
 from benchmark.utils.files import read_lines, resolve
 
 SIMPLE: tuple[str, ...] = ("a photo of a {}.",)
-"""The templates of data that bring none: the record then says `templates_origin: simple`."""
+"""The templates of data without any; the record then says `templates_origin: simple`."""
 
 BUILT_IN_CLASSES = ("imagenet", "vocabulary")
 VOCABULARY_SIZE = 1_000

@@ -1,4 +1,4 @@
-"""Rows, labels and ids: checked, cut down to some classes, limited. Nothing here knows where the data came from."""
+"""Rows, labels and ids: checked, cut down to some classes, limited. Independent of the source of the data."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def take_limit(
     """A subset that depends on ids and classes only: classes in turn, within a class by the hash of the sample id.
 
     The classes take their turns in the order of the hashes of their names, so that data sets of the same classes
-    (ImageNet, -V2, -Sketch) keep the same ones when a limit has room for some only. A smaller limit chooses a part of
-    what a larger one chooses; the order of the rows stays.
+    (ImageNet, -V2, -Sketch) keep the same classes where a limit has room for only some. A smaller limit chooses a
+    part of what a larger one chooses; the order of the rows stays.
     """
     if limit >= len(rows):
         return rows, labels

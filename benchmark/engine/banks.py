@@ -36,8 +36,8 @@ class BankMaker:
     """Makes the feature banks of one configuration.
 
     Attributes:
-        statistics: what calibration data says about layers, kept for other quantizations and other runs.
-        forward_images: images that really went through a vision tower, for tests and the summary.
+        statistics: store of calibration statistics, shared by quantizations and runs.
+        forward_images: number of images embedded by a vision tower, for tests and the summary.
     """
 
     plan: Plan
@@ -53,10 +53,10 @@ class BankMaker:
 
     @property
     def quantized(self) -> Quantized:
-        """The model under this configuration's quantization, and what was done to it; a stored one as it is.
+        """The quantized model of this configuration, and its report; a stored quantized model is loaded unchanged.
 
-        The report's probe images are the calibration data's, where the suite has any, whether the method needs it or
-        not: so the reports of all methods compare.
+        If the suite has calibration data, every report takes its probe images from it, whether the method needs it or
+        not, so that the reports of all methods are comparable.
         """
         if self._made is None:
             self._made = self._make()
@@ -70,7 +70,7 @@ class BankMaker:
         stored, settings = self.configuration.model.quantized, self.plan.settings
         if stored is not None:
             return stored.load(settings.device, settings.exact_float)
-        if self.configuration.quant == FP32:  # nothing is gained by keeping it
+        if self.configuration.quant == FP32:  # keeping it would save nothing
             return self.quantize()
         return self.holder.quantized(self.configuration.content, self.quantize)
 
@@ -82,7 +82,7 @@ class BankMaker:
 
     @contextmanager
     def _lent(self) -> Iterator[ClipModel]:
-        """For a quantizer, or its layers while they run: the full-precision model, which must stay as it is.
+        """Lend the full-precision model to a quantizer, or to its running layers; it must not be changed.
 
         Raises:
             PluginError: it was changed.
@@ -129,14 +129,14 @@ class BankMaker:
         return self.pixels.open(data, preprocess, self.progress, self.plan.settings.workers)
 
     def check_inputs(self, names: Iterable[str]) -> bool:
-        """Decode every data set and load the model, so that what is wrong with them is said before any long work.
+        """Decode every data set and load the model, so that their errors come before any long work.
 
         Returns:
-            False when the caches have every bank, and nothing had to be looked at.
+            False when the caches have every bank, so that nothing needed checking.
 
         Raises:
-            InputError: names the image, or what does not fit about the checkpoint.
-            QuantizationError, NonFiniteError: the model cannot be quantized as one of its configurations says.
+            InputError: names the broken image, or the mismatch in the checkpoint.
+            QuantizationError, NonFiniteError: one of its quantizations is not possible.
         """
         wanted = sorted(names)
         if not any(self._missing(name, ()) for name in wanted):
@@ -149,7 +149,7 @@ class BankMaker:
         return True
 
     def prepare(self, wanted: Mapping[str, Sequence[str]]) -> None:
-        """Embed, in one phase, what is not cached yet.
+        """Embed all data that is not cached yet, in one phase.
 
         Args:
             wanted: data set name -> taps besides the pooled features.
@@ -171,7 +171,7 @@ class BankMaker:
                     self._embed(name, [a for a in self._missing(name, wanted[name]) if a in has], pixels, advance)
 
     def _embed(self, name: str, arrays: Sequence[str], pixels: Pixels, advance: Advance) -> None:
-        """Run the vision tower over a data set for arrays that nobody has made in the meantime."""
+        """Run the vision tower over a data set for arrays that no other process has stored meanwhile."""
         if not arrays:
             advance(len(self.plan.data[name]))
             return
@@ -191,11 +191,11 @@ class BankMaker:
 
     @property
     def _plain(self) -> ClipModel:
-        """A model with this one's taps and logit scale: that of full precision, or the stored quantized one."""
+        """A model with the same taps and logit scale: the full-precision one, or the stored quantized one."""
         return self.holder.model if self.configuration.model.quantized is None else self.quantized[0]
 
     def _largest(self, name: str) -> Data:
-        """The data set whose pixels are used: of those that share images with this one, the largest."""
+        """The data set whose pixels are read: the largest of those that share images with this one."""
         return max((self.plan.data[name], *self.plan.related.get(name, ())), key=len)
 
     def _missing(self, name: str, taps: Sequence[str]) -> list[str]:
@@ -208,7 +208,7 @@ class BankMaker:
     def _stored(self, name: str, array: str) -> dict[str, NDArray[Any]]:
         """One array of a data set, with `logit` and `rows`; recomputed when the cache's copy is missing or damaged.
 
-        A tap that the model does not have gives no array at all.
+        A tap that the model lacks gives no array.
         """
         key = self._image_key(name, array)
         stored = self.store.get(key)
@@ -218,7 +218,7 @@ class BankMaker:
         if stored is None and array != "image" and array not in self.quantized[0].taps:
             return {}
         if stored is None:
-            raise StorageError(f"the cache {self.store.folder} does not keep what is written to it")
+            raise StorageError(f"cache {self.store.folder}: written entries disappear. Check the file system.")
         return stored
 
     def bank(self, name: str, taps: Sequence[str] = ()) -> FeatureBank:

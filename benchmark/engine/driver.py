@@ -1,4 +1,4 @@
-"""The driver of a sweep: what is to be done, and the one writer of ledger and trackers. It runs no model."""
+"""The driver of a sweep: it decides what to do and alone writes to ledger and trackers. It runs no model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from benchmark.engine.evaluate import Result, failure, run_comparison
-from benchmark.engine.leases import Claims
+from benchmark.engine.leases import Leases
 from benchmark.engine.plan import Configuration, Evaluation, Plan
 from benchmark.errors import DamagedSamplesError, ReliquantError, StorageError
 from benchmark.ledger.records import Ledger, Record, ReportRow
@@ -22,7 +22,7 @@ from benchmark.utils.progress import Progress, Silent
 
 @dataclass
 class Sweep:
-    """What a run produced.
+    """The result of a run.
 
     Attributes:
         records: one per evaluation of the plan, in its order, finished now or before.
@@ -51,11 +51,11 @@ class Sweep:
 
 @dataclass
 class Driver:
-    """What every executor (local, Ray) shares."""
+    """The part that every executor (local, Ray) shares."""
 
     plan: Plan
     ledger: Ledger
-    claims: Claims
+    leases: Leases
     trackers: Sequence[Tracker]
     progress: Progress
     comparer: Comparer | None
@@ -68,7 +68,7 @@ class Driver:
         self._finished: dict[str, FinishedConfiguration] = {}
 
     def pending(self, configuration: Configuration) -> list[Evaluation]:
-        """What is neither finished nor has failed since this run began, whoever tried."""
+        """Evaluations that are not finished and, in any process, have not failed since this run began."""
         return [e for e in configuration.evaluations if not self._settled(e.key)]
 
     def _settled(self, key: str) -> bool:
@@ -78,11 +78,11 @@ class Driver:
         return record is not None and record.status == "failed" and record is not self._failed_before.get(key)
 
     def reference(self, configuration: Configuration) -> Configuration | None:
-        """Full precision of the same model; None for full precision itself, and where the plan does not have it."""
+        """Full precision of the same model; None for full precision itself, and where the plan lacks it."""
         return reference(configuration, self._full)
 
     def references(self, configuration: Configuration) -> dict[str, Outcome]:
-        """Full-precision outcomes by evaluation name, those that are finished; kept while the model stays the same.
+        """Finished full-precision outcomes by evaluation name, cached while the model stays the same.
 
         Raises:
             DamagedSamplesError: one cannot be read; it is then pending again.
@@ -111,7 +111,7 @@ class Driver:
                     )
                 metrics = {**result.outcome.metrics, **compared.metrics}
                 notes = {**result.outcome.notes, **compared.notes}
-            except Exception as error:  # a stranger's task may raise anything; the reason is recorded
+            except Exception as error:  # a plugin's task may raise anything; the reason is recorded
                 result = failure(error, result.provenance)
         prefix = f"{evaluation.name}/"
         record = Record(
@@ -134,9 +134,9 @@ class Driver:
         self.sweep.computed += 1
 
     def finish(self, configuration: Configuration) -> None:
-        """Gather all records of a configuration and tell the trackers; to be called under its claim.
+        """Gather all records of a configuration and log them to the trackers; call it while holding its lease.
 
-        Where another took the claim over, while this process was suspended, the other tells the trackers.
+        If another process took the lease over, while this one was suspended, that process logs them.
 
         Raises:
             DamagedSamplesError: the samples of one cannot be read; it is then pending again.
@@ -146,22 +146,22 @@ class Driver:
         bases = reference_records(configuration, self._full, self.ledger)
         finished = gather(self.plan, configuration, records, bases, self.ledger, self.comparer, self.progress)
         self._finished[configuration.key] = replace(finished, outcomes={}, references={})
-        if self.claims.ours(configuration.content):
+        if self.leases.ours(configuration.content):
             self._track(configuration.quant.name, lambda tracker: tracker.log(finished))
 
     def _track(self, title: str, tell: Callable[[Tracker], None]) -> None:
-        """A tracker that fails loses nothing: the ledger has the records, `reliquant sync` brings them over."""
+        """Log to every tracker. If one fails, nothing is lost: `reliquant sync` logs the records later."""
         with self.progress.phase(f"track {title}", len(self.trackers)) as advance:
             for tracker in self.trackers:
                 if tracker.name not in self.sweep.untracked:
                     try:
                         guarded(f"tracker '{tracker.name}'", partial(tell, tracker))
-                    except Exception as error:  # a stranger's tracker or a server may raise anything
+                    except Exception as error:  # a plugin's tracker or a server may raise anything
                         self.sweep.untracked[tracker.name] = described(error)
                 advance(1)
 
     def close(self) -> Sweep:
-        """The sweep, in the plan's order; the trackers are told what there is to compare in it."""
+        """The sweep, in the plan's order; its comparison is logged to the trackers."""
         for sweep in sweeps([self._finished[c.key] for c in self.plan.configurations]):
             self._track(f"sweep {sweep.model}", partial(_log_sweep, sweep))
         for finished in (self._finished[c.key] for c in self.plan.configurations):
@@ -184,7 +184,7 @@ def gather(
     comparer: Comparer | None,
     progress: Progress | None = None,
 ) -> FinishedConfiguration:
-    """A configuration with its outcomes, references and changes, as trackers get it.
+    """A configuration with its outcomes, references and changes, in the form for trackers.
 
     Args:
         bases: full-precision records by evaluation name; empty for full precision itself.
@@ -211,7 +211,7 @@ def gather(
 
 
 def adopted(record: Record, plan: Plan, configuration: Configuration) -> Record:
-    """A record as this plan's: another suite, or another name for the model, may have computed it before."""
+    """A record relabelled for this plan: another suite, or the model under another name, may have computed it."""
     return replace(record, configuration=configuration.key, suite=plan.suite.name, model=configuration.model.name)
 
 
@@ -232,7 +232,7 @@ def reference_records(
 ) -> dict[str, Record]:
     """Finished full-precision records of its model by evaluation name; empty for full precision itself.
 
-    Of a model that was stored quantized they are those of the model it was made from, where the ledger has them.
+    For a stored quantized model they are those of the model it was made from, if the ledger has them.
     """
     if configuration.model.quantized is not None:
         done = [r for r in ledger.records.values() if r.quantization == FP32.name and r.status == "done"]
@@ -244,31 +244,31 @@ def reference_records(
 
 
 def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> int:
-    """Tell a tracker of every configuration that the ledger has completely; returns how many. Runs no model.
+    """Log every complete configuration of the ledger to a tracker; returns how many. Runs no model.
 
     Raises:
-        StorageError: the tracker cannot be written; what was told stays, the ledger has everything.
+        StorageError: the tracker cannot be written; earlier configurations stay logged, the ledger has everything.
     """
-    told: list[FinishedConfiguration] = []
+    logged: list[FinishedConfiguration] = []
     comparer, full = Comparer(ledger.home), full_precision(plan)
-    with progress.phase(f"sync {plan.suite.name}", len(plan.configurations)) as advance, Claims(ledger.home) as claims:
+    with progress.phase(f"sync {plan.suite.name}", len(plan.configurations)) as advance, Leases(ledger.home) as leases:
         for configuration in plan.configurations:
             advance(1)
             found = [ledger.records.get(e.key) for e in configuration.evaluations]
             records = [adopted(record, plan, configuration) for record in found if record is not None]
-            with claims.claim(configuration.content) as holder:
-                if len(records) < len(found) or holder is not None:  # its owner tells the trackers
+            with leases.lease(configuration.content) as holder:
+                if len(records) < len(found) or holder is not None:  # the owner of its lease logs it
                     continue
                 try:
                     bases = reference_records(configuration, full, ledger)
                     finished = gather(plan, configuration, records, bases, ledger, comparer, progress)
                     _tell(tracker, partial(tracker.log, finished))
-                    told.append(replace(finished, outcomes={}, references={}))
+                    logged.append(replace(finished, outcomes={}, references={}))
                 except DamagedSamplesError as damage:
                     progress.message(str(damage))
-    for sweep in sweeps(told):
+    for sweep in sweeps(logged):
         _tell(tracker, partial(tracker.log_sweep, sweep))
-    return len(told)
+    return len(logged)
 
 
 def _tell(tracker: Tracker, log: Callable[[], object]) -> None:
@@ -276,11 +276,11 @@ def _tell(tracker: Tracker, log: Callable[[], object]) -> None:
         guarded(f"tracker '{tracker.name}'", log)
     except ReliquantError:
         raise
-    except Exception as error:  # a server that went away, in the words of whatever library
+    except Exception as error:  # an unreachable server; every library raises its own error
         reason = described(error)
         raise StorageError(
-            f"tracker '{tracker.name}' could not be written ({reason}); nothing is lost, the ledger has everything: "
-            "once it is back, run the same command again"
+            f"tracker '{tracker.name}' could not be written ({reason}). Nothing is lost, the ledger has everything: "
+            "once it is back, run the same command again."
         ) from error
 
 

@@ -18,7 +18,7 @@ from benchmark.utils.memory import keep_freed_memory
 from benchmark.utils.progress import Advance
 
 VERSION = 2
-"""Raise when features can change for the same inputs: it is part of every bank's content hash."""
+"""Raise it when features can change for the same inputs: it is part of every bank's content hash."""
 
 TEXT_BATCH = 256
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def stream_features(
     Args:
         model: in eval mode, quantized or not.
         batches: (B, 3, H, W) uint8 each; results do not depend on B beyond float rounding.
-        advance: told the number of images done.
+        advance: called with the number of images done.
         taps: further outputs of the same forward pass, e.g. `local`, `penultimate`, `block:NAME`.
 
     Yields:
@@ -59,14 +59,14 @@ def stream_features(
 def _forward(
     model: ClipModel, pixels: NDArray[np.uint8], taps: Sequence[str], pinned: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Start a batch: from pinned memory the copy to the device does not wait, and a GPU's work does not either."""
+    """Start a batch without waiting: the copy from pinned memory and the work on a GPU are asynchronous."""
     batch = torch.from_numpy(pixels)
     batch = batch.pin_memory() if pinned else batch
     return batch, model.encode_image_with(batch, taps) if taps else {"image": model.encode_image(batch)}
 
 
 def _one_ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, each handed on when the next one has been started: a GPU works while the last result is fetched."""
+    """The items, each yielded after the next one has started, so that a GPU works while a result is fetched."""
     waiting: list[T] = []
     for item in items:
         waiting.append(item)
@@ -81,7 +81,7 @@ def embed_images(
     advance: Advance,
     taps: Sequence[str] = (),
 ) -> dict[str, NDArray[np.float32]]:
-    """`stream_features` of all batches together: `image` (N, D) float32 and one array for each tap."""
+    """`stream_features` concatenated over all batches: `image` (N, D) float32 and one array for each tap."""
     chunks: dict[str, list[NDArray[np.float32]]] = {}
     for outputs in stream_features(model, batches, advance, taps):
         for name, value in outputs.items():
@@ -93,8 +93,8 @@ def embed_images(
 def projection_matrix(model: ClipModel, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """The affine map from the tap `penultimate` (width P) to the joint space: matrix (P, D) and offset (D,).
 
-    Read off by running the module behind the tap on the rows of an identity matrix. Whether it really is affine is
-    for the caller to check on features. None where there is no such tap, or its module does not take plain rows.
+    Found by running the module behind the tap on the rows of an identity matrix. The caller must check on features
+    that the module is affine. None where there is no such tap, or its module does not take plain rows.
     """
     tap = model.taps.get("penultimate")
     if tap is None:
@@ -104,7 +104,7 @@ def projection_matrix(model: ClipModel, width: int) -> tuple[NDArray[np.float64]
     rows = torch.cat([torch.eye(width), torch.zeros(1, width)]).to(model.device)
     try:
         output = model.module.get_submodule(tap.module)(rows).double().cpu().numpy()
-    except (RuntimeError, IndexError, ValueError):  # a head that wants maps or token sequences
+    except (RuntimeError, IndexError, ValueError):  # a head that takes maps or token sequences
         return None
     return output[:-1] - output[-1], output[-1]
 

@@ -1,4 +1,4 @@
-"""What computing an evaluation is, wherever it runs: banks in, an outcome or a reason out. Nothing is written here."""
+"""Compute an evaluation, on any executor: banks in, an outcome or a failure out. Writes nothing."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one evaluation where it was computed.
+    """The result of computing one evaluation.
 
     Attributes:
-        outcome: its metrics and samples; None where it failed, for the reason `error`.
-        provenance: where and with what it was computed.
+        outcome: its metrics and samples; None where it failed with the reason `error`.
+        provenance: machine, versions and inputs of the computation.
     """
 
     seconds: float = 0.0
@@ -38,10 +38,10 @@ class Result:
 
 
 def embed(maker: BankMaker, evaluations: Sequence[Evaluation], with_report: bool) -> dict[str, Any] | None:
-    """Quantize and make the banks of these evaluations, as far as the caches do not have them.
+    """Quantize, and compute the banks of these evaluations that the caches lack.
 
     Returns:
-        The QuantizationReport as JSON, where it is wanted.
+        The QuantizationReport as JSON, if wanted.
 
     Raises:
         Exception: whatever a model or a quantizer raises.
@@ -91,10 +91,10 @@ def _banks(maker: BankMaker, evaluation: Evaluation) -> tuple[dict[str, list[Fea
 
 
 def run_task(task: Task, banks: Banks, seconds: float | None = None) -> Outcome:
-    """Run a task on its banks, which it may read and not write.
+    """Run a task on its banks, which are read-only.
 
     Args:
-        seconds: after which it is given up.
+        seconds: time limit; None: no limit.
 
     Raises:
         PluginError: it took longer, wrote to its banks, tried to end the process, or see `Task.run`.
@@ -103,7 +103,7 @@ def run_task(task: Task, banks: Banks, seconds: float | None = None) -> Outcome:
     before = lent.checksums()
     try:
         outcome = within(seconds, f"task '{task.name}'", lambda: task.run(lent))
-    except StorageError as error:  # the task's own: ours cannot be written is another matter
+    except StorageError as error:  # the task raised it: our own storage is not at fault
         raise PluginError(f"task '{task.name}' raised {described(error)}") from error
     except (ValueError, TypeError) as error:
         if any(words in text_of(error) for words in READ_ONLY):
@@ -116,7 +116,7 @@ def run_task(task: Task, banks: Banks, seconds: float | None = None) -> Outcome:
 
 
 def run_comparison(task: Task, outcome: Outcome, reference: Outcome, seconds: float | None = None) -> Outcome:
-    """Metrics of a task against full precision, likewise.
+    """Metrics of a task against full precision.
 
     Raises:
         PluginError: it took longer than `seconds`, tried to end the process, or see `Task.run_comparison`.
@@ -125,14 +125,14 @@ def run_comparison(task: Task, outcome: Outcome, reference: Outcome, seconds: fl
 
 
 def _writes(task: Task) -> str:
-    return f"task '{task.name}' writes to its banks, which are read-only: let it copy what it changes"
+    return f"task '{task.name}' writes to its banks, which are read-only. Let it copy the arrays that it changes"
 
 
 def failure(error: Exception, about: Mapping[str, Any], batch_size: int | None = None) -> Result:
     """A failed evaluation; unexpected errors keep their traceback.
 
     Args:
-        batch_size: given where a smaller one may help against a full memory.
+        batch_size: if given, the error suggests a smaller one when memory ran out.
     """
     if out_of_memory(error):
         first = text_of(error).split(". ")[0][:200]

@@ -1,4 +1,4 @@
-"""How a model is run: automatic mixed precision and compilation. Both can change numbers, so both are hashed."""
+"""Run a model under automatic mixed precision or compiled. Both can change numbers, so both are hashed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_precision(name: str) -> Precision:
     """A precision by name.
 
     Raises:
-        InputError: says which there are.
+        InputError: an unknown name; lists the known ones.
     """
     for known in PRECISIONS:
         if name == known:
@@ -34,8 +34,8 @@ def check_precision(name: str) -> Precision:
 class Encoder:
     """An encoder under autocast, compiled, or both.
 
-    Autocast computes matrix products in the smaller type and norms in float32, on float32 weights. Layers that a
-    quantizer put in stay out of it: their codes are exact in float32 only.
+    Autocast computes matrix products in the smaller type and norms in float32, on float32 weights. It skips the layers
+    of a quantizer: their codes are exact in float32 only.
     """
 
     inner: Callable[[nn.Module, Tensor], Tensor]
@@ -43,7 +43,7 @@ class Encoder:
     compiled: Callable[[nn.Module, Tensor], Tensor] | None = field(default=None, repr=False)
 
     def __call__(self, module: nn.Module, inputs: Tensor) -> Tensor:
-        """As the inner encoder, float32."""
+        """Like the inner encoder; the result is float32."""
         encode = self.inner if self.compiled is None or _watched(module) else self.compiled
         if self.precision == "fp32":
             return encode(module, inputs)
@@ -53,9 +53,9 @@ class Encoder:
 
 
 def prepared(model: ClipModel, precision: Precision, compiled: bool) -> ClipModel:
-    """The model, run as asked; itself for fp32 that is not compiled.
+    """The model with this precision and compilation; the model itself for uncompiled fp32.
 
-    A forward pass from which a tap is read is not compiled: compiled code does not call the hooks.
+    A forward pass with taps is not compiled, because compiled code does not call the hooks.
     """
     if precision == "fp32" and not compiled:
         return model
@@ -68,7 +68,7 @@ def prepared(model: ClipModel, precision: Precision, compiled: bool) -> ClipMode
 
 @contextmanager
 def exact_layers(module: nn.Module, kind: str) -> Iterator[None]:
-    """Within, layers of `benchmark.quantization` compute in float32 although autocast is on around them."""
+    """Within the block, layers of `benchmark.quantization` compute in float32 even under autocast."""
 
     def leave(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         torch.set_autocast_enabled(kind, False)
@@ -88,7 +88,7 @@ def exact_layers(module: nn.Module, kind: str) -> Iterator[None]:
 
 
 def quantized_layers(module: nn.Module) -> list[nn.Module]:
-    """The outermost modules that a quantizer put in."""
+    """The outermost modules inserted by a quantizer."""
     found: list[nn.Module] = []
     for child in module.children():
         if type(child).__module__.startswith("benchmark.quantization"):

@@ -1,4 +1,4 @@
-"""Models in memory: loaded when they are needed, and kept no longer than that."""
+"""Keep models in memory while they are needed: loaded on first use, then released."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class ModelHolder:
 
     @contextmanager
     def lent(self, to: str) -> Iterator[ClipModel]:
-        """The full-precision model, for somebody who must leave it as it is.
+        """Lend the full-precision model to code that must not change it.
 
-        One that was changed is let go, so that whoever comes next loads it again.
+        If it was changed, it is released, so that the next user loads it again.
 
         Args:
-            to: who gets it, for the message.
+            to: the borrower, for the message.
 
         Raises:
             PluginError: it was changed; names the first part.
@@ -64,10 +64,10 @@ class ModelHolder:
             )
 
     def quantized(self, content: str, make: Callable[[], Quantized]) -> Quantized:
-        """The quantized model of this content hash, made unless it is the one that was kept."""
+        """The quantized model of this content hash, made unless it is still kept."""
         if self._last is not None and self._last[0] == content:
             return self._last[1]
-        self._last = None  # free before there are two
+        self._last = None  # free the old one before the new one is made
         made = make()
         if self._keep:
             self._last = (content, made)
@@ -78,7 +78,7 @@ class Models:
     """The models that runs load, one at a time.
 
     Args:
-        keep: for several runs of one model: it and its last quantization are made once for all of them.
+        keep: keep the model and its last quantization for several runs.
     """
 
     def __init__(self, keep: bool = False) -> None:
@@ -86,7 +86,7 @@ class Models:
         self._holder: ModelHolder | None = None
 
     def holder(self, resolved: ResolvedModel, device: str) -> ModelHolder:
-        """The holder of a model; another one's is let go."""
+        """The holder of a model; that of another model is released."""
         known = self._holder
         if known is None or (known.resolved.digest, known.device) != (resolved.digest, device):
             self._holder = known = ModelHolder(resolved, device, self._keep)

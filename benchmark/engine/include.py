@@ -34,7 +34,7 @@ def include_files(paths: Sequence[Path]) -> None:
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except BaseException as error:  # a stranger's file may raise anything
+        except BaseException as error:  # a user's file may raise anything
             if is_stop(error):
                 raise
             raise PluginError(f"--include {path}: {described(error)}") from error

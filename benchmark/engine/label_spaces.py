@@ -1,4 +1,4 @@
-"""Do the classes of a binding's data sets fit together? Asked before anything is embedded."""
+"""Check, before anything is embedded, that the classes of a binding's data sets fit together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Names = Mapping[str, Mapping[str, Sequence[str]]]
 
 
 def check_classes(task: Task, names: Names, where: str) -> None:
-    """Compare the label spaces of a binding with what the task declares about its roles.
+    """Check the label spaces of a binding against the declared roles of its task.
 
     Args:
         where: the binding, for the message.
@@ -33,6 +33,6 @@ def check_classes(task: Task, names: Names, where: str) -> None:
 
 
 def _with_first(roles: Sequence[str], names: Names) -> list[tuple[str, str, Sequence[str], str, Sequence[str]]]:
-    """Role, name and classes of each bound data set but the first, beside name and classes of the first."""
+    """Role, name and classes of each bound data set but the first, with name and classes of the first."""
     bound = [(role, name, found) for role in roles for name, found in names.get(role, {}).items()]
     return [(*each, bound[0][1], bound[0][2]) for each in bound[1:]]

@@ -1,14 +1,14 @@
-"""Who works on what: several processes, also on several machines, share one results folder without doing work twice.
+"""Leases: several processes, also on several machines, share one results folder and do no work twice.
 
-A claim is an operating-system lock, which a dead owner on this machine loses at once, and beside it a file that names
-the owner and whose time of change is its heartbeat. The heartbeat is for owners on other machines, or in other
-containers, that share the folder: one that has been silent for `STALE` seconds counts as dead, whether its lock is seen
-here or not. It also serves where the file system has no locks. Nobody refreshes or removes a name that is not his own.
+A lease consists of an operating-system lock, which a dead owner on this machine loses at once, and a file that names
+the owner; the file's modification time is the owner's heartbeat. The heartbeat is for owners on other machines or in
+other containers that share the folder: an owner without one for `STALE` seconds counts as dead, whether its lock is
+visible here or not. It also works on file systems without locks. Processes refresh and remove only their own name.
 
-A process of this machine can be alive and do nothing: one that is stopped (SIGSTOP, Ctrl-Z) and has been silent for
-`STOPPED` seconds, or that this process has seen silent for `STALE` seconds of its own clock, counts as dead although it
-still has its lock. (The own clock stands still while the whole machine sleeps: then nobody is taken over.) What was
-taken over is held without the lock; when the stopped process goes on, it finds another's name, or the records.
+A process of this machine can be alive and suspended (SIGSTOP, Ctrl-Z). It counts as dead, although it still has its
+lock, after `STOPPED` seconds of silence, or after `STALE` seconds of silence by the observer's clock. (That clock stops
+while the whole machine sleeps, so nobody is taken over then.) A lease that was taken over is held without the lock;
+when the suspended process continues, it finds another's name, or the records.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ UNSIGNED = "another process"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-class Claims:
-    """The claims of one process, below `<home>/claims`; all are given up when the context ends.
+class Leases:
+    """The leases of one process, below `<home>/leases`; all are released when the context ends.
 
     Args:
         beat: seconds between heartbeats. stale: seconds of silence after which an owner on another machine is dead.
-        stopped: the same for one that is stopped, on this machine.
+        stopped: the same for a suspended owner on this machine.
     """
 
     def __init__(self, home: Path, beat: float = BEAT, stale: float = STALE, stopped: float = STOPPED) -> None:
-        self.folder, self.beat, self.stale, self.stopped = home / "claims", beat, stale, stopped
+        self.folder, self.beat, self.stale, self.stopped = home / "leases", beat, stale, stopped
         self._heard: dict[str, tuple[tuple[str, float], float]] = {}
         self._held: dict[str, FileLock | None] = {}
         self._ended = threading.Event()
@@ -60,8 +60,8 @@ class Claims:
             self.release(key)
 
     @contextmanager
-    def claim(self, key: str) -> Iterator[str | None]:
-        """Try to claim `key` for the block; yields who holds it, None when it is ours."""
+    def lease(self, key: str) -> Iterator[str | None]:
+        """Try to lease `key` for the block; yields who holds it, None when it is ours."""
         holder = self.take(key)
         try:
             yield holder
@@ -70,7 +70,7 @@ class Claims:
                 self.release(key)
 
     def take(self, key: str) -> str | None:
-        """Claim `key` until `release`; returns at once, None or who holds it.
+        """Lease `key` until `release`; returns at once, None or who holds it.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -80,23 +80,25 @@ class Claims:
             lock = self._lock(key)
             holder = self._sign(key, lock)
         except OSError as error:
-            raise StorageError(f"claims folder {self.folder} cannot be written: {why(error)}") from error
+            raise StorageError(
+                f"leases folder {self.folder}: it cannot be written ({why(error)}). Give a writable --home."
+            ) from error
         if holder is not None:
             if lock:
                 lock.release()
             return holder
         self._held[key] = lock or None
         if self._heart is None:
-            self._heart = threading.Thread(target=self._live, daemon=True, name="claims")
+            self._heart = threading.Thread(target=self._live, daemon=True, name="leases")
             self._heart.start()
         return None
 
     def ours(self, key: str) -> bool:
-        """Whether a claim that was taken is still this process's; another may have taken it over meanwhile."""
+        """Whether this process still holds a lease; another may have taken it over."""
         return key in self._held and self._owner(key) == owner()
 
     def release(self, key: str) -> None:
-        """Give a claim up; one that another took over while this process was suspended is that one's."""
+        """Release a lease, unless another process took it over while this one was suspended."""
         lock = self._held.pop(key)
         with suppress(OSError):
             self._unsign(key, owner())
@@ -107,7 +109,7 @@ class Claims:
         return self.folder / f"{key}.owner"
 
     def _lock(self, key: str) -> FileLock | Literal[False] | None:
-        """The operating system's lock; False when another process has it, None where there is no such thing."""
+        """The operating system's lock; False when another process has it, None where the file system has no locks."""
         lock = FileLock(self.folder / f"{key}.lock")
         try:
             lock.acquire(blocking=False)
@@ -131,7 +133,7 @@ class Claims:
         return None if write_once(self._file(key), owner()) else self._owner(key) or UNSIGNED
 
     def _unsign(self, key: str, holder: str) -> None:
-        """Take an owner's name away; that of another who signed in the meantime stays."""
+        """Remove an owner's name, but not that of another owner who signed meanwhile."""
         if self._owner(key) != holder:
             return
         aside = self.folder / f".gone-{uuid.uuid4().hex}"
@@ -145,11 +147,11 @@ class Claims:
     def _alive(self, key: str, holder: str, lock: FileLock | Literal[False] | None) -> bool:
         if is_here(holder) and is_gone(holder):
             return False
-        if isinstance(lock, FileLock) and holder in ("", owner()):  # a living owner would keep the lock from us
+        if isinstance(lock, FileLock) and holder in ("", owner()):  # a living owner would hold the lock
             return False
         try:
             beat = self._file(key).stat().st_mtime
-        except FileNotFoundError:  # given up just now
+        except FileNotFoundError:  # released just now
             return False
         if is_here(holder) or (not holder and lock is False):
             silent = self._silent(key, holder, beat)
@@ -189,7 +191,7 @@ class Claims:
 
 
 def write_once(path: Path, text: str) -> bool:
-    """Write a small file, whole from the moment it is there; False where it is there already.
+    """Write a small file atomically; False where it exists already.
 
     Raises:
         OSError: the folder cannot be written.

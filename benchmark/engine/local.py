@@ -1,4 +1,4 @@
-"""The local executor: one configuration after the other in this process, sharing the work with other processes."""
+"""The local executor: evaluates one configuration after the other, and shares the work with other processes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from benchmark.utils.processes import shown
 from benchmark.utils.progress import Advance
 
 PAUSE = 0.5
-"""Seconds between looks at what other processes hold."""
+"""Seconds between looks at the leases of other processes."""
 
 
 @dataclass
 class Local:
     """Evaluates a plan in this process.
 
-    A configuration that another process has claimed is left for later; while full precision is being evaluated
+    A configuration that another process has leased is left for later; while full precision is being evaluated
     elsewhere, quantized models are embedded, and their tasks wait for it.
     """
 
@@ -41,7 +41,7 @@ class Local:
     _said: set[str] = field(default_factory=set)
 
     def run(self, advance: Advance) -> None:
-        """Until every configuration is settled, by this process or another.
+        """Evaluate until every configuration is settled, by this process or another.
 
         Raises:
             InputError: the first model cannot be loaded, or an image cannot be decoded.
@@ -51,7 +51,7 @@ class Local:
         while waiting:
             held: dict[str, str] = {}
             for configuration in waiting:
-                with self.driver.claims.claim(configuration.content) as holder:
+                with self.driver.leases.lease(configuration.content) as holder:
                     if holder is not None:
                         held[configuration.key] = holder
                         continue
@@ -98,15 +98,15 @@ class Local:
             driver.sweep.forward_images += maker.forward_images
 
     def _settle_reference(self, configuration: Configuration) -> None:
-        """Until full precision of the same model is settled and can be read: others are compared with it.
+        """Wait until full precision of the same model, the reference of comparisons, is settled and readable.
 
-        It waits for nothing itself, so that who waits here with a claim of its own is never waited for in turn.
+        Evaluating full precision waits for no other lease, so waiting here while holding one cannot deadlock.
         """
         driver, full = self.driver, self.driver.reference(configuration)
         while configuration.quant != FP32:
             driver.ledger.refresh()
             if full is not None and driver.pending(full):
-                with driver.claims.claim(full.content) as holder:
+                with driver.leases.lease(full.content) as holder:
                     if holder is None:
                         driver.ledger.refresh()
                         if pending := driver.pending(full):
@@ -126,7 +126,7 @@ class Local:
         return self.caches.maker(plan, configuration, holder, self.driver.progress)
 
     def _check_first(self, maker: BankMaker) -> None:
-        """What is wrong with images or model is said before any long work."""
+        """Report errors in images or the model before any long work."""
         if self._checked:
             return
         names = {name for e in maker.configuration.evaluations for r in e.roles.values() for name in r}
@@ -136,7 +136,7 @@ class Local:
             if not out_of_memory(error):
                 raise
             self._checked = True
-        except Exception:  # raised again by its evaluations, whose reason it will be
+        except Exception:  # its evaluations raise it again and record the reason
             self._checked = True
 
     def _wait(self, configuration: Configuration, holder: str) -> None:

@@ -18,11 +18,11 @@ from benchmark.utils.progress import Advance
 Room = Callable[[str, tuple[int, ...]], NDArray[np.float32]]
 
 COPIED = 1024
-"""Rows that are copied at a time."""
+"""Number of rows copied at a time."""
 
 
 class Part:
-    """The features of one data set: those that a data set with the same images has already, and new ones.
+    """The features of one data set: copied from a data set with the same images where possible, otherwise new.
 
     Attributes:
         rows: (N,) rows of the data set that have pixels. new: (P,) which of the pixels go through the model.

@@ -71,7 +71,7 @@ class Evaluation:
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """Arrays wanted besides pooled features: the task's own, and those that its options ask for."""
+        """Arrays needed besides pooled features: the task's own, and those that its options ask for."""
         return (*self.task.taps, *getattr(self.options, "taps", ()))
 
     @cached_property
@@ -99,7 +99,7 @@ class Configuration:
     """One model under one quantization, with its evaluations.
 
     Attributes:
-        key: names it among all runs: its content, the suite with its version and limit, and the data.
+        key: its identity among all runs: a hash of its content, the suite with version and limit, and the data.
         content: hash of what determines the quantized model alone; names its QuantizationReport.
     """
 
@@ -114,7 +114,7 @@ class Configuration:
 class Plan:
     """Everything a sweep will do, in order: for each model full precision first.
 
-    A model that was stored quantized has one configuration: the quantization that it has.
+    A stored quantized model has one configuration: its own quantization.
 
     Attributes:
         related: data set -> others whose features and pixels it shares. asked: the command line's, for provenance.
@@ -129,11 +129,11 @@ class Plan:
     asked: Mapping[str, Any] = field(default_factory=dict)
 
     def tower_key(self, model: ResolvedModel, quant: QuantSpec, tower: Tower) -> dict[str, Any]:
-        """What determines a tower's function: weights, the tower's part of the quantization, settings."""
+        """Everything that determines a tower's function: weights, its part of the quantization, settings."""
         return self.content(model, quant.for_tower(tower))
 
     def content(self, model: ResolvedModel, quant: QuantSpec) -> dict[str, Any]:
-        """What determines a quantized model. One that was stored quantized is determined by its files."""
+        """Everything that determines a quantized model; for a stored quantized model, its files."""
         own = {"stored": True} if model.quantized else self.quant_key(quant)
         return {"model": model.digest, **own, **self.settings.hashed()}
 
@@ -158,8 +158,8 @@ class Plan:
         """
         if self.calibration is None:
             raise SpecError(
-                f"quantization '{quant.name}': method '{quant.method}' needs calibration data; "
-                f"add 'calibration: NAME' with image-caption pairs to suite '{self.suite.name}'"
+                f"quantization '{quant.name}': method '{quant.method}' needs calibration data. "
+                f"Add 'calibration: NAME' with image-caption pairs to suite '{self.suite.name}'."
             )
         return self.calibration
 
@@ -192,7 +192,7 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
     hashed = settings.hashed()
     configurations = []
     for model in _models(suite):
-        base = model.quantized.base if model.quantized else model.digest  # what a stored model is to be compared with
+        base = model.quantized.base if model.quantized else model.digest  # the model that a stored one is compared with
         about = _canonical({"model": base, **hashed})
         paired = [replace(e, pair=digest_of({**about, **own})) for e, own in unnamed]
         for quant in quants if model.quantized is None else [model.quantized.quant]:
@@ -212,14 +212,14 @@ def _models(suite: SuiteSpec) -> list[ResolvedModel]:
         for other in models[:i]:
             if model.name == other.name:
                 raise SpecError(
-                    f"suite '{suite.name}': models {other.ref} and {model.ref} are both called '{model.name}'; "
-                    f"give one a name: {{ref: '{model.ref}', name: OTHER}}"
+                    f"suite '{suite.name}': models {other.ref} and {model.ref} are both called '{model.name}'. "
+                    f"Give one a name: {{ref: '{model.ref}', name: OTHER}}."
                 )
     return models
 
 
 def check_suite(suite: SuiteSpec) -> tuple[list[QuantSpec], list[Binding], dict[str, dict[str, DataSpec]]]:
-    """What can be checked of a suite on any machine: names, roles, options and quantizations; no file is looked at.
+    """Check a suite without looking at files: names, roles, options and quantizations.
 
     Returns:
         The quantizations, full precision first; (task, label, binding) for each evaluation; and for each used data
@@ -285,7 +285,7 @@ def _bound(
 def _unnamed(
     plan: Plan, task: Task, label: str, binding: BindingSpec, groups: Mapping[str, Mapping[str, DataSpec]]
 ) -> tuple[Evaluation, Mapping[str, str]]:
-    """What all configurations share of an evaluation, and its part of their content hashes: made once."""
+    """The part of an evaluation, and of its content hash, that all configurations share: computed once."""
     parsed = task.parse_options(binding.options, f"suite '{plan.suite.name}': tasks.{task.name}.{label}.options")
     evaluation = Evaluation("", task, label, _bound(binding.roles, groups), parsed)
     names = {name for bound in evaluation.roles.values() for name in bound}

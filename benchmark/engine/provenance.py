@@ -17,16 +17,15 @@ from benchmark.ledger.records import Record
 
 PACKAGES = ("reliquant", "torch", "open_clip_torch", "bitsandbytes", "numpy")
 NAMED_SKIPPED = 20
-"""Skipped images that a record names; their number is always given."""
+"""A record names at most so many skipped images; it always has their number."""
 
 
 def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
-    """What is the same for all records of a configuration.
+    """Provenance that all records of a configuration share.
 
     `settings` are the options that can change numbers or times; the driver adds `asked`, the rest of the command line.
-    `quantized_model` names the QuantizationReport (`Configuration.content`). `templates_origin` tells of each data set
-    with classes whose prompts were used: `spec` (the suite's or catalogue's), `data` (its own files), `simple` (nobody
-    gave any).
+    `quantized_model` names the QuantizationReport (`Configuration.content`). `templates_origin` gives for each data set
+    with classes the origin of its prompts: `spec` (the suite or catalogue), `data` (its own files), `simple` (none).
     """
     device = plan.settings.device
     whole = {name: data for name, data in plan.data.items() if "/" not in name}

@@ -1,6 +1,6 @@
 """The Ray executor: a task is a group of configurations of one model; the driver alone writes to ledger and trackers.
 
-A worker that dies is replaced and its task begun again; banks that it had finished are in the cache.
+A worker that dies is replaced and its task started again; its finished banks are in the cache.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from benchmark.utils.signals import catch_stops
 
 Group = list[tuple[Configuration, list[Evaluation]]]
 RETRIES = 3
-"""Times that a task whose worker died is begun again."""
+"""How often a task whose worker died is started again."""
 LOCAL = "local"
 """Ray's word for a cluster of this process's own; without it Ray joins any cluster that it finds on the machine."""
 GROUP = 4
-"""Configurations of a task at most: what is lost of a group when the driver dies are its tasks, not its banks."""
+"""Most configurations in a task: if the driver dies, a group loses its task results, but not its banks."""
 PAUSE = 0.5
 NEWS_SECONDS = 10.0
 
@@ -54,7 +54,7 @@ class OnRay:
     _told: tuple[str, float] = ("", 0.0)
 
     def run(self, advance: Advance) -> None:
-        """Until every configuration is settled.
+        """Evaluate until every configuration is settled.
 
         Raises:
             InputError: Ray is not installed, there is no cluster at the address, or a worker refused its inputs.
@@ -76,7 +76,7 @@ class OnRay:
             ray.shutdown()
 
     def _submit(self, ray: Any, task: Any, waiting: deque[Configuration]) -> None:
-        """Claim and hand out, in the plan's order, as much as keeps the cluster busy."""
+        """Lease and submit configurations, in the plan's order, until the cluster is busy."""
         slots = self._at_once(ray)
         room, left = 2 * slots - len(self._running), len(waiting)
         while room > 0 and left > 0:
@@ -84,13 +84,13 @@ class OnRay:
             size = self._group_size(waiting[0], slots)
             while left > 0 and len(group) < size and (not group or self._together(group[0][0], waiting[0])):
                 left -= 1
-                group += self._claimed(waiting)
+                group += self._leased(waiting)
             if group:
                 self._running[task.remote(self._order(group))] = group
                 room -= 1
 
     def _group_size(self, first: Configuration, slots: int) -> int:
-        """So many that each slot of the cluster loads a model once, within `GROUP`."""
+        """Size of a group, at most `GROUP`, such that each slot of the cluster loads a model once."""
         if first.key in self._alone:
             return 1
         return min(GROUP, -(-sum(c.model is first.model for c in self.driver.plan.configurations) // slots))
@@ -98,10 +98,10 @@ class OnRay:
     def _together(self, first: Configuration, other: Configuration) -> bool:
         return first.model is other.model and other.key not in self._alone
 
-    def _claimed(self, waiting: deque[Configuration]) -> Group:
-        """The next configuration with what is pending of it, if it is ours; another's goes to the end."""
+    def _leased(self, waiting: deque[Configuration]) -> Group:
+        """The next configuration with its pending evaluations, if its lease is ours; otherwise it goes to the end."""
         configuration = waiting.popleft()
-        holder = self.driver.claims.take(configuration.content)
+        holder = self.driver.leases.take(configuration.content)
         if holder is not None:
             waiting.append(configuration)
             self._news(f"{configuration.model.name}, {configuration.quant.name}: {shown(holder)} evaluates it")
@@ -144,7 +144,7 @@ class OnRay:
             group = self._running.pop(reference)
             try:
                 answers = ray.get(reference)
-            except ray.exceptions.RayTaskError as error:  # raised by our own code there: no retry would help
+            except ray.exceptions.RayTaskError as error:  # raised by our own code in the worker: a retry would not help
                 self._failed(group, failure(_cause(error), {}), waiting)
             except ray.exceptions.RayError as error:  # its worker died again and again, or could not be started
                 reason = f"its worker was lost: {str(error).strip().splitlines()[0]}"
@@ -154,14 +154,14 @@ class OnRay:
                     self._take(configuration, pending, answer)
 
     def _failed(self, group: Group, result: Result, waiting: deque[Configuration]) -> None:
-        """Record a failure; of a group nobody knows whose it was, so that its members are tried one by one."""
+        """Record a failure; a failed group is split, and its members are tried one by one to find the cause."""
         if len(group) == 1:
             [(configuration, pending)] = group
             self._arrived.append((configuration, pending, Answer({e.key: result for e in pending})))
             return
         for configuration, _ in reversed(group):
             self._alone.add(configuration.key)
-            self.driver.claims.release(configuration.content)
+            self.driver.leases.release(configuration.content)
             waiting.appendleft(configuration)
 
     def _take(self, configuration: Configuration, pending: list[Evaluation], answer: Answer) -> None:
@@ -174,7 +174,7 @@ class OnRay:
         self._arrived.append((configuration, pending, answer))
 
     def _settle(self, waiting: deque[Configuration], advance: Advance) -> None:
-        """Write what arrived and whose full precision is settled."""
+        """Record the results that arrived and whose full precision is settled."""
         arrived, self._arrived = self._arrived, []
         if arrived:
             self.driver.ledger.refresh()
@@ -193,17 +193,17 @@ class OnRay:
                 self.driver.progress.message(str(damage))
                 again = [c for c in (full, configuration) if c is not None and c not in waiting]
                 waiting.extendleft(reversed(again))
-            self.driver.claims.release(configuration.content)
+            self.driver.leases.release(configuration.content)
 
     def _leave_mark(self) -> str:
-        """By which a worker sees that it shares the results folder."""
-        place = self.driver.claims.folder / "mark"
+        """Write a mark by which a worker recognises that it shares the results folder."""
+        place = self.driver.leases.folder / "mark"
         place.parent.mkdir(parents=True, exist_ok=True)
         write_once(place, uuid.uuid4().hex)
         return place.read_text(encoding="utf-8")
 
     def _at_once(self, ray: Any) -> int:
-        """Tasks that fit on the cluster at the same time; at least one, which may be waiting for a node."""
+        """Number of tasks that fit on the cluster at the same time; at least one, which may wait for a node."""
         there = ray.cluster_resources()
         fits = [there.get("CPU", 0) / self.options.cpus] if self.options.cpus else []
         fits += [there.get("GPU", 0) / self.options.gpus] if self.options.gpus else []
@@ -219,17 +219,17 @@ class OnRay:
         )
 
     def _news(self, text: str) -> None:
-        """A line for the reader: when it differs from the last, and not too often."""
+        """Show a line if it differs from the last one, and not too often."""
         if text != self._told[0] and time.monotonic() - self._told[1] > NEWS_SECONDS:
             self._told = text, time.monotonic()
             self.driver.progress.message(text)
 
 
 def requests(options: RayOptions) -> dict[str, Any]:
-    """What a task asks Ray for.
+    """The resources that a task requests from Ray.
 
-    A worker that has used a GPU ends with its task: its memory is free then, and the next task may be given another
-    GPU, which a process that has CUDA running would not see.
+    A worker that has used a GPU ends with its task: this frees its memory, and the next task may get another GPU, which
+    a process that has initialised CUDA would not see.
     """
     return {
         "num_cpus": options.cpus,
@@ -241,7 +241,7 @@ def requests(options: RayOptions) -> dict[str, Any]:
 
 
 def _cause(error: Any) -> Exception:
-    """What a task raised, as Ray hands it on."""
+    """The exception that a task raised, taken out of Ray's."""
     return error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))
 
 
@@ -271,7 +271,7 @@ def connect(options: RayOptions) -> Any:
 
 
 def _knock(address: str) -> None:
-    """Whether anybody listens at `[ray://]HOST:PORT`: Ray itself would try for minutes."""
+    """Check that a server listens at `[ray://]HOST:PORT`: Ray itself would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         with socket.create_connection((host.strip("[]"), int(port)), timeout=10):

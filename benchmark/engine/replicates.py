@@ -1,4 +1,4 @@
-"""Evaluations repeated without some of the images: what an error of any metric is estimated from."""
+"""Evaluations repeated without some of the images, from which the error of any metric is estimated."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ GROUPS = 10
 
 @dataclass
 class Replicates:
-    """Metrics with one group of images left out each, from the features that an evaluation left in the cache.
+    """Leave-one-group-out metrics, computed from the cached features of an evaluation.
 
     Attributes:
-        models: shared with the runs that evaluate, for what the cache has lost.
+        models: shared with the evaluating runs, to recompute features that the cache has lost.
     """
 
     home: Path
@@ -71,7 +71,7 @@ class Replicates:
             outcome = run_task(evaluation.task, banks, seconds)
         except ReliquantError:
             raise
-        except Exception as error:  # a stranger's task may raise anything
+        except Exception as error:  # a plugin's task may raise anything
             raise PluginError(f"task '{evaluation.task.name}' raised {described(error)}") from error
         if full:
             self._full[evaluation.name, group] = outcome

@@ -1,4 +1,4 @@
-"""The command that gives the same numbers again: from records back to a request, from a request back to words."""
+"""The command that reproduces numbers: from records back to a request, from a request back to arguments."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from benchmark.utils.options import words
 
 
 def arguments(request: RunRequest) -> list[str]:
-    """The words after `reliquant` that ask for this; what has its default is left out."""
+    """The arguments after `reliquant` that give this request, without defaults."""
     return ["run", *words(request)]
 
 
 def requests(records: Iterable[Record], suite: str, spec: SuiteSpec | None) -> list[RunRequest]:
-    """What to ask for to get these records again: one request for each set of options that they were made with.
+    """The requests that reproduce these records: one for each set of options that they were made with.
 
     Args:
-        suite: a name or file that stands for the suite here; a file that is named in the records goes before a name.
-        spec: the suite's file, where it was found: what it says itself is left out.
+        suite: a name or file that stands for the suite here; a file that the records name takes precedence over a name.
+        spec: the suite's file, where it was found: requests leave out what it contains.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -70,7 +70,7 @@ def in_lines(words: Sequence[str], width: int = 80) -> list[str]:
 
 
 def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
-    """How the models were run; of records that do not say it, the device alone."""
+    """How the models were run; only the device where a record does not say."""
     known = about.get("settings", {"device": "cpu" if about.get("device", "cpu") == "cpu" else "cuda"})
     return {name: known[name] for name in SETTINGS if name in known}
 
@@ -85,14 +85,14 @@ def _stored(about: Mapping[str, Any]) -> bool:
 
 
 def _suite(record: Record, suite: str) -> str:
-    """As it was asked for, unless the caller has a file, or the record was made by another suite that shares it."""
+    """The suite as requested, unless the caller has a file, or another suite that shares the record made it."""
     about = record.provenance
     own = about.get("suite", record.suite) == record.suite
     return suite if suite.endswith((".yaml", ".yml")) or not own else str(about.get("asked", {}).get("suite", suite))
 
 
 def _canonical(names: Iterable[str]) -> set[str]:
-    """Short names as the ledger has them; those of methods that are not installed here are left out."""
+    """Short names in the ledger's form, without those of methods that are not installed here."""
     found = set()
     for name in names:
         with suppress(ReliquantError):

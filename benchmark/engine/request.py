@@ -1,4 +1,4 @@
-"""What a user asks for: the options of `reliquant run` and those that other commands share. Imports nothing heavy."""
+"""The options of `reliquant run` and those that other commands share. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from benchmark.tracking import DEFAULT_TRACKER
 from benchmark.utils.options import option, options, plain
 
 Timing = Literal["never", "new", "again"]
-"""`new`: what this machine has not timed yet and has in memory; `again`: everything, also what must be loaded."""
+"""`new`: models in memory that this machine has not timed yet; `again`: all, loading them if necessary."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Home:
-    """Where results lie."""
+    """The results folder."""
 
     home: Path = option(Path("mlruns"), "Results folder.", envvar="RELIQUANT_HOME")
 
@@ -32,14 +32,14 @@ class Plugins:
 
 @dataclass(frozen=True, kw_only=True)
 class Quiet:
-    """Without progress."""
+    """Progress output."""
 
     quiet: bool = option(False, "No progress.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Json:
-    """For programs."""
+    """Output for programs."""
 
     json: bool = option(False, "One JSON object a line on stdout.")
 
@@ -58,21 +58,21 @@ class Catalogues:
 
 @dataclass(frozen=True, kw_only=True)
 class DataPlaces(Catalogues):
-    """Where data lie."""
+    """The places of data sets."""
 
     data: Sequence[str] = option((), "NAME=PATH: point a data set elsewhere; repeatable.", kept="asked")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfSuite:
-    """Whose results."""
+    """The suite of recorded results."""
 
     suite: str | None = option(None, "Suite of the run: name or YAML file (default: demo).", complete="recorded_suites")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Which suite."""
+    """The suite to evaluate."""
 
     suite: str = option(
         "demo", "A suite's name (`reliquant list suites`) or a YAML file.", argument=True, complete="suites"
@@ -81,14 +81,14 @@ class Suite:
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """Which models."""
+    """The models to evaluate."""
 
     models: Sequence[str] = option((), "Model instead of the suite's; repeatable.", flag="--model", complete="models")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantizations:
-    """Which quantizations."""
+    """The quantizations to evaluate."""
 
     quantizations: Sequence[str] = option(
         (), "Short name instead of the suite's; repeatable.", flag="--quant", complete="quantizations"
@@ -105,42 +105,42 @@ class Tasks:
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """How many images."""
+    """The number of images."""
 
     limit: int | None = option(None, "At most N images of each data set.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Where models run."""
+    """The device for models."""
 
     device: str = option("cpu", "cpu, cuda, cuda:1 ...", kept="setting")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """How many images at once."""
+    """The batch size."""
 
     batch_size: int = option(64, "Images a forward pass.", minimum=1, kept="setting")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskLimit:
-    """How long a task may take."""
+    """The time limit of a task."""
 
-    task_timeout: float | None = option(None, "Give a task up after so many seconds (default: never).")
+    task_timeout: float | None = option(None, "Abandon a task after so many seconds (default: never).")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExactFloat:
-    """In float alone."""
+    """Float instead of integer arithmetic."""
 
-    exact_float: bool = option(False, "No integer GEMM: float reference.", kept="setting")
+    exact_float: bool = option(False, "Compute in float, without integer GEMMs.", kept="setting")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
-    """How images are read."""
+    """Reading and caching of images."""
 
     skip_broken: bool = option(False, "Leave out images that cannot be read.", kept="asked")
     pixel_cache: str | None = option(None, "Size on disk: 20GB, 0 for none.")
@@ -155,7 +155,7 @@ class Store:
 
 @dataclass(frozen=True, kw_only=True)
 class Trackers:
-    """Where to log."""
+    """The trackers to log to."""
 
     trackers: Sequence[str] = option(
         (DEFAULT_TRACKER,),
@@ -180,7 +180,7 @@ class RayOptions:
     Attributes:
         address: `auto`, `ray://HOST:PORT` or `HOST:PORT`; None starts Ray on this machine.
         cpus: CPU cores of a task, and threads of its arithmetic. gpus: GPUs of a task, e.g. 0.5 for two on one.
-        include: files with plugins, which must be there on the workers too.
+        include: files with plugins, which must exist on the workers too.
     """
 
     address: str | None = None
@@ -205,20 +205,20 @@ class RunRequest(Json, Quiet, Home, Store, Trackers, Pixels, TaskLimit, Batches,
         """How to use a cluster; None for this process.
 
         Raises:
-            InputError: options of Ray without `--engine ray`, or resources that are no resources.
+            InputError: options of Ray without `--engine ray`, or invalid resources.
         """
         if self.engine == "local":
             if self.address is not None or self.task_gpus is not None or self.task_cpus != 1:
-                raise InputError("--address, --task-cpus and --task-gpus belong to --engine ray")
+                raise InputError("--address, --task-cpus and --task-gpus need --engine ray. Add it, or leave them out.")
             return None
         gpus = float(self.device.startswith("cuda")) if self.task_gpus is None else self.task_gpus
         if not (0 < self.task_cpus < math.inf and 0 <= gpus < math.inf):
-            raise InputError("--task-cpus: a number above 0; --task-gpus: a number from 0")
+            raise InputError("--task-cpus, --task-gpus: out of range. Give a number above 0, and a number from 0.")
         return RayOptions(self.address, self.task_cpus, gpus, tuple(self.include))
 
     @property
     def timing(self) -> Timing:
-        """What of the configurations is timed."""
+        """Which configurations to time."""
         timings: dict[bool | None, Timing] = {None: "new", True: "again", False: "never"}
         return timings[self.speed]
 
@@ -227,12 +227,12 @@ class RunRequest(Json, Quiet, Home, Store, Trackers, Pixels, TaskLimit, Batches,
 class SyncRequest(Json, Quiet, Home, Store, Evaluations):
     """Bring a suite's finished evaluations from the ledger to MLflow; evaluates nothing.
 
-    What the options choose must be what the run was asked for: they are part of a configuration's key.
+    The options must be those of the run, because they are part of a configuration's key.
     """
 
 
 SETTINGS = tuple(each.name for each, about in options(RunRequest) if about.kept == "setting")
-"""Options that records keep as settings: how the models are run."""
+"""Options that records keep as settings of how models are run."""
 
 ASKED = tuple(each.name for each, about in options(RunRequest) if about.kept == "asked")
 """Options that records keep as they were asked for, beside the choices of models, quantizations and tasks."""

@@ -1,4 +1,4 @@
-"""From a request to the plan that follows from it on this machine."""
+"""From a request to its plan on this machine."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def requested_plan(request: Evaluations) -> Plan:
     if request.quantizations or request.overrides:
         refuse_quantized((c.model for c in stored.values()), "--override" if request.overrides else "--quant")
     for ref, configuration in stored.items():
-        print(f"{ref} is quantized already ({configuration.quant.name}): it is run as it is", file=sys.stderr)
+        print(f"{ref} is quantized already ({configuration.quant.name}), so it is not quantized again", file=sys.stderr)
     return plan
 
 
 def recorded_plan(request: Evaluations, keys: Container[str]) -> Plan:
-    """The plan that a command line asked for, on whatever machine: this one needs no such device.
+    """The plan that a command line asked for, on any machine: this one need not have its device.
 
     Args:
-        keys: of the evaluations that are there. Which integer engine their machine had is seen from them.
+        keys: of the recorded evaluations; they reveal the integer engine of the machine that made them.
 
     Raises:
         ReliquantError: the first problem, in one line that names the option, field or file.
@@ -79,7 +79,7 @@ def _settings(request: Evaluations) -> Settings:
 
 
 def all_with_overrides(names: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
-    """Short names with other weight bits for some layers; which of them have none to change is said on stderr.
+    """Short names with other weight bits for some layers; names those without weight bits on stderr.
 
     Raises:
         SpecError: see `with_overrides`; or none of them quantizes weights to a number of bits.
@@ -102,7 +102,7 @@ def with_overrides(name: str, overrides: Sequence[str]) -> str:
         overrides: `PATTERN=BITS`, e.g. `visual.blocks.[0-3].*=8`.
 
     Raises:
-        SpecError: the form or the bits are wrong. A pattern that fits no layer is refused when the model is there.
+        SpecError: the form or the bits are wrong. A pattern that matches no layer is refused once the model is loaded.
     """
     spec = parse(name)
     if spec.weight_bits is None:

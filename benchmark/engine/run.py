@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmark.engine.banks import Caches
 from benchmark.engine.driver import Driver, Sweep, replay
 from benchmark.engine.holding import Models
-from benchmark.engine.leases import Claims
+from benchmark.engine.leases import Leases
 from benchmark.engine.local import Local
 from benchmark.engine.plan import Plan
 from benchmark.engine.ray import OnRay
@@ -42,7 +42,7 @@ def run(
     Args:
         plan: from `make_plan`.
         home: results folder (ledger, samples, caches). Several processes may share it, and the work.
-        trackers: told of each finished configuration.
+        trackers: each finished configuration is logged to them.
         pixel_budget: bytes of decoded pixels to keep on disk, 0 for none.
         skip_broken: leave out images that cannot be decoded, instead of failing.
         compare: give intervals and p values against full precision (`Sweep.changes`); a second or so a configuration.
@@ -61,9 +61,9 @@ def run(
     progress = progress or Silent()
     ledger = Ledger(home)
     caches = Caches.open(home / "cache", pixel_budget, skip_broken)
-    with Claims(home) as claims, progress.phase(f"suite {plan.suite.name}", len(plan.configurations)) as advance:
+    with Leases(home) as leases, progress.phase(f"suite {plan.suite.name}", len(plan.configurations)) as advance:
         comparer = Comparer(home, plan.settings.task_timeout) if compare else None
-        driver = Driver(plan, ledger, claims, trackers, progress, comparer, Sweep(plan))
+        driver = Driver(plan, ledger, leases, trackers, progress, comparer, Sweep(plan))
         if ledger.broken_lines and any(map(driver.pending, plan.configurations)):
             progress.message(
                 f"{ledger.file}: {ledger.broken_lines} damaged rows are skipped; what they held is computed again"

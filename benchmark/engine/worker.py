@@ -138,7 +138,7 @@ def _include(files: Sequence[Path]) -> None:
 def _cache(order: Order) -> Path:
     """The results folder's cache where this host sees that folder, else one of its own."""
     try:
-        shared = (order.home / "claims" / "mark").read_text(encoding="utf-8") == order.home_mark
+        shared = (order.home / "leases" / "mark").read_text(encoding="utf-8") == order.home_mark
     except OSError:
         shared = False
     own = Path(os.environ.get("RELIQUANT_CACHE", "~/.cache/reliquant")).expanduser()

@@ -1,7 +1,7 @@
 """Attention made of plain Linears, so that a quantizer finds every weight and the forward pass calls it.
 
 `nn.MultiheadAttention` keeps its input projection in a bare `in_proj_weight` and reads `out_proj.weight` without
-calling `out_proj`, so that a replaced `out_proj` silently changes nothing. The same trap lies in ModifiedResNet's
+calling `out_proj`, so that a replaced `out_proj` silently changes nothing. The same problem is in ModifiedResNet's
 AttentionPool2d, in open_clip's own Attention, in timm's EVA attention (`F.linear(x, qkv.weight)`), and wherever a
 tower ends in `x @ self.proj`. `unroll` rewrites them all in place; outputs agree with the original to float32 rounding.
 """
@@ -55,7 +55,7 @@ class PlainAttention(nn.Module):
 
     `fused` keeps one `qkv` Linear (out = 3 * E), as in the checkpoint; otherwise there are three, `q`, `k` and `v`:
     per-tensor scales differ between the two, per-channel and per-group scales do not. Use the fused form where query,
-    key and value are the same tensor; it stays correct where they are not, at three times the cost.
+    key and value are the same tensor; for others it is correct too, at three times the cost.
     """
 
     def __init__(self, source: nn.MultiheadAttention, fused: bool) -> None:
@@ -194,7 +194,7 @@ class PlainAttentionPool(nn.Module):
 
 
 class Projection(nn.Module):
-    """Stands for a bare weight in `x @ weight` (or for a called Linear), with the weight in a child Linear."""
+    """Replaces a bare weight in `x @ weight` (or a called Linear) and keeps the weight in a child Linear."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""ClipModel: the one face of every CLIP-like model. Adapters build it, quantizers rewrite it, the engine runs it."""
+"""ClipModel: the interface of all CLIP-like models. Adapters build it, quantizers rewrite it, the engine runs it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Tap:
 
     Attributes:
         module: name of the module that is watched, within the ClipModel's module.
-        side: whether its (first) input or its output is handed on.
+        side: whether its (first) input or its output is read.
         read: (whole module, watched tensor) -> features with the batch first.
     """
 

@@ -117,7 +117,9 @@ def _read_torch(path: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # it is refused or read anyway
+            warnings.filterwarnings(
+                "ignore", "Detected pickle protocol", UserWarning
+            )  # the file is refused or read regardless
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError(

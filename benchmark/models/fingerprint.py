@@ -1,4 +1,4 @@
-"""What must not change of a model that is lent to a quantizer: numbers, structure, hooks."""
+"""Fingerprint of a model that is lent to a quantizer and must not change: numbers, structure, hooks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _HOOKS = (
 
 
 def fingerprint(model: ClipModel) -> dict[str, object]:
-    """Part of the model -> what is seen of it: checksums of parameters and buffers, modules, their hooks and settings.
+    """Part of the model -> its fingerprint: checksums of parameters and buffers, modules, their hooks and settings.
 
-    Every byte is read: counters of versions do not see writes to `.data`. About 0.1 s for a ViT-B/32.
+    Every byte is read: version counters do not see writes to `.data`. About 0.1 s for a ViT-B/32.
     """
     found: dict[str, object] = {}
     named = chain(model.module.named_parameters(), model.module.named_buffers())
@@ -34,7 +34,7 @@ def fingerprint(model: ClipModel) -> dict[str, object]:
 
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, object]]:
-    """Plain attributes, and by identity whatever else was put on the instance, e.g. another `forward`."""
+    """Plain attributes, and the identity of anything else set on the instance, e.g. another `forward`."""
     for name, value in sorted(vars(module).items()):
         if name in ("_parameters", "_buffers", "_modules", *_HOOKS):
             continue
@@ -43,12 +43,12 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, object]]:
 
 
 def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """Names of the parts that are not as they were."""
+    """Names of the parts that have changed."""
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
 def tensor_checksum(tensor: Tensor) -> int:
-    """As `checksum`, of a tensor on any device; of one without values (`meta`) 0."""
+    """Like `checksum`, for a tensor on any device; 0 for one without values (`meta`)."""
     if tensor.is_meta:
         return 0
     return checksum(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())

@@ -61,7 +61,7 @@ def resolve(spec: ModelSpec, *, download: bool = True) -> ResolvedModel:
     processor, where = _read_processor(folder)
     preprocess = from_transformers(processor, where)
     weights = _weights(folder)
-    if not tokenizer_files(folder):  # the library would make up an empty one
+    if not tokenizer_files(folder):  # the library would create an empty one
         raise ModelError(f"{folder}: the tokenizer is missing; put {', '.join(TOKENIZER_FILES[:2])} there")
     files = (*weights, *tokenizer_files(folder))
     content = model_digest(config, preprocess, files)

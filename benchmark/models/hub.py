@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: from the local cache without a network, or fetched once, and failing fast."""
+"""Files of the Hugging Face hub: from the local cache, or downloaded once, with errors within seconds."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _download(repository: str, name: str) -> Path | None:
 
 
 def download_bar(title: str) -> Any:
-    """A class that the hub's client takes for tqdm's: draws nothing, and tells our progress how many bytes came."""
+    """A replacement for tqdm in the hub's client that reports received bytes to our progress and draws nothing."""
     from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
@@ -111,7 +111,7 @@ def download_bar(title: str) -> Any:
 
 
 def _check_reachable(repository: str, timeout: float = 5.0) -> None:
-    """One short request, since the hub's own client tries again for half a minute.
+    """Send one short request, since the hub's own client retries for half a minute.
 
     Raises:
         ModelError: offline mode is on, or no answer comes.

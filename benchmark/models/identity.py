@@ -1,4 +1,4 @@
-"""What tells one model from another: its name for people, its digest for caches."""
+"""The identity of a model: its name for people, its digest for caches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmark.models.preprocess import Preprocess
 from benchmark.spec import digest
 
 ADAPTER_VERSION = 1
-"""Part of every model's digest; rises when the adapters change what a model computes."""
+"""Part of every model's digest; raise it when an adapter changes a model's output."""
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),

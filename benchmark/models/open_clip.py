@@ -1,6 +1,6 @@
 """open_clip models: from an architecture, a weight file and a tokenizer to a ClipModel with plain Linears.
 
-Nothing here looks names up or touches a network: `benchmark.models.resolve` has already found the files.
+This module looks no names up and uses no network: `benchmark.models.resolve` has already found the files.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Source:
 
 
 def load(source: Source, device: str = "cpu", restore: Callable[[nn.Module], None] | None = None) -> ClipModel:
-    """Build the architecture, fill it with the weights, rewrite its attention and hand out its ClipModel.
+    """Build the architecture, fill it with the weights, rewrite its attention and return its ClipModel.
 
     Args:
-        restore: fills the module, its attention already rewritten, in the place of `source.weights`.
+        restore: fills the module, its attention already rewritten, instead of `source.weights`.
 
     Raises:
         ModelError: the architecture cannot be built, or the weights do not match it.
@@ -153,7 +153,7 @@ def _adapted(module: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name in state and name in own and state[name].numel() == own[name].numel():
             state[name] = state[name].reshape(own[name].shape)
     for name in [name for name in state if name.endswith("embeddings.position_ids") and name not in own]:
-        del state[name]  # a counting buffer that older transformers saved
+        del state[name]  # a position buffer that older transformers saved
     return state
 
 

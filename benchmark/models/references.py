@@ -1,4 +1,4 @@
-"""A model reference -> files, digest and loader, without building the model or importing torch where it can be helped.
+"""A model reference -> files, digest and loader, without building the model or, mostly, importing torch.
 
 `demo`, `local-dir:PATH`, `hf-hub:ORG/NAME`, `NAME/PRETRAINED`, `NAME/FILE`, `transformers:PATH_OR_ID`, or the path of
 a weight file that lies beside its `open_clip_config.json`, or of a folder that `reliquant export` wrote.
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "open_clip_config.json"
 EXPORT_NAME = "reliquant.json"
-"""The file by which a folder that `reliquant export` wrote is known."""
+"""The file that identifies a folder written by `reliquant export`."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a model is built from, beside its weights.
+    """The parts that a model is built from, besides its weights.
 
     Attributes:
         library: that holds its classes. architecture: its configuration there.
@@ -56,7 +56,7 @@ class Recipe:
         return (*tokenizer, *([self.text_model / "config.json"] if self.text_model else []))
 
     def checked(self, where: str) -> Recipe:
-        """Itself, if nothing in its configurations leads to code.
+        """The recipe itself, after a check that its configurations cannot run code.
 
         Raises:
             ModelError: names `where` or the file, and the key.
@@ -71,7 +71,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a model that is quantized already knows of itself.
+    """What an already quantized model declares about itself.
 
     Attributes:
         quant: how it was quantized. base: digest of the full-precision model.
@@ -93,7 +93,7 @@ class ResolvedModel:
         files: every file that the model is built from.
         parameters: number of stored values, None where the weight file does not tell without being loaded.
         recipe: what its module is built from.
-        quantized: for a folder that `reliquant export` wrote; such a model is run as it is.
+        quantized: for a folder that `reliquant export` wrote; such a model is not quantized again.
     """
 
     spec: ModelSpec
@@ -134,12 +134,12 @@ class Reference(ABC):
 
 references: Registry[Reference] = Registry("kind of model reference", "reliquant.references", Reference)
 EXPORTED = "exported"
-"""The kind that a folder with an `EXPORT_NAME` is of, whatever its reference says."""
+"""The kind of a folder with an `EXPORT_NAME`, whatever its reference says."""
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What an open_clip reference leads to."""
+    """The parts that an open_clip reference resolves to."""
 
     config: Mapping[str, Any]
     preprocess: Mapping[str, Any]
@@ -149,7 +149,7 @@ class _Parts:
 
 
 def resolve(spec: ModelSpec | str, *, download: bool = True) -> ResolvedModel:
-    """Find a model's files and say what it is; the weights are hashed but not loaded.
+    """Find a model's files and identify it; the weights are hashed but not loaded.
 
     Args:
         spec: the model, or its reference alone.
@@ -172,7 +172,7 @@ def refuse_quantized(models: Iterable[ResolvedModel], purpose: str) -> None:
     """Refuse models that are quantized already.
 
     Args:
-        purpose: what would quantize them again, e.g. `search`.
+        purpose: the command that would quantize them again, e.g. `search`.
 
     Raises:
         SpecError: names the model and how it was quantized.

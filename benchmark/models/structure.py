@@ -1,4 +1,4 @@
-"""What a tower is made of: its repeated blocks by name."""
+"""The structure of a tower: its repeated blocks by name."""
 
 from __future__ import annotations
 

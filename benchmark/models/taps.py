@@ -42,7 +42,7 @@ def _timm_penultimate(visual: Any) -> Tap:
 
 
 def identity(_: nn.Module, features: Tensor) -> Tensor:
-    """The watched features as they are."""
+    """The watched features, unchanged."""
     return features
 
 

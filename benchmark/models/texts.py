@@ -1,7 +1,7 @@
-"""Which positions of a text the features depend on; the others are not run.
+"""Shorten texts to the positions that their features depend on.
 
 Prompts are some 10 tokens long and padded to 77. After the end-of-text token a causal tower's positions cannot change
-the features, nor can padding that the tower masks out: with them a text costs several times as much.
+the features, nor can padding that the tower masks out: running them makes a text several times as expensive.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class Shortened:
 
 
 def shortened(tokenizer: Tokenize, mask: TokenMask | None) -> Tokenize:
-    """The tokenizer without what nothing depends on.
+    """The tokenizer, shortened to the positions that the features depend on.
 
-    Left as it is where all positions count (SigLIP attends to its padding) and for CoCa, whose class token takes the
-    position behind the last.
+    It stays unchanged where all positions count (SigLIP attends to its padding) and for CoCa, whose class token takes
+    the position behind the last.
     """
     if mask is None or (isinstance(mask, NotPadding) and mask.appended):
         return tokenizer

@@ -45,7 +45,7 @@ def load(
     """Build the model from its folder.
 
     Args:
-        restore: fills the module, its attention already rewritten, in the place of the folder's weights.
+        restore: fills the module, its attention already rewritten, instead of the folder's weights.
 
     Raises:
         ModelError: the extra is missing, the weights do not match, or it is no dual encoder of images and texts.
@@ -118,12 +118,12 @@ def _nothing(record: logging.LogRecord) -> bool:
 
 
 def _build(folder: Path) -> Any:
-    """The module with its weights; every tensor must find its place."""
+    """The module with its weights; every tensor must match the architecture."""
     import torch
     from transformers import AutoModel
 
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
-    options["ignore_mismatched_sizes"] = True  # they come back in the report, by name
+    options["ignore_mismatched_sizes"] = True  # the load report names them
     with guarded(folder, "transformers cannot load it"):
         module, report = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
     problems = [
@@ -181,7 +181,7 @@ class Tokenizer:
 
 
 def _tokenizer(folder: Path, config: Any) -> tuple[Tokenizer, int | None]:
-    """The tokenizer, and the padding token's id where the text tower must be told not to attend to padding.
+    """The tokenizer, and the padding token's id where the text tower needs a mask over its padding.
 
     SigLIP was trained attending to its padding. Where padding and end of text share an id (CLIP) the tower is causal:
     what follows the end of the text cannot change the features.

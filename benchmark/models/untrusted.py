@@ -1,8 +1,8 @@
-"""What the configurations of a model that somebody else made may ask for: data, never code.
+"""Checks of untrusted model configurations: they may ask for data, never for code.
 
 open_clip, timm and transformers take names of modules, repositories and files from such configurations, and some of
-them make these libraries import Python from the model's folder or from the hub. So each configuration passes the lists
-below before a library sees it, and `guarded` calls the library with the import of a folder's modules closed.
+them make these libraries import Python from the model's folder or from the hub. So each configuration is checked
+against the lists below before a library sees it, and `guarded` calls the library with imports from a folder disabled.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def check_tokenizer_class(folder: Path) -> None:
 
 @contextmanager
 def guarded(where: Path | str, what: str) -> Iterator[None]:
-    """Call a library on files that somebody else made: it can neither ask for leave nor import their modules.
+    """Call a library on untrusted files: it can neither prompt for permission nor import their modules.
 
     transformers asks on the terminal wherever `trust_remote_code` is not given, and it does not give it in its own
     calls for parts of a model; a time limit of 0 is its own way of never asking.

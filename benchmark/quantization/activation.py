@@ -14,7 +14,7 @@ from benchmark.quantization import affine
 
 
 class TokenQuantizer(nn.Module):
-    """Ranges are taken from each token when the model runs (min-max)."""
+    """Dynamic quantizer: the min-max range of each token, computed when the model runs."""
 
     def __init__(self, bits: int, symmetric: bool, dims: tuple[int, ...] = (-1,)) -> None:
         super().__init__()
@@ -22,22 +22,22 @@ class TokenQuantizer(nn.Module):
 
     def span(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point per token, broadcastable to x (..., K)."""
-        return affine.parameters(x.amin(self.dims, True), x.amax(self.dims, True), self.bits, self.symmetric)
+        return affine.choose_qparams(x.amin(self.dims, True), x.amax(self.dims, True), self.bits, self.symmetric)
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (float), scale and zero point of x."""
-        scale, zero = self.span(x)
-        return _codes(x, scale, zero, self.bits, self.symmetric), scale, zero
+        scale, zero_point = self.span(x)
+        return _codes(x, scale, zero_point, self.bits, self.symmetric), scale, zero_point
 
     def integer_codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes (int8), scale and zero point of x. Integers know no NaN: it is in the scale of its token."""
-        codes, scale, zero = self.codes(x)
-        return codes.to(torch.int8), scale, zero
+        """Codes (int8), scale and zero point of x. Integer codes cannot show a NaN; the scale of its token does."""
+        codes, scale, zero_point = self.codes(x)
+        return codes.to(torch.int8), scale, zero_point
 
     def forward(self, x: Tensor) -> Tensor:
         """x, quantized and dequantized."""
-        codes, scale, zero = self.codes(x)
-        return codes.mul_(scale) if self.symmetric else codes.sub_(zero).mul_(scale)
+        codes, scale, zero_point = self.codes(x)
+        return codes.mul_(scale) if self.symmetric else codes.sub_(zero_point).mul_(scale)
 
     def extra_repr(self) -> str:
         """Bits and symmetry."""
@@ -45,20 +45,20 @@ class TokenQuantizer(nn.Module):
 
 
 class TensorQuantizer(TokenQuantizer):
-    """One range for the whole tensor, fixed by calibration: `low` and `high` are scalars."""
+    """Static quantizer: one calibrated range for the whole tensor; `low` and `high` are scalars."""
 
     scale: Tensor
-    zero: Tensor
+    zero_point: Tensor
 
     def __init__(self, bits: int, symmetric: bool, low: float, high: float) -> None:
         super().__init__(bits, symmetric)
-        scale, zero = affine.parameters(torch.tensor(low), torch.tensor(high), bits, symmetric)
+        scale, zero_point = affine.choose_qparams(torch.tensor(low), torch.tensor(high), bits, symmetric)
         self.register_buffer("scale", scale)
-        self.register_buffer("zero", zero)
+        self.register_buffer("zero_point", zero_point)
 
     def span(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The calibrated scale and zero point, whatever x is."""
-        return self.scale, self.zero
+        return self.scale, self.zero_point
 
     def integer_codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (int8), scale and zero point of x.
@@ -66,15 +66,17 @@ class TensorQuantizer(TokenQuantizer):
         Raises:
             NonFiniteError: x holds a NaN, which neither codes nor the calibrated scale could show.
         """
-        codes, scale, zero = self.codes(x)
+        codes, scale, zero_point = self.codes(x)
         if codes.sum().isnan():
-            raise NonFiniteError("the input of a quantized layer is NaN")
-        return codes.to(torch.int8), scale, zero
+            raise NonFiniteError(
+                "quantized layer: its input is NaN. Check the images and the quantization of earlier layers."
+            )
+        return codes.to(torch.int8), scale, zero_point
 
 
-def _codes(x: Tensor, scale: Tensor, zero: Tensor, bits: int, symmetric: bool) -> Tensor:
+def _codes(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, symmetric: bool) -> Tensor:
     bottom = -(2 ** (bits - 1))
     codes = torch.mul(x, scale.reciprocal()).round_()
     if not symmetric:
-        codes.add_(zero)
+        codes.add_(zero_point)
     return codes.clamp_(bottom, bottom + 2**bits - 1)

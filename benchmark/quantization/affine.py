@@ -54,20 +54,20 @@ class QuantizedWeight:
     Attributes:
         codes: (R, G, S) int8, as `Scheme.grouped` lays the weight out.
         scale: (R, G, 1) float32, positive.
-        zero: (R, G, 1) float32; integers, except for methods with a float zero point (HQQ).
+        zero_point: (R, G, 1) float32; integers, except for methods with a float zero point (HQQ).
         scheme: how they were made.
         shape: of the weight.
     """
 
     codes: Tensor
     scale: Tensor
-    zero: Tensor
+    zero_point: Tensor
     scheme: Scheme
     shape: tuple[int, ...]
 
     def dequantize(self) -> Tensor:
         """The weight that the codes stand for, float32, in the weight's own shape."""
-        return dequantize(self.codes, self.scale, self.zero).reshape(self.shape)
+        return dequantize(self.codes, self.scale, self.zero_point).reshape(self.shape)
 
     @property
     def packed_bits(self) -> int:
@@ -75,12 +75,12 @@ class QuantizedWeight:
         total = self.codes.numel() * self.scheme.bits + self.scale.numel() * 32
         if self.scheme.symmetric:
             return total
-        return total + self.zero.numel() * (self.scheme.bits if self.integer_zero else 32)
+        return total + self.zero_point.numel() * (self.scheme.bits if self.integer_zero_point else 32)
 
     @property
-    def integer_zero(self) -> bool:
+    def integer_zero_point(self) -> bool:
         """Whether all zero points are integers."""
-        return bool((self.zero == self.zero.round()).all())
+        return bool((self.zero_point == self.zero_point.round()).all())
 
 
 def value_range(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ def value_range(values: Tensor) -> tuple[Tensor, Tensor]:
     return values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
 
 
-def parameters(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+def choose_qparams(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
     """Scale and zero point (float32, same shape) for a range; a range of zero width gets scale 1, NaN stays NaN.
 
     Args:
@@ -107,19 +107,19 @@ def parameters(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[T
     if symmetric:
         return scale, torch.zeros_like(scale)
     bottom = -(2 ** (bits - 1))
-    zero = bottom - torch.round(low.float() / scale)
-    return scale, zero.clamp(bottom, bottom + levels)
+    zero_point = bottom - torch.round(low.float() / scale)
+    return scale, zero_point.clamp(bottom, bottom + levels)
 
 
-def quantize(values: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+def quantize(values: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
     """Integer codes as float values (shape of `values`); not a new dtype, so that callers choose it."""
     bottom = -(2 ** (bits - 1))
-    return (values * (1.0 / scale)).round_().add_(zero).clamp_(bottom, bottom + 2**bits - 1)
+    return (values * (1.0 / scale)).round_().add_(zero_point).clamp_(bottom, bottom + 2**bits - 1)
 
 
-def dequantize(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """(codes - zero) * scale in float32."""
-    return (codes.float() - zero) * scale
+def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """(codes - zero_point) * scale in float32."""
+    return (codes.float() - zero_point) * scale
 
 
 def quantize_weight(weight: Tensor, scheme: Scheme, span: tuple[Tensor, Tensor] | None = None) -> QuantizedWeight:
@@ -131,13 +131,13 @@ def quantize_weight(weight: Tensor, scheme: Scheme, span: tuple[Tensor, Tensor] 
         span: range (low, high), each (R, G, 1); None takes the minimum and maximum of each group.
     """
     low, high = value_range(scheme.grouped(weight.detach().float())) if span is None else span
-    return encode(weight, scheme, *parameters(low, high, scheme.bits, scheme.symmetric))
+    return encode(weight, scheme, *choose_qparams(low, high, scheme.bits, scheme.symmetric))
 
 
-def encode(weight: Tensor, scheme: Scheme, scale: Tensor, zero: Tensor) -> QuantizedWeight:
+def encode(weight: Tensor, scheme: Scheme, scale: Tensor, zero_point: Tensor) -> QuantizedWeight:
     """Round a weight to nearest with given scales and zero points, each (R, G, 1)."""
-    codes = quantize(scheme.grouped(weight.detach().float()), scale, zero, scheme.bits).to(torch.int8)
-    return QuantizedWeight(codes, scale, zero, scheme, tuple(weight.shape))
+    codes = quantize(scheme.grouped(weight.detach().float()), scale, zero_point, scheme.bits).to(torch.int8)
+    return QuantizedWeight(codes, scale, zero_point, scheme, tuple(weight.shape))
 
 
 def error(weight: Tensor, other: Tensor) -> tuple[float, float | None]:

@@ -1,4 +1,4 @@
-"""From a short name to a quantized model and the proof of what was done."""
+"""From a short name to a quantized model and its QuantizationReport."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_model(model: ClipModel, specs: Iterable[QuantSpec]) -> None:
         specs: as the user named them, not split by tower: a pattern must match a layer of their own scope.
 
     Raises:
-        QuantizationError: a pattern matches no layer, or a group size divides no layer's inputs.
+        QuantizationError: a pattern matches no layer, or the group size does not divide a layer's inputs.
         NonFiniteError: a weight is NaN or infinite.
     """
     towers: dict[Tower, None] = {}
@@ -70,13 +70,13 @@ def quantize(
     Args:
         model: in full precision; it is left as it is. Full precision returns the model itself.
         spec: the quantization; `spec.for_tower(tower)` does to that tower exactly what the whole spec does to it.
-        calibration: image-caption pairs, for methods that need them. They also serve as probe of the report.
-        progress: told about long phases.
+        calibration: image-caption pairs, for methods that need them. The report uses them as probe batch too.
+        progress: shows long phases.
         exact_float: compute on dequantized floats even where an int8 matrix product would be faster.
         statistics: keeps what the calibration data says about layers; what it has is not computed again.
 
     Raises:
-        SpecError, QuantizationError: it cannot be done as asked (before any work), or it had no effect.
+        SpecError, QuantizationError: the quantization is not possible (before any work), or had no effect.
         NonFiniteError: a weight, an activation or the result is NaN or infinite.
     """
     return _quantize(model, spec, calibration, progress, exact_float, statistics, False)[:2]
@@ -141,12 +141,14 @@ def _quantize(
 
 
 def _uncovered(tower: Tower, report: TowerReport) -> list[str]:
-    """What a reader must know of weights that stay in full precision, if they are more than 1 %."""
+    """A note on the weights that stay in full precision, if they are more than 1 %."""
     if report.weight_share >= _COVERED:
         return []
     reasons = Counter(report.skipped.values())
     said = "; ".join(f"{count} layer{'s' * (count > 1)}: {reason}" for reason, count in reasons.items())
-    return [f"{tower}: {report.weight_share:.1%} of the weights are quantized, the others stay as they are ({said})"]
+    return [
+        f"{tower}: {report.weight_share:.1%} of the weights are quantized, the others stay in full precision ({said})"
+    ]
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def _controlled(
 
 
 def _check_before(model: ClipModel, spec: QuantSpec, method: Quantizer, calibration: Calibration | None) -> None:
-    """Refuse what does not fit before any tower is touched."""
+    """Refuse a quantization that does not fit the model, before any tower is changed."""
     method.check_available(model.device.type)
     _check_calibration(method, spec, calibration)
     check_patterns(model, spec, model.towers)  # of both: this may be one tower of a whole
@@ -195,11 +197,14 @@ def _check_calibration(method: Quantizer, spec: QuantSpec, calibration: Calibrat
         why = "a static activation range" if static else f"{why} with these options"
     if calibration is None:
         raise QuantizationError(
-            f"quantization '{spec.name}' needs calibration data for {why}; name a calibration set in the suite"
+            f"quantization '{spec.name}': it needs calibration data for {why}. Add 'calibration: NAME' to the suite."
         )
     for tower, count in (("vision", len(calibration.pixels)), ("text", len(calibration.captions))):
         if tower in spec.towers and count == 0:
-            raise SpecError(f"the calibration set is empty on its {tower} side; {why} needs it")
+            raise SpecError(
+                f"quantization '{spec.name}': the calibration set has no {tower} data, which {why} needs. "
+                "Add image-caption pairs to it."
+            )
 
 
 def _report(

@@ -1,10 +1,10 @@
-r"""AWQ: input channels that carry large activations are scaled up before rounding, by the scale that hurts least.
+r"""AWQ: scale up input channels with large activations before rounding, by the scale with the least output error.
 
 .. math:: s_j = \overline{|X_j|}^{\,\alpha} \Big/ \sqrt{\max_k s_k \min_k s_k}, \qquad
           \alpha^* = \arg\min_{\alpha} \big\| X (\mathrm{diag}(s)^{-1} Q(\mathrm{diag}(s) W^T) - W^T) \big\|^2
 
 over `grid` values of alpha in [0, 1); alpha = 0 is plain rounding. Then, unless `clip_false`, each channel's or group's
-range is shrunk by the factor (1 to 0.5) that hurts its outputs least, other groups left exact. Output
+range is shrunk by the factor (1 to 0.5) with the least output error, the other groups being exact. Output
 errors are computed from the second moment of the calibration inputs. Linears fed by one LayerNorm share `s`. Without
 activation quantization the scaling is undone within the dequantized weight; with it, the input is divided by `s`, in
 the LayerNorm where one feeds the layer. Conv2d layers are rounded to nearest. Paper: Lin et al., "AWQ", MLSys 2024
@@ -33,14 +33,14 @@ _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 
 
 class AwqOptions(Options):
-    """`grid`: number of alphas tried; `clip`: search ranges, too."""
+    """`grid`: number of alphas tried; `clip`: also search the ranges."""
 
     grid: int = Field(default=20, ge=1, le=100)
     clip: bool = True
 
 
 def candidate_scale(mean: Tensor, alpha: float) -> Tensor:
-    """`s` (K,) for mean |x| (K,); features that are never active count as tiny."""
+    """`s` (K,) for mean |x| (K,); features that are never active get a tiny one."""
     scale = mean.pow(alpha).clamp(min=1e-4)
     return scale / (scale.max() * scale.min()).sqrt()
 

@@ -1,4 +1,4 @@
-"""What a quantizer is: its declaration, its checks, and the job of quantizing one tower."""
+"""The quantizer interface: its declaration, its checks, and the job of quantizing one tower."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class LayerRecord:
 class TowerJob:
     """The quantization of one tower: the model is a clone, `targets` are its layers that must be replaced.
 
-    `notes` collects what a reader of the report should know (a layer that could not be folded, ...); `kept` the states
-    of the replaced layers by name, where somebody wants to store the model.
+    `notes` collects remarks for the report (a layer that could not be folded, ...); `kept`, if given, the states of the
+    replaced layers by name, to store the model.
     """
 
     model: ClipModel
@@ -109,7 +109,7 @@ class TowerJob:
     kept: dict[str, LayerState] | None = None
 
     def source(self, stage: str = "plain", transforms: Mapping[str, nn.Module] | None = None) -> Source:
-        """Where this job's calibration statistics come from.
+        """The source of this job's calibration statistics.
 
         Raises:
             QuantizationError: there is no calibration data.
@@ -123,17 +123,17 @@ class TowerJob:
         return {name: target.layer for name, target in self.targets.items() if isinstance(target.layer, nn.Linear)}
 
     def replace(self, name: str, module: nn.Module) -> None:
-        """Put a module in the place of the layer called `name`, under all its names if it is shared."""
+        """Replace the layer called `name` by a module, under all its names if it is shared."""
         put(self.model.module, name, module)
 
 
 @dataclass(frozen=True)
 class Quantizer(ABC):
-    """One way of quantizing. Instances are registered under their `name` (entry points `reliquant.quantizers`).
+    """A quantization method. Instances are registered under their `name` (entry points `reliquant.quantizers`).
 
     Attributes:
         name: the method's name in short names.
-        version: rises when the numbers that the method gives can change.
+        version: raise it when the method's numbers can change.
         title, paper: one line each for `reliquant list quantizers`.
         fields: the QuantSpec fields that it takes, beside `method`.
         runs_on: device types.
@@ -155,10 +155,10 @@ class Quantizer(ABC):
     kind: ClassVar[Kind] = "quantization"
 
     def check(self, spec: QuantSpec) -> None:
-        """Refuse what this method cannot do, before any work.
+        """Refuse a quantization that this method cannot do, before any work.
 
         Raises:
-            SpecError: names the field, and what the method takes.
+            SpecError: names the field, and the fields that the method takes.
         """
         default = QuantSpec()
         given = [f for f in QuantSpec.model_fields if f != "method" and getattr(spec, f) != getattr(default, f)]
@@ -181,11 +181,11 @@ class Quantizer(ABC):
             raise QuantizationError(f"{self.name} does not run on {device}; it runs on {', '.join(self.runs_on)}")
 
     def requires_calibration(self, spec: QuantSpec) -> bool:
-        """Whether this quantization looks at calibration data."""
+        """Whether this quantization uses calibration data."""
         return self.needs_calibration or spec.activation_granularity == "tensor"
 
     def depends_on(self, spec: QuantSpec) -> tuple[QuantSpec, ...]:
-        """Other quantizations whose result this one looks at; their content is part of this one's hash."""
+        """Other quantizations whose result this one uses; their content is part of this one's hash."""
         return ()
 
     def read_options(self, spec: QuantSpec, kind: type[O]) -> O:
@@ -219,15 +219,15 @@ class Quantizer(ABC):
     def rebuild(
         self, spec: QuantSpec, layer: nn.Linear | nn.Conv2d, state: LayerState, exact_float: bool = False
     ) -> tuple[nn.Module, str]:
-        """The module that a stored state stands for, and its engine.
+        """Build a layer from its stored state; also returns its engine.
 
         Args:
-            layer: what it replaces, on its device; its bias is right, its weight may hold anything.
+            layer: the layer to replace, on its device; its bias is right, its weight may hold anything.
 
         Raises:
             QuantizationError: this method's layers cannot be stored. ModelError: the state is damaged.
         """
-        raise QuantizationError(f"{self.name} does not say how its layers are stored")
+        raise QuantizationError(f"{self.name}: its layers have no stored form. Export another method.")
 
     def describe(self) -> dict[str, Any]:
         """What `reliquant list quantizers` shows."""
@@ -249,13 +249,13 @@ class Quantizer(ABC):
 
 @dataclass(frozen=True)
 class Control:
-    """A change of image features that is run in the place of a quantization.
+    """A change of image features that is evaluated in place of a quantization.
 
     Attributes:
         change: (normalised pixels (B, 3, H, W), features before L2 normalisation (B, D)) -> features (B, D); what it
             does to one image must not depend on the others of its batch.
         figures: numbers for the report, e.g. `noise_to_signal`.
-        notes: what a reader of the report should know.
+        notes: remarks for the report.
     """
 
     change: Callable[[Tensor, Tensor], Tensor]
@@ -279,7 +279,7 @@ class FeatureControl(Quantizer):
         calibration: Calibration,
         quantized: Callable[[QuantSpec], ClipModel],
     ) -> Control:
-        """The change of features, measured on calibration images; `quantized` gives the model to imitate."""
+        """The change of features, measured on calibration images; `quantized` returns the model to imitate."""
 
     def quantize_tower(self, job: TowerJob) -> list[LayerRecord]:
         """A control has no layers to replace.
@@ -287,7 +287,9 @@ class FeatureControl(Quantizer):
         Raises:
             QuantizationError: always; `benchmark.quantization.quantize` calls `control` instead.
         """
-        raise QuantizationError(f"{self.name} changes features, not layers")
+        raise QuantizationError(
+            f"{self.name}: a control changes features, not layers. Call benchmark.quantization.quantize."
+        )
 
 
 def named_tensors(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ class Int8Options(Options):
 
 
 class FourBitOptions(Options):
-    """`doublequant`: quantize the absmax values, too."""
+    """`doublequant`: also quantize the absmax values."""
 
     doublequant: bool = False
 
@@ -133,8 +133,8 @@ class FourBit(BitsAndBytes):
 
 
 def _bitsandbytes() -> Any:
-    # it warns of the optional kernels of the bfloat16 path that is not taken, and at each call that float32 inputs are
-    # cast, which is what we want
+    # it warns about the optional kernels of the bfloat16 path, which is not used, and at each call about the cast of
+    # float32 inputs, which is intended
     for name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import bitsandbytes

@@ -1,4 +1,4 @@
-"""What calibration data says about the inputs of layers: streamed through hooks, one bounded batch at a time."""
+"""Collect calibration statistics of layer inputs through hooks, one bounded batch at a time."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from benchmark.utils.progress import Progress
 
 BATCH = 32
 STATISTICS_BYTES = 1 << 30
-"""Memory that one pass's statistics may take; a tower whose statistics need more takes several passes."""
+"""Bytes that the statistics of one pass may take; a tower that needs more takes several passes."""
 VERSION = 2
-"""Raise when statistics can change for the same model and data."""
+"""Raise it when statistics can change for the same model and data."""
 
 
 class Store(Protocol):
@@ -36,15 +36,15 @@ class Store(Protocol):
         """Keep arrays."""
 
     def lock(self, key: str) -> AbstractContextManager[None]:
-        """Only one process makes what a key stands for; the others wait."""
+        """A lock with which only one process computes the entry of a key; the others wait."""
 
 
 @dataclass(frozen=True)
 class Source:
     """Where statistics come from: a model, one of its towers, calibration data, and the transformation so far.
 
-    `stage` names what a method has done to the model exactly (a smoothing, a rotation), with the method's version;
-    with the digests of model and data it makes the key under which `store` keeps statistics for other quantizations.
+    `stage` names exactly what a method has done to the model (a smoothing, a rotation), with the method's version; with
+    the digests of model and data it is the key under which `store` keeps statistics for other quantizations.
     `transforms` are applied to the inputs of the layers that they are named for before statistics are taken.
     """
 
@@ -61,7 +61,7 @@ class Source:
         return digest(["statistic", VERSION, *about, layer, observer.kind, observer.version])
 
     def recall(self, layer: str, observer: Observer) -> bool:
-        """Whether the store has a statistic; it is then read into the observer."""
+        """Read a statistic from the store into the observer; whether the store has it."""
         stored = self.store.get(self.key(layer, observer)) if self.store is not None else None
         if stored is None:
             return False
@@ -85,7 +85,7 @@ def observe(
         _collect(source, missing, progress, title)
     elif missing and source.store is not None:
         with source.store.lock(digest([source.key(name, o) for name, some in missing.items() for o in some])):
-            missing = _missing(source, missing)  # another process may have been faster
+            missing = _missing(source, missing)  # another process may have stored them meanwhile
             if missing:
                 _collect(source, missing, progress, title)
             for name, observers in missing.items():
@@ -103,7 +103,7 @@ def _missing(source: Source, wanted: Mapping[str, Sequence[Observer]]) -> dict[s
 def in_parts(
     source: Source, wanted: dict[str, Sequence[Observer]], progress: Progress, title: str
 ) -> Iterator[dict[str, Seen]]:
-    """`observe` for so many layers at a time that their statistics fit `STATISTICS_BYTES`; empties `wanted`."""
+    """`observe` as many layers at a time as fit into `STATISTICS_BYTES`; empties `wanted`."""
     while wanted:
         part: dict[str, Sequence[Observer]] = {}
         size = 0

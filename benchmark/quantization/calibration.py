@@ -1,4 +1,4 @@
-"""Calibration data: the image-caption pairs that data-dependent quantizers look at."""
+"""Calibration data: the image-caption pairs that data-dependent quantizers use."""
 
 from __future__ import annotations
 

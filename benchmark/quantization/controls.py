@@ -72,7 +72,7 @@ def undotted(value: str) -> str:
 
 @dataclass(frozen=True)
 class Moments:
-    """What the calibration images say: full precision's Gram matrix, and the noise's where there is a second model."""
+    """Second moments over the calibration images: of full precision, and of the noise where there is a second model."""
 
     signal: GramAccumulator
     noise: GramAccumulator
@@ -115,7 +115,7 @@ def measure(model: ClipModel, calibration: Calibration, quantized: ClipModel | N
         signal.update(x)
         noise.update(features(quantized, pixels) - x if quantized else np.zeros_like(x))
     if signal is None or noise is None:
-        raise QuantizationError("a control needs calibration images, the calibration set has none")
+        raise QuantizationError("control: the calibration set has no images. Add image-caption pairs to it.")
     return Moments(signal, noise)
 
 
@@ -171,10 +171,10 @@ class VisionControl(FeatureControl):
     """What the three have in common: options only, vision only, calibration always."""
 
     def check(self, spec: QuantSpec) -> None:
-        """As every method; and the vision tower is the only scope.
+        """Check the fields as for every method, and that the scope is the vision tower.
 
         Raises:
-            SpecError: names what does not fit.
+            SpecError: names the field or option that does not fit.
         """
         if spec.scope != "vision":
             raise SpecError(f"quantization '{spec.name}': {self.name} changes image features; its scope is vision only")
@@ -205,8 +205,8 @@ class NoiseControl(VisionControl):
             raise SpecError(f"quantization '{spec.name}': option like: {error}") from None
         if quantizers.get(other.method).kind == "control" or other.for_tower("vision") == FP32:
             raise SpecError(
-                f"quantization '{spec.name}': option like: '{name}' is no quantization of the vision tower "
-                "that noise could imitate"
+                f"quantization '{spec.name}': option like: '{name}' is not a quantization of the vision tower, "
+                "so noise cannot imitate it. Name one, as in rtn.w4.vision."
             )
         return other.for_tower("vision")
 

@@ -1,8 +1,8 @@
 r"""Exact diagonal scalings: x W^T = (x / s) (W s)^T, folded into a LayerNorm where one feeds the layer.
 
-A fold divides the LayerNorm's gain and bias by `s`; all Linears that read the LayerNorm must share that `s`. Whether
-nothing else reads it is not guessed: the fold stays only if, on a probe batch, neither the tower's output nor any of
-its taps changes. Elsewhere the input is divided when the model runs.
+A fold divides the LayerNorm's gain and bias by `s`; all Linears that read the LayerNorm must share that `s`. A probe
+batch tests that nothing else reads it: the fold stays only if neither the tower's output nor any of its taps changes.
+Otherwise the input is divided when the model runs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class InputGroup:
 def input_groups(job: TowerJob) -> list[InputGroup]:
     """The target Linears of a tower by what feeds them, found by running a probe batch.
 
-    A LayerNorm without gain, or one that also feeds a Linear that is not a target, feeds nobody here.
+    LayerNorms without gain, and those that also feed a Linear that is not a target, form no group.
     """
     linears = {name: t for name, t in job.targets.items() if isinstance(t.layer, nn.Linear)}
     feeds = _feeds(job)
@@ -48,7 +48,7 @@ def input_groups(job: TowerJob) -> list[InputGroup]:
 
 
 def _feeds(job: TowerJob) -> dict[str, list[str]]:
-    """LayerNorm name -> Linears whose input is the very memory that it wrote."""
+    """LayerNorm name -> Linears whose input is the tensor memory that it wrote."""
     module = job.model.module
     outputs: dict[tuple[int, int], str] = {}
     feeds: dict[str, list[str]] = {}
@@ -87,10 +87,10 @@ def _feeds(job: TowerJob) -> dict[str, list[str]]:
 
 @torch.no_grad()
 def apply_scales(job: TowerJob, scales: Mapping[InputGroup, Tensor]) -> dict[str, Prepared]:
-    """Multiply weights by their group's scale and divide the inputs by it; layers without one stay as they are.
+    """Multiply weights by their group's scale and divide the inputs by it; layers without one stay unchanged.
 
     Args:
-        job: its model is changed in place; what the tower computes is not.
+        job: its model is changed in place; the tower's output stays the same.
         scales: (K,) float32 per group, positive.
     """
     prepared = {name: Prepared(target, target.layer.weight.detach()) for name, target in job.targets.items()}
@@ -108,7 +108,7 @@ def apply_scales(job: TowerJob, scales: Mapping[InputGroup, Tensor]) -> dict[str
 
 
 def with_weight(layer: nn.Linear, weight: Tensor) -> nn.Linear:
-    """A Linear beside the model, with another weight; the model keeps running on the exact one."""
+    """A copy of a Linear with another weight; the model keeps the exact one."""
     new = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
     new.weight, new.bias = nn.Parameter(weight, requires_grad=False), layer.bias
     return new
@@ -149,7 +149,7 @@ def _close(found: Tensor, reference: Tensor) -> bool:
 
 
 def _fold(job: TowerJob, group: InputGroup, scale: Tensor) -> Callable[[], None]:
-    """Fold one scale; returns what puts everything back."""
+    """Fold one scale; returns a function that undoes it."""
     norm = job.model.module.get_submodule(group.norm or "")
     changed: list[tuple[nn.Module, str, nn.Parameter]] = []
 

@@ -1,4 +1,4 @@
-"""Size and speed of a configuration: packed bytes always, times only of kernels that really compute on its codes.
+"""Size and speed of a configuration: packed bytes always, times only for real kernels.
 
 A simulated quantization has no speed of its own: its float arithmetic says nothing about a deployment. It is timed
 through a real kernel of the same scheme where one is installed (`timed` says which), and marked "simulated" elsewhere.
@@ -27,7 +27,7 @@ from benchmark.quantization.report import QuantizationReport
 from benchmark.spec import QuantSpec
 
 _LEAST_RUNS, _ENOUGH_RUNS = 5, 20
-"""Single images that are timed at least, and where the budget allows for patience: a p95 is one of 20."""
+"""Least number of timed single images, and the number that is aimed for (a p95 needs 20)."""
 _LEAST_BATCHES = 2
 _PATIENCE = 5
 """In units of the budget."""
@@ -41,7 +41,7 @@ class Speed:
 
     Attributes:
         timed: short name of the configuration whose kernel was timed.
-        engine: what computed it.
+        engine: the kernel that computed it.
         batch: images a batch for `images_per_second`.
         latency_ms_p50, latency_ms_p95: of one image alone.
         runs: timed batches, and timed single images.
@@ -98,8 +98,8 @@ def efficiency(
         model: full precision, from which a real kernel's model is made where `quantized` is a simulation.
         spec, quantized, report: the quantization, its model and its report.
         batch: images a batch.
-        budget_s: seconds to spend on each of the two timings, at least 2 batches and 5 single images; for 20 of
-            these up to five times as many seconds.
+        budget_s: seconds to spend on each of the two timings, at least 2 batches and 5 single images; to reach
+            20 single images up to five times as many seconds.
 
     Returns:
         Sizes and times; where timing fails, its reason in `error` instead of times.
@@ -113,7 +113,7 @@ def efficiency(
             return Efficiency(spec.name, packed, whole, kernel, None)
         kernel = "real"
         return Efficiency(spec.name, packed, whole, kernel, _speed(*timed, batch, budget_s))
-    except Exception as error:  # a kernel of another library may raise anything; the size is known all the same
+    except Exception as error:  # a kernel of another library may raise anything; the size is known regardless
         return Efficiency(spec.name, packed, whole, kernel, None, f"{type(error).__name__}: {error}")
 
 
@@ -176,7 +176,7 @@ def _speed(model: ClipModel, name: str, engine: str, batch: int, budget_s: float
 
 
 def _times(model: ClipModel, pixels: Tensor, budget_s: float, least: int, enough: int) -> Sequence[float]:
-    """Seconds of repeated forward passes. The first warms up; a long one counts where the second is not faster."""
+    """Seconds of repeated forward passes. The first is a warm-up; it counts if long and not slower than the second."""
     first, second = _run(model, pixels), _run(model, pixels)
     times = [first, second] if _LONG * budget_s < first < _SAME * second else [second]
     while (

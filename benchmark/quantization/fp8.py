@@ -64,7 +64,7 @@ class Float8Weight(QuantizedWeight):
         return (self.codes.float() * self.scale).reshape(self.shape)
 
     @property
-    def integer_zero(self) -> bool:
+    def integer_zero_point(self) -> bool:
         """Not integer codes at all."""
         return False
 

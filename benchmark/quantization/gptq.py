@@ -1,4 +1,4 @@
-r"""GPTQ: columns are quantized one after the other, and those still to come make up for the error.
+r"""GPTQ: quantize the columns of a weight one after the other and correct the later ones for the error.
 
 For each output channel, with `H = X^T X / N` of the calibration inputs (damped by `damp` times its mean diagonal) and
 the upper Cholesky factor `U` of `H^{-1}`:
@@ -8,9 +8,9 @@ the upper Cholesky factor `U` of `H^{-1}`:
 Ranges are min-max: of the whole channel or tensor beforehand, of a group when its first column is reached. With
 `actorder_true` the columns go by falling diagonal of `H`, and groups keep their place and get their ranges beforehand.
 `H` comes from the full-precision model's inputs, in one pass over the calibration data or as few as memory allows
-(`calibrate.STATISTICS_BYTES`). A channel (per tensor: the layer) that plain rounding serves better on the calibration
-data keeps the plain codes. Convolutions without groups are treated as Linears on their patches, others are rounded to
-nearest. Paper: Frantar et al., "GPTQ", ICLR 2023 (arXiv 2210.17323).
+(`calibrate.STATISTICS_BYTES`). A channel (per tensor: the layer) keeps the codes of plain rounding where
+their output error on the calibration data is smaller. Convolutions without groups are treated as Linears on their
+patches, others are rounded to nearest. Paper: Frantar et al., "GPTQ", ICLR 2023 (arXiv 2210.17323).
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def gptq(weight: Tensor, moment: Tensor, scheme: Scheme, damp: float = 0.01, act
     plain = affine.quantize_weight(weight, scheme)
     rows, columns = weight.shape
     groups, size = plain.scale.shape[1], columns // plain.scale.shape[1]
-    scale, zero = (value.reshape(-1, groups).expand(rows, groups).clone() for value in (plain.scale, plain.zero))
+    scale, zero_point = (
+        value.reshape(-1, groups).expand(rows, groups).clone() for value in (plain.scale, plain.zero_point)
+    )
     by_energy = moment.diagonal().argsort(descending=True)
     order = by_energy if actorder else torch.arange(columns, device=weight.device)
     factor = inverse_factor(moment[order][:, order], damp)
@@ -66,37 +68,39 @@ def gptq(weight: Tensor, moment: Tensor, scheme: Scheme, damp: float = 0.01, act
         for j in range(start, stop):
             group = places[j] // size
             if refresh and j % size == 0:
-                scale[:, group], zero[:, group] = _ranges(work[j : j + size], scheme)
-            s, z = scale[:, group], zero[:, group]
+                scale[:, group], zero_point[:, group] = _ranges(work[j : j + size], scheme)
+            s, z = scale[:, group], zero_point[:, group]
             codes[j] = affine.quantize(work[j], s, z, scheme.bits)
             errors[j - start] = (work[j] - (codes[j] - z) * s) / factor[j, j]
             work[j + 1 : stop].addr_(factor[j, j + 1 : stop], errors[j - start], alpha=-1)
         work[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)
     found = codes[order.argsort()].t().reshape(rows, groups, size).to(torch.int8)
-    return _better_rows(weight, moment, plain, found, scale.unsqueeze(-1), zero.unsqueeze(-1))
+    return _better_rows(weight, moment, plain, found, scale.unsqueeze(-1), zero_point.unsqueeze(-1))
 
 
 def inverse_factor(moment: Tensor, damp: float) -> Tensor:
     """Upper Cholesky factor (K, K) float32 of the inverse of the damped moment, computed in float64.
 
     Raises:
-        QuantizationError: the matrix is not positive definite even so; more damping helps.
+        QuantizationError: the damped matrix is not positive definite; more damping helps.
     """
     matrix = moment.double()
     diagonal = matrix.diagonal()
-    diagonal += torch.where(diagonal == 0, 1.0, 0.0)  # a feature that is never active: its weight is just rounded
+    diagonal += torch.where(diagonal == 0, 1.0, 0.0)  # a feature that is never active: its weight is rounded to nearest
     diagonal += damp * diagonal.mean()
     try:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
         factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
         return factor.float()
     except RuntimeError as error:
-        raise QuantizationError(f"gptq: second moment is not positive definite; raise damp above {damp}") from error
+        raise QuantizationError(
+            f"gptq: the second moment is not positive definite with damp {damp}. Raise damp."
+        ) from error
 
 
 def _ranges(rows: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     """Scale and zero point (O,) of a group of columns given as (S, O)."""
-    return affine.parameters(rows.amin(0), rows.amax(0), scheme.bits, scheme.symmetric)
+    return affine.choose_qparams(rows.amin(0), rows.amax(0), scheme.bits, scheme.symmetric)
 
 
 def output_error(weight: Tensor, other: Tensor, moment: Tensor) -> Tensor:
@@ -111,17 +115,17 @@ def output_error(weight: Tensor, other: Tensor, moment: Tensor) -> Tensor:
 
 
 def _better_rows(
-    weight: Tensor, moment: Tensor, plain: QuantizedWeight, codes: Tensor, scale: Tensor, zero: Tensor
+    weight: Tensor, moment: Tensor, plain: QuantizedWeight, codes: Tensor, scale: Tensor, zero_point: Tensor
 ) -> QuantizedWeight:
-    """Per output channel the codes, (O, G, S), whose output changes less: those found or the plain ones."""
-    found = affine.dequantize(codes, scale, zero).reshape(weight.shape)
+    """Per output channel the codes (O, G, S) with the smaller output error: GPTQ's or plain rounding's."""
+    found = affine.dequantize(codes, scale, zero_point).reshape(weight.shape)
     keep = output_error(weight, plain.dequantize(), moment) < output_error(weight, found, moment)
     keep = keep.reshape(-1, 1, 1)
     codes = torch.where(keep, plain.codes.reshape(codes.shape), codes)
     if plain.scheme.granularity == "tensor":  # both share one scale
-        return QuantizedWeight(codes.reshape(1, 1, -1), plain.scale, plain.zero, plain.scheme, plain.shape)
-    scale, zero = torch.where(keep, plain.scale, scale), torch.where(keep, plain.zero, zero)
-    return QuantizedWeight(codes, scale, zero, plain.scheme, plain.shape)
+        return QuantizedWeight(codes.reshape(1, 1, -1), plain.scale, plain.zero_point, plain.scheme, plain.shape)
+    scale, zero_point = torch.where(keep, plain.scale, scale), torch.where(keep, plain.zero_point, zero_point)
+    return QuantizedWeight(codes, scale, zero_point, plain.scheme, plain.shape)
 
 
 def gptq_weight(item: Prepared, scheme: Scheme, seen: Seen, damp: float, actorder: bool) -> QuantizedWeight:

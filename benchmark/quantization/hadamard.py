@@ -72,7 +72,7 @@ def factors(size: int) -> tuple[Tensor, Tensor]:
     """Orthonormal left (a, a) and right (b, b) float64 whose Kronecker product rotates `size` = a * b features.
 
     The product costs a + b multiplications per feature instead of a * b. Both are Hadamard; where the odd part of the
-    size has no Hadamard matrix, `left` is a random orthogonal matrix seeded by its size, so that features mix anyway.
+    size has no Hadamard matrix, `left` is a random orthogonal matrix seeded by its size, so that features still mix.
     """
     power = size & -size
     odd = size // power

@@ -85,7 +85,10 @@ def simulated_layer(
 
 
 class Transform(nn.Module):
-    """An invertible linear map of a layer's input, applied when the model runs; its weights are made for the result."""
+    """An invertible linear map of a layer's input, applied when the model runs.
+
+    The layer's weight is made for the transformed input.
+    """
 
     @property
     def packed_bits(self) -> int:
@@ -116,7 +119,7 @@ class Scaled(Transform):
 
 
 class Flattened(nn.Module):
-    """Feeds a library's Linear with rows: they accept different numbers of dimensions."""
+    """Flattens inputs to rows for a library's Linear, since libraries accept different numbers of dimensions."""
 
     def __init__(self, inner: nn.Module, dense: Tensor) -> None:
         super().__init__()

@@ -45,31 +45,31 @@ def best_scale(
         values: (..., S); each slice of the last dimension gets its own scale.
         bits: of the codes.
         symmetric: zero point 0.
-        weight: (S,) weights of the squared errors, e.g. the counts of a histogram; None weighs all alike.
+        weight: (S,) weights of the squared errors, e.g. the counts of a histogram; None weights all equally.
     """
     low, high = affine.value_range(values)
-    full, full_zero = affine.parameters(low, high, bits, symmetric)
-    best, best_zero, least = full, full_zero, _error(values, full, full_zero, bits, weight)
+    full, full_zero_point = affine.choose_qparams(low, high, bits, symmetric)
+    best, best_zero_point, least = full, full_zero_point, _error(values, full, full_zero_point, bits, weight)
     low, width = low.clamp(max=0), full * (2**bits - 1)
     for fraction in scale_fractions(bits):
         scale = torch.where(width > 0, width * fraction, full).clamp(min=torch.finfo(torch.float32).tiny)
-        zero = torch.zeros_like(scale) if symmetric else _zero(low, width, scale, bits)
-        error = _error(values, scale, zero, bits, weight)
+        zero_point = torch.zeros_like(scale) if symmetric else _zero_point(low, width, scale, bits)
+        error = _error(values, scale, zero_point, bits, weight)
         better = error < least
-        best, best_zero = torch.where(better, scale, best), torch.where(better, zero, best_zero)
+        best, best_zero_point = torch.where(better, scale, best), torch.where(better, zero_point, best_zero_point)
         least = torch.where(better, error, least)
-    return best, best_zero, least
+    return best, best_zero_point, least
 
 
-def _zero(low: Tensor, width: Tensor, scale: Tensor, bits: int) -> Tensor:
+def _zero_point(low: Tensor, width: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Integer zero point: both ends of the range are shrunk by the same factor."""
     shrink = (scale * (2**bits - 1) / width).clamp(max=1)
     bottom = -(2 ** (bits - 1))
     return torch.clamp(bottom - torch.round(low * shrink / scale), bottom, bottom + 2**bits - 1)
 
 
-def _error(values: Tensor, scale: Tensor, zero: Tensor, bits: int, weight: Tensor | None) -> Tensor:
-    error = affine.quantize(values, scale, zero, bits).sub_(zero).mul_(scale).sub_(values)
+def _error(values: Tensor, scale: Tensor, zero_point: Tensor, bits: int, weight: Tensor | None) -> Tensor:
+    error = affine.quantize(values, scale, zero_point, bits).sub_(zero_point).mul_(scale).sub_(values)
     if weight is None:
         norm: Tensor = torch.linalg.vector_norm(error, dim=-1, keepdim=True)
         return norm.square_()
@@ -86,20 +86,20 @@ class MeanSquaredError(Simulated):
     def quantize_weight(self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Seen) -> QuantizedWeight:
         """Round to nearest with the best scale of each tensor, channel or group."""
         weight = item.target.layer.weight.detach().float()
-        scale, zero, _ = best_scale(scheme.grouped(weight), scheme.bits, scheme.symmetric)
-        return affine.encode(weight, scheme, scale, zero)
+        scale, zero_point, _ = best_scale(scheme.grouped(weight), scheme.bits, scheme.symmetric)
+        return affine.encode(weight, scheme, scale, zero_point)
 
     def activation_range(self, spec: QuantSpec, bits: int, seen: Seen) -> tuple[float, float]:
         """The range whose scale is best on the calibration histogram."""
         histogram = seen.get(Histogram)
         occupied = histogram.counts > 0
         values, counts = histogram.centres()[occupied].float(), histogram.counts[occupied]
-        scale, zero, _ = best_scale(values, bits, spec.activation_symmetric, counts)
+        scale, zero_point, _ = best_scale(values, bits, spec.activation_symmetric, counts)
         bottom = -(2 ** (bits - 1))
         if spec.activation_symmetric:
             half = float(scale) * (2**bits - 1) / 2
             return -half, half
-        return float((bottom - zero) * scale), float((bottom + 2**bits - 1 - zero) * scale)
+        return float((bottom - zero_point) * scale), float((bottom + 2**bits - 1 - zero_point) * scale)
 
 
 quantizer = MeanSquaredError(

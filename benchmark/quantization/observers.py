@@ -1,4 +1,4 @@
-"""Statistics of a layer's input: each accumulates batch by batch, and can be written down and taken up again."""
+"""Statistics of a layer's input: each accumulates batch by batch, and can be saved and restored."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Observer(ABC):
     """Accumulates a statistic of one layer's input.
 
     Attributes:
-        kind: names it. version: rises when its numbers can change. nbytes: bounds its memory.
-        fields: the attributes that hold what it has seen: numbers and tensors.
+        kind: its name. version: raise it when its numbers can change. nbytes: an upper bound of its memory.
+        fields: the attributes that hold its state: numbers and tensors.
     """
 
     kind: str
@@ -32,12 +32,12 @@ class Observer(ABC):
         """Take in a batch: (rows, features) of a Linear, (B, C, H, W) of a Conv2d."""
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What it has seen, as arrays."""
+        """The state, as arrays."""
         values = {name: getattr(self, name) for name in self.fields}
         return {name: v.numpy(force=True) if isinstance(v, Tensor) else np.asarray(v) for name, v in values.items()}
 
     def restore(self, state: Mapping[str, NDArray[Any]], device: torch.device) -> None:
-        """Take up what `state` wrote down; tensors go to a device."""
+        """Restore a saved `state`; tensors go to a device."""
         for name in self.fields:
             old = getattr(self, name)
             value = np.array(state[name])
@@ -56,10 +56,10 @@ class Seen:
         return found if isinstance(found, kind) else None
 
     def get(self, kind: type[T]) -> T:
-        """The statistic of a class, which the method has asked for.
+        """The statistic of a class that the method has requested.
 
         Raises:
-            LookupError: it was not collected; a quantizer must ask for what it reads.
+            LookupError: it was not collected; a quantizer must request the statistics that it reads.
         """
         found = self.find(kind)
         if found is None:
@@ -146,7 +146,7 @@ class SecondMoment(Observer):
 def strips(size: int) -> Iterator[tuple[int, int]]:
     """Four strips of the rows of a square matrix; from its diagonal on, a strip holds its part of the upper triangle.
 
-    Together they are 5/8 of the matrix: what a product whose result is symmetric needs of it.
+    Together they are 5/8 of the matrix, which is enough to compute a symmetric product.
     """
     step = -(-size // 4)
     yield from ((start, min(start + step, size)) for start in range(0, size, step))
@@ -184,7 +184,7 @@ class Histogram(Observer):
         low, high = (float(v) for v in torch.aminmax(x))
         self.low, self.high = min(self.low, low), max(self.high, high)
         largest = max(-low, high)
-        if largest == 0 and self.limit == 0:  # there is no range yet; 0 is in this bin whatever it will be
+        if largest == 0 and self.limit == 0:  # there is no range yet; 0 falls into this bin for any range
             self.counts[self.bins // 2] += x.numel()
             return
         self.limit = self.limit or largest

@@ -1,7 +1,7 @@
-"""How quantized layers are written down: codes of b bits in b bits, scales, and what is done to the input.
+"""The stored form of quantized layers: codes of b bits in b bits, scales, and the transformation of the input.
 
-A layer's state is plain JSON values and tensors, from which its method builds the very same module again. Nothing of
-it is code, so a stored model needs no pickle.
+A layer's state is plain JSON values and tensors, from which its method builds the same module again. It contains no
+code, so a stored model needs no pickle.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         ModelError: there are too few or too many bytes.
     """
     if packed.dtype != torch.uint8 or packed.dim() != 1 or len(packed) != -(-count * bits // 8):
-        raise ModelError(f"{count} codes of {bits} bits do not lie in a {packed.dtype} tensor {tuple(packed.shape)}")
+        raise ModelError(f"{count} codes of {bits} bits do not fit a {packed.dtype} tensor {tuple(packed.shape)}")
     single = np.unpackbits(packed.cpu().numpy(), count=count * bits, bitorder="little").reshape(count, bits)
     shifted = np.packbits(single, axis=1, bitorder="little")[:, 0].astype(np.int16)
     return torch.from_numpy((shifted - (1 << (bits - 1))).astype(np.int8))
@@ -70,7 +70,7 @@ def pack_layer(
     """The state of a simulated layer.
 
     Args:
-        layer: with the transformed weight, which is stored as it is where the weight is not quantized.
+        layer: with the transformed weight, which is stored unchanged where it is not quantized.
 
     Raises:
         QuantizationError: it holds a part of a class that has no stored form.
@@ -116,16 +116,16 @@ def _packed_weight(weight: QuantizedWeight) -> dict[str, Tensor]:
     codes = {"codes": pack(weight.codes, bits)}
     if weight.scheme.symmetric:
         return codes
-    inside = bool((weight.zero.abs() <= 1 << (bits - 1)).all() and (weight.zero < 1 << (bits - 1)).all())
-    if weight.integer_zero and inside:
-        return {**codes, "zero": pack(weight.zero, bits)}
-    return {**codes, "zero": weight.zero}
+    inside = bool((weight.zero_point.abs() <= 1 << (bits - 1)).all() and (weight.zero_point < 1 << (bits - 1)).all())
+    if weight.integer_zero_point and inside:
+        return {**codes, "zero_point": pack(weight.zero_point, bits)}
+    return {**codes, "zero_point": weight.zero_point}
 
 
 def unpack_layer(
     layer: nn.Linear | nn.Conv2d, state: LayerState, parts: Parts, exact_float: bool
 ) -> tuple[nn.Module, str]:
-    """The module that a state stands for, and its engine; see `Quantizer.rebuild`.
+    """Build a module from a stored state; also returns its engine. See `Quantizer.rebuild`.
 
     Raises:
         ModelError: a value is missing or does not fit the layer.
@@ -150,12 +150,12 @@ def _weight(layer: nn.Linear | nn.Conv2d, state: LayerState, parts: Parts) -> Qu
         raise ValueError(f"scales {tuple(scale.shape)} for codes {tuple(rows)}")
     if codes.dtype == torch.uint8:
         codes = unpack(codes, scheme.bits, math.prod(rows)).reshape(rows)
-    zero = state.tensors.get("zero")
-    if zero is None:
-        zero = torch.zeros_like(scale)
-    elif zero.dtype == torch.uint8:
-        zero = unpack(zero, scheme.bits, scale.numel()).reshape(scale.shape).float()
-    return parts.weight(codes.reshape(rows).to(device), scale, zero.to(device), scheme, shape)
+    zero_point = state.tensors.get("zero_point")
+    if zero_point is None:
+        zero_point = torch.zeros_like(scale)
+    elif zero_point.dtype == torch.uint8:
+        zero_point = unpack(zero_point, scheme.bits, scale.numel()).reshape(scale.shape).float()
+    return parts.weight(codes.reshape(rows).to(device), scale, zero_point.to(device), scheme, shape)
 
 
 def _activation(state: LayerState, parts: Parts) -> TokenQuantizer | None:

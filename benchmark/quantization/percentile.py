@@ -1,4 +1,4 @@
-r"""Percentile clipping: ranges that leave out the largest values, then round to nearest.
+r"""Percentile clipping: clip the largest values of each range, then round to nearest.
 
 Weights: each tensor, channel or group is clipped to the p-th percentile of |w| (asymmetric: to the percentiles
 100 - p and p of w), linearly interpolated. Static activations: to the same percentiles over the calibration data, from

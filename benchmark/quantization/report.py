@@ -1,4 +1,4 @@
-"""QuantizationReport: the proof that a quantization did what its name says."""
+"""QuantizationReport: evidence that a quantization did what its name says."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class QuantizationReport:
         """The inverse of `to_json`.
 
         Raises:
-            KeyError, TypeError, AttributeError: it is not what `to_json` gives.
+            KeyError, TypeError, AttributeError: the value does not come from `to_json`.
         """
         towers: dict[Tower, TowerReport] = {}
         for name, tower in value["towers"].items():
@@ -154,7 +154,7 @@ def probe(
 def probe_outputs(
     model: ClipModel, tower: Tower, calibration: Calibration | None, count: int = PROBE
 ) -> dict[str, Tensor]:
-    """All that anybody reads of a tower on a probe batch: its features, under "features", and its taps."""
+    """All outputs of a tower on a probe batch: its features, under "features", and its taps."""
     if tower == "text":
         return {"features": _probe_features(model, tower, calibration, count)}
     found = model.encode_image_with(_probe_pixels(model, calibration, count), tuple(model.taps))
@@ -184,7 +184,7 @@ def tower_report(
     calibration: Calibration | None,
     spec: QuantSpec,
 ) -> TowerReport:
-    """Measure what was done to a tower.
+    """Measure the effect of a quantization on a tower.
 
     Raises:
         QuantizationError: nothing was replaced, a replaced layer is never called, or the embeddings did not change.
@@ -255,7 +255,7 @@ def _check_run(spec: QuantSpec, tower: Tower, reference: Run, quantized: Run) ->
     if silent := sorted(name for name, count in quantized.calls.items() if count == 0):
         raise QuantizationError(
             f"quantization '{spec.name}': the {tower} tower never calls {', '.join(silent[:3])}"
-            f"{' ...' if len(silent) > 3 else ''}; replacing it has no effect (skip it, or mend the model adapter)"
+            f"{' ...' if len(silent) > 3 else ''}; so replacing it has no effect. Skip it, or fix the model adapter."
         )
     if not torch.isfinite(quantized.features).all():
         raise NonFiniteError(f"quantization '{spec.name}': the {tower} embeddings are NaN or infinite")

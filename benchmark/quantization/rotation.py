@@ -1,14 +1,14 @@
-r"""Rotation: quantize in a rotated basis, in which no feature stands out (QuaRot, SpinQuant without training).
+r"""Rotation: quantize in a rotated basis, in which no feature is an outlier (QuaRot, SpinQuant without training).
 
 .. math:: Y = (X R)\,(W R)^T, \qquad R R^T = I
 
 `R` is a randomised Hadamard matrix (Kronecker product of two small ones, signs by `seed`), or a random orthogonal one
 in the part of a width that has no Hadamard matrix. It is applied per Linear: the input is rotated when the model runs,
-at a cost of about sqrt(K) multiplications a feature; nothing is folded into the residual stream, since LayerNorms with
-their means and gains stand in between. With weight-only quantization the rotation is undone within the dequantized
-weight and costs nothing. The rotated weights are rounded as `rounding` says: `mse` and `gptq` are the paper's two
-ways, `rtn` is min-max. Conv2d layers are not rotated. Papers: Ashkboos et al., "QuaRot", NeurIPS 2024 (arXiv
-2404.00456); Liu et al., "SpinQuant", 2024 (arXiv 2405.16406).
+at a cost of about sqrt(K) multiplications a feature; nothing is folded into the residual stream, because LayerNorms
+with their means and gains are in between. With weight-only quantization the rotation is undone within the dequantized
+weight and costs nothing. The option `rounding` chooses how the rotated weights are rounded: `mse` and `gptq` are the
+paper's two choices, `rtn` is min-max. Conv2d layers are not rotated. Papers: Ashkboos et al., "QuaRot", NeurIPS 2024
+(arXiv 2404.00456); Liu et al., "SpinQuant", 2024 (arXiv 2405.16406).
 """
 
 from __future__ import annotations

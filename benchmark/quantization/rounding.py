@@ -1,4 +1,4 @@
-"""Methods that transform first may round the transformed weights in three ways, by the option `rounding`."""
+"""The option `rounding`: methods that transform weights first round them in one of three ways."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class RoundingChoice(Simulated):
     options: ClassVar[type[RoundingOptions]] = RoundingOptions
 
     def rounding(self, spec: QuantSpec) -> str:
-        """The choice."""
+        """The chosen rounding."""
         return self.read_options(spec, self.options).rounding
 
     def requires_calibration(self, spec: QuantSpec) -> bool:
-        """GPTQ needs data whatever the transformation."""
+        """Also if the rounding is GPTQ, whatever the transformation."""
         return super().requires_calibration(spec) or self.rounding(spec) == "gptq"
 
     def weight_observer(self, spec: QuantSpec, item: Prepared) -> Observer | None:
@@ -44,6 +44,6 @@ class RoundingChoice(Simulated):
             return gptq_weight(item, scheme, seen, damp=0.01, actorder=False)
         if choice == "mse":
             weight = item.target.layer.weight.detach().float()
-            scale, zero, _ = best_scale(scheme.grouped(weight), scheme.bits, scheme.symmetric)
-            return affine.encode(weight, scheme, scale, zero)
+            scale, zero_point, _ = best_scale(scheme.grouped(weight), scheme.bits, scheme.symmetric)
+            return affine.encode(weight, scheme, scale, zero_point)
         return super().quantize_weight(job, item, scheme, seen)

@@ -1,4 +1,4 @@
-"""The common way of all simulated methods: transform, calibrate, quantize the weights, replace the layers."""
+"""The steps of all simulated methods: transform, calibrate, quantize the weights, replace the layers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def scheme_of(target: Target, spec: QuantSpec) -> Scheme | None:
 
 
 class Simulated(Quantizer):
-    """Base of the methods that quantize and dequantize; subclasses override the steps that make them what they are.
+    """Base of the methods that fake-quantize (quantize, then dequantize); subclasses override single steps.
 
     `parts` are the classes that its layers are made of, by the names under which they are stored.
     """
@@ -68,19 +68,19 @@ class Simulated(Quantizer):
             raise SpecError(f"quantization '{spec.name}': {self.name} needs weight_bits, activation_bits or both")
 
     def prepare(self, job: TowerJob) -> dict[str, Prepared]:
-        """Transform inputs and weights without changing what the tower computes; by default nothing."""
+        """Transform inputs and weights without changing the tower's output; by default no transformation."""
         return {name: Prepared(target, target.layer.weight.detach()) for name, target in job.targets.items()}
 
     def stage(self, spec: QuantSpec) -> str:
-        """Names what `prepare` did, as part of the key of kept statistics."""
+        """Names what `prepare` did, as part of the key of stored statistics."""
         return "plain"
 
     def weight_observer(self, spec: QuantSpec, item: Prepared) -> Observer | None:
-        """What to learn about a layer's input before its weight is quantized."""
+        """The statistic of a layer's input that quantizing its weight needs; None for no statistic."""
         return None
 
     def range_observer(self) -> Observer:
-        """What to learn for a static activation range."""
+        """The statistic that a static activation range needs."""
         return Range()
 
     def quantize_weight(self, job: TowerJob, item: Prepared, scheme: Scheme, seen: Seen) -> QuantizedWeight:
@@ -101,7 +101,7 @@ class Simulated(Quantizer):
         return TokenQuantizer(bits, spec.activation_symmetric, dims)
 
     def quantize_tower(self, job: TowerJob) -> list[LayerRecord]:
-        """All steps. Layers are replaced at the end, so that all statistics are those of the exact model."""
+        """Run all steps. Layers are replaced at the end, so that all statistics come from the full-precision model."""
         prepared = self.prepare(job)
         done: dict[str, tuple[QuantizedWeight | None, TokenQuantizer | None]] = {}
         wanted = self._observers(job, prepared)
@@ -158,7 +158,7 @@ class Simulated(Quantizer):
     def rebuild(
         self, spec: QuantSpec, layer: nn.Linear | nn.Conv2d, state: LayerState, exact_float: bool = False
     ) -> tuple[nn.Module, str]:
-        """From codes, scales, the quantizer of the input and its transformation."""
+        """Build the layer from codes, scales, the quantizer of the input and its transformation."""
         return unpack_layer(layer, state, self.parts, exact_float)
 
 

@@ -1,12 +1,12 @@
-r"""SmoothQuant: move the outliers of activations into the weights, exactly, then round to nearest.
+r"""SmoothQuant: move the outliers of activations into the weights by an exact scaling, then round to nearest.
 
 .. math:: Y = (X \,\mathrm{diag}(s)^{-1}) (\mathrm{diag}(s) W^T), \qquad
           s_j = \frac{\max_t |X_{tj}|^{\alpha}}{\max_i |W_{ij}|^{1 - \alpha}}
 
 over the calibration data. `s` is folded into the LayerNorm that feeds the Linear; where none does (attention output,
-second MLP layer) the input is divided when the model runs, which the paper leaves out. Conv2d layers are not
-smoothed. An input or weight column that is zero throughout gets s = 1. The smoothed weights are rounded as `rounding`
-says (`rtn`, `mse` or `gptq`). Paper: Xiao et al., "SmoothQuant", ICML 2023
+second MLP layer) the input is divided when the model runs (the paper does not smooth these). Conv2d layers are not
+smoothed. An input or weight column that is zero throughout gets s = 1. The option `rounding` (`rtn`, `mse` or
+`gptq`) chooses how the smoothed weights are rounded. Paper: Xiao et al., "SmoothQuant", ICML 2023
 (arXiv 2211.10438).
 """
 
@@ -28,7 +28,7 @@ from benchmark.spec import QuantSpec
 
 
 class SmoothOptions(RoundingOptions):
-    """`alpha`: how much of the difficulty moves from activations (1: all) to weights (0: none); `rounding`."""
+    """`alpha`: share of the quantization difficulty moved from activations to weights; `rounding`: of the weights."""
 
     alpha: float = Field(default=0.5, ge=0, le=1, json_schema_extra={"search": [0.25, 0.5, 0.75]})
 
@@ -53,7 +53,7 @@ class SmoothQuant(RoundingChoice):
     options = SmoothOptions
 
     def stage(self, spec: QuantSpec) -> str:
-        """The smoothing depends on alpha and on which layers are left out."""
+        """The smoothing depends on alpha and on the skipped layers."""
         return f"{self.name} {self.version} {self.read_options(spec, SmoothOptions).alpha} {spec.skip}"
 
     def prepare(self, job: TowerJob) -> dict[str, Prepared]:

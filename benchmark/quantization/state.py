@@ -1,4 +1,4 @@
-"""What a quantized layer is when it is written down, and how modules take a layer's place."""
+"""The stored state of a quantized layer, and the replacement of modules by name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class LayerState:
-    """A quantized layer written down: `Quantizer.rebuild` makes the same module of it again.
+    """The stored state of a quantized layer, from which `Quantizer.rebuild` makes the same module.
 
     Attributes:
-        about: plain JSON values. tensors: by names without a dot at either end; no `bias`, which is stored by itself.
+        about: plain JSON values. tensors: by names without a dot at either end; no `bias`: it is stored separately.
     """
 
     about: Mapping[str, JsonValue]
@@ -28,7 +28,7 @@ def aliases(module: nn.Module, name: str) -> list[str]:
 
 
 def put(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of the submodule called `name`, under all its names."""
+    """Replace the submodule called `name` by a module, under all its names."""
     for alias in aliases(root, name):
         parent, _, child = alias.rpartition(".")
         setattr(root.get_submodule(parent), child, module)

@@ -1,4 +1,4 @@
-"""Which layers of a tower are quantized, and how: skip patterns, bit overrides, groups that must divide."""
+"""Which layers of a tower are quantized, and how: skip patterns, bit overrides, and checks of group sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmark.spec import QuantSpec, Tower
 
 
 def check_patterns(model: ClipModel, spec: QuantSpec, towers: Iterable[Tower]) -> None:
-    """Every skip and override pattern must match a Linear or Conv2d of these towers.
+    """Check that every skip and override pattern matches a Linear or Conv2d of these towers.
 
     Raises:
         QuantizationError: names the pattern and the closest layer names.
@@ -30,13 +30,13 @@ def check_patterns(model: ClipModel, spec: QuantSpec, towers: Iterable[Tower]) -
             )
             close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
             raise QuantizationError(
-                f"quantization '{spec.name}': pattern '{pattern}' matches no Linear or Conv2d of {where}; "
-                f"names are like {', '.join(close)}"
+                f"quantization '{spec.name}': pattern '{pattern}' matches no Linear or Conv2d of {where}. "
+                f"Names are like {', '.join(close)}."
             )
 
 
 def check_finite(layers: Mapping[str, nn.Module]) -> None:
-    """Weights must be finite.
+    """Check that all weights are finite.
 
     Raises:
         NonFiniteError: names the tensor and the count.
@@ -50,7 +50,7 @@ def check_finite(layers: Mapping[str, nn.Module]) -> None:
 def resolve(
     quantizer: Quantizer, model: ClipModel, tower: Tower, spec: QuantSpec
 ) -> tuple[dict[str, Target], dict[str, str]]:
-    """The layers of a tower to quantize, and those left out with the reason.
+    """The layers of a tower to quantize, and the skipped ones with the reason.
 
     Raises:
         QuantizationError: a group size does not divide the input features of a Linear.
@@ -88,6 +88,6 @@ def _granularity(name: str, layer: nn.Linear | nn.Conv2d, spec: QuantSpec) -> tu
         return "channel", None
     near = sorted((d for d in range(1, columns + 1) if columns % d == 0), key=lambda d: (abs(d - size), d))[:4]
     raise QuantizationError(
-        f"quantization '{spec.name}': group_size {size} does not divide the {columns} input features of '{name}'; "
-        f"sizes near it that do: {', '.join(map(str, sorted(near)))}"
+        f"quantization '{spec.name}': group_size {size} does not divide the {columns} input features of '{name}'. "
+        f"Sizes near it that do: {', '.join(map(str, sorted(near)))}."
     )

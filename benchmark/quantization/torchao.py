@@ -36,20 +36,22 @@ ENGINE = "torchao"
 
 @dataclass(frozen=True)
 class TorchAo(Quantizer):
-    """One of torchao's configurations, by the name of its class; `capability` is what a GPU must have."""
+    """One of torchao's configurations, by the name of its class; `capability` is what a GPU needs at least."""
 
     config: str = "Int8WeightOnlyConfig"
     capability: tuple[int, int] = (0, 0)
     layer_types = (nn.Linear,)
 
     def check_available(self, device: str) -> None:
-        """The library must be installed."""
+        """Check that torchao is installed and the GPU can run it."""
         super().check_available(device)
         if find_spec("torchao") is None:
-            raise QuantizationError(f"{self.name} needs the package torchao: pip install 'reliquant[torchao]'")
+            raise QuantizationError(f"{self.name}: torchao is not installed. Run pip install 'reliquant[torchao]'")
         if device == "cuda" and torch.cuda.get_device_capability() < self.capability:
             major, minor = self.capability
-            raise QuantizationError(f"{self.name} needs a GPU of compute capability {major}.{minor} or more")
+            raise QuantizationError(
+                f"{self.name}: it needs a GPU of compute capability {major}.{minor} or more. Choose another method."
+            )
 
     def quantize_tower(self, job: TowerJob) -> list[LayerRecord]:
         """Replace the weight of every Linear by torchao's tensor."""
@@ -76,7 +78,7 @@ class TorchAo(Quantizer):
     def rebuild(
         self, spec: QuantSpec, layer: nn.Linear | nn.Conv2d, state: LayerState, exact_float: bool = False
     ) -> tuple[nn.Module, str]:
-        """torchao's own tensor, made of any weight and then filled with the stored codes and scales."""
+        """torchao's own tensor, filled with the stored codes and scales."""
         if not isinstance(layer, nn.Linear):
             raise ModelError(f"it is a {type(layer).__name__}, for which torchao has no kernel")
         library, inner = _torchao(), _plain_copy(layer)

@@ -202,7 +202,7 @@ class BindingSpec(Frozen):
 class SuiteSpec(Frozen):
     """A benchmark suite: models x quantizations x tasks on named data sets.
 
-    `validation` names for a data set the one that a search chooses on in its stead (`search.selection`).
+    `validation` names for a data set the one that a search chooses on in its stead (`search.splits`).
     """
 
     name: Name

@@ -1,1 +1,1 @@
-"""Small tools that know nothing of models, data or results."""
+"""Small tools, independent of models, data and results."""

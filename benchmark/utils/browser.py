@@ -16,7 +16,7 @@ PATIENCE = 120.0
 
 
 def open_later(host: str, port: int, url: str) -> subprocess.Popen[bytes]:
-    """Open `url` when `host:port` answers; returns at once, the server may take this process's place.
+    """Open `url` when `host:port` answers; returns at once, so that this process may become the server.
 
     Returns:
         the process that waits for the server.
@@ -32,7 +32,7 @@ def open_later(host: str, port: int, url: str) -> subprocess.Popen[bytes]:
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse a port that somebody listens on already, before a server is started."""
+    """Refuse a port that is in use, before a server is started."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -45,7 +45,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def answers(host: str, port: int, seconds: float) -> bool:
-    """Whether somebody listens there within so many seconds."""
+    """Whether a server accepts connections there within so many seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
@@ -58,7 +58,7 @@ def answers(host: str, port: int, seconds: float) -> bool:
 
 
 def main(host: str, port: str, url: str) -> int:
-    """Wait, then open; 1 when the server never came or there is no browser."""
+    """Wait for the server, then open the browser; 1 when it never answers or there is no browser."""
     return 0 if answers(host, int(port), PATIENCE) and webbrowser.open(url) else 1
 
 

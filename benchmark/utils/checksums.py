@@ -1,4 +1,4 @@
-"""Fast checksums, to see whether somebody has written to what was only lent: no defence against forgery."""
+"""Fast checksums that show whether lent arrays were changed; no protection against forgery."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _weights() -> NDArray[np.uint64]:
 
 
 def checksum(array: NDArray[Any]) -> int:
-    """64 bits of an array's bytes, dependent on their places; reads at about the speed of memory.
+    """64 bits of an array's bytes, dependent on their positions; reads at about the speed of memory.
 
     Words are multiplied by odd random numbers and added, modulo 2^64, so that a single changed word always shows.
     """

@@ -1,4 +1,4 @@
-"""Names on disk: a renamed file survives a power failure only when its folder has been written too."""
+"""Durable file names: a renamed file survives a power failure only when its folder is synced too."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 
 _CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-"""What file systems answer that write names at once and know no fsync of folders."""
+"""Errors of file systems that do not support fsync of folders (they write names at once)."""
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk.
+    """Sync the names in a folder to the disk.
 
     Raises:
-        OSError: the disk does not take them.
+        OSError: the disk cannot be written.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -16,10 +16,10 @@ IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
     *(".pgm", ".ppm"),
 )
-"""What counts as an image in a folder or a tar file, in any case; what it is, its content decides.
+"""Suffixes (in any case) of files that count as images in a folder or tar file; the content decides the format.
 
-`benchmark.data.decode.IMAGE_FORMATS` are read. PGM and PPM are listed to be refused by name: left out in silence, they
-would make a smaller data set.
+`benchmark.data.decode.IMAGE_FORMATS` are read. PGM and PPM are listed so that they are refused by name: silently
+skipping them would shrink the data set.
 """
 
 
@@ -49,7 +49,7 @@ def expand(path: str) -> Path:
 
 
 def resolve(path: str) -> Path:
-    """`expand`, and the path exists.
+    """Like `expand`, and the path must exist.
 
     Raises:
         DataError: nothing there.

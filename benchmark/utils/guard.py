@@ -1,4 +1,4 @@
-"""Code of plugins: whatever it raises, and however it tries to end the process, becomes an error with its reason.
+"""Call plugin code: whatever it raises, and any attempt to end the process, becomes an error with its reason.
 
 A real Ctrl-C or SIGTERM still stops the command (`benchmark.utils.signals.is_stop`).
 """
@@ -22,21 +22,21 @@ from benchmark.utils.signals import is_stop
 
 T = TypeVar("T")
 ABANDONED = "abandoned: timed out"
-"""Name of the thread of a call that was given up."""
+"""Name of the thread of an abandoned call."""
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an exception on one line, also of one whose text cannot be made."""
+    """The text of an exception on one line, also if its `__str__` fails."""
     try:
         return " ".join(str(error).split())
-    except BaseException as another:  # a stranger's __str__ may raise anything
+    except BaseException as another:  # a plugin's __str__ may raise anything
         if is_stop(another):
             raise
-        return f"its text cannot be made: {type(another).__name__}"
+        return f"its __str__ raised {type(another).__name__}"
 
 
 def described(error: BaseException) -> str:
-    """`ValueError: what it says`."""
+    """Type and text of an exception: `ValueError: text`."""
     text = text_of(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -59,12 +59,12 @@ def guarded(what: str, function: Callable[[], T]) -> T:
 
 
 def within(seconds: float | None, what: str, function: Callable[[], T]) -> T:
-    """Call code of a plugin and give it up after so many seconds; None waits for ever.
+    """Call code of a plugin and abandon it after so many seconds; None: no limit.
 
-    With a limit it runs in a thread of its own, in the caller's context: a signal would reach neither a call that
-    waits in native code nor one in a thread that is not the main one, as in some workers. A call that is given up is
-    asked to end, which a Python loop does and native code does when it returns; child processes that it waits for are
-    killed. What it computes is the same as without a limit.
+    With a limit it runs in a thread of its own, in the caller's context, because a signal reaches neither native code
+    nor threads other than the main one, as in some workers. An abandoned call gets an exception, which ends a Python
+    loop at once and native code when it returns; child processes that it waits for are killed. The limit does not
+    change the result.
 
     Raises:
         PluginError: it took longer, or see `guarded`.
@@ -104,7 +104,7 @@ def _no_stop(what: str, error: BaseException) -> Exception:
 
 def _abandon(thread: threading.Thread) -> None:
     thread.name = ABANDONED
-    with suppress(OSError):  # where the system does not tell
+    with suppress(OSError):  # systems without /proc
         for child in Path(f"/proc/self/task/{thread.native_id}/children").read_text(encoding="ascii").split():
             os.kill(int(child), signal.SIGKILL)
     if thread.ident is not None:
@@ -112,7 +112,7 @@ def _abandon(thread: threading.Thread) -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process with a status, without waiting for calls that were given up."""
+    """End the process with a status, without waiting for abandoned calls."""
     if any(thread.name == ABANDONED for thread in threading.enumerate()):
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
@@ -122,5 +122,5 @@ def leave(status: int) -> NoReturn:
 
 
 def refused(error: BaseException) -> ReliquantError:
-    """What ended a command from outside the places that expect it, as an error with its reason."""
+    """An exception that ended a command unexpectedly, as an error with its reason."""
     return PluginError(f"a plugin tried to end the command ({described(error)}); what is finished is kept")

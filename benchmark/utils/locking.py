@@ -1,7 +1,7 @@
-"""Locks between processes that a stopped process cannot keep for ever.
+"""Locks between processes that do not wait for ever for a suspended holder.
 
-The operating system gives a dead process's lock back; that of a stopped one (SIGSTOP, Ctrl-Z) it keeps. A holder that
-is seen stopped for `PATIENCE` seconds without a break is no longer waited for.
+The operating system releases the lock of a dead process, but not of a suspended one (SIGSTOP, Ctrl-Z). After a holder
+has been suspended for `PATIENCE` seconds without a break, others stop waiting for it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def exclusive(path: Path, needed: bool = True, patience: float = PATIENCE) -> It
     """Hold the lock of a file; yields whether it is held.
 
     Args:
-        needed: whether what is done under it must not be done by two processes at once; else, when its holder is
-            stopped, it is done without the lock.
+        needed: whether the block must not run in two processes at once; otherwise it runs without the lock when the
+            holder is suspended.
 
     Raises:
-        StorageError: it is needed, and its holder is stopped.
-        OSError: the file cannot be made.
+        StorageError: the lock is needed, and its holder is suspended.
+        OSError: the lock file cannot be created.
     """
     lock, since = FileLock(path), None
     while True:

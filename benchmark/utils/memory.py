@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep freed memory for the next layer of a forward pass."""
+"""Configure the C library's allocator to keep freed memory for the next layer of a forward pass."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Options of commands, each declared once: a dataclass field with its type, default and help.
 
-The command line, the words that repeat a run, what records keep of it, and the Python API are derived from the field.
+The command line, the command that repeats a run, the settings in records and the Python API derive from the field.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ Kept = Literal["setting", "asked"]
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line says of a field.
+    """How a field appears on the command line.
 
     Attributes:
         help: one line. flag: e.g. `--model`; empty: made of the field's name. short: e.g. `-o`.
-        argument: given by its place, not by a flag. metavar: what stands for its value.
-        complete: function of `benchmark.cli.completion` that completes it. envvar: where else it is looked for.
+        argument: positional, without a flag. metavar: placeholder of its value in help.
+        complete: function of `benchmark.cli.completion` that completes it. envvar: environment variable with its value.
         minimum, maximum: of a number.
-        kept: what records keep it as: a `setting` of how models are run, or what was `asked` for beside.
+        kept: how records keep it: as a `setting` of how models are run, or among the other `asked` options.
     """
 
     help: str
@@ -37,7 +37,7 @@ class Option:
 
 
 def option(default: Any, help: str, **about: Any) -> Any:
-    """A dataclass field that is an option; `about` as in `Option`. `...` as the default: it must be given."""
+    """A dataclass field that is an option; `about` as in `Option`. The default `...` means required."""
     metadata = {"option": Option(help, **about)}
     return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
 
@@ -50,13 +50,13 @@ def options(request: type[Any]) -> Iterator[tuple[Field[Any], Option]]:
 
 
 def flag(each: Field[Any]) -> str:
-    """What the command line calls a field: `--batch-size`."""
+    """The flag of a field: `--batch-size`."""
     about: Option = each.metadata["option"]
     return about.flag or "--" + each.name.replace("_", "-")
 
 
 def words(request: Any) -> list[str]:
-    """The words of a command line that ask for a request; what has its default is left out."""
+    """The command-line arguments that give a request, without those that have their default."""
     places: list[str] = []
     found: list[str] = []
     for each, about in options(type(request)):
@@ -76,7 +76,7 @@ def _single(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it: lists of text."""
+    """The value in JSON form: lists of text."""
     if isinstance(value, str | bool | int | float | None):
         return value
     return [str(each) for each in value] if isinstance(value, Sequence) else str(value)
@@ -84,7 +84,7 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the command line, also one that a package brings by an entry point of `reliquant.commands`.
+    """A command of the command line; packages add theirs by an entry point in `reliquant.commands`.
 
     Attributes:
         request: dataclass of its options; its docstring is the command's help.

@@ -1,7 +1,7 @@
-"""Who may talk to a server of ours: requests under the server's own name, from pages that the server itself sent.
+"""Check requests to our servers: they must use the server's own name and come from the server's own pages.
 
-A browser sends any web page's requests to 127.0.0.1 too. Two headers tell them: `Host` is another name where a page
-has pointed its own name at 127.0.0.1 (DNS rebinding), and `Origin` is another where another page asks, be it one of
+A browser sends any web page's requests to 127.0.0.1 too. Two headers reveal them: `Host` is another name if a page has
+pointed its own name at 127.0.0.1 (DNS rebinding), and `Origin` differs if another page sends the request, even one of
 another server on this machine. MLflow checks both but lets every port of localhost write, and optuna-dashboard checks
 neither; so both are served behind this check. Programs send no `Origin`.
 """
@@ -38,7 +38,7 @@ def own_hosts(host: str, port: int) -> tuple[str, ...] | None:
 
 
 def own_origins(host: str, port: int) -> tuple[str, ...]:
-    """Values of `Origin` that are taken beside the one that `Host` itself gives."""
+    """Values of `Origin` that are accepted besides the one that `Host` gives."""
     listed = tuple(part.strip() for part in os.environ.get(ORIGINS_VARIABLE, "").split(",") if part.strip())
     return listed or tuple(f"http://{name}" for name in own_hosts(host, port) or () if "*" not in name)
 
@@ -66,12 +66,12 @@ def refusal(
 
 
 def _named(value: str, patterns: Sequence[str]) -> bool:
-    """As MLflow reads its settings: `*` makes a pattern, anything else must be equal."""
+    """Match as MLflow does: `*` makes a pattern, anything else must be equal."""
     return any(fnmatch(value, pattern) if "*" in pattern else value == pattern for pattern in patterns)
 
 
 class WsgiGuard:
-    """A WSGI application behind the check: 403 for what it refuses; no other page may show it in a frame."""
+    """A WSGI application behind the check: refused requests get 403, and no other page may show it in a frame."""
 
     def __init__(self, app: WSGIApplication, host: str, port: int) -> None:
         self.app, self.allowed = app, own_hosts(host, port)
@@ -92,7 +92,7 @@ class WsgiGuard:
 
 
 class AsgiGuard:
-    """An ASGI application behind the check: 403 for what it refuses; websockets are closed."""
+    """An ASGI application behind the check: refused requests get 403, refused websockets are closed."""
 
     def __init__(self, app: App, host: str, port: int) -> None:
         self.app = app
@@ -135,5 +135,5 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self.app = AsgiGuard(self.guarded(config.loaded_app), config.host, config.port)
 
     def guarded(self, app: App) -> App:
-        """What stands between the check and the application: nothing."""
+        """The application behind the check: here the application itself."""
         return app

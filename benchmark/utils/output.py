@@ -1,6 +1,6 @@
-"""stdout of commands whose output is for programs: what they print goes there, everything else to stderr.
+"""Keep stdout for the output of commands that programs read; everything else goes to stderr.
 
-Redirected is the file descriptor, so that also native code, child processes and threads that outlive a task write to
+The file descriptor is redirected, so that native code, child processes and threads that outlive a task write to
 stderr.
 """
 
@@ -18,13 +18,13 @@ STDOUT, STDERR = 1, 2
 
 
 def out() -> TextIO:
-    """Where a command's own output goes."""
+    """The stream for a command's own output."""
     return _OUT.get(sys.stdout)
 
 
 @contextmanager
 def own_stdout(wanted: bool) -> Iterator[None]:
-    """Within, where it is wanted, only what is written to `out()` reaches stdout."""
+    """Within the block, if `wanted`, only output written to `out()` reaches stdout."""
     if not wanted:
         yield
         return
@@ -43,7 +43,7 @@ def own_stdout(wanted: bool) -> Iterator[None]:
         sys.stdout = before
         _OUT.reset(token)
         if real:
-            with suppress(OSError, ValueError):  # a reader that went away was told above
+            with suppress(OSError, ValueError):  # a reader that has gone was handled above
                 before.flush()
             os.dup2(saved, STDOUT)
             os.close(saved)

@@ -1,4 +1,4 @@
-"""Which process wrote something, and whether it still runs: host, process id, boot, namespace and start time."""
+"""Identify the process that wrote something, and check whether it still runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ STOPPED = ("T", "t")
 
 
 def owner() -> str:
-    """This process, so that others on its machine can see whether it still runs: `HOST ID BOOT:NAMESPACE:START`.
+    """The identity of this process, `HOST ID BOOT:NAMESPACE:START`, by which others can check whether it still runs.
 
-    Ids are given out again after a restart of the machine and are other ones in another container, and two containers
-    can have one host name: boot and namespace tell them apart.
+    Process ids are reused after a reboot and differ between containers, and two containers can share a host name: boot
+    and namespace distinguish them.
     """
     return f"{socket.gethostname()} {os.getpid()} {_world()}:{_started(os.getpid())}"
 
 
 def is_here(who: str) -> bool:
-    """Whether a process belongs to this machine, boot and container, so that its id means something here."""
+    """Whether a process belongs to this machine, boot and container, so that its id is valid here."""
     host, world, _, _ = _parts(who)
     return host == socket.gethostname() and world == _world()
 
@@ -47,9 +47,9 @@ def is_stopped_here(pid: int) -> bool:
 
 
 def stopped_with(path: Path) -> int | None:
-    """A stopped process of this machine that has a file open, as a process has that holds its lock; None without one.
+    """The id of a stopped process of this machine that has a file open, as the holder of its lock has; else None.
 
-    It is looked for below /proc; where there is none, and among other users' processes, nothing is found.
+    It reads /proc, so it finds nothing without /proc or among other users' processes.
     """
     try:
         wanted = path.stat()
@@ -59,7 +59,7 @@ def stopped_with(path: Path) -> int | None:
     for process in found:
         if not is_stopped_here(int(process.name)):
             continue
-        with suppress(OSError):  # another user's, or ended just now
+        with suppress(OSError):  # another user's process, or one that has just ended
             for handle in (process / "fd").iterdir():
                 with suppress(OSError):
                     if os.path.samestat(handle.stat(), wanted):
@@ -68,7 +68,7 @@ def stopped_with(path: Path) -> int | None:
 
 
 def shown(who: str) -> str:
-    """An owner for the reader: `process 12 on HOST`."""
+    """An owner in words: `process 12 on HOST`."""
     host, _, rest = who.partition(" ")
     pid = rest.partition(" ")[0]
     return f"process {pid} on {host}" if pid.isdigit() else who
@@ -84,7 +84,7 @@ def _parts(who: str) -> tuple[str, str, str, str]:
 
 @cache
 def _world() -> str:
-    """`BOOT:NAMESPACE` of this process; both are empty where the system does not tell."""
+    """`BOOT:NAMESPACE` of this process; both are empty without /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}:{Path('/proc/self/ns/pid').readlink().name.strip('pid:[]')}"
@@ -97,7 +97,7 @@ def _boot(world: str) -> str:
 
 
 def _started(pid: int) -> str:
-    """What tells a process from a later one with the same id; empty where there is none."""
+    """Start time of a process, which distinguishes it from a later one with the same id; empty where there is none."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -105,19 +105,19 @@ def _started(pid: int) -> str:
     except PermissionError:
         pass
     fields = _stat(pid)
-    if not fields:  # no /proc here: the id has to do
+    if not fields:  # no /proc here: only the id is known
         return "running"
     return "" if fields[0] in "ZX" else fields[19]
 
 
 def _state(pid: int) -> str:
-    """The letter of /proc; empty where it does not tell."""
+    """The state letter from /proc; empty where there is none."""
     fields = _stat(pid)
     return fields[0] if fields else ""
 
 
 def _stat(pid: int) -> list[str]:
-    """What /proc says of a process, after its name; empty where there is no /proc."""
+    """The fields of /proc/PID/stat after the name; empty without /proc."""
     try:
         content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -21,7 +21,7 @@ SHORT, EVERY = 1.0, 30.0
 
 
 class Progress(Protocol):
-    """What a long function is given to say how far it is."""
+    """Interface through which long functions report progress."""
 
     def phase(self, title: str, total: int, unit: str = "") -> AbstractContextManager[Advance]:
         """A phase of `total` steps; call the yielded function with the number of steps done.
@@ -31,23 +31,23 @@ class Progress(Protocol):
         """
 
     def message(self, text: str) -> None:
-        """One line for the reader."""
+        """Show one line."""
 
 
 class Silent:
-    """Says nothing."""
+    """Shows no progress."""
 
     @contextmanager
     def phase(self, title: str, total: int, unit: str = "") -> Iterator[Advance]:
-        """A phase nobody watches."""
+        """A phase without output."""
         yield lambda _: None
 
     def message(self, text: str) -> None:
-        """Nobody listens."""
+        """Show nothing."""
 
 
 class Lines:
-    """One line at the end of each phase that took longer than a second, and now and then before; for logs and CI."""
+    """One line at the end of each phase that took longer than a second, and every half minute; for logs and CI."""
 
     @contextmanager
     def phase(self, title: str, total: int, unit: str = "") -> Iterator[Advance]:
@@ -102,7 +102,7 @@ class Terminal:
 
     @contextmanager
     def phase(self, title: str, total: int, unit: str = "") -> Iterator[Advance]:
-        """A phase with a bar, taken away when it is over."""
+        """A phase with a bar, which disappears at the end."""
         end = f"{count(total, unit)}/{count(total, unit)}"
         room = self._bars.console.width - BAR - len(end) - len("123.4 s each") - len("0:00:00") - 4
         bar = self._bars.add_task(shortened(title, room), total=total, rate="", done=f"0/{count(total, unit)}")
@@ -111,8 +111,8 @@ class Terminal:
         def advance(steps: int) -> None:
             nonlocal done
             done += steps
-            told = f"{count(done, unit)}/{count(total, unit)}"
-            self._bars.update(bar, advance=steps, rate=rate(done, time.monotonic() - start, unit), done=told)
+            text = f"{count(done, unit)}/{count(total, unit)}"
+            self._bars.update(bar, advance=steps, rate=rate(done, time.monotonic() - start, unit), done=text)
 
         try:
             yield advance
@@ -167,7 +167,7 @@ _SHOWN: ContextVar[Progress] = ContextVar("progress")
 
 
 def shown() -> Progress:
-    """The progress that the command line has opened, for what is far from it (downloads); silent without one."""
+    """The progress that the command line has opened, for code far from it (downloads); silent if there is none."""
     return _SHOWN.get(Silent())
 
 

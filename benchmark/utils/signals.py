@@ -1,4 +1,4 @@
-"""Stopping cleanly: SIGTERM ends a command as Ctrl-C does, neither gets lost, and the reader is told how to go on."""
+"""Stop cleanly: SIGTERM ends a command as Ctrl-C does, and neither gets lost."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from types import FrameType
 from typing import NoReturn
 
 AGAIN = 0.02
-"""Seconds until a stop that was lost comes again."""
+"""Seconds until a lost stop signal is raised again."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT, a real one: a KeyboardInterrupt that some code raised by itself is none."""
+    """A real SIGINT, unlike a KeyboardInterrupt that code raised by itself."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: whoever cleans up after Ctrl-C cleans up after this too."""
+    """SIGTERM: code that cleans up after Ctrl-C also cleans up after this."""
 
 
 def catch_stops() -> None:
-    """From now on SIGTERM raises `Terminated` in the main thread, and a stop that Python would drop comes again.
+    """From now on SIGTERM raises `Terminated` in the main thread, and a stop signal that Python drops is raised again.
 
     Python drops exceptions in weak references' callbacks and in finalizers, and a signal may arrive in one. SIGINT,
     unless it is ignored, raises `Interrupted`. Does nothing in another thread.
@@ -45,7 +45,7 @@ def catch_interrupts() -> None:
 
 
 def is_stop(error: BaseException) -> bool:
-    """Whether a signal stops this process, and not code that raised something like it.
+    """Whether a signal stops this process, rather than code that raised a similar exception.
 
     Where nobody has called `catch_stops`, as in a notebook, every KeyboardInterrupt counts.
     """
@@ -56,7 +56,7 @@ def is_stop(error: BaseException) -> bool:
 
 @contextmanager
 def no_way_out() -> Iterator[None]:
-    """Within, `os._exit` raises SystemExit in this process, so that nobody leaves without a word; children may."""
+    """Within the block `os._exit` raises SystemExit in this process, so that no exit is silent; children may use it."""
     leave, here = os._exit, os.getpid()
 
     def refuse(status: int) -> NoReturn:
@@ -88,5 +88,5 @@ def _dropped(what: sys.UnraisableHookArgs) -> None:
 
 
 def _again(number: signal.Signals) -> None:
-    time.sleep(AGAIN)  # raised at once it would be dropped with the hook
+    time.sleep(AGAIN)  # if raised at once, it would be dropped with the hook
     _thread.interrupt_main(number)

@@ -94,7 +94,7 @@ def test_a_run_of_the_folder_gives_the_same_numbers(
     capsys.readouterr()
     assert call("run", str(suite), "--model", str(to), *common(suite)) == 0
     out, err = capsys.readouterr()
-    assert f"is quantized already ({name}): it is run as it is" in err
+    assert f"is quantized already ({name}), so it is not quantized again" in err
     assert "3 evaluations: 3 computed" in out
     expected = metrics(suite, "demo", name)
     assert len(expected) > 20

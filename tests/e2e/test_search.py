@@ -36,26 +36,29 @@ BAD = {
     "objective of no task": (["--objective", "zero_shot/scenes/speed"], "no task of this suite reports it"),
     "objective without a direction": (["--objective", "zero_shot/scenes/samples"], "neither direction is better"),
     "constraint of no task": (["--constraint", "zero_shot/scenes/speed >= 1"], "reports zero_shot/scenes/speed"),
-    "objective twice": (["--objective", "size_mb", "--objective", "size_mb"], "'size_mb' is given twice; leave one"),
+    "objective twice": (
+        ["--objective", "size_mb", "--objective", "size_mb"],
+        "'size_mb': it is given twice. Leave one",
+    ),
     "constraint twice": (
         ["--constraint", "size_mb <= 2", "--constraint", "size_mb<=2"],
-        "--constraint 'size_mb<=2' is given twice (as 'size_mb <= 2'); leave one of them out",
+        "--constraint 'size_mb<=2': it is given twice (as 'size_mb <= 2'). Leave one of them out",
     ),
-    "storage that is no journal": (["--storage", __file__], "is no journal of Optuna's; name another file"),
-    "password": (["--storage", "postgresql+none://me:secret@host/x"], "postgresql+none://me:***@host/x cannot be"),
-    "rungs": (["--rungs", "1/9,2"], "--rungs: '2' is no share of the images"),
+    "storage that is no journal": (["--storage", __file__], "is not an Optuna journal. Name another file"),
+    "password": (["--storage", "postgresql+none://me:secret@host/x"], "postgresql+none://me:***@host/x: cannot be"),
+    "rungs": (["--rungs", "1/9,2"], "--rungs: '2' is not a share between 0 and 1"),
     "rungs without racing": (["--rungs", "1/9", "--no-racing"], "contradict each other"),
-    "form of a constraint": (["--constraint", "accuracy > 1"], "the form is 'KEY >= NUMBER'"),
+    "form of a constraint": (["--constraint", "accuracy > 1"], "The form is 'KEY >= NUMBER'"),
     "sampler": (["--sampler", "tpo"], "unknown sampler 'tpo'. Did you mean 'tpe'"),
     "method": (["--method", "rnt"], "unknown quantizer 'rnt'. Did you mean 'rtn'"),
-    "full precision as method": (["--method", "fp32"], "always evaluated"),
+    "full precision as method": (["--method", "fp32"], "always evaluates full precision"),
     "scope": (["--scope", "visoin"], "Did you mean 'vision'"),
     "no valid point": (
         ["--method", "gptq"],
-        "no valid point: quantization 'gptq-w2-tensor-vision': method 'gptq' needs",
+        "no valid point (quantization 'gptq-w2-tensor-vision': method 'gptq' needs",
     ),
-    "trials": (["--trials", "0"], "--trials: at least 1, got 0"),
-    "storage": (["--storage", "sqlite:////no/such/folder/s.db"], "--storage sqlite:////no/such/folder/s.db cannot be"),
+    "trials": (["--trials", "0"], "--trials 0: too few"),
+    "storage": (["--storage", "sqlite:////no/such/folder/s.db"], "--storage sqlite:////no/such/folder/s.db: cannot be"),
     "study to resume": (["--resume", "nobody"], "unknown study in"),
     "model": (["--model", "demo", "--model", "demo"], "names 2 models"),
 }
@@ -121,9 +124,9 @@ def test_a_study_says_where_changes_are_mostly_chance(
     with Path(suite).open("a") as file:
         file.write("  calibration:\n    scenes: {test: scenes}\n")
     common = ["--home", str(tmp_path / "home"), "--no-tracking", "--trials", "1"]
-    status, _, told = call(monkeypatch, capsys, "search", suite, *common)
-    assert status == 0, told
-    (line,) = [line for line in told.splitlines() if "mostly chance" in line]
+    status, _, said = call(monkeypatch, capsys, "search", suite, *common)
+    assert status == 0, said
+    (line,) = [line for line in said.splitlines() if "mostly chance" in line]
     assert line.startswith("calibration/scenes/ece_15: 0.")
 
 
@@ -143,7 +146,7 @@ def test_bits_for_each_block_and_the_study_of_another_suite(
     assert any("-bits_" in name for name in names)
     status, _, err = call(monkeypatch, capsys, "search", suite, *only, "--name", "mixed", *home)
     assert status == 2
-    assert "study 'mixed' exists: go on with --resume mixed" in err
+    assert "study 'mixed': it exists already. Go on with --resume mixed" in err
     status, _, err = call(monkeypatch, capsys, "search", "--resume", "mixed", "--method", "gptq", *home)
     assert status == 2
     assert 'created with methods ["rtn"], not ["gptq"]' in err

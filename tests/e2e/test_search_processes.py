@@ -88,16 +88,16 @@ def test_four_processes_of_which_one_is_killed(tmp_path: Path, kind: str) -> Non
     done = evaluated(study)
     assert len(done) == len(set(done)) >= TRIALS
     (again,) = [t for t in trials if "retry_of" in t.user_attrs]
-    (lost,) = [trials[number] for number in again.user_attrs["retry_of"]]
-    assert (lost.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
-    assert lost.user_attrs["configuration"] == again.user_attrs["configuration"] == VICTIM
-    told = Counter(
+    (stale,) = [trials[number] for number in again.user_attrs["retry_of"]]
+    assert (stale.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert stale.user_attrs["configuration"] == again.user_attrs["configuration"] == VICTIM
+    finished = Counter(
         t.user_attrs["configuration"]
         for t in trials
         if t.state is TrialState.COMPLETE and "repeat_of" not in t.user_attrs
     )
-    assert set(told) == set(done)
-    assert set(told.values()) == {1}
+    assert set(finished) == set(done)
+    assert set(finished.values()) == {1}
     rows = [json.loads(line) for line in (tmp_path / "home" / "ledger.jsonl").read_text().splitlines()]
     written = Counter(row["key"] for row in rows if "key" in row)
     assert len(written) > TRIALS

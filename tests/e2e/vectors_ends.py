@@ -306,7 +306,7 @@ def stopped_beside_working(tmp: Path) -> str:
         rows = [json.loads(line) for line in (folder / file).read_text().splitlines()]
         keys = [row["key"] for row in rows if row.get("kind", "record") == "record"]
         assert len(keys) == len(set(keys)) == 4, (file, keys)
-    assert not list((folder / "home" / "claims").glob("*.owner"))
+    assert not list((folder / "home" / "leases").glob("*.owner"))
     return f"inert: the other ended after {seconds:.0f} s, each record once"
 
 

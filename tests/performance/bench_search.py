@@ -44,8 +44,8 @@ from search.racing import LEVEL, Race
 from search.request import SHARES
 from search.rungs import make_rungs, parse_shares
 from search.samplers import DEFAULT as SAMPLER
-from search.selection import selection_suite
 from search.space import Choices, Space
+from search.splits import suite_on_validation
 from search.storage import open_storage
 from search.study import CUSTOMARY, Search
 from search.tracking import TrialLog
@@ -175,7 +175,9 @@ class Case:
 
 def make_case(engine: Engine, table: Mapping[str, Any], headline: tuple[str, ...]) -> Case:
     """Goals with these headline metrics, and the losses of every point."""
-    problem = Problem(lambda spec: table[spec.name]["metrics"], engine.better, headline, foretell=engine.foretell)
+    problem = Problem(
+        lambda spec: table[spec.name]["metrics"], engine.better, headline, known_objectives=engine.known_objectives
+    )
     goals = make_goals(problem, [make_objective(key, engine.better, engine.known) for key in DEFAULT], ())
     rows = {name: goals.values(goals.complete(row["metrics"])) for name, row in table.items()}
     losses = {n: np.array([o.loss(v) for o, v in zip(goals.objectives, r, strict=True)]) for n, r in rows.items()}
@@ -300,7 +302,7 @@ def time_study(home: Path, trials: int, racing: bool) -> Spent:
     """
     name = f"overhead-{time.time_ns()}"
     home = home / name
-    engine = Engine(selection_suite(load_suite("demo")), Settings(), home, Lines())
+    engine = Engine(suite_on_validation(load_suite("demo")), Settings(), home, Lines())
     space, problem = Space(GRID, engine.check), engine.problem
     goals = make_goals(problem, [make_objective(key, engine.better, engine.known) for key in DEFAULT], ())
     rungs = make_rungs(engine, parse_shares(SHARES), goals.keys) if racing else ()
@@ -311,7 +313,7 @@ def time_study(home: Path, trials: int, racing: bool) -> Spent:
     )
     problem = replace(problem, evaluate=whole(engine.evaluate), rungs=rungs)
     search = Search(study, space, problem, goals, SAMPLER, 0)
-    search.lock = home / "studies" / ".claims.lock"
+    search.lock = home / "studies" / ".leases.lock"
     search.log = TrialLog(MLflowTracker().open(home, None).open_study(load_suite("demo"), name, {}), name, goals)
     start = time.monotonic()
     search.prepare(trials)
@@ -373,7 +375,7 @@ class Measured:
 
 def measure(home: Path, times: int, choices: Choices, until: float) -> Measured | None:
     """The demo with so many times the images; None where the time was over before the end."""
-    engine = Engine(selection_suite(load_suite("demo")), Settings(), home, Lines())
+    engine = Engine(suite_on_validation(load_suite("demo")), Settings(), home, Lines())
     space = Space(choices, engine.check)
     headline = engine.problem.headline
     keys = (*DEFAULT[1:], "size_mb", *headline, NLL, FLOOR)
@@ -503,7 +505,7 @@ def _case(which: str, measured: Measured) -> Iterator[str]:
 
 
 def _luck(found: Sequence[Measured]) -> str:
-    """How far the demo's values foretell those on more images, where nothing is broken."""
+    """How far the demo's values predict those on more images, where nothing is broken."""
     few, many = (next(iter(measured.cases.values())).points for measured in (found[0], found[-1]))
     names = [name for name, losses in many.items() if losses[0] <= NEAR]
     r = np.corrcoef([few[name][0] for name in names], [many[name][0] for name in names])[0, 1]

@@ -22,7 +22,7 @@ def test_per_channel_equals_torch_fake_quantize(bits: int, symmetric: bool) -> N
     weight = draw(bits)
     ours = quantize_weight(weight, Scheme(bits, "channel", None, symmetric))
     theirs = torch.fake_quantize_per_channel_affine(
-        weight, ours.scale.flatten(), ours.zero.flatten().int(), 0, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        weight, ours.scale.flatten(), ours.zero_point.flatten().int(), 0, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     )
     torch.testing.assert_close(ours.dequantize(), theirs, rtol=1e-6, atol=0)
 
@@ -33,7 +33,7 @@ def test_static_activations_equal_torch_fake_quantize(bits: int, symmetric: bool
     x = draw(bits, (21, 96)).reshape(3, 7, 96)
     ours = TensorQuantizer(bits, symmetric, -1.3, 2.1)
     theirs = torch.fake_quantize_per_tensor_affine(
-        x, float(ours.scale), int(ours.zero), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        x, float(ours.scale), int(ours.zero_point), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     )
     torch.testing.assert_close(ours(x), theirs, rtol=1e-6, atol=0)
 
@@ -47,11 +47,11 @@ def test_codes_equal_torchao(bits: int, symmetric: bool, grain: str) -> None:
     block = {"tensor": weight.shape, "channel": (1, 96), "group": (1, 32)}[grain]
     kind = primitives.MappingType.SYMMETRIC if symmetric else primitives.MappingType.ASYMMETRIC
     limits = {"quant_min": -(2 ** (bits - 1)), "quant_max": 2 ** (bits - 1) - 1}
-    scale, zero = primitives.choose_qparams_affine(weight, kind, block, torch.int8, **limits)
-    codes = primitives.quantize_affine(weight, block, scale, zero, torch.int8, **limits)
+    scale, zero_point = primitives.choose_qparams_affine(weight, kind, block, torch.int8, **limits)
+    codes = primitives.quantize_affine(weight, block, scale, zero_point, torch.int8, **limits)
     ours = quantize_weight(weight, Scheme(bits, grain, 32 if grain == "group" else None, symmetric))
     torch.testing.assert_close(ours.scale.flatten(), scale.flatten(), rtol=1e-6, atol=0)
-    assert torch.equal(ours.zero.flatten().int(), zero.flatten().int())
+    assert torch.equal(ours.zero_point.flatten().int(), zero_point.flatten().int())
     assert torch.equal(ours.codes.reshape(weight.shape), codes)
 
 
@@ -62,8 +62,8 @@ def test_token_codes_equal_torchao(bits: int, symmetric: bool) -> None:
     x = draw(bits, (40, 96))
     kind = primitives.MappingType.SYMMETRIC if symmetric else primitives.MappingType.ASYMMETRIC
     limits = {"quant_min": -(2 ** (bits - 1)), "quant_max": 2 ** (bits - 1) - 1}
-    scale, zero = primitives.choose_qparams_affine(x, kind, (1, 96), torch.int8, **limits)
-    codes = primitives.quantize_affine(x, (1, 96), scale, zero, torch.int8, **limits)
+    scale, zero_point = primitives.choose_qparams_affine(x, kind, (1, 96), torch.int8, **limits)
+    codes = primitives.quantize_affine(x, (1, 96), scale, zero_point, torch.int8, **limits)
     ours, our_scale, _ = TokenQuantizer(bits, symmetric).codes(x)
     torch.testing.assert_close(our_scale.flatten(), scale.flatten(), rtol=1e-6, atol=0)
     assert torch.equal(ours.to(torch.int8), codes)

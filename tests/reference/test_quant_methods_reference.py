@@ -45,10 +45,10 @@ def optimal_brain_quantization(
         if g not in scales:
             block = (weight if static else work)[:, g * group : (g + 1) * group]
             scales[g] = grid(block.min(1), block.max(1), bits, symmetric)
-        scale, zero = scales[g]
+        scale, zero_point = scales[g]
         bottom = -(2 ** (bits - 1))
-        codes = np.clip(np.rint(work[:, j] / scale) + zero, bottom, bottom + 2**bits - 1)
-        result[:, j] = (codes - zero) * scale
+        codes = np.clip(np.rint(work[:, j] / scale) + zero_point, bottom, bottom + 2**bits - 1)
+        result[:, j] = (codes - zero_point) * scale
         position = remaining.index(j)
         step = (work[:, j] - result[:, j]) / inverse[position, position]
         work[:, remaining] -= np.outer(step, inverse[position])
@@ -101,8 +101,8 @@ def test_hqq_equals_its_package(bits: int, tolerance: float, group: int) -> None
         weight, nbits=bits, group_size=group, axis=1, device="cpu", round_zero=bits == 4, bitpack=False
     )
     theirs = ((packed.float() - meta["zero"]) * meta["scale"]).reshape(weight.shape)
-    codes, scale, zero = half_quadratic(weight.reshape(-1, group), bits, 20, 0.7)
-    ours = ((codes - zero) * scale).reshape(weight.shape)
+    codes, scale, zero_point = half_quadratic(weight.reshape(-1, group), bits, 20, 0.7)
+    ours = ((codes - zero_point) * scale).reshape(weight.shape)
     assert (ours - theirs).norm() / theirs.norm() < tolerance
     assert (codes == packed.reshape(codes.shape)).float().mean() > 0.999
 
@@ -111,10 +111,10 @@ def test_hqq_equals_its_package(bits: int, tolerance: float, group: int) -> None
 def test_hqq_equals_torchao(bits: int) -> None:
     primitives = pytest.importorskip("torchao.quantization.quant_primitives")
     weight = draw(bits, 64, 256) * 0.05
-    codes, scale, zero, _ = primitives._choose_qparams_and_quantize_affine_hqq(
+    codes, scale, zero_point, _ = primitives._choose_qparams_and_quantize_affine_hqq(
         weight, bits, 64, compute_dtype=torch.float32, device="cpu", raw_output=True
     )
-    theirs = (codes.float().reshape(-1, 64) - zero.reshape(-1, 1)) * scale.reshape(-1, 1)
+    theirs = (codes.float().reshape(-1, 64) - zero_point.reshape(-1, 1)) * scale.reshape(-1, 1)
     mine, my_scale, my_zero = half_quadratic(weight.reshape(-1, 64), bits, 20, 0.7)
     assert ((mine - my_zero) * my_scale - theirs).norm() / theirs.norm() < 2e-3
 

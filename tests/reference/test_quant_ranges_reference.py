@@ -31,10 +31,10 @@ def squared_error(values: torch.Tensor, scale: float, bits: int) -> float:
 def test_mse_finds_the_best_of_its_candidates(seed: int, bits: int) -> None:
     """Each candidate is tried again with torch's own operator."""
     values = heavy(seed, 200)
-    scale, zero, error = best_scale(values, bits, symmetric=True)
+    scale, zero_point, error = best_scale(values, bits, symmetric=True)
     width = 2 * float(values.abs().max())
     tried = [squared_error(values, width * fraction, bits) for fraction in {1 / (2**bits - 1), *scale_fractions(bits)}]
-    assert float(zero) == 0
+    assert float(zero_point) == 0
     assert float(error) == pytest.approx(min(tried), rel=1e-3)
     assert squared_error(values, float(scale), bits) == pytest.approx(min(tried), rel=1e-3)
 

@@ -29,7 +29,8 @@ class SourceOptions(Frozen):
     Attributes:
         subset: keep only the images of these classes, by name, and renumber the labels in this order; a list of
             names or a text file with one name a line.
-        half: keep one of two halves, told apart by the sample id alone: what is chosen on one is told on the other.
+        half: keep half `a` or `b`, divided by a hash of the sample id alone; a search uses `a` for validation and `b`
+            for the test.
         part: keep this share of the images that are left, chosen by the sample id alone: a smaller part lies within a
             larger one.
     """
@@ -41,7 +42,7 @@ class SourceOptions(Frozen):
 
 @dataclass(frozen=True)
 class LoadedData:
-    """What a source found.
+    """The data that a source loaded.
 
     Attributes:
         dataset: columns `image` (feature `datasets.Image`: encoded bytes or a path, which only
@@ -63,7 +64,7 @@ Options = TypeVar("Options", bound=SourceOptions)
 
 
 class Source(ABC, Generic[Options]):
-    """A kind of data. Subclass it, make one object, and name that object in the entry point.
+    """A kind of data source. Subclass it, make one object, and name that object in the entry point.
 
     Attributes:
         name: the `source:` of a DataSpec; equals the name of the entry point.
@@ -95,7 +96,7 @@ class Source(ABC, Generic[Options]):
         """
 
     def describe(self, spec: DataSpec) -> LoadedData:
-        """What `load` gives, perhaps without the column `image`: for a source that would have to make the images."""
+        """Like `load`, but a source that computes its images may leave out the column `image`."""
         return self.load(spec)
 
     @abstractmethod
@@ -103,7 +104,7 @@ class Source(ABC, Generic[Options]):
         """Content fingerprint without decoding: changes when a file is added, removed, resized or touched."""
 
     def check(self, spec: DataSpec) -> None:
-        """What can be known before any work: options are known, the path exists.
+        """Check before any work that the options are valid and the path exists.
 
         Raises:
             SpecError: an unknown or wrong option.

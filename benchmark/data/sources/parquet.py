@@ -23,7 +23,7 @@ CAPTION_CANDIDATES = ("caption", "txt", "text")
 
 
 class ColumnOptions(SourceOptions):
-    """Which column is what. None: the first of the usual names that is there.
+    """The column of each role. None: the first of the usual names that exists.
 
     Attributes:
         image: encoded bytes, a struct {bytes, path}, or a path (usual: image, img, jpg, jpeg, png, webp).

@@ -40,12 +40,12 @@ class Sample:
 
 
 class Webdataset(Source[WebdatasetOptions]):
-    """Shards are read by their headers only; images are taken out of the tar file when they are decoded.
+    """Shards are read by their headers only; images are read from the tar file when they are decoded.
 
     `path` is the folder with `classnames.txt` and `zeroshot_classification_templates.txt`; the shards lie in
     `<path>/<split>` (default `test` where it exists), 0.tar to N-1.tar with N in `nshards.txt`, or any *.tar without
     that file. Sample ids are the keys, and the images are in the order of their ids: how they are spread over shards
-    changes nothing. Where two shards use the same key, all ids are `<shard>/<key>`, in the order of the shards'
+    does not matter. Where two shards use the same key, all ids are `<shard>/<key>`, in the order of the shards'
     numbers and of the members in them. Without any label members the labels are -1.
     """
 

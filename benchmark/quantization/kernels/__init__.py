@@ -1,1 +1,1 @@
-"""Integer kernels of the CPU, and which of them this machine has."""
+"""Integer kernels for CPUs and CUDA, and the selection of one for this machine."""

@@ -24,7 +24,7 @@ _CUDA_MIN_ROWS = 17
 
 
 def int8_available(device: torch.device | str) -> bool:
-    """Whether torch._int_mm is worth while on a device."""
+    """Whether torch._int_mm is faster than float on a device."""
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
@@ -32,7 +32,7 @@ def int8_available(device: torch.device | str) -> bool:
 
 
 def _has(feature: str) -> bool:
-    """torch has no public name for it."""
+    """Whether the CPU has a feature, by a private function of torch (there is no public one)."""
     supported = getattr(torch.cpu, f"_is_{feature}_supported", None)
     return supported is not None and bool(supported())
 
@@ -46,7 +46,7 @@ def cpu_capability() -> str:
 def fits_int8(layer: nn.Linear | nn.Conv2d, weight: QuantizedWeight, device: torch.device) -> bool:
     """Whether the codes of a layer's weight fit an int8 product, and its shape the device's."""
     columns = layer.weight[0].numel()
-    if weight.scheme.granularity == "group" or columns >= _MAX_COLUMNS or not weight.integer_zero:
+    if weight.scheme.granularity == "group" or columns >= _MAX_COLUMNS or not weight.integer_zero_point:
         return False
     return device.type != "cuda" or (columns % 8 == 0 and layer.weight.shape[0] % 8 == 0)
 
@@ -70,7 +70,7 @@ class Int8Layer(nn.Module):
     """A Linear or patchwise Conv2d on int8 codes.
 
     Args:
-        layer: what it replaces.
+        layer: the layer to replace.
         quantized: its weight, per tensor or per channel, at most 8 bits.
         activation: quantizer of the input, at most 8 bits.
         transform: applied to the input first, or None.
@@ -78,7 +78,7 @@ class Int8Layer(nn.Module):
 
     codes: Tensor
     scale: Tensor
-    zero: Tensor
+    zero_point: Tensor
     code_sum: Tensor
 
     def __init__(
@@ -93,7 +93,7 @@ class Int8Layer(nn.Module):
         codes = quantized.codes.reshape(rows, self.columns)
         self.register_buffer("codes", codes.contiguous())
         self.register_buffer("scale", quantized.scale.reshape(-1).expand(rows).contiguous())
-        self.register_buffer("zero", quantized.zero.reshape(-1).expand(rows).to(torch.int32))
+        self.register_buffer("zero_point", quantized.zero_point.reshape(-1).expand(rows).to(torch.int32))
         self.register_buffer("code_sum", codes.sum(1, dtype=torch.int32))
         self.bias, self.activation, self.transform = layer.bias, activation, transform
         self.kernel = tuple(layer.kernel_size) if isinstance(layer, nn.Conv2d) else None
@@ -102,32 +102,32 @@ class Int8Layer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The dequantized weight, in the replaced layer's shape; some models ask it for its dtype."""
-        dense = (self.codes.float() - self.zero.unsqueeze(1)) * self.scale.unsqueeze(1)
+        dense = (self.codes.float() - self.zero_point.unsqueeze(1)) * self.scale.unsqueeze(1)
         return dense.reshape(self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out), or (B, C, H, W) -> (B, O, H', W')."""
         if self.transform is not None:
             x = self.transform(x)
-        codes, scale, zero = self.activation.integer_codes(x)  # tensors of their own, which the product may overwrite
+        codes, scale, zero_point = self.activation.integer_codes(x)  # new tensors, which the product may overwrite
         if self.kernel is None:
             rows = codes.reshape(-1, self.columns)
-            return self._product(rows, _per_row(scale), _per_row(zero)).reshape(*x.shape[:-1], -1)
+            return self._product(rows, _per_row(scale), _per_row(zero_point)).reshape(*x.shape[:-1], -1)
         rows, height, width = _patches(codes, self.kernel)
         repeat = 1 if isinstance(self.activation, TensorQuantizer) else height * width
         product = self._product(
-            rows, _per_row(scale).repeat_interleave(repeat, 0), _per_row(zero).repeat_interleave(repeat, 0)
+            rows, _per_row(scale).repeat_interleave(repeat, 0), _per_row(zero_point).repeat_interleave(repeat, 0)
         )
         return product.reshape(x.shape[0], height, width, -1).permute(0, 3, 1, 2)
 
-    def _product(self, rows: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """Codes (M, K), scale and zero (M, 1) or (1, 1) -> (M, O) float32; the codes may be overwritten."""
+    def _product(self, rows: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """Codes (M, K), scale and zero point (M, 1) or (1, 1) -> (M, O) float32; the codes may be overwritten."""
         total = _int_mm(rows, self.codes)
         if not self.activation.symmetric:
-            whole = zero.to(torch.int32)
-            total -= whole * (self.code_sum - self.columns * self.zero)
+            whole = zero_point.to(torch.int32)
+            total -= whole * (self.code_sum - self.columns * self.zero_point)
         if not self.weight_symmetric:
-            total -= rows.sum(1, keepdim=True, dtype=torch.int32) * self.zero
+            total -= rows.sum(1, keepdim=True, dtype=torch.int32) * self.zero_point
         scaled = torch.mul(total, scale)
         if self.bias is None:
             return scaled.mul_(self.scale)
@@ -148,7 +148,7 @@ def _int_mm(rows: Tensor, codes: Tensor) -> Tensor:
 
 
 def _patches(codes: Tensor, kernel: tuple[int, ...]) -> tuple[Tensor, int, int]:
-    """(B, C, H, W) -> ((B * H' * W'), C * kh * kw), H', W'; what does not fill a patch is cut off."""
+    """(B, C, H, W) -> ((B * H' * W'), C * kh * kw), H', W'; pixels that do not fill a patch are cut off."""
     kh, kw = kernel
     batch, channels = codes.shape[:2]
     height, width = codes.shape[2] // kh, codes.shape[3] // kw

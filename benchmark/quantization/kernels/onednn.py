@@ -5,8 +5,8 @@ With AVX512-VNNI, AVX-VNNI or AMX it adds in 32 bits and is exact for all codes.
 
 .. math:: 2\,(2^{b_x} - 1)\,2^{b_w - 1} \le 2^{15} - 1 \iff b_x + b_w \le 15
 
-holds: W7A8, W6A8, W4A8, W8A7, but not W8A8, which is computed in float there. What holds is tried once per process with
-the largest codes, for products and for convolutions, not assumed. The zero points of asymmetric weights need the sums
+holds: W7A8, W6A8, W4A8, W8A7, but not W8A8, which is computed in float there. Each process tests it once with the
+largest codes, for products and for convolutions. The zero points of asymmetric weights need the sums
 of the input codes: they come as one more output, whose weight codes are all 1. Convolutions in groups (depthwise) are
 no faster on integers and stay in float.
 """
@@ -109,11 +109,11 @@ class _OneDnn(Int8Layer):
     def point(self) -> int:
         """The unsigned code that stands for 0, where all inputs share one; else for a signed code of 0."""
         one = isinstance(self.activation, TensorQuantizer)
-        return self.shift + (int(self.activation.zero) if one else 0)  # type: ignore[arg-type]
+        return self.shift + (int(self.activation.zero_point) if one else 0)  # type: ignore[arg-type]
 
     @property
-    def zero_per_token(self) -> bool:
-        """Whether each token has a zero point of its own, which oneDNN does not know of."""
+    def zero_point_per_token(self) -> bool:
+        """Whether each token has its own zero point, which oneDNN does not support."""
         return not self.activation.symmetric and not isinstance(self.activation, TensorQuantizer)
 
     def kernel_parts(self) -> tuple[Any, Tensor, Tensor]:
@@ -130,18 +130,18 @@ class _OneDnn(Int8Layer):
             self._ready = self.pack(codes), scale, sums * scale
         return self._ready
 
-    def finished(self, sums: Tensor, scale: Tensor, zero: Tensor, weight_sum: Tensor) -> Tensor:
+    def finished(self, sums: Tensor, scale: Tensor, zero_point: Tensor, weight_sum: Tensor) -> Tensor:
         """Outputs (N, O, ...) from sums of codes times the weights' scales, which may be overwritten.
 
         Args:
-            scale, zero: of the inputs, broadcastable. weight_sum: from `kernel_parts`.
+            scale, zero_point: of the inputs, broadcastable. weight_sum: from `kernel_parts`.
         """
         outputs = (1, -1, *(1 for _ in sums.shape[2:]))
-        if self.zero_per_token:
-            sums.addcmul_(zero, weight_sum.reshape(outputs), value=-1)
+        if self.zero_point_per_token:
+            sums.addcmul_(zero_point, weight_sum.reshape(outputs), value=-1)
         if not self.weight_symmetric:
-            weight_zero = (self.zero * self.scale).reshape(outputs)
-            sums = torch.addcmul(sums[:, :-1], sums[:, -1:], weight_zero, value=-1)
+            weight_zero_point = (self.zero_point * self.scale).reshape(outputs)
+            sums = torch.addcmul(sums[:, :-1], sums[:, -1:], weight_zero_point, value=-1)
         return sums.mul_(scale) if self.bias is None else torch.addcmul(self.bias.reshape(outputs), sums, scale)
 
     @abstractmethod
@@ -156,13 +156,13 @@ class OneDnnLayer(_OneDnn):
         """For the product."""
         return _packed(codes)
 
-    def _product(self, rows: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """codes (M, K) int8, scale and zero (M, 1) or (1, 1) -> (M, O) float32."""
+    def _product(self, rows: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """codes (M, K) int8, scale and zero point (M, 1) or (1, 1) -> (M, O) float32."""
         packed, weight_scale, weight_sum = self.kernel_parts()
         shifted = rows.view(torch.uint8).add_(self.shift)  # bytes wrap around: code + 2^(bits-1), from 0 on
         if self.weight_symmetric and isinstance(self.activation, TensorQuantizer):  # oneDNN does the rest
             return _linear(shifted, self.point, packed, weight_scale, self.bias, float(scale))
-        return self.finished(_linear(shifted, self.point, packed, weight_scale, None), scale, zero, weight_sum)
+        return self.finished(_linear(shifted, self.point, packed, weight_scale, None), scale, zero_point, weight_sum)
 
 
 class OneDnnConv2d(_OneDnn):
@@ -177,7 +177,7 @@ class OneDnnConv2d(_OneDnn):
     ) -> None:
         super().__init__(layer, quantized, activation, transform)
         self.edges = list(layer._reversed_padding_repeated_twice)
-        padding = (0, 0) if self.zero_per_token else layer.padding
+        padding = (0, 0) if self.zero_point_per_token else layer.padding
         self.geometry = _Geometry(layer.stride, padding, layer.dilation)  # type: ignore[arg-type]
 
     def pack(self, codes: Tensor) -> Any:
@@ -188,18 +188,20 @@ class OneDnnConv2d(_OneDnn):
         """x (B, C, H, W) -> (B, O, H', W') float32."""
         if self.transform is not None:
             x = self.transform(x)
-        codes, scale, zero = self.activation.integer_codes(x)
+        codes, scale, zero_point = self.activation.integer_codes(x)
         packed, weight_scale, weight_sum = self.kernel_parts()
-        if self.zero_per_token:  # each image is padded with its own zero
-            codes = self._padded(codes, zero)
+        if self.zero_point_per_token:  # each image is padded with its own zero
+            codes = self._padded(codes, zero_point)
         shifted = codes.view(torch.uint8).add_(self.shift)  # bytes wrap around
-        return self.finished(self.geometry.convolve(shifted, self.point, packed, weight_scale), scale, zero, weight_sum)
+        return self.finished(
+            self.geometry.convolve(shifted, self.point, packed, weight_scale), scale, zero_point, weight_sum
+        )
 
-    def _padded(self, codes: Tensor, zero: Tensor) -> Tensor:
+    def _padded(self, codes: Tensor, zero_point: Tensor) -> Tensor:
         left, right, top, bottom = self.edges
         batch, channels, height, width = codes.shape
         shape = (batch, channels, top + height + bottom, left + width + right)
-        padded = zero.nan_to_num().to(torch.int8).expand(shape).contiguous()
+        padded = zero_point.nan_to_num().to(torch.int8).expand(shape).contiguous()
         padded[:, :, top : top + height, left : left + width] = codes
         return padded
 
@@ -229,10 +231,12 @@ def _packed(codes: Tensor) -> Any:
     return torch.ops.onednn.qlinear_prepack(codes, None)
 
 
-def _linear(rows: Tensor, zero: int, packed: Any, scale: Tensor, bias: Tensor | None, scale_x: float = 1.0) -> Tensor:
-    """scale_x * ((rows - zero) @ codes^T) * scale + bias in float32; rows (M, K) uint8."""
+def _linear(
+    rows: Tensor, zero_point: int, packed: Any, scale: Tensor, bias: Tensor | None, scale_x: float = 1.0
+) -> Tensor:
+    """scale_x * ((rows - zero_point) @ codes^T) * scale + bias in float32; rows (M, K) uint8."""
     none = torch.zeros(len(scale), dtype=torch.int64)
     result: Tensor = torch.ops.onednn.qlinear_pointwise(
-        rows, scale_x, zero, packed, scale, none, bias, 1.0, 0, torch.float32, "none", [], ""
+        rows, scale_x, zero_point, packed, scale, none, bias, 1.0, 0, torch.float32, "none", [], ""
     )
     return result

@@ -1,4 +1,4 @@
-"""Which arithmetic takes a layer's place: an integer kernel where codes and machine allow it, else float."""
+"""Choose the replacement of a layer: an integer kernel where codes and machine allow it, else float."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ INT8_ENGINE = "int8-gemm"
 ONEDNN_ENGINE = "int8-onednn"
 FLOAT_ENGINE = "float-simulated"
 ENGINES = ("none", INT8_ENGINE, ONEDNN_ENGINE, f"{ONEDNN_ENGINE}-{ALL_CODES}")
-"""Every answer of `integer_engine`, on whatever machine."""
+"""Every value that `integer_engine` can return, on any machine."""
 
 
 def integer_engine(device: torch.device | str) -> str:
     """The integer arithmetic that simulated quantizations use on a device where their codes fit, or `none`.
 
-    It belongs into every key of numbers: its rounding differs from the float path's in the last bits.
+    It is part of every content hash: its rounding differs from the float path's in the last bits.
     """
     if torch.device(device).type == "cpu" and exact_bits():
         return ONEDNN_ENGINE if exact_bits() < ALL_CODES else f"{ONEDNN_ENGINE}-{ALL_CODES}"
@@ -35,7 +35,7 @@ def replacement(
     transform: Transform | None,
     exact_float: bool,
 ) -> tuple[nn.Module, str]:
-    """The module that takes a layer's place, and the name of its engine.
+    """The module that replaces a layer, and the name of its engine.
 
     Where the input is not quantized, its transformation is undone within the dequantized weight.
     """

@@ -96,7 +96,7 @@ def test_a_server_that_goes_is_one_clear_line_and_the_next_sync_goes_on(tmp_path
         sync.sync_suite(request)
     assert str(caught.value).startswith("tracker 'mlflow' could not be written (ConnectionError: HTTPConnectionPool")
     assert str(caught.value).endswith(
-        "nothing is lost, the ledger has everything: once it is back, run the same command again"
+        "Nothing is lost, the ledger has everything: once it is back, run the same command again."
     )
     assert "\n" not in str(caught.value)
     assert tracker.told == ["fp32", QUANTS[0]]

@@ -15,7 +15,7 @@ import torch
 
 from benchmark.bank import read_only
 from benchmark.engine.holding import ModelHolder
-from benchmark.engine.leases import Claims
+from benchmark.engine.leases import Leases
 from benchmark.errors import PluginError, StorageError
 from benchmark.export.writing import new_folder
 from benchmark.models import resolve
@@ -101,22 +101,22 @@ def test_a_changed_original_is_let_go_also_where_the_method_fails(holder: ModelH
 HOLD = """
 import sys, time
 from pathlib import Path
-from benchmark.engine.leases import Claims
+from benchmark.engine.leases import Leases
 from benchmark.utils.locking import exclusive
-with Claims(Path(sys.argv[1])) as claims, exclusive(Path(sys.argv[1]) / "lock"):
-    claims.take("k")
+with Leases(Path(sys.argv[1])) as leases, exclusive(Path(sys.argv[1]) / "lock"):
+    leases.take("k")
     print("held", flush=True)
     sys.stdin.read()
-    print(claims.ours("k"), flush=True)
+    print(leases.ours("k"), flush=True)
 """
 
 
 TAKE = """
 import sys
 from pathlib import Path
-from benchmark.engine.leases import Claims
-with Claims(Path(sys.argv[1])) as claims:
-    print(claims.take("k"), end="")
+from benchmark.engine.leases import Leases
+with Leases(Path(sys.argv[1])) as leases:
+    print(leases.take("k"), end="")
 """
 
 
@@ -126,7 +126,7 @@ def test_a_stopped_process_keeps_nothing_for_ever(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdin is not None
         assert process.stdout.readline() == "held\n"
-        with Claims(tmp_path, stopped=0.3) as mine, Claims(tmp_path, stopped=0.3) as third:
+        with Leases(tmp_path, stopped=0.3) as mine, Leases(tmp_path, stopped=0.3) as third:
             time.sleep(0.4)
             assert mine.take("k") is not None  # silent, but it runs
             process.send_signal(signal.SIGSTOP)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from benchmark.quantization.affine import Scheme, encode, error, parameters, quantize_weight, value_range
+from benchmark.quantization.affine import Scheme, choose_qparams, encode, error, quantize_weight, value_range
 
 bits_of = st.integers(2, 8)
 seeds = st.integers(0, 10_000)
@@ -34,7 +34,7 @@ def test_error_is_at_most_half_a_step_inside_the_range(seed: int, scheme: Scheme
     quantized = quantize_weight(weight, scheme)
     values, step = scheme.grouped(weight), quantized.scale
     # the range that the codes really reach: an asymmetric one moves by up to half a step with its rounded zero point
-    low, high = (scheme.low - quantized.zero) * step, (scheme.high - quantized.zero) * step
+    low, high = (scheme.low - quantized.zero_point) * step, (scheme.high - quantized.zero_point) * step
     margin = step / 2 * (1 + 1e-5)
     inside = (values >= low - margin) & (values <= high + margin)
     difference = (scheme.grouped(quantized.dequantize()) - values).abs()
@@ -50,7 +50,7 @@ def test_error_is_at_most_half_a_step_inside_the_range(seed: int, scheme: Scheme
 @settings(max_examples=60, deadline=None)
 def test_quantizing_again_with_the_same_scales_changes_nothing(seed: int, scheme: Scheme) -> None:
     once = quantize_weight(draw(seed), scheme)
-    again = encode(once.dequantize(), scheme, once.scale, once.zero)
+    again = encode(once.dequantize(), scheme, once.scale, once.zero_point)
     assert torch.equal(once.codes, again.codes)
 
 
@@ -98,9 +98,9 @@ def test_constant_weights_have_no_nan(symmetric: bool) -> None:
 
 def test_values_worked_out_by_hand() -> None:
     weight = torch.tensor([[-1.0, 0.4, 0.5, 1.0]])
-    scale, zero = parameters(*value_range(weight), 2, True)
+    scale, zero_point = choose_qparams(*value_range(weight), 2, True)
     assert scale.item() == pytest.approx(2 / 3)
-    assert zero.item() == 0
+    assert zero_point.item() == 0
     quantized = quantize_weight(weight, Scheme(2, "channel"))
     assert quantized.codes.flatten().tolist() == [
         -2,
@@ -110,7 +110,7 @@ def test_values_worked_out_by_hand() -> None:
     ]  # -1.5 and 0.6, 0.75, 1.5 in steps, half to even, clipped
     asymmetric = quantize_weight(torch.tensor([[0.0, 1.0, 2.0, 3.0]]), Scheme(2, "channel", None, False))
     assert asymmetric.codes.flatten().tolist() == [-2, -1, 0, 1]
-    assert asymmetric.zero.item() == -2
+    assert asymmetric.zero_point.item() == -2
 
 
 def test_packed_bits_count_scales_and_zero_points() -> None:

@@ -60,7 +60,7 @@ def test_weights_without_a_kernel_are_told(folder: Path) -> None:
     count = len(part.skipped)
     assert part.weight_share < 0.99
     assert report.notes == (
-        f"vision: {part.weight_share:.1%} of the weights are quantized, the others stay as they are "
+        f"vision: {part.weight_share:.1%} of the weights are quantized, the others stay in full precision "
         f"({count} layers: bnb-nf4 does not quantize Conv2d)",
     )
 

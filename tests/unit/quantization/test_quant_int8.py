@@ -159,9 +159,9 @@ def test_the_sums_of_any_codes_are_exact() -> None:
         codes = torch.randint(low, 256, (rows, columns), generator=generator).to(torch.uint8)
         half = 2 ** (bits - 1)
         weight = torch.randint(-half, half, (outputs, columns), generator=generator).to(torch.int8)
-        for zero in (0, 128, 255):
-            found = onednn._linear(codes, zero, onednn._packed(weight), torch.ones(outputs), None).double()
-            exact = (codes.double() - zero) @ weight.double().T
+        for zero_point in (0, 128, 255):
+            found = onednn._linear(codes, zero_point, onednn._packed(weight), torch.ones(outputs), None).double()
+            exact = (codes.double() - zero_point) @ weight.double().T
             assert ((found - exact).abs() <= 5e-7 * exact.abs()).all()
 
 
@@ -263,7 +263,7 @@ def test_nan_is_not_lost_in_integers(symmetric: bool, layer: nn.Linear | nn.Conv
         if engine == "float-simulated":
             assert module(x)[1].isnan().any()
         else:
-            with pytest.raises(NonFiniteError, match="input of a quantized layer is NaN"):
+            with pytest.raises(NonFiniteError, match="quantized layer: its input is NaN"):
                 module(x)
 
 

@@ -284,9 +284,9 @@ def test_transformed_weights_may_be_rounded_three_ways() -> None:
 def test_hqq_lowers_the_error_that_it_minimises_on_weights_as_they_are() -> None:
     values = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)) * 0.02
     for bits in (2, 3, 4, 8):
-        codes, scale, zero = half_quadratic(values, bits, 20, 0.7)
+        codes, scale, zero_point = half_quadratic(values, bits, 20, 0.7)
         plain = quantize_weight(values, Scheme(bits, "channel", None, False)).dequantize()
-        norms = [(w - values).abs().pow(0.7).sum() for w in ((codes - zero) * scale, plain)]
+        norms = [(w - values).abs().pow(0.7).sum() for w in ((codes - zero_point) * scale, plain)]
         assert norms[0] < norms[1]
         assert codes.min() >= 0
         assert codes.max() <= 2**bits - 1

@@ -108,7 +108,7 @@ def test_a_stored_layer_is_as_large_as_the_report_says(name: str) -> None:
     for tower in report.towers.values():
         for layer in tower.layers:
             tensors = kept[layer.name].tensors
-            counted = ("codes", "scale", "zero", "weight", "transform.factor")
+            counted = ("codes", "scale", "zero_point", "weight", "transform.factor")
             stored = 8 * sum(t.nbytes for key, t in tensors.items() if key in counted)
             rotation = sum(len(tensors[key]) for key in ("transform.left", "transform.right") if key in tensors)
             assert layer.packed_bits <= stored + rotation < layer.packed_bits + 16

@@ -1,4 +1,4 @@
-"""The default sampler: its criterion against other ways to the same number; what it foretells and what it learns."""
+"""The default sampler: its criterion against other ways to compute it, what is known in advance, what it learns."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ unit = st.floats(0.05, 0.95)
 pairs = st.lists(st.tuples(unit, unit), min_size=1, max_size=8)
 
 
-def foretell(spec: QuantSpec) -> dict[str, float]:
+def known_objectives(spec: QuantSpec) -> dict[str, float]:
     return {"effective_bits": Stub().evaluate(spec)["effective_bits"]}
 
 
 def made(choices: Choices = MEDIUM, **options: object) -> Search:
     """The stub's bits are known beforehand, as the engine's are."""
     search = make_search(Stub(), choices, **{"sampler": EHVI} | options)  # type: ignore[arg-type]
-    search.problem = replace(search.problem, foretell=foretell)
+    search.problem = replace(search.problem, known_objectives=known_objectives)
     return search
 
 
@@ -129,7 +129,7 @@ def test_it_finds_more_than_chance_for_the_same_cost() -> None:
 
 
 def test_a_constraint_is_kept_in_mind() -> None:
-    """Most of what it chooses fulfils a constraint that most of the space misses."""
+    """Most of what it chooses satisfies a constraint that most of the space violates."""
     text = f"{ACCURACY} >= 0.95 * fp32"
 
     def share(sampler: str) -> float:
@@ -180,7 +180,7 @@ def test_a_study_that_was_stopped_goes_on_as_if_it_had_not(trials: int) -> None:
     assert names(ran(30, seed=1)) != names(whole)
 
 
-def told(ehvi: Ehvi, known: list[FrozenTrial], values: Floats, taken: list[str]) -> QuantSpec | None:
+def chosen_by(ehvi: Ehvi, known: list[FrozenTrial], values: Floats, taken: list[str]) -> QuantSpec | None:
     return ehvi.choose(known, values, values.max(axis=0), taken, 0)
 
 
@@ -198,16 +198,16 @@ def test_what_is_left_to_chance() -> None:
     known, values = learnt(20)
     space = Space(MEDIUM)
     ehvi, everything = Ehvi(space, 0, lambda spec: (None, None)), [spec.name for spec in space.points()]
-    chance = [told(ehvi, known[:n], values[:n], []) is None for n in range(2, 21)]
+    chance = [chosen_by(ehvi, known[:n], values[:n], []) is None for n in range(2, 21)]
     assert chance == [n < START for n in range(2, 21)]
-    assert told(ehvi, known, values, everything) is None
+    assert chosen_by(ehvi, known, values, everything) is None
 
 
-def test_what_is_foretold_is_believed() -> None:
+def test_what_is_known_in_advance_is_exact() -> None:
     """Of many that the model thinks alike it takes the one that is known to be smallest."""
     known, values = learnt(20)
     ehvi = Ehvi(Space(MEDIUM), 0, lambda spec: (0.0, len(spec.name) / 100))
-    chosen = told(ehvi, known, values, [])
+    chosen = chosen_by(ehvi, known, values, [])
     assert chosen is not None
     assert len(chosen.name) == min(len(spec.name) for spec in ehvi._candidates([], np.random.default_rng(0)).values())
 
@@ -243,7 +243,7 @@ def test_a_large_space_is_searched_around_the_front_too() -> None:
 
 
 SUITE = {
-    "name": "foretold",
+    "name": "known",
     "version": 1,
     "models": ["demo"],
     "quantizations": ["fp32"],
@@ -268,21 +268,21 @@ METHODS = tuple(name for name in quantizers.names() if "symmetric" in quantizers
 
 
 @pytest.mark.parametrize("methods", [("rtn",), pytest.param(METHODS, marks=pytest.mark.slow)])
-def test_bits_are_foretold_as_they_are_measured(methods: tuple[str, ...], tmp_path: Path) -> None:
+def test_bits_are_known_in_advance_as_they_are_measured(methods: tuple[str, ...], tmp_path: Path) -> None:
     engine = Engine(parse_spec(SuiteSpec, SUITE, "test"), Settings(), tmp_path)
     overrides = (Override(pattern="visual.*0*", bits=8), Override(pattern="visual.*1*", bits=2))
     specs = [parse("rtn-w4-channel-vision").model_copy(update={"overrides": overrides})]
     specs += [parse(f"{method}-{FORMS[(i + j) % len(FORMS)]}") for i, method in enumerate(methods) for j in range(2)]
-    told = {spec.name: engine.foretell(spec)["effective_bits"] for spec in specs}
+    known = {spec.name: engine.known_objectives(spec)["effective_bits"] for spec in specs}
     measured = {spec.name: engine.evaluate(spec)["effective_bits"] for spec in specs}
     online = {spec.name for spec in specs if spec.method in ("smoothquant", "awq", "rotation")}
-    assert {n: v for n, v in told.items() if n not in online} == pytest.approx(
+    assert {n: v for n, v in known.items() if n not in online} == pytest.approx(
         {n: v for n, v in measured.items() if n not in online}, abs=1e-12
     )
-    assert all(0 <= measured[name] - told[name] < 0.15 for name in online)
+    assert all(0 <= measured[name] - known[name] < 0.15 for name in online)
 
 
-def test_bits_of_formats_of_their_own_are_not_foretold(tmp_path: Path) -> None:
+def test_bits_of_formats_of_their_own_are_not_known_in_advance(tmp_path: Path) -> None:
     engine = Engine(parse_spec(SuiteSpec, SUITE, "test"), Settings(), tmp_path)
     assert {"rtn", "mse", "percentile", "gptq", "awq", "smoothquant", "rotation"} <= {*METHODS}
-    assert engine.foretell(parse("bnb-nf4-vision")) == engine.foretell(parse("hqq-w4-g64-vision")) == {}
+    assert engine.known_objectives(parse("bnb-nf4-vision")) == engine.known_objectives(parse("hqq-w4-g64-vision")) == {}

@@ -16,7 +16,7 @@ from benchmark.spec import SuiteSpec, parse_spec
 from search.evaluator import Engine
 from search.objective import make_goals, make_objective
 from search.request import SearchConfig
-from search.settings import create_study, filled, resume_study
+from search.settings import create_study, resume_study, with_defaults
 from search.space import Space
 from search.storage import open_storage
 from tests.search_stub import SMALL
@@ -67,10 +67,10 @@ def test_a_study_goes_on_with_what_it_was_created_with_only(tmp_path: Path, chan
     storage, space = open_storage(tmp_path), Space(SMALL)
     before = engine(tmp_path)
     objectives = [make_objective("effective_bits", before.better, before.known)]
-    create_study(storage, "one", filled(SearchConfig()), space, objectives, before.contents)
+    create_study(storage, "one", with_defaults(SearchConfig()), space, objectives, before.contents)
     assert resume_study(storage, "one", space, engine(tmp_path).contents).study_name == "one"
     after = engine(tmp_path, **changes)
-    with pytest.raises(SpecError, match=f"created with another content of {differs}; its trials") as caught:
+    with pytest.raises(SpecError, match=f"created with another content of {differs}, so its trials") as caught:
         resume_study(storage, "one", space, after.contents)
     assert "\n" not in str(caught.value)
 

@@ -65,7 +65,7 @@ def test_a_calibration_error_that_chance_alone_gives_is_told(count: int, overcon
         correct = rng.random(count) < confidence - overconfident
         values = {ECE: ece(confidence, correct), f"{ECE}_floor": ece_floor(confidence, draws=20), ACCURACY: 0.8}
         found.append(near_floor(values, [ACCURACY, ECE, "spurious/scenes/rsg"]))
-    assert np.mean([told.keys() == {ECE} for told in found]) == (pytest.approx(1, abs=0.1) if chance else 0)
+    assert np.mean([keys.keys() == {ECE} for keys in found]) == (pytest.approx(1, abs=0.1) if chance else 0)
     assert near_floor({ECE: 0.02}, [ECE]) == {}
 
 
@@ -100,7 +100,7 @@ def test_a_constraint_on_what_nobody_reports_is_refused_early() -> None:
 
 @pytest.mark.parametrize("text", ["", "a/b/c", "a/b/c > 1", "a/b/c >= x", "a/b/c >= 1 * int8", ">= 1", "a >= 1 <= 2"])
 def test_constraints_of_another_form_are_refused(text: str) -> None:
-    with pytest.raises(SpecError, match=r"--constraint .*the form is"):
+    with pytest.raises(SpecError, match=r"--constraint .*The form is"):
         parse_constraint(text)
 
 

@@ -1,4 +1,4 @@
-"""Racing: what is stopped, what never is, and how often a mistake is made; the truth is known."""
+"""Racing: which trials are pruned, which never are, and how often a mistake is made; the truth is known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from benchmark.errors import UndefinedMetric
 from benchmark.quantization import parse
 from benchmark.spec import FP32, QuantSpec
-from search.history import early, evaluated, front, losses
+from search.history import evaluated, front, losses, pruned
 from search.objective import Metrics
 from search.racing import LEVEL, Member, Race
 from search.storage import open_storage
@@ -25,7 +25,7 @@ def member(race: Race, images: Images, name: str) -> Member:
 
 
 def verdicts(images: Images, trial: str, members: tuple[str, ...], *constraints: str) -> list[str | None]:
-    """What the race says of a trial on each rung, until it is stopped."""
+    """What the race says of a trial on each rung, until it is pruned."""
     problem = images.problem()
     race = Race(problem, goals_of(problem, *constraints))
     found: list[str | None] = []
@@ -63,8 +63,8 @@ def pair(seed: int, count: int, behind: float, kind: str) -> Images:
 def test_what_belongs_on_the_front_is_stopped_with_at_most_the_stated_probability(kind: str) -> None:
     """In the worst case: the trial is better than the member by next to nothing."""
     repeats = 300
-    stopped = sum(verdicts(pair(seed, 900, -1e-6, kind), TRIAL, (MEMBER,))[-1] is not None for seed in range(repeats))
-    assert stopped / repeats <= LEVEL + 2.5 * np.sqrt(LEVEL * (1 - LEVEL) / repeats)
+    wrong = sum(verdicts(pair(seed, 900, -1e-6, kind), TRIAL, (MEMBER,))[-1] is not None for seed in range(repeats))
+    assert wrong / repeats <= LEVEL + 2.5 * np.sqrt(LEVEL * (1 - LEVEL) / repeats)
 
 
 @pytest.mark.parametrize("kind", ["flips", "skewed"])
@@ -97,7 +97,7 @@ def test_a_missed_constraint_stops_and_one_that_may_hold_does_not() -> None:
     images.put(TRIAL, 4.0, base - base.mean() + 0.4)
     (reason,) = verdicts(images, TRIAL, (), bound)
     assert reason is not None
-    assert reason.startswith(f"misses {bound} by 0.3")
+    assert reason.startswith(f"violates {bound} by 0.3")
     images.put(TRIAL, 4.0, base - base.mean() + 0.73)
     assert verdicts(images, TRIAL, (), bound) == [None, None]
     assert verdicts(images, TRIAL, (), "effective_bits <= 3")[0] is not None
@@ -151,16 +151,16 @@ def test_a_study_pays_for_the_front_and_little_for_the_rest() -> None:
     search = raced(images, 50)
     assert sum(images.paid.values()) < 0.9 * 900 * len(images.paid)
     assert len(evaluated(search.study)) == 50
-    stopped = {t.user_attrs["configuration"] for t in early(search.study)}
-    assert len(stopped) > 5
+    names = {t.user_attrs["configuration"] for t in pruned(search.study)}
+    assert len(names) > 5
     assert all(images.paid[t.user_attrs["configuration"]] == 900 for t in front(search.study))
-    assert all(t.user_attrs["configuration"] not in stopped for t in front(search.study))
+    assert all(t.user_attrs["configuration"] not in names for t in front(search.study))
     baselines = [t for t in search.study.get_trials() if t.user_attrs.get("baseline")]
     assert {t.state for t in baselines} == {TrialState.COMPLETE}
     points = losses(search.study, front(search.study))
-    for trial in early(search.study):  # the truth: dominated
+    for trial in pruned(search.study):  # the truth: dominated
         bits, values = images.of(parse(trial.user_attrs["configuration"]))
-        assert ((points <= [-values.mean(), bits]).all(1)).any(), trial.user_attrs["stopped"]
+        assert ((points <= [-values.mean(), bits]).all(1)).any(), trial.user_attrs["pruned"]
         assert trial.values is None
         assert trial.user_attrs["estimate"][1] == bits
 
@@ -194,7 +194,7 @@ def test_racing_is_reproducible_and_resumable(sampler: str, tmp_path: Path) -> N
 def test_a_stopped_configuration_is_not_measured_again() -> None:
     images = Noisy(450)
     search = raced(images, 30)
-    first = early(search.study)[0]
+    first = pruned(search.study)[0]
     images.paid.clear()
     next_one = len(search.study.get_trials())
     search.study.enqueue_trial({}, user_attrs={"configuration": first.user_attrs["configuration"]})
@@ -202,7 +202,7 @@ def test_a_stopped_configuration_is_not_measured_again() -> None:
     again = search.study.get_trials()[next_one]
     assert again.state is TrialState.PRUNED
     assert again.user_attrs["repeat_of"] == first.number
-    assert again.user_attrs["stopped"] == first.user_attrs["stopped"]
+    assert again.user_attrs["pruned"] == first.user_attrs["pruned"]
     assert first.user_attrs["configuration"] not in images.paid
     assert len(evaluated(search.study)) == 31
 
@@ -211,7 +211,7 @@ def test_constraints_hold_on_the_front_of_a_race() -> None:
     bound = f"{ACCURACY} >= 0.9 * fp32"
     search = raced(Noisy(900), 40, constraints=(bound,))
     assert all(t.values[0] >= 0.72 for t in front(search.study))
-    assert any(t.user_attrs["stopped"].startswith("misses") for t in early(search.study))
+    assert any(t.user_attrs["pruned"].startswith("violates") for t in pruned(search.study))
     assert ECE not in search.goals.keys
 
 

@@ -13,7 +13,7 @@ from benchmark.errors import StorageError
 from benchmark.spec.suite import load_suite
 from benchmark.utils.processes import owner
 from search.front import hypervolume
-from search.history import early, front, losses
+from search.history import front, losses, pruned
 from search.objective import Goals
 from search.report import (
     _draw_importance,
@@ -25,7 +25,7 @@ from search.report import (
     write_figures,
     write_suite,
 )
-from search.selection import report_suite
+from search.splits import suite_on_test
 from search.storage import open_storage
 from search.study import Search
 from search.tracking import TrialLog
@@ -43,10 +43,10 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
 
 
 def test_the_suite_reads_back_as_what_it_was_with_the_chosen_quantizations(tmp_path: Path) -> None:
-    told = report_suite(load_suite("demo"))
+    test = suite_on_test(load_suite("demo"))
     names = ["fp32", "rtn-w4a8-channel-token-vision", "gptq-w4-g32-asym-actorder_true-vision+text"]
-    write_suite(tmp_path / "front.yaml", told, names, "one")
-    assert load_suite(str(tmp_path / "front.yaml")) == told.model_copy(update={"quantizations": tuple(names)})
+    write_suite(tmp_path / "front.yaml", test, names, "one")
+    assert load_suite(str(tmp_path / "front.yaml")) == test.model_copy(update={"quantizations": tuple(names)})
 
 
 def test_figures_are_drawn(search: Search, tmp_path: Path) -> None:
@@ -105,21 +105,21 @@ def test_the_front_fits_80_columns_and_machines_get_it_too(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     found = front(search.study)
-    told = {found[0].user_attrs["configuration"]: dict.fromkeys([o.key for o in search.goals.objectives], 0.125)}
-    print_front(found, search.goals, told)
+    test = {found[0].user_attrs["configuration"]: dict.fromkeys([o.key for o in search.goals.objectives], 0.125)}
+    print_front(found, search.goals, test)
     output = capsys.readouterr().out
     assert max(len(line.rstrip()) for line in output.splitlines()) <= 80
     assert "…" not in output
-    rows = front_rows(found, search.goals, told)
+    rows = front_rows(found, search.goals, test)
     assert [row["trial"] for row in rows] == [trial.number for trial in found]
-    assert set(rows[0]["told_on"].values()) == {0.125}
-    assert rows[0]["chosen_on"] == dict(zip(told[rows[0]["quantization"]], found[0].values, strict=True))
+    assert set(rows[0]["test"].values()) == {0.125}
+    assert rows[0]["validation"] == dict(zip(test[rows[0]["quantization"]], found[0].values, strict=True))
 
 
 def test_the_table_tells_both_values(search: Search, capsys: pytest.CaptureFixture[str]) -> None:
     found = front(search.study)
-    told = {trial.user_attrs["configuration"]: {"reliability": 0.125, "effective_bits": 4.25} for trial in found[1:]}
-    print_front(found, search.goals, told)
+    test = {trial.user_attrs["configuration"]: {"reliability": 0.125, "effective_bits": 4.25} for trial in found[1:]}
+    print_front(found, search.goals, test)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"Pareto front: {len(found)} configurations"
     assert sum("0.125" in line for line in lines) == len(found) - 1
@@ -166,18 +166,18 @@ def test_trials_are_runs_below_the_study(search: Search, tmp_path: Path) -> None
 def test_a_stopped_trial_is_a_run_with_its_estimate_and_the_reason(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    stopped = raced(Noisy(450), 20)
-    write_figures(tmp_path, stopped.study, stopped.goals, front(stopped.study))
+    search = raced(Noisy(450), 20)
+    write_figures(tmp_path, search.study, search.goals, front(search.study))
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    log = opened(tmp_path, uri, stopped.goals)
-    log.catch_up(stopped.study)
+    log = opened(tmp_path, uri, search.goals)
+    log.catch_up(search.study)
     client = MlflowClient(tracking_uri=uri)
     (experiment,) = (e.experiment_id for e in client.search_experiments() if e.name == "demo")
     runs = client.search_runs([experiment], "tags.kind = 'trial'")
     by_number = {int(run.data.tags["optuna.trial"]): run for run in runs}
-    trial = early(stopped.study)[0]
+    trial = pruned(search.study)[0]
     run = by_number[trial.number]
-    assert run.data.tags["stopped"] == trial.user_attrs["stopped"]
+    assert run.data.tags["pruned"] == trial.user_attrs["pruned"]
     assert run.data.metrics["estimate/effective_bits"] == trial.user_attrs["estimate"][1]
     assert not any(key.startswith("objective/") for key in run.data.metrics)
 

@@ -26,7 +26,7 @@ from benchmark.spec.suite import load_suite
 from search.evaluator import Engine
 from search.objective import Metrics
 from search.rungs import FEWEST, PartEngine, make_rungs, parse_shares, part_suite
-from search.selection import selection_suite
+from search.splits import suite_on_validation
 
 ACCURACY, AUROC = "zero_shot/scenes/accuracy", "ood/scenes.far/mcm/auroc"
 SUITE = {
@@ -72,7 +72,7 @@ def test_parts_have_about_their_share_and_groups_are_equal() -> None:
 
 
 def test_a_part_of_a_suite_leaves_what_is_calibrated_on_whole() -> None:
-    suite = selection_suite(load_suite("demo"))
+    suite = suite_on_validation(load_suite("demo"))
     sizes = dict.fromkeys(suite.data, 900) | {"scenes-c": 48}
     part = part_suite(suite, 1 / 9, sizes, ["calibration/scenes", "corruption/scenes"])
     assert {task: list(labels) for task, labels in part.tasks.items()} == {
@@ -90,7 +90,7 @@ def test_a_part_of_a_suite_leaves_what_is_calibrated_on_whole() -> None:
 
 @pytest.mark.parametrize("text", ["1", "0", "x", "1/0", "-1/3", "2"])
 def test_shares_of_another_form_are_refused(text: str) -> None:
-    with pytest.raises(SpecError, match=f"--rungs: '{text}' is no share"):
+    with pytest.raises(SpecError, match=f"--rungs: '{text}' is not a share"):
         parse_shares(["1/9", text])
 
 

@@ -134,9 +134,9 @@ def chance(trials: int, last: int) -> float:
 def test_they_learn(sampler: str) -> None:
     """Later trials are better than the first, random ones, and than what chance finds; mean of 2 seeds."""
     searches = [ran(sampler, 70, seed) for seed in range(2)]
-    early, late = (np.mean([excess(s, rows) for s in searches]) for rows in (slice(0, 15), slice(-20, None)))
-    assert late < 0.9 * early
-    assert late < 0.9 * chance(70, 20)
+    first, last = (np.mean([excess(s, rows) for s in searches]) for rows in (slice(0, 15), slice(-20, None)))
+    assert last < 0.9 * first
+    assert last < 0.9 * chance(70, 20)
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def test_mixed_precision_leaves_out_what_is_equal_to_the_rest() -> None:
 
 
 def test_a_space_without_a_point_says_why() -> None:
-    with pytest.raises(SpecError, match=r"no valid point: .*fp8 has 8 bits"):
+    with pytest.raises(SpecError, match=r"no valid point \(.*fp8 has 8 bits"):
         Space(Choices(("fp8",), weight_bits=(3, 4)))
 
 

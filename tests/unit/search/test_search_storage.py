@@ -23,7 +23,7 @@ from search.dashboard import check_studies
 from search.history import evaluated
 from search.objective import Objective, Problem
 from search.request import SearchConfig, SearchRequest
-from search.settings import check_new, create_study, filled, kept_settings, over, resume_study
+from search.settings import check_new, create_study, merged, resume_study, stored_settings, with_defaults
 from search.space import Choices, Space
 from search.storage import journal_path, open_storage
 from search.study import Search
@@ -112,7 +112,7 @@ def test_a_waiting_trial_of_a_database_is_taken_once(tmp_path: Path) -> None:
     "url", ["postgresql+nodriver://localhost/x", "sqlite:////no/such/folder/study.db", "nonsense://"]
 )
 def test_a_storage_that_cannot_be_reached_is_one_line(tmp_path: Path, url: str) -> None:
-    with pytest.raises(StorageError, match=r"--storage .* cannot be reached: .+") as caught:
+    with pytest.raises(StorageError, match=r"--storage .*: cannot be reached \(.+\)") as caught:
         open_storage(tmp_path, url)
     assert "\n" not in str(caught.value)
 
@@ -139,7 +139,7 @@ def test_the_command_that_goes_on_is_whole_but_for_the_password(tmp_path: Path) 
 @pytest.mark.parametrize("url", ["studies.log", "sqlite:///studies.db", "sqlite:///"])
 def test_a_dashboard_makes_no_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(StorageError, match=f"--storage {url}: (no such file|there are no studies)"):
+    with pytest.raises(StorageError, match=f"--storage {url}: (no such file|it holds no Optuna studies)"):
         check_studies(url)
     assert not list(tmp_path.iterdir())
 
@@ -150,7 +150,7 @@ def test_a_dashboard_takes_a_storage_that_is_there(tmp_path: Path) -> None:
     check_studies(url)
     make_search(Stub(), SMALL, storage=open_storage(tmp_path))
     check_studies(str(journal_path(tmp_path)))
-    with pytest.raises(StorageError, match="is no journal of Optuna's"):
+    with pytest.raises(StorageError, match="is not an Optuna journal"):
         check_studies(str(write(tmp_path, b"notes")))
 
 
@@ -169,10 +169,10 @@ def write(folder: Path, text: bytes) -> Path:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (b"my notes\n", "is no journal of Optuna's"),
-        (b"my notes without an end", "is no journal of Optuna's"),
-        (b'{"name": "json lines of somebody else"}\n', "is no journal of Optuna's"),
-        (b"SQLite format 3\0", "write --storage sqlite:///"),
+        (b"my notes\n", "is not an Optuna journal"),
+        (b"my notes without an end", "is not an Optuna journal"),
+        (b'{"name": "json lines of somebody else"}\n', "is not an Optuna journal"),
+        (b"SQLite format 3\0", "Write --storage sqlite:///"),
         (b'{"op_code":0,"worker_id":"a","study_name":"x","directions":[1]}\nrubbish\n{"op_code":4}\n', "is damaged"),
     ],
 )
@@ -229,55 +229,57 @@ def test_studies_lie_below_the_results(tmp_path: Path) -> None:
 
 def test_a_study_is_resumed_with_its_own_settings(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
-    config = filled(SearchConfig(methods=["rtn"], constraints=["size_mb <= 2"], trials=7))
+    config = with_defaults(SearchConfig(methods=["rtn"], constraints=["size_mb <= 2"], trials=7))
     create_study(storage, "one", config, Space(SMALL), OBJECTIVES, CONTENTS)
-    kept = kept_settings(open_storage(tmp_path), "one", "here")
-    again = over(SearchConfig(trials=9), kept, "one")
+    kept = stored_settings(open_storage(tmp_path), "one", "here")
+    again = merged(SearchConfig(trials=9), kept, "one")
     assert (again.methods, again.constraints, again.trials, again.suite) == (["rtn"], ["size_mb <= 2"], 9, "demo")
     assert resume_study(open_storage(tmp_path), "one", Space(SMALL), CONTENTS).study_name == "one"
 
 
 def test_what_does_not_fit_a_study_is_one_line(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
-    create_study(storage, "one", filled(SearchConfig(methods=["rtn"])), Space(SMALL), OBJECTIVES, CONTENTS)
-    with pytest.raises(SpecError, match=r"study 'one' was created with methods \[\"rtn\"\], not \[\"gptq\"\]"):
-        over(SearchConfig(methods=["gptq"]), kept_settings(storage, "one", "here"), "one")
+    create_study(storage, "one", with_defaults(SearchConfig(methods=["rtn"])), Space(SMALL), OBJECTIVES, CONTENTS)
+    with pytest.raises(SpecError, match=r"study 'one': it was created with methods \[\"rtn\"\], not \[\"gptq\"\]"):
+        merged(SearchConfig(methods=["gptq"]), stored_settings(storage, "one", "here"), "one")
     with pytest.raises(SpecError, match="created with another space"):
         resume_study(storage, "one", Space(Choices(("rtn",))), CONTENTS)
     other = {**CONTENTS, "data set scenes": "changed", "task ood/far": "new"}
-    with pytest.raises(SpecError, match="with another content of data set scenes, task ood/far; its trials"):
+    with pytest.raises(SpecError, match="with another content of data set scenes, task ood/far, so its trials"):
         resume_study(storage, "one", Space(SMALL), other)
-    with pytest.raises(SpecError, match=r"content of a0, a1, a2, a3 and 8 more; its"):
+    with pytest.raises(SpecError, match=r"content of a0, a1, a2, a3 and 8 more, so its"):
         resume_study(storage, "one", Space(SMALL), {f"a{i}": "b" for i in range(10)})
-    with pytest.raises(InputError, match="--resume 0: that is a study's number in optuna-dashboard; its name is 'one'"):
-        kept_settings(storage, "0", "here")
+    with pytest.raises(
+        InputError, match=r"--resume 0: that is a study's number in optuna-dashboard\. Give its name: 'one'"
+    ):
+        stored_settings(storage, "0", "here")
     with pytest.raises(UnknownNameError, match=r"unknown study in here 'ona'\. Did you mean 'one'"):
-        kept_settings(storage, "ona", "here")
-    with pytest.raises(InputError, match="study 'one' exists: go on with --resume one"):
+        stored_settings(storage, "ona", "here")
+    with pytest.raises(InputError, match=r"study 'one': it exists already\. Go on with --resume one"):
         check_new(storage, "one")
-    with pytest.raises(InputError, match="study 'one' exists"):
-        create_study(storage, "one", filled(SearchConfig()), Space(SMALL), OBJECTIVES, CONTENTS)
+    with pytest.raises(InputError, match="study 'one': it exists already"):
+        create_study(storage, "one", with_defaults(SearchConfig()), Space(SMALL), OBJECTIVES, CONTENTS)
     optuna.create_study(storage=storage, study_name="foreign")
-    with pytest.raises(SpecError, match="was not made by reliquant"):
-        kept_settings(storage, "foreign", "here")
+    with pytest.raises(SpecError, match="it was not made by reliquant"):
+        stored_settings(storage, "foreign", "here")
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (SearchConfig(sampler="tpo"), "unknown sampler 'tpo'"),
-        (SearchConfig(trials=0), "--trials: at least 1, got 0"),
-        (SearchConfig(seed=-1), "--seed: 0 or more, got -1"),
+        (SearchConfig(trials=0), "--trials 0: too few. Give 1 or more"),
+        (SearchConfig(seed=-1), "--seed -1: negative. Give 0 or more"),
         (
             SearchConfig(objectives=["size_mb", "reliability", "size_mb"]),
-            "--objective 'size_mb' is given twice; leave one",
+            "--objective 'size_mb': it is given twice. Leave one",
         ),
         (
             SearchConfig(constraints=["size_mb <= 2", "size_mb<=2.0"]),
-            "--constraint 'size_mb<=2.0' is given twice \\(as 'size_mb <= 2'\\); leave one",
+            "--constraint 'size_mb<=2.0': it is given twice \\(as 'size_mb <= 2'\\). Leave one",
         ),
     ],
 )
 def test_bad_settings_are_one_line(config: SearchConfig, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        filled(config)
+        with_defaults(config)

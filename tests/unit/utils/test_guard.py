@@ -65,7 +65,7 @@ def test_a_text_that_cannot_be_made() -> None:
         def __str__(self) -> str:
             raise SystemExit(0)
 
-    assert described(Odd()) == "Odd: its text cannot be made: SystemExit"
+    assert described(Odd()) == "Odd: its __str__ raised SystemExit"
 
 
 def test_a_call_is_given_up_and_its_thread_ends() -> None:

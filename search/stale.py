@@ -1,8 +1,8 @@
-"""Trials of workers that ended in the middle: they are found, and their configurations are tried again.
+"""Find stale trials, whose worker ended before the trial did, and queue their configurations again.
 
-A worker signs its trial with host, process and start time, so on its own machine it is seen whether it still runs.
-Other machines see its heartbeat only: Optuna's own with a database, with a journal an attribute of the trial that rises
-every `HEARTBEAT` seconds. It is judged by the observer's own clock, never by comparing the clocks of two machines.
+A worker signs its trial with host, process and start time, so that processes of the same machine see whether it still
+runs. Other machines see only its heartbeat: with a database Optuna's own, with a journal an attribute of the trial that
+increases every `HEARTBEAT` seconds. Observers measure its age with their own clock and never compare two machines'.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ OWNER, BEAT, RETRY_OF = "owner", "beat", "retry_of"
 RETRIES = 3
 HEARTBEAT = 30
 GRACE = 120
-"""Seconds between heartbeats, and after which a silent worker of another machine counts as dead."""
+"""Seconds between heartbeats, and seconds without one after which a worker on another machine counts as dead."""
 UNSIGNED = 60.0
-"""Seconds after which a trial that was begun and never signed counts as lost."""
-STOPPED = 30.0
-"""Seconds after which a worker that is stopped (SIGSTOP, Ctrl-Z) counts as lost; when it goes on, it finds it so."""
+"""Seconds after which a trial that was begun and never signed is stale."""
+SUSPENDED = 30.0
+"""Seconds after which the trial of a suspended worker (SIGSTOP, Ctrl-Z) is stale."""
 
 
 @contextmanager
 def signed(study: optuna.Study, trial: optuna.Trial, interval: float = HEARTBEAT) -> Iterator[None]:
-    """Sign a trial as this process's and, where the storage has no heartbeat of its own, beat until the block ends."""
+    """Sign a trial as this process's; with a journal, also write its heartbeat until the block ends."""
     trial.set_user_attr(OWNER, owner())
     if not isinstance(study._storage, JournalStorage):
         yield
@@ -44,7 +44,7 @@ def signed(study: optuna.Study, trial: optuna.Trial, interval: float = HEARTBEAT
 
     def beat() -> None:
         count = 0
-        with suppress(UpdateFinishedTrialError, OSError):  # the worker's own next write tells it the same
+        with suppress(UpdateFinishedTrialError, OSError):  # the worker's next write raises the same error
             while not over.wait(interval):
                 trial.set_user_attr(BEAT, count := count + 1)
 
@@ -58,9 +58,9 @@ def signed(study: optuna.Study, trial: optuna.Trial, interval: float = HEARTBEAT
 
 
 class Watch:
-    """For how long the worker of a running trial has given no sign, as this process sees it.
+    """Measures how long the worker of a running trial has been silent, with this process's clock.
 
-    The first look counts as a sign: a process that joins a study waits before it judges.
+    The first look counts as a sign of life, so that a process that has just joined a study ends nobody's trial.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,23 +76,23 @@ class Watch:
 
 
 def reconcile(study: optuna.Study, watch: Watch) -> int:
-    """End the trials whose worker is dead and queue what was given up again; returns how many were queued."""
+    """End stale trials and queue their configurations again; returns how many were queued."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         optuna.storages.fail_stale_trials(study)  # heartbeats, where the storage has them
     beats = isinstance(study._storage, JournalStorage)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if _is_lost(trial, watch.silent(trial), beats):
+        if _is_stale(trial, watch.silent(trial), beats):
             with suppress(ValueError, UpdateFinishedTrialError):  # another process was faster
                 study.tell(trial.number, state=TrialState.FAIL)
-    given_up = _given_up(study)
-    for trial in given_up:
+    abandoned = _abandoned(study)
+    for trial in abandoned:
         retry(study, trial)
-    return len(given_up)
+    return len(abandoned)
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue the configuration of a lost trial again."""
+    """Queue the configuration of a stale trial again."""
     kept = {k: v for k, v in trial.user_attrs.items() if k in ("configuration", "baseline")}
     kept[RETRY_OF] = [*trial.user_attrs.get(RETRY_OF, []), trial.number]
     fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
@@ -102,21 +102,21 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def taken_over(study: optuna.Study, trial: optuna.Trial) -> bool:
-    """Whether others gave a trial up while this process was evaluating it (it was suspended, say)."""
+    """Whether another process ended this trial as stale while this process evaluated it (after a suspension, say)."""
     return study._storage.get_trial(trial._trial_id).state is not TrialState.RUNNING
 
 
-def _is_lost(trial: FrozenTrial, silent: float, beats: bool) -> bool:
+def _is_stale(trial: FrozenTrial, silent: float, beats: bool) -> bool:
     who = trial.user_attrs.get(OWNER)
     if who is None:
         return silent > UNSIGNED
     if is_here(who):
-        return is_gone(who) or (silent > STOPPED and is_stopped(who))
+        return is_gone(who) or (silent > SUSPENDED and is_stopped(who))
     return beats and silent > GRACE
 
 
-def _given_up(study: optuna.Study) -> list[FrozenTrial]:
-    """Failed trials without a reason, which nobody has queued again yet (whoever ended them may have been killed)."""
+def _abandoned(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that ended as stale and are not queued again yet (the process that ended them may have been killed)."""
     trials = study.get_trials(deepcopy=False)
     again = {number for trial in trials for number in trial.user_attrs.get(RETRY_OF, ())}
     return [

@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 from benchmark.spec import QuantSpec
 from benchmark.utils.processes import is_gone, owner
 from search.history import evaluated
-from search.lost import BEAT, GRACE, STOPPED, UNSIGNED, Watch, reconcile, retry, signed
 from search.objective import Problem
+from search.stale import BEAT, GRACE, SUSPENDED, UNSIGNED, Watch, reconcile, retry, signed
 from search.storage import open_storage
 from tests.search_stub import MEDIUM, Stub, make_search
 from tests.unit.search.test_search_storage import begun, start
@@ -120,9 +120,9 @@ def test_the_trial_of_a_stopped_process_is_lost_after_a_while(
     begin(study, owner=owner())
     clock, is_stopped = Clock(), True
     watch = Watch(clock)
-    monkeypatch.setattr("search.lost.is_stopped", lambda who: is_stopped)
+    monkeypatch.setattr("search.stale.is_stopped", lambda who: is_stopped)
     assert reconcile(study, watch) == 0
-    clock.now = STOPPED + 1
+    clock.now = SUSPENDED + 1
     is_stopped = False
     assert reconcile(study, watch) == 0
     is_stopped = True
@@ -194,7 +194,7 @@ def test_a_trial_that_was_never_signed_is_lost_after_a_while(study: optuna.Study
 
 
 def test_what_was_ended_but_not_queued_again_is_queued_once(study: optuna.Study) -> None:
-    """Whoever finds a lost trial may be killed between the two."""
+    """Whoever finds a stale trial may be killed between the two."""
     for attributes in ({}, {"error": "changed nothing"}, {"repeat_of": 0}):
         study.tell(begin(study, **attributes), state=TrialState.FAIL)
     assert [reconcile(study, Watch()) for _ in range(3)] == [1, 0, 0]

@@ -1,38 +1,42 @@
-"""Two suites from one: what a search chooses on, and what its choice is told on (no winner's curse).
+"""Split a suite into a validation suite, on which a search chooses, and a test suite, on which the front is reported.
 
-The rule, for each data set that a task uses:
+Values on the data that the search chose on would be too good (the winner's curse). For each data set that a task uses:
 
-1. `validation: {NAME: OTHER}` in the suite: chosen on OTHER, told on NAME. `{NAME: NAME}` uses all of it for both.
-2. What quantizers calibrate on, and what is bound to a role `fit` (logit scales are tuned on it), belongs to the
-   choosing: the report takes exactly the images that the selection took.
-3. Images that would be on both sides, under whatever name, are split by sample id into two halves (`options:
-   {half: a}`): choosing, calibrating and fitting see `a`, told is on `b`.
+1. `validation: {NAME: OTHER}` in the suite: OTHER is the validation split, NAME the test split. `{NAME: NAME}` uses
+   all images for both.
+2. Data that quantizers calibrate on, or that is bound to a role `fit` (temperature scaling), belongs to the validation
+   split: the test suite calibrates and fits on exactly the same images.
+3. Images that would be in both splits, under whatever name, are halved by sample id (`options: {half: a}`): half `a` is
+   for validation, calibration and fitting, half `b` is for the test.
 """
 
 from __future__ import annotations
 
 from benchmark.spec import BindingSpec, DataSpec, SuiteSpec, digest
 
-SELECTION, REPORT = "selection", "report"
+VALIDATION, TEST = "validation", "test"
 _UNSCORED_ROLES = ("fit",)
 _SAME_IMAGES = ("half", "part", "subset")
 """Options that choose among the images of a source."""
 
 
-def selection_suite(suite: SuiteSpec) -> SuiteSpec:
-    """The suite that a search chooses on, named `NAME.selection`."""
-    return _renamed(suite, SELECTION, data=_chosen(suite))
+def suite_on_validation(suite: SuiteSpec) -> SuiteSpec:
+    """The suite on its validation split, on which a search chooses; named `NAME.validation`."""
+    return _renamed(suite, VALIDATION, data=_validation_data(suite))
 
 
-def report_suite(suite: SuiteSpec) -> SuiteSpec:
-    """The suite that the front is told on, named `NAME.report`; the suite itself where nothing has to change."""
-    split, chosen = halved(suite), _chosen(suite)
+def suite_on_test(suite: SuiteSpec) -> SuiteSpec:
+    """The suite on its test split, on which the front is reported.
+
+    It is named `NAME.test`; where nothing has to change it is the suite itself.
+    """
+    split, validation = halved(suite), _validation_data(suite)
     data = {name: _half(spec, "b") if name in split else spec for name, spec in suite.data.items()}
     apart: dict[str, str] = {}
     for name in _fitted(suite):
-        if chosen[name] != data[name]:
+        if validation[name] != data[name]:
             apart[name] = f"{name[:60]}.fit" if name in _scored(suite) else name
-            data[apart[name]] = chosen[name]
+            data[apart[name]] = validation[name]
     if data == suite.data:
         return suite
     tasks = {
@@ -40,18 +44,18 @@ def report_suite(suite: SuiteSpec) -> SuiteSpec:
         for task, labels in suite.tasks.items()
     }
     calibration = apart.get(suite.calibration, suite.calibration) if suite.calibration else None
-    return _renamed(suite, REPORT, data=data, tasks=tasks, calibration=calibration)
+    return _renamed(suite, TEST, data=data, tasks=tasks, calibration=calibration)
 
 
 def halved(suite: SuiteSpec) -> set[str]:
-    """Names of the data sets that are told on one half only, the other half belongs to the choosing."""
-    told = {name for name in _scored(suite) if suite.validation.get(name) != name}
+    """Names of the data sets whose images are in both splits, so that each split gets one half of them."""
+    test = {name for name in _scored(suite) if suite.validation.get(name) != name}
     touched = {_origin(suite.data[suite.validation.get(name, name)]) for name in _scored(suite) | _fitted(suite)}
-    return {name for name in told if _origin(suite.data[name]) in touched}
+    return {name for name in test if _origin(suite.data[name]) in touched}
 
 
-def _chosen(suite: SuiteSpec) -> dict[str, DataSpec]:
-    """The data of the selection suite."""
+def _validation_data(suite: SuiteSpec) -> dict[str, DataSpec]:
+    """The data sets of the validation suite."""
     shared = {_origin(suite.data[name]) for name in halved(suite)}
     found = {}
     for name in suite.data:
@@ -72,13 +76,13 @@ def _scored(suite: SuiteSpec) -> set[str]:
 
 
 def _fitted(suite: SuiteSpec) -> set[str]:
-    """What is fitted or calibrated on."""
+    """Names of the data sets that are used for fitting or calibration."""
     found = {n for b in _bindings(suite) for role in b.roles if role in _UNSCORED_ROLES for n in b.data(role)}
     return found | ({suite.calibration} if suite.calibration else set())
 
 
 def _origin(spec: DataSpec) -> str:
-    """Names the images that a data set is made of, before any choice among them and any corruption."""
+    """A hash that identifies the images of a data set, before any choice among them and any corruption."""
     options = [list(pair) for pair in spec.options if pair[0] not in _SAME_IMAGES]
     return digest([spec.source, spec.path, spec.split, options])
 
@@ -98,7 +102,7 @@ def _renamed(suite: SuiteSpec, suffix: str, **update: object) -> SuiteSpec:
 
 
 def _half(spec: DataSpec, half: str) -> DataSpec:
-    """A data set's half; one that already names a half stays as it is."""
+    """One half of a data set; a specification that already names a half stays as it is."""
     if spec.option("half") is not None:
         return spec
     return spec.model_copy(update={"options": tuple(sorted([*spec.options, ("half", half)]))})

@@ -1,4 +1,4 @@
-"""What is chosen on and what is told on: disjoint, deterministic, and the same for an image's corrupted versions."""
+"""Validation and test splits: disjoint, deterministic, and the same for an image's corrupted versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmark.data.rows import take_half
 from benchmark.errors import DataError, SpecError
 from benchmark.spec import SuiteSpec, parse_spec
 from benchmark.spec.suite import load_suite
-from search.selection import halved, report_suite, selection_suite
+from search.splits import halved, suite_on_test, suite_on_validation
 
 PLAIN = {
     "name": "mine",
@@ -39,15 +39,15 @@ def suite(**changes: object) -> SuiteSpec:
 def test_mapped_data_is_replaced_the_rest_is_halved_and_what_is_fitted_stays() -> None:
     given_ = suite()
     assert halved(given_) == {"far"}
-    chosen, told = selection_suite(given_), report_suite(given_)
-    assert (chosen.name, told.name) == ("mine.selection", "mine.report")
-    assert chosen.data["photos"] == given_.data["chosen"]
-    assert told.data["photos"] == given_.data["photos"]
-    assert chosen.data["far"].option("half") == "a"
-    assert told.data["far"].option("half") == "b"
+    validation, test = suite_on_validation(given_), suite_on_test(given_)
+    assert (validation.name, test.name) == ("mine.validation", "mine.test")
+    assert validation.data["photos"] == given_.data["chosen"]
+    assert test.data["photos"] == given_.data["photos"]
+    assert validation.data["far"].option("half") == "a"
+    assert test.data["far"].option("half") == "b"
     for name in ("pairs", "train"):
-        assert chosen.data[name] == told.data[name] == given_.data[name]
-    assert chosen.tasks == told.tasks == given_.tasks
+        assert validation.data[name] == test.data[name] == given_.data[name]
+    assert validation.tasks == test.tasks == given_.tasks
 
 
 BOTH = {  # what is scored is fitted and calibrated on as well, and has a mapped set of its own images beside it
@@ -63,35 +63,35 @@ BOTH = {  # what is scored is fitted and calibrated on as well, and has a mapped
 
 def test_what_is_scored_is_fitted_and_calibrated_on_the_choosing_half_only() -> None:
     given_ = suite(**BOTH)
-    chosen, told = selection_suite(given_), report_suite(given_)
+    validation, test = suite_on_validation(given_), suite_on_test(given_)
     assert halved(given_) == {"photos", "crops"}
-    assert chosen.data["photos"].option("half") == "a"
-    assert chosen.data["crops"] == given_.data["pairs"]
-    assert chosen.calibration == "photos"
-    assert {told.data[name].option("half") for name in ("photos", "crops")} == {"b"}
-    binding = told.tasks["calibration"]["photos"]
+    assert validation.data["photos"].option("half") == "a"
+    assert validation.data["crops"] == given_.data["pairs"]
+    assert validation.calibration == "photos"
+    assert {test.data[name].option("half") for name in ("photos", "crops")} == {"b"}
+    binding = test.tasks["calibration"]["photos"]
     assert (binding.data("test"), binding.data("fit")) == (("photos",), ("photos.fit",))
-    assert told.calibration == "photos.fit"
-    assert told.data["photos.fit"] == chosen.data["photos"]
-    assert told.tasks["zero_shot"] == given_.tasks["zero_shot"]
+    assert test.calibration == "photos.fit"
+    assert test.data["photos.fit"] == validation.data["photos"]
+    assert test.tasks["zero_shot"] == given_.tasks["zero_shot"]
 
 
 def test_a_mapped_set_is_fitted_on_what_stands_in_for_it() -> None:
     tasks = {"calibration": {"photos": {"test": "photos", "fit": "photos"}}}
     given_ = suite(tasks=tasks)
-    chosen, told = selection_suite(given_), report_suite(given_)
-    assert told.tasks["calibration"]["photos"].roles == {"test": "photos", "fit": "photos.fit"}
-    assert told.data["photos"] == given_.data["photos"]
-    assert told.data["photos.fit"] == chosen.data["photos"] == given_.data["chosen"]
+    validation, test = suite_on_validation(given_), suite_on_test(given_)
+    assert test.tasks["calibration"]["photos"].roles == {"test": "photos", "fit": "photos.fit"}
+    assert test.data["photos"] == given_.data["photos"]
+    assert test.data["photos.fit"] == validation.data["photos"] == given_.data["chosen"]
 
 
 def test_a_set_that_stands_in_for_another_and_is_scored_itself_is_split() -> None:
     tasks = {"zero_shot": {"photos": {"test": "photos"}, "chosen": {"test": "chosen"}}}
     given_ = suite(tasks=tasks)
     assert halved(given_) == {"chosen"}
-    chosen, told = selection_suite(given_), report_suite(given_)
-    assert {chosen.data[name].option("half") for name in ("photos", "chosen")} == {"a"}
-    assert (told.data["photos"].option("half"), told.data["chosen"].option("half")) == (None, "b")
+    validation, test = suite_on_validation(given_), suite_on_test(given_)
+    assert {validation.data[name].option("half") for name in ("photos", "chosen")} == {"a"}
+    assert (test.data["photos"].option("half"), test.data["chosen"].option("half")) == (None, "b")
 
 
 FAMILIES = ("photos", "chosen", "pairs", "train", "far", "crops")
@@ -105,7 +105,7 @@ FAMILIES = ("photos", "chosen", "pairs", "train", "far", "crops")
 def test_no_image_is_on_both_sides(
     validation: dict[str, str], calibration: str | None, bound: list[tuple[str, str | None]]
 ) -> None:
-    """Told on nothing that was chosen, calibrated or fitted on; fitted and calibrated as while choosing."""
+    """The test split has no image of the validation split; both calibrate and fit on the same images."""
     validation = {name: other for name, other in validation.items() if name != other}
     tasks = {
         "calibration": {f"t{i}": {"test": test} | ({"fit": fit} if fit else {}) for i, (test, fit) in enumerate(bound)}
@@ -116,7 +116,7 @@ def test_no_image_is_on_both_sides(
         data={**PLAIN["data"], "crops": {"base": "photos", "limit": 5}},  # type: ignore[dict-item]
         **({"calibration": calibration} if calibration else {"calibration": None}),
     )
-    chosen, told = selection_suite(given_), report_suite(given_)
+    validation, test = suite_on_validation(given_), suite_on_test(given_)
 
     def images(side: SuiteSpec, roles: tuple[str, ...]) -> set[tuple[str | None, object]]:
         bindings = [b for labels in side.tasks.values() for b in labels.values()]
@@ -128,24 +128,24 @@ def test_no_image_is_on_both_sides(
     def calibrated(side: SuiteSpec) -> object:
         return side.data[side.calibration] if side.calibration else None
 
-    assert images(told, ("fit",)) == images(chosen, ("fit",))
-    assert calibrated(told) == calibrated(chosen)
-    seen = images(chosen, ("test", "fit"))
-    if chosen.calibration:
-        spec = chosen.data[chosen.calibration]
+    assert images(test, ("fit",)) == images(validation, ("fit",))
+    assert calibrated(test) == calibrated(validation)
+    seen = images(validation, ("test", "fit"))
+    if validation.calibration:
+        spec = validation.data[validation.calibration]
         seen |= {(spec.path, half) for half in (("a", "b") if spec.option("half") is None else (spec.option("half"),))}
-    assert not seen & images(told, ("test",))
+    assert not seen & images(test, ("test",))
 
 
 def test_nothing_to_halve_tells_on_the_suite_itself() -> None:
     given_ = suite(validation={"photos": "chosen", "far": "far"})
-    assert report_suite(given_) is given_
-    assert selection_suite(given_).data["far"] == given_.data["far"]
+    assert suite_on_test(given_) is given_
+    assert suite_on_validation(given_).data["far"] == given_.data["far"]
 
 
 def test_a_half_that_the_suite_chose_stays() -> None:
     data = {**PLAIN["data"], "far": {"source": "image_folder", "path": "/far", "options": {"half": "b"}}}  # type: ignore[dict-item]
-    assert selection_suite(suite(data=data)).data["far"].option("half") == "b"
+    assert suite_on_validation(suite(data=data)).data["far"].option("half") == "b"
 
 
 def test_validation_must_name_data_of_the_suite() -> None:
@@ -157,10 +157,10 @@ def test_validation_must_name_data_of_the_suite() -> None:
 
 def test_the_demo_chooses_scenes_on_its_validation_split() -> None:
     demo = load_suite("demo")
-    chosen = selection_suite(demo)
-    assert chosen.data["scenes"].split == "validation"
-    assert chosen.data["scenes-c"].split == "validation"
-    assert report_suite(demo).data["scenes"].split == "test"
+    validation = suite_on_validation(demo)
+    assert validation.data["scenes"].split == "validation"
+    assert validation.data["scenes-c"].split == "validation"
+    assert suite_on_test(demo).data["scenes"].split == "test"
     assert {"scenes", "scenes-c", "calibration"}.isdisjoint(halved(demo))
 
 
