@@ -22,7 +22,8 @@ def write_evaluation(folder: Path, finished: FinishedConfiguration, record: Reco
         frame.to_csv(folder / f"{safe_name(title)}.csv", index=False)
     drawing = next(e.task.drawing for e in finished.configuration.evaluations if e.name == record.name)
     try:
-        figures = drawing(outcome, finished.references.get(record.name)) if drawing else {}
+        reference = finished.references.get(record.name)
+        figures = drawing(outcome.summary, reference.summary if reference else None) if drawing else {}
         for title, figure in figures.items():
             figure.savefig(folder / f"{safe_name(title)}.png", dpi=90)
     except Exception as error:  # a stranger's drawing may raise anything; the numbers are worth more

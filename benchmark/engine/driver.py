@@ -12,8 +12,10 @@ from benchmark.engine.leases import Claims
 from benchmark.engine.plan import Configuration, Evaluation, Plan
 from benchmark.errors import DamagedSamplesError, ReliquantError, StorageError
 from benchmark.ledger.records import Ledger, Record, ReportRow
-from benchmark.plugins import Outcome
+from benchmark.plugins import Outcome, Summary
 from benchmark.results.compare import Change, Comparer
+from benchmark.results.identity import identity
+from benchmark.results.summaries import with_tables
 from benchmark.spec import FP32
 from benchmark.tracking import FinishedConfiguration, FinishedSweep, Tracker, sweeps
 from benchmark.utils.progress import Progress, Silent
@@ -103,7 +105,9 @@ class Driver:
         if result.outcome is not None:
             reference = self.references(configuration).get(evaluation.name)
             try:
-                compared = evaluation.task.run_comparison(result.outcome, reference) if reference else Outcome({})
+                columns = (result.outcome.columns, reference.columns) if reference else None
+                task, options = evaluation.task, evaluation.options
+                compared = task.run_comparison(*columns, options) if columns else Summary({})
                 metrics = {**result.outcome.metrics, **compared.metrics}
                 notes = {**result.outcome.notes, **compared.notes}
             except Exception as error:  # a stranger's task may raise anything; the reason is recorded
@@ -124,6 +128,7 @@ class Driver:
             metrics={prefix + key: float(value) for key, value in metrics.items()},
             notes={prefix + key: note for key, note in notes.items()},
             provenance={**result.provenance, "asked": dict(self.plan.asked)},
+            identity=identity_of(self.plan, configuration, evaluation),
         )
         self.ledger.append(record, result.outcome)
         self.sweep.computed += 1
@@ -182,13 +187,18 @@ def gather(
         bases: full-precision records by evaluation name; empty for full precision itself.
     """
     report, efficiency = ledger.reports.get(configuration.content), ledger.efficiencies.get(configuration.content)
-    tasks = {e.name: e.task for e in configuration.evaluations}
+    by_name = {e.name: e for e in configuration.evaluations}
     changes: list[Change] = []
     compared = [record for record in records if record.status == "done" and record.name in bases] if comparer else []
+
+    def read(record: Record) -> Outcome:
+        evaluation = by_name[record.name]
+        return with_tables(evaluation.task, ledger.outcome(record), evaluation.options)
+
     with (progress or Silent()).phase(f"compare {configuration.quant.name}", len(compared)) as advance:
         for record in compared:
             if comparer:
-                changes += comparer.changes(tasks[record.name], record, bases[record.name], ledger.outcome)
+                changes += comparer.changes(by_name[record.name].task, record, bases[record.name], ledger.outcome)
             advance(1)
     return FinishedConfiguration(
         plan=plan,
@@ -196,9 +206,17 @@ def gather(
         report=report.report if report else None,
         efficiency=efficiency.efficiency if efficiency else None,
         records=tuple(records),
-        outcomes={r.key: ledger.outcome(r) for r in records if r.status == "done"},
-        references={name: ledger.outcome(record) for name, record in bases.items()},
+        outcomes={r.key: read(r) for r in records if r.status == "done"},
+        references={name: read(record) for name, record in bases.items()},
         changes=tuple(changes),
+    )
+
+
+def identity_of(plan: Plan, configuration: Configuration, evaluation: Evaluation) -> dict[str, Any]:
+    """The identity of an evaluation of a plan, with the digest of its model."""
+    model = configuration.model
+    return identity(
+        plan.suite, model.spec, configuration.quant, evaluation.task, evaluation.label, evaluation.options, model.digest
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,7 +65,9 @@ class Replicates:
         if full:
             self._full[evaluation.name, group] = outcome
         reference = self._full.get((evaluation.name, group))
-        compared = evaluation.task.run_comparison(outcome, reference).metrics if reference and not full else {}
+        compared: Mapping[str, float] = {}
+        if reference and not full:
+            compared = evaluation.task.run_comparison(outcome.columns, reference.columns, evaluation.options).metrics
         return {f"{evaluation.name}/{key}": float(value) for key, value in {**outcome.metrics, **compared}.items()}
 
     def _without(self, bank: FeatureBank, group: int) -> FeatureBank:
