@@ -76,7 +76,7 @@ def test_it_recommends_and_shows_every_section(tree: Any) -> None:
     assert f"Deploy {W8}" in advice
     assert "1 of 3 quantizations of tiny is non-inferior to full precision" in advice
     assert f"Fewer bits are not shown to be safe: {NF4} goes beyond the margin" in advice
-    assert "margin of 0.02, two points" in advice
+    assert "its margin: 0.02, two points, unless its task or the suite declares another" in advice
 
 
 def test_the_heat_map_has_a_row_a_quantization_and_a_column_a_metric(tree: Any) -> None:
