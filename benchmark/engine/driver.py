@@ -15,7 +15,6 @@ from benchmark.ledger.records import Ledger, Record, ReportRow
 from benchmark.plugins import Outcome, Summary
 from benchmark.results.compare import Change, Comparer
 from benchmark.results.identity import identity
-from benchmark.results.summaries import with_tables
 from benchmark.spec import FP32
 from benchmark.tracking import FinishedConfiguration, FinishedSweep, Tracker, sweeps
 from benchmark.utils.progress import Progress, Silent
@@ -187,18 +186,14 @@ def gather(
         bases: full-precision records by evaluation name; empty for full precision itself.
     """
     report, efficiency = ledger.reports.get(configuration.content), ledger.efficiencies.get(configuration.content)
-    by_name = {e.name: e for e in configuration.evaluations}
+    tasks = {e.name: e.task for e in configuration.evaluations}
     changes: list[Change] = []
     compared = [record for record in records if record.status == "done" and record.name in bases] if comparer else []
-
-    def read(record: Record) -> Outcome:
-        evaluation = by_name[record.name]
-        return with_tables(evaluation.task, ledger.outcome(record), evaluation.options)
 
     with (progress or Silent()).phase(f"compare {configuration.quant.name}", len(compared)) as advance:
         for record in compared:
             if comparer:
-                changes += comparer.changes(by_name[record.name].task, record, bases[record.name], ledger.outcome)
+                changes += comparer.changes(tasks[record.name], record, bases[record.name], ledger.outcome)
             advance(1)
     return FinishedConfiguration(
         plan=plan,
@@ -206,8 +201,8 @@ def gather(
         report=report.report if report else None,
         efficiency=efficiency.efficiency if efficiency else None,
         records=tuple(records),
-        outcomes={r.key: read(r) for r in records if r.status == "done"},
-        references={name: read(record) for name, record in bases.items()},
+        outcomes={r.key: ledger.outcome(r) for r in records if r.status == "done"},
+        references={name: ledger.outcome(record) for name, record in bases.items()},
         changes=tuple(changes),
     )
 

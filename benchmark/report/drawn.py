@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import inspect
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,17 +32,21 @@ class Drawn:
     why: str = ""
 
 
-def of_row(results: Results, row: Row) -> list[Drawn]:
-    """What the tasks draw of one quantization, with full precision beside it; in the order of its evaluations."""
+def of_row(results: Results, row: Row, bases: dict[str, Summary]) -> list[Drawn]:
+    """What the tasks draw of one quantization, with full precision beside it; in the order of its evaluations.
+
+    Args: bases: summaries of full-precision records that were made before, by key; filled here.
+    """
     found: list[Drawn] = []
     for name, record in row.records.items():
         task = tasks.get(record.task)
         if task.drawing is None:
             continue
-        base = results.reference(record)
-        pair = [outcome_of(results.ledger, r, whole=False) for r in (record, base) if r is not None]
-        if pair[0].columns.groups:
-            found += _drawn(name, task.drawing, pair[0].summary, pair[1].summary if len(pair) > 1 else None)
+        base, outcome = results.reference(record), outcome_of(results.ledger, record, whole=False)
+        if base is not None and base.key not in bases:
+            bases[base.key] = outcome_of(results.ledger, base, whole=False).summary
+        if outcome.columns.groups:
+            found += _drawn(name, task.drawing, outcome.summary, None if base is None else bases[base.key])
     return found
 
 
@@ -84,10 +89,14 @@ def _words(title: str) -> str:
 
 
 def image(figure: Figure) -> str:
-    """A figure as a data URI: SVG with its text as text, the same bytes for the same figure."""
+    """A figure as a data URI: SVG with its text as text, the same bytes for the same figure.
+
+    Coordinates keep two decimals, a hundredth of a point: matplotlib's six make the page twice as large.
+    """
     import matplotlib as mpl
 
     out = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reliquant"}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    short = re.sub(rb"(\d\.\d\d)\d+", rb"\1", out.getvalue())
+    return "data:image/svg+xml;base64," + base64.b64encode(short).decode("ascii")

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from benchmark.data.opening import Data
-from benchmark.plugins import tasks
+from benchmark.plugins import Summary, tasks
 from benchmark.report import drawn, overview, score, spectral
 from benchmark.report.advice import RULE, Advice, about, advise, claims_sentence, losses
 from benchmark.report.details import Grid, Heat, grids, heat
@@ -85,6 +85,7 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
     chapters = [_chapter(results, model, studies) for model in results.models]
     chosen = _detailed(results, chapters, focus)
     opened: dict[str, Data | str] = {}
+    bases: dict[str, Summary] = {}
     headline = _table(results, results.headline, [c for row in results.rows for c in row.headline.values()])
     script = _resource("page.js")
     return (
@@ -99,7 +100,7 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
             rule=RULE,
             headline=headline,
             more=_more(results),
-            panels=[_panel(results, row, opened) for row in chosen],
+            panels=[_panel(results, row, opened, bases) for row in chosen],
             left_out=sum(not row.full_precision for row in results.rows) - len(chosen),
             panel_ids={(row.model, row.quantization): i for i, row in enumerate(chosen, 1)},
             chosen_rows={(chapter.model, chapter.advice.chosen) for chapter in chapters},
@@ -212,5 +213,5 @@ def _detailed(results: Results, chapters: Sequence[Chapter], focus: Sequence[tup
     return [*first, *(row for row in rows if row not in first)][:MOST_DETAILS]
 
 
-def _panel(results: Results, row: Row, opened: dict[str, Data | str]) -> Panel:
-    return Panel(row, drawn.of_row(results, row), grids(row), worst(results, row, opened))
+def _panel(results: Results, row: Row, opened: dict[str, Data | str], bases: dict[str, Summary]) -> Panel:
+    return Panel(row, drawn.of_row(results, row, bases), grids(row), worst(results, row, opened))

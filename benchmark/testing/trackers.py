@@ -70,6 +70,7 @@ def make_finished(
 def _evaluation(suite: str, quant: QuantSpec, name: str, drawing: Draw | None) -> Evaluation:
     metrics = (Metric("accuracy", "higher", headline=True), Metric("ece_15", "lower"))
     task = Task(name, 1, ("test",), metrics, lambda banks, options: Columns({}), drawing=drawing)
+    task.summarise(lambda columns, options: Summary({}))
     key = f"{suite}-{quant.name}-{name}".ljust(64, "0")
     return Evaluation(key, task, "scenes", {"test": ("scenes",)}, NoOptions())
 
