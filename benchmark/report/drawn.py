@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One figure: its title, the image as a data URI (empty where `why` says why there is none), and its caption."""
+    """One figure: title, caption, the image as a data URI (empty where `why` says why there is none), and whether it is
+    wide enough for a row of its own.
+    """
 
     title: str
     caption: str
     image: str = ""
     why: str = ""
+    wide: bool = False
 
 
 def of_row(results: Results, row: Row, bases: dict[str, Summary]) -> list[Drawn]:
@@ -79,13 +82,17 @@ def _drawn(name: str, draw: Callable[..., Mapping[str, Any]], *summaries: Any) -
     caption = " ".join((inspect.getdoc(draw) or "").split())
     try:
         figures = draw(*summaries)
-        return [Drawn(f"{name}: {_words(title)}", caption, image(figure)) for title, figure in figures.items()]
+        return [
+            Drawn(f"{name}: {title.replace('_', ' ')}", caption, image(figure), wide=_wide(figure))
+            for title, figure in figures.items()
+        ]
     except Exception as error:  # a stranger's drawing may raise anything
         return [Drawn(name, caption, why=f"{type(error).__name__}: {error}")]
 
 
-def _words(title: str) -> str:
-    return title.replace("_", " ")
+def _wide(figure: Figure) -> bool:
+    width, height = figure.get_size_inches()
+    return bool(width > 2 * height)
 
 
 def image(figure: Figure) -> str:
@@ -98,5 +105,5 @@ def image(figure: Figure) -> str:
     out = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reliquant"}):
         figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    short = re.sub(rb"(\d\.\d\d)\d+", rb"\1", out.getvalue())
+    short = re.sub(rb"<[^>]*>", lambda tag: re.sub(rb"(\d\.\d\d)\d+", rb"\1", tag[0]), out.getvalue())
     return "data:image/svg+xml;base64," + base64.b64encode(short).decode("ascii")

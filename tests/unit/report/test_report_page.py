@@ -274,7 +274,9 @@ def test_a_strangers_figures_appear_and_their_failures_too(tmp_path: Path) -> No
         """What a stranger has to say."""
         if summary.metrics["error"] > 0.5:
             raise ValueError("no <ink>")
-        return {"odd": Figure(figsize=(2, 2))}
+        figure = Figure(figsize=(2, 2))
+        figure.text(0, 0, f"share {summary.metrics['error']:.4f}")
+        return {"odd": figure}
 
     with restored():
         tasks.add("strange", strange, Origin("strangers", "here"))
@@ -293,6 +295,8 @@ def test_a_strangers_figures_appear_and_their_failures_too(tmp_path: Path) -> No
     page = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse((tmp_path / "page.html").read_text())
     one = by_id(page, "one")
     assert [e.get("alt") for e in one.iter("img")] == [f"strange/scenes: odd, {W8}"]
+    drawn = base64.b64decode(next(one.iter("img")).get("src").partition(",")[2])
+    assert b">share 0.1000<" in drawn, "numbers in texts keep their digits"
     assert "It could not be drawn: ValueError: no <ink>" in text_of(one)
     assert "What a stranger has to say." in text_of(one)
     assert "Parts of strange/scenes/error" in text_of(one)
