@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from benchmark.engine.plan import Settings, make_plan
     from benchmark.engine.run import Sweep, run
     from benchmark.errors import ReliquantError, UndefinedMetric
-    from benchmark.plugins import Banks, Metric, Outcome, Task, TextList, task, tasks
+    from benchmark.plugins import Banks, Columns, Metric, NoOptions, Outcome, Summary, Task, TextList, task, tasks
     from benchmark.quantization import parse, quantize
     from benchmark.results.compare import adjust, compare
     from benchmark.spec import DataSpec, ModelSpec, QuantSpec, SuiteSpec
@@ -26,15 +26,18 @@ check_siblings()
 
 __all__ = [
     "Banks",
+    "Columns",
     "DataSpec",
     "FeatureBank",
     "Metric",
     "ModelSpec",
+    "NoOptions",
     "Outcome",
     "QuantSpec",
     "ReliquantError",
     "Settings",
     "SuiteSpec",
+    "Summary",
     "Sweep",
     "Task",
     "TextList",
@@ -60,7 +63,18 @@ _HOMES = {
     "benchmark.engine.plan": ("Settings", "make_plan"),
     "benchmark.engine.run": ("Sweep", "run"),
     "benchmark.errors": ("ReliquantError", "UndefinedMetric"),
-    "benchmark.plugins": ("Banks", "Metric", "Outcome", "Task", "TextList", "task", "tasks"),
+    "benchmark.plugins": (
+        "Banks",
+        "Columns",
+        "Metric",
+        "NoOptions",
+        "Outcome",
+        "Summary",
+        "Task",
+        "TextList",
+        "task",
+        "tasks",
+    ),
     "benchmark.api": ("embed", "load_calibration", "load_model"),
     "benchmark.quantization": ("parse", "quantize"),
     "benchmark.spec": ("DataSpec", "ModelSpec", "QuantSpec", "SuiteSpec"),

@@ -33,6 +33,8 @@ class FeatureBank:
         logit_scale, logit_bias: the model's own exp(logit_scale) and bias (0.0 where the model has none).
         group: (N,) int64 or None, e.g. the background.
         corruption, severity: what was done to the images, None for clean ones.
+        base_id: (N,) str, the picture behind each sample: equal for all its corrupted versions and wherever it appears
+            again; the sample ids where None is given.
         digest: content hash of everything that determined these numbers.
         taps: further named arrays that a task asked for, e.g. `local` (N, P, D).
     """
@@ -50,10 +52,11 @@ class FeatureBank:
     severity: int | None = None
     digest: str = ""
     taps: Mapping[str, FloatArray] = field(default_factory=dict)
+    base_id: NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.image)
-        for name in ("label", "sample_id", "group"):
+        for name in ("label", "sample_id", "group", "base_id"):
             column = getattr(self, name)
             if column is not None and len(column) != n:
                 raise DataError(f"data set '{self.dataset}': {name} has {len(column)} rows, image has {n}")
@@ -96,6 +99,14 @@ class FeatureBank:
 
         return cosines(self.image, self.text if text is None else text)
 
+    def columns(self, **columns: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """A group of `Columns` for these samples: their ids, and the given columns with one row a sample."""
+        return {
+            "sample_id": self.sample_id,
+            "base_id": self.sample_id if self.base_id is None else self.base_id,
+            **columns,
+        }
+
     def take(self, index: NDArray[Any]) -> FeatureBank:
         """The rows named by an index or a boolean mask, in that order."""
         return replace(
@@ -104,6 +115,7 @@ class FeatureBank:
             label=self.label[index],
             sample_id=self.sample_id[index],
             group=None if self.group is None else self.group[index],
+            base_id=None if self.base_id is None else self.base_id[index],
             taps={name: tap[index] for name, tap in self.taps.items()},
         )
 

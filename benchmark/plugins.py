@@ -1,4 +1,4 @@
-"""The public interface of a task plugin: `@task`, `Metric`, `Banks`, `Outcome`. See docs/add-a-task.md."""
+"""The public interface of a task plugin: `@task`, `Metric`, `Banks`, `Columns`, `Summary`. See docs/add-a-task.md."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ from benchmark.utils.checksums import checksum
 if TYPE_CHECKING:
     from benchmark.metrics.bootstrap import Comparison
 
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
 Better = Literal["higher", "lower", "neither"]
+Arrays = Mapping[str, NDArray[Any]]
+IDS = ("sample_id", "base_id")
+"""Columns that every group of samples has."""
+MARGIN, POINT = 0.02, 0.01
+"""Margin and point of a metric that is a fraction and declares none."""
+_GROUP = re.compile(r"[A-Za-z0-9_.:/+-]+")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
 _STORED = "biufcmMSU"
 """Kinds of numpy types that a file of samples holds."""
 
@@ -37,6 +43,10 @@ class Metric:
         better: which direction is an improvement ("neither": descriptive, e.g. a count).
         unit: "fraction", "nats", "count", "scale", ...
         headline: shown in the summary table.
+        margin: what counts as equal, in the metric's unit: a smaller loss is none. 0.02 for a fraction that declares
+            none; a metric in another unit has a margin only where it declares one. A suite may override it.
+        point: what one point of `reliability` is: 0.01 for a fraction; in another unit None (it then stays out of
+            `reliability`) unless declared.
         neutral: for metrics that only a comparison with full precision gives: the value when nothing changed (0 for
             a difference, 1 for a ratio). None for all others.
     """
@@ -46,8 +56,16 @@ class Metric:
     unit: str = "fraction"
     headline: bool = False
     neutral: float | None = None
+    margin: float | None = None
+    point: float | None = None
 
     def __post_init__(self) -> None:
+        for name, usual in (("margin", MARGIN), ("point", POINT)):
+            value = getattr(self, name)
+            if value is None and self.unit == "fraction":
+                object.__setattr__(self, name, usual)
+            elif value is not None and not (math.isfinite(value) and value > 0):
+                raise PluginError(f"metric '{self.name}': {name} {value} is not a positive number")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
             raise PluginError(f"metric name '{self.name}': letters, digits, _ . - only")
         if self.better not in get_args(Better):
@@ -116,34 +134,96 @@ class Banks:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a task found.
+class Columns:
+    """What a task saw: named groups of samples, each a table with one row a sample. Nothing of it needs a model.
+
+    Attributes:
+        groups: group -> column -> (N,) or (N, V) array, one length a group. Samples of several kinds (in and out of
+            distribution, source and shifted) are several groups; one that holds the images of a role has its name.
+            `sample_id` pairs quantizations. `base_id` is the picture behind a sample, equal for all its corrupted
+            versions and wherever it appears again; where it is missing it is the `sample_id`.
+        about: small arrays that `summarise` needs and that belong to no sample (class names, the logit scale).
+    """
+
+    groups: Mapping[str, Arrays]
+    about: Arrays = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        groups = {
+            name: group if "base_id" in group or "sample_id" not in group else {**group, "base_id": group["sample_id"]}
+            for name, group in self.groups.items()
+        }
+        object.__setattr__(self, "groups", groups)
+
+    def __getitem__(self, group: str) -> Arrays:
+        """One group of samples."""
+        return self.groups[group]
+
+    def __contains__(self, group: object) -> bool:
+        return group in self.groups
+
+    def take(self, rows: Mapping[str, NDArray[Any]]) -> Columns:
+        """The rows of some groups that an index or a boolean mask names, in that order; other groups stay whole."""
+        taken = {
+            name: {column: values[rows[name]] for column, values in group.items()} if name in rows else group
+            for name, group in self.groups.items()
+        }
+        return replace(self, groups=taken)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What columns say.
 
     Attributes:
         metrics: key below `<task>/<dataset>/` -> value; the last part of a key is the name of a declared Metric.
-        samples: per-sample columns for paired statistics, (N,) or (N, V) arrays; `sample_id` names the rows.
-            Columns of another length carry their own ids in `<column>.sample_id`.
         tables: further small arrays for figures (reliability bins, severity curves).
         notes: metrics that are undefined here, and why. Nothing is left out in silence.
     """
 
     metrics: Mapping[str, float]
-    samples: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    tables: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    tables: Arrays = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-Evaluate = Callable[[Banks], Outcome]
-Compare = Callable[[Outcome, Outcome], Outcome]
+@dataclass(frozen=True)
+class Outcome:
+    """What a task found: its columns and what they say."""
+
+    columns: Columns
+    summary: Summary
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Those of the summary."""
+        return self.summary.metrics
+
+    @property
+    def tables(self) -> Arrays:
+        """Those of the summary."""
+        return self.summary.tables
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """Those of the summary."""
+        return self.summary.notes
+
+
+Observe = Callable[[Banks, Any], Columns]
+Summarise = Callable[[Columns, Any], Summary]
+Compare = Callable[[Columns, Columns, Any], Summary]
 Significance = Callable[[Outcome, Outcome], Mapping[str, Union["Comparison", str]]]
-Draw = Callable[[Outcome, "Outcome | None"], Mapping[str, Any]]
+Draw = Callable[[Summary, "Summary | None"], Mapping[str, Any]]
+DrawAll = Callable[[Mapping[str, Summary]], Mapping[str, Any]]
 
 
 @dataclass
 class Task:
-    """A registered task: a pure function of feature banks with its declaration.
+    """A registered task: two pure functions with their declaration.
 
-    `version` rises whenever a number can change: it is part of the content hash of every evaluation.
+    `observe(banks, options)` looks at feature banks and gives columns, one row a sample. `summarise(columns, options)`
+    turns columns, perhaps of fewer samples, into metrics; it sees no bank, and is quick.
+    `version` rises whenever a number or a column can change: it is part of the content hash of every evaluation.
 
     Label spaces (`benchmark.engine.label_spaces`): data sets of the roles in `classes` must have class names, those in
     `same_classes` the same ones, those in `shared_classes` one in common with the first.
@@ -153,16 +233,19 @@ class Task:
     version: int
     needs: tuple[str, ...]
     metrics: tuple[Metric, ...]
-    evaluate: Evaluate
+    observe: Observe
     optional: tuple[str, ...] = ()
     taps: tuple[str, ...] = ()
     options: type[BaseModel] = NoOptions
+    summary_of: Summarise | None = None
     comparison: Compare | None = None
     inference: Significance | None = None
     drawing: Draw | None = None
+    drawing_all: DrawAll | None = None
     classes: tuple[str, ...] = ()
     same_classes: tuple[str, ...] = ()
     shared_classes: tuple[str, ...] = ()
+    words: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -183,9 +266,9 @@ class Task:
                 raise PluginError(f"task '{self.name}' declares the classes of '{role}', which is none of its roles")
 
     @property
-    def summary(self) -> str:
+    def title(self) -> str:
         """First line of the docstring."""
-        return (self.evaluate.__doc__ or "").strip().split("\n")[0]
+        return (self.observe.__doc__ or "").strip().split("\n")[0]
 
     def metric(self, key: str) -> Metric:
         """The declaration behind a metric key (its last part).
@@ -200,29 +283,100 @@ class Task:
         raise PluginError(f"task '{self.name}' reports '{key}', but declares no metric '{last}'")
 
     def run(self, banks: Banks) -> Outcome:
-        """Evaluate, and check the outcome against the declaration.
+        """Observe and summarise; both results are checked against the declaration."""
+        columns = self.run_observe(banks)
+        return Outcome(columns, self.run_summarise(columns, banks.options))
+
+    def run_observe(self, banks: Banks) -> Columns:
+        """The columns of banks.
 
         Raises:
-            PluginError: an undeclared metric, a value that is not a finite number, or columns of unequal length.
+            PluginError: a group without `sample_id`, or columns of unequal length.
         """
-        return checked(self, self.evaluate(banks))
+        columns = self.observe(banks, banks.options)
+        if not isinstance(columns, Columns):
+            raise PluginError(f"task '{self.name}' returned a {type(columns).__name__}, expected Columns")
+        groups = {name: self._checked_group(name, group) for name, group in columns.groups.items()}
+        about = {name: self._array(f"'about', '{name}'", values) for name, values in columns.about.items()}
+        return Columns(groups, about)
 
-    def run_comparison(self, quantized: Outcome, reference: Outcome) -> Outcome:
+    def _checked_group(self, name: str, group: Any) -> Arrays:
+        where = f"task '{self.name}': group '{name}'"
+        if not _GROUP.fullmatch(name) or name == "about":
+            raise PluginError(f"{where}: a group has another name, of letters, digits, _ . : / + and -")
+        if not isinstance(group, Mapping) or "sample_id" not in group:
+            raise PluginError(f"{where} has no column 'sample_id'")
+        arrays = {column: self._array(f"group '{name}': column '{column}'", values) for column, values in group.items()}
+        for column, values in arrays.items():
+            if np.ndim(values) == 0:
+                raise PluginError(f"{where}: column '{column}' is one value, expected one row a sample")
+            if len(values) != len(group["sample_id"]):
+                raise PluginError(
+                    f"{where}: column '{column}' has {len(values)} rows, its ids {len(group['sample_id'])}"
+                )
+        return arrays
+
+    def run_summarise(self, columns: Columns, options: Any) -> Summary:
+        """What columns say.
+
+        Raises:
+            PluginError: an undeclared metric, a value that is not a finite number, or no `summarise`.
+        """
+        if self.summary_of is None:
+            raise PluginError(f"task '{self.name}' has no summarise; decorate a function with @{self.name}.summarise")
+        return self._checked(self.summary_of(columns, options))
+
+    def run_comparison(self, quantized: Columns, reference: Columns, options: Any) -> Summary:
         """Metrics against full precision, checked likewise; empty for a task without a comparison.
 
         Raises:
             DataError: the two were not evaluated on the same samples.
         """
         if self.comparison is None:
-            return Outcome({})
-        return checked(self, self.comparison(*paired(quantized, reference)))
+            return Summary({})
+        return self._checked(self.comparison(*paired(quantized, reference), options))
+
+    def _checked(self, summary: Summary) -> Summary:
+        if not isinstance(summary, Summary):
+            raise PluginError(f"task '{self.name}' returned a {type(summary).__name__}, expected a Summary")
+        metrics = {key: self._number(key, value) for key, value in summary.metrics.items()}
+        tables = {name: self._array(f"table '{name}'", table) for name, table in summary.tables.items()}
+        for key, note in summary.notes.items():
+            if not isinstance(key, str) or not isinstance(note, str):
+                raise PluginError(f"task '{self.name}': note {key!r} is {note!r}, expected a text")
+        return Summary(metrics, tables, dict(summary.notes))
+
+    def _number(self, key: str, value: Any) -> float:
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            raise PluginError(f"task '{self.name}': metric key '{key}': names with letters, digits, _ . - and / only")
+        self.metric(key)
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise PluginError(f"task '{self.name}': metric '{key}' is {value!r}; raise or note it instead")
+        return float(value)
+
+    def _array(self, what: str, values: Any) -> NDArray[Any]:
+        array = np.asarray(values)
+        if array.dtype.kind not in _STORED:
+            raise PluginError(f"task '{self.name}': {what} holds {array.dtype}, expected numbers or texts")
+        return array
 
     def parse_options(self, options: Mapping[str, Any], where: str) -> BaseModel:
         """Validate a binding's options; SpecError names the field."""
         return parse_spec(self.options, dict(options), where)
 
+    def summarise(self, function: Summarise) -> Summarise:
+        """Decorator: `f(columns, options) -> Summary`, quick enough to be called a hundred times.
+
+        It also gets columns that lack some samples; what it then has to know of the others stands in the columns.
+        """
+        self.summary_of = function
+        return function
+
     def compare(self, function: Compare) -> Compare:
-        """Decorator: metrics that need the quantized outcome and the full-precision one, `f(quantized, reference)`."""
+        """Decorator: metrics against full precision, `f(quantized, reference, options) -> Summary`.
+
+        Both are columns of the same samples in the same order.
+        """
         self.comparison = function
         return function
 
@@ -236,8 +390,20 @@ class Task:
         return function
 
     def draw(self, function: Draw) -> Draw:
-        """Decorator: figures, `f(outcome, reference or None) -> {name: matplotlib figure}`."""
+        """Decorator: figures, `f(summary, full precision's or None) -> {title: matplotlib figure}`.
+
+        The report and the trackers draw them; the function's docstring is their caption.
+        """
         self.drawing = function
+        return function
+
+    def draw_all(self, function: DrawAll) -> DrawAll:
+        """Decorator: figures of all quantizations, `f({name: summary}) -> {title: matplotlib figure}`.
+
+        Full precision comes first. The summaries come from the records: their `tables` are empty. The function's
+        docstring is the caption.
+        """
+        self.drawing_all = function
         return function
 
 
@@ -253,17 +419,19 @@ def task(
     classes: Sequence[str] = (),
     same_classes: Sequence[str] = (),
     shared_classes: Sequence[str] = (),
-) -> Callable[[Evaluate], Task]:
-    """Declare a task. The decorated function becomes a `Task`; registering is the entry point's business.
+    words: Mapping[str, str] | None = None,
+) -> Callable[[Observe], Task]:
+    """Declare a task. The decorated `observe` becomes a `Task`; registering is the entry point's business.
 
     Args:
         name: first part of all its metric keys.
-        version: raise it when a number can change.
+        version: raise it when a number or a column can change.
         needs: roles that must be bound. optional: roles that may be.
         metrics: everything it may report.
         taps: arrays besides pooled features, e.g. `local`.
         options: pydantic model of its options.
         classes, same_classes, shared_classes: what the label spaces of its roles must be; see `Task`.
+        words: short words of its metric keys, spelled out for a reader.
     """
 
     label_spaces = {"classes": classes, "same_classes": same_classes, "shared_classes": shared_classes}
@@ -271,90 +439,40 @@ def task(
         if isinstance(roles, str):
             raise PluginError(f"task '{name}': {field_name}='{roles}' is text; write {field_name}=('{roles}',)")
 
-    def declare(evaluate: Evaluate) -> Task:
+    def declare(observe: Observe) -> Task:
         return Task(
-            name, version, tuple(needs), tuple(metrics), evaluate, tuple(optional), tuple(taps), options,
+            name, version, tuple(needs), tuple(metrics), observe, tuple(optional), tuple(taps), options,
             classes=tuple(classes), same_classes=tuple(same_classes), shared_classes=tuple(shared_classes),
+            words=dict(words or {}),
         )  # fmt: skip
 
     return declare
 
 
-def checked(task: Task, outcome: Outcome) -> Outcome:
-    """The outcome with plain numbers, arrays and texts.
-
-    Raises:
-        PluginError: an undeclared metric, a value that is not a finite number, a column or table that is no array of
-            numbers or texts, columns of unequal length, or a note that is no text.
-    """
-    if not isinstance(outcome, Outcome):
-        raise PluginError(f"task '{task.name}' returned a {type(outcome).__name__}, expected an Outcome")
-    metrics = {key: _number(task, key, value) for key, value in outcome.metrics.items()}
-    samples = {name: _array(task, f"column '{name}'", column) for name, column in outcome.samples.items()}
-    tables = {name: _array(task, f"table '{name}'", table) for name, table in outcome.tables.items()}
-    _check_rows(task, samples)
-    for key, note in outcome.notes.items():
-        if not isinstance(key, str) or not isinstance(note, str):
-            raise PluginError(f"task '{task.name}': note {key!r} is {note!r}, expected a text")
-    return Outcome(metrics, samples, tables, dict(outcome.notes))
-
-
-def _number(task: Task, key: str, value: Any) -> float:
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
-        raise PluginError(f"task '{task.name}': metric key '{key}': names with letters, digits, _ . - and / only")
-    task.metric(key)
-    if not isinstance(value, Real) or not math.isfinite(value):
-        raise PluginError(f"task '{task.name}': metric '{key}' is {value!r}; raise or note it instead")
-    return float(value)
-
-
-def _array(task: Task, what: str, values: Any) -> NDArray[Any]:
-    array = np.asarray(values)
-    if array.dtype.kind not in _STORED:
-        raise PluginError(f"task '{task.name}': {what} holds {array.dtype}, expected numbers or texts")
-    return array
-
-
-def _check_rows(task: Task, samples: Mapping[str, NDArray[Any]]) -> None:
-    for name, column in samples.items():
-        if np.ndim(column) == 0:
-            raise PluginError(f"task '{task.name}': column '{name}' is one value, expected one row per sample")
-    if samples and "sample_id" not in samples:
-        raise PluginError(f"task '{task.name}' returns samples without a column 'sample_id'")
-    for name, column in samples.items():
-        ids = samples.get(f"{name}.sample_id", samples["sample_id"])
-        if not name.endswith(".sample_id") and len(column) != len(ids):
-            raise PluginError(f"task '{task.name}': column '{name}' has {len(column)} rows, its ids {len(ids)}")
-
-
-def paired(quantized: Outcome, reference: Outcome) -> tuple[Outcome, Outcome]:
-    """Both outcomes with their rows in the order of the sample ids, so that row i is the same image in both.
+def paired(quantized: Columns, reference: Columns) -> tuple[Columns, Columns]:
+    """Both with the rows of each group in the order of the sample ids: row i is the same image in both.
 
     The order is that of the ids and not of the data: what follows from it (random draws too) does not depend on the
     order in which images were read.
 
     Raises:
-        DataError: the two hold other images, an id stands twice, or a set of samples is missing in one of them.
+        DataError: the two hold other images, an id stands twice, or a group is missing in one of them.
     """
-    expected, found = _ids(reference), _ids(quantized)
-    if expected.keys() != found.keys():
-        odd = sorted(expected.keys() ^ found.keys())[0].removesuffix(".sample_id")
+    if quantized.groups.keys() != reference.groups.keys():
+        odd = sorted(quantized.groups.keys() ^ reference.groups.keys())[0]
         raise DataError(f"the two evaluations cannot be paired: only one of them has samples of '{odd}'")
-    first = {name: np.argsort(ids, kind="stable") for name, ids in found.items()}
-    second = {name: np.argsort(ids, kind="stable") for name, ids in expected.items()}
-    for name in expected:
-        _require_same(expected[name][second[name]], found[name][first[name]], name)
-    return _sorted(quantized, first), _sorted(reference, second)
-
-
-def _ids(outcome: Outcome) -> dict[str, NDArray[Any]]:
-    """Columns of sample ids: `sample_id`, and `<column>.sample_id` of columns with samples of their own."""
-    return {name: ids for name, ids in outcome.samples.items() if name.split(".")[-1] == "sample_id"}
+    first, second = (
+        {name: np.argsort(group["sample_id"], kind="stable") for name, group in columns.groups.items()}
+        for columns in (quantized, reference)
+    )
+    for name in reference.groups:
+        _require_same(reference[name]["sample_id"][second[name]], quantized[name]["sample_id"][first[name]], name)
+    return quantized.take(first), reference.take(second)
 
 
 def _require_same(reference: NDArray[Any], quantized: NDArray[Any], name: str) -> None:
     """Sorted ids must be equal and unique."""
-    what = "the samples" if name == "sample_id" else f"the samples of '{name.removesuffix('.sample_id')}'"
+    what = f"the samples of '{name}'"
     if len(np.unique(reference)) != len(reference):
         raise DataError(f"{what} cannot be paired: an id stands twice")
     if not np.array_equal(reference, quantized):
@@ -364,14 +482,6 @@ def _require_same(reference: NDArray[Any], quantized: NDArray[Any], name: str) -
             f"{what} cannot be paired: full precision has {len(reference)}, the quantized model {len(quantized)}, and "
             f"{example}; evaluate both on the same data (the same --limit and --skip-broken)"
         )
-
-
-def _sorted(outcome: Outcome, orders: Mapping[str, NDArray[np.int64]]) -> Outcome:
-    samples = {}
-    for name, column in outcome.samples.items():
-        ids = name if name in orders else f"{name}.sample_id"
-        samples[name] = column[orders.get(ids, orders["sample_id"])]
-    return replace(outcome, samples=samples)
 
 
 tasks: Registry[Task] = Registry("task", "reliquant.tasks", Task)

@@ -39,7 +39,8 @@ class FinishedConfiguration:
 
     Attributes:
         report: the QuantizationReport as JSON; None when quantizing failed.
-        records: one per evaluation. outcomes: record key -> outcome, for the finished ones.
+        records: one per evaluation. outcomes: record key -> outcome, for the finished ones, as the ledger has them:
+            `benchmark.results.summaries.with_tables` makes their tables, for a tracker that really writes them.
         references: evaluation name (`task/label`) -> full-precision outcome; empty for full precision itself.
         changes: every metric against full precision, without q values (`benchmark.results.compare.adjust` gives
             them over what is shown together); empty for full precision itself.

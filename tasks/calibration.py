@@ -2,60 +2,62 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import Banks, FeatureBank, Metric, Outcome, UndefinedMetric, task
+from benchmark import Banks, Columns, FeatureBank, Metric, NoOptions, Outcome, Summary, UndefinedMetric, task
 from benchmark.metrics.calibration import (
     adaptive_ece,
     bin_index,
-    brier,
     ece_floor,
-    nll,
+    nll_derivatives,
     overconfidence,
     reliability_bins,
     signed_calibration_error,
     tune_logit_scale,
     underconfidence,
 )
-from benchmark.metrics.scores import log_softmax, logits, top_label
+from benchmark.metrics.scores import log_softmax, logits, softmax, top_label
 from benchmark.metrics.significance import Comparison, attempt, difference, draws_for, sum_draws
-from tasks.figures import reliability
+from tasks.figures import reliability, staged
 
 BINS = 15
 
 _MEASURES = [
-    Metric("ece_15", "lower", headline=True),
-    Metric("mce_15", "lower"),
-    Metric("adaptive_ece_15", "lower"),
-    Metric("brier", "lower"),
+    Metric("ece_15", "lower", headline=True, margin=0.01),
+    Metric("mce_15", "lower", margin=0.01),
+    Metric("adaptive_ece_15", "lower", margin=0.01),
+    Metric("brier", "lower", margin=0.01),
     Metric("nll", "lower", unit="nats"),
-    Metric("signed_calibration_error", "neither"),
-    Metric("overconfidence_15", "lower"),
-    Metric("underconfidence_15", "lower"),
+    Metric("signed_calibration_error", "neither", margin=0.01),
+    Metric("overconfidence_15", "lower", margin=0.01),
+    Metric("underconfidence_15", "lower", margin=0.01),
 ]
 
 
 @task(
     "calibration",
-    version=2,
+    version=3,
     needs=("test",),
     optional=("fit",),
     classes=("test", "fit"),
+    words={"ece_15": "expected calibration error, 15 bins of equal width"},
     metrics=[
         *_MEASURES,
-        *(Metric(f"{m.name}_tuned", m.better, m.unit, headline=m.headline) for m in _MEASURES),
+        *(replace(measure, name=f"{measure.name}_tuned") for measure in _MEASURES),
         Metric("ece_15_floor", "neither"),
         Metric("logit_scale", "neither", unit="scale"),
         Metric("logit_scale_tuned", "neither", unit="scale"),
         Metric("samples", "neither", unit="count"),
     ],
 )
-def calibration(banks: Banks) -> Outcome:
+def calibration(banks: Banks, options: NoOptions) -> Columns:
     """Does a confidence of 0.8 mean that 80 % are right? Before and after refitting the one logit scale.
 
     Confidence is the highest softmax probability of `logit_scale * cos + logit_bias`, float64. `ece_15`: top-label,
@@ -66,35 +68,81 @@ def calibration(banks: Banks) -> Outcome:
     captions are the classes).
     """
     bank = banks["test"]
-    metrics, samples, tables = _measures(bank, bank.logit_scale)
-    metrics |= {"logit_scale": bank.logit_scale, "samples": float(len(bank))}
-    metrics["ece_15_floor"] = ece_floor(samples["confidence"], bins=BINS)
-    notes: dict[str, str] = {}
-    try:
-        scale = _tuned_scale(banks)
-    except UndefinedMetric as reason:
-        notes["logit_scale_tuned"] = str(reason)
-    else:
-        tuned, tuned_samples, tuned_tables = _measures(bank, scale)
-        metrics |= {f"{name}_tuned": value for name, value in tuned.items()} | {"logit_scale_tuned": scale}
-        samples |= {f"{name}_tuned": tuned_samples[name] for name in ("confidence", "brier", "nll")}
-        tables |= {f"{name}_tuned": value for name, value in tuned_tables.items()}
-    return Outcome(metrics, {"sample_id": bank.sample_id, **samples}, tables, notes)
-
-
-def _tuned_scale(banks: Banks) -> float:
-    """The scale with the lowest NLL on the calibration data.
-
-    Raises:
-        UndefinedMetric: no calibration data is bound, or no finite scale is best there.
-    """
+    cos = bank.cosines()
+    groups = {"test": bank.columns(**_seen(cos, bank, bank.logit_scale))}
+    about = {"logit_scale": np.array(bank.logit_scale)}
     if "fit" not in banks:
-        raise UndefinedMetric("no data set is bound to the role 'fit'")
+        return Columns(groups, about | {"untuned": np.array("no data set is bound to the role 'fit'")})
     fit = banks["fit"]
-    tuned = tune_logit_scale(fit.cosines(), fit.label, fit.logit_bias, fit.logit_scale)
+    fit_cos, groups["fit"] = fit.cosines(), fit.columns()
+    try:
+        tuned = tune_logit_scale(fit_cos, fit.label, fit.logit_bias, fit.logit_scale)
+    except UndefinedMetric as reason:
+        return Columns(groups, about | {"untuned": np.array(str(reason))})
     if tuned.at_bound:
-        raise UndefinedMetric(f"the NLL on '{fit.dataset}' has no minimum inside the bounds of the logit scale")
-    return tuned.scale
+        why = f"the NLL on '{fit.dataset}' has no minimum inside the bounds of the logit scale"
+        return Columns(groups, about | {"untuned": np.array(why)})
+    gradient, curvature = nll_derivatives(fit_cos, fit.label, tuned.scale)
+    groups["fit"] |= {"gradient": gradient, "curvature": curvature}
+    seen, slopes = _seen(cos, bank, tuned.scale), _slopes(cos, bank, tuned.scale)
+    groups["test"] |= {f"{name}_tuned": seen[name] for name in _MEASURED}
+    groups["test"] |= {f"{name}_tuned_slope": slopes[name] for name in _MEASURED}
+    return Columns(groups, about | {"logit_scale_tuned": np.array(tuned.scale), "gradient": gradient.mean()[None]})
+
+
+_MEASURED = ("confidence", "brier", "nll")
+
+
+def _seen(cos: NDArray[np.float64], bank: FeatureBank, scale: float) -> dict[str, NDArray[Any]]:
+    """Per sample at one logit scale: confidence, whether it is right, Brier score and NLL."""
+    log_p = log_softmax(logits(cos, scale, bank.logit_bias))
+    p = np.exp(log_p)
+    confidence, correct, _ = top_label(p, bank.label)
+    own = np.arange(len(bank)), bank.label
+    return {
+        "confidence": confidence,
+        "correct": correct,
+        "brier": np.sum(p**2, axis=1) - 2.0 * p[own] + 1.0,
+        "nll": -log_p[own],
+    }
+
+
+def _slopes(cos: NDArray[np.float64], bank: FeatureBank, scale: float) -> dict[str, NDArray[np.float64]]:
+    """Derivatives of the same in the logarithm of the scale: of each p it is `p * scale * (cos - sum p cos)`."""
+    p = softmax(logits(cos, scale, bank.logit_bias))
+    slope = p * scale * (cos - (p * cos).sum(axis=1, keepdims=True))
+    rows = np.arange(len(bank))
+    return {
+        "confidence": slope[rows, p.argmax(axis=1)],
+        "brier": 2.0 * ((p * slope).sum(axis=1) - slope[rows, bank.label]),
+        "nll": nll_derivatives(cos, bank.label, scale)[0],
+    }
+
+
+@calibration.summarise
+def summarise(columns: Columns, options: NoOptions) -> Summary:
+    """Errors before and after tuning; without some samples of `fit`, the scale is tuned again by one Newton step."""
+    test, about = columns["test"], columns.about
+    metrics, tables = _measures({name: test[name] for name in _MEASURED}, test["correct"])
+    metrics |= {"logit_scale": float(about["logit_scale"]), "samples": float(len(test["correct"]))}
+    metrics["ece_15_floor"] = ece_floor(test["confidence"], bins=BINS)
+    if "untuned" in about:
+        return Summary(metrics, tables, {"logit_scale_tuned": str(about["untuned"])})
+    step = _newton_step(columns)
+    moved = {name: test[f"{name}_tuned"] + step * test[f"{name}_tuned_slope"] for name in _MEASURED}
+    tuned, tuned_tables = _measures(moved | {"confidence": moved["confidence"].clip(0.0, 1.0)}, test["correct"])
+    metrics |= {f"{name}_tuned": value for name, value in tuned.items()}
+    metrics["logit_scale_tuned"] = float(about["logit_scale_tuned"]) * math.exp(step)
+    return Summary(metrics, tables | {f"{name}_tuned": value for name, value in tuned_tables.items()})
+
+
+def _newton_step(columns: Columns) -> float:
+    """How far the best logarithm of the scale lies from the tuned one; 0 exactly while no sample of `fit` is missing.
+
+    The search leaves a gradient of its own tolerance, which counts as none: only a difference to it moves the scale.
+    """
+    fit = columns["fit"]
+    return -float((fit["gradient"].mean() - columns.about["gradient"][0]) / fit["curvature"].mean())
 
 
 def _netcal(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[str, float]:
@@ -111,16 +159,16 @@ def _netcal(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict
     return {"ece_15": float(ECE(BINS).measure(confidence, hits)), "mce_15": float(MCE(BINS).measure(confidence, hits))}
 
 
-def _measures(bank: FeatureBank, scale: float) -> tuple[dict[str, float], dict[str, Any], dict[str, NDArray[Any]]]:
-    """Metrics, per-sample columns and reliability bins at one logit scale."""
-    log_p = log_softmax(logits(bank.cosines(), scale, bank.logit_bias))
-    p = np.exp(log_p)
-    confidence, correct, _ = top_label(p, bank.label)
+def _measures(
+    seen: Mapping[str, NDArray[np.float64]], correct: NDArray[np.bool_]
+) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
+    """Metrics and reliability bins at one logit scale."""
+    confidence = seen["confidence"]
     metrics = {
         **_netcal(confidence, correct),
         "adaptive_ece_15": adaptive_ece(confidence, correct, BINS),
-        "brier": brier(p, bank.label),
-        "nll": nll(log_p, bank.label),
+        "brier": float(seen["brier"].mean()),
+        "nll": float(seen["nll"].mean()),
         "signed_calibration_error": signed_calibration_error(confidence, correct),
         "overconfidence_15": overconfidence(confidence, correct, BINS),
         "underconfidence_15": underconfidence(confidence, correct, BINS),
@@ -132,14 +180,7 @@ def _measures(bank: FeatureBank, scale: float) -> tuple[dict[str, float], dict[s
         "bin_accuracy": bins.accuracy,
         "bin_count": bins.count,
     }
-    own = np.arange(len(bank)), bank.label
-    samples = {
-        "confidence": confidence,
-        "correct": correct,
-        "brier": np.sum(p**2, axis=1) - 2.0 * p[own] + 1.0,
-        "nll": -log_p[own],
-    }
-    return metrics, samples, tables
+    return metrics, tables
 
 
 @calibration.significance
@@ -151,24 +192,25 @@ def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Compari
     """
     found: dict[str, Comparison | str] = {}
     for suffix in ("", "_tuned"):
-        if f"confidence{suffix}" not in quantized.samples or f"confidence{suffix}" not in reference.samples:
+        groups = [outcome.columns["test"] for outcome in (reference, quantized)]
+        if any(f"confidence{suffix}" not in group for group in groups):
             continue
-        sums = [_resampled(outcome, suffix) for outcome in (reference, quantized)]
+        sums = [_resampled(group, suffix) for group in groups]
         found |= {f"{name}{suffix}": attempt(difference, sums[0][name], sums[1][name]) for name in sums[0]}
         found[f"mce_15{suffix}"] = "a maximum over bins has no regular bootstrap distribution"
     return found
 
 
-def _resampled(outcome: Outcome, suffix: str) -> dict[str, NDArray[np.float64]]:
+def _resampled(test: Mapping[str, NDArray[Any]], suffix: str) -> dict[str, NDArray[np.float64]]:
     """(1 + B,) values of each measure: observed, then on the resamples, which are the same for every outcome."""
-    confidence = outcome.samples[f"confidence{suffix}"]
-    gap = confidence - outcome.samples["correct"]
+    confidence = test[f"confidence{suffix}"]
+    gap = confidence - test["correct"]
     n = len(gap)
     rank = np.searchsorted(np.sort(confidence), confidence, side="left")
     equal_width, equal_mass = np.zeros((n, BINS)), np.zeros((n, BINS))
     equal_width[np.arange(n), bin_index(confidence, BINS)] = gap
     equal_mass[np.arange(n), rank * BINS // n] = gap
-    means = np.stack([outcome.samples[f"brier{suffix}"], outcome.samples[f"nll{suffix}"], gap], axis=1)
+    means = np.stack([test[f"brier{suffix}"], test[f"nll{suffix}"], gap], axis=1)
     tables = (equal_width, equal_mass, means)
     drawn = sum_draws(*tables, draws=draws_for(n))
     width, mass, mean = (
@@ -185,4 +227,17 @@ def _resampled(outcome: Outcome, suffix: str) -> dict[str, NDArray[np.float64]]:
     }
 
 
-calibration.draw(reliability)
+@calibration.draw
+def draw(summary: Summary, reference: Summary | None) -> Mapping[str, Any]:
+    """Each point is a bin of confidence; on the diagonal a confidence of 0.8 means that 80 % are right; below it the
+    model is too sure. Arrows lead each bin from full precision to the quantized model and on to the one with the logit
+    scale refitted. The area is the share of images. ECE, the expected calibration error: mean distance from the
+    diagonal (lower is better).
+    """
+    stages = [(label, stage, "") for label, stage in staged(summary, reference).items()]
+    bins = {}
+    for label, stage, suffix in [*stages, ("tuned", summary, "_tuned")]:
+        if f"bin_count{suffix}" in stage.tables:
+            parts = [stage.tables[f"bin_{part}{suffix}"] for part in ("confidence", "accuracy", "count")]
+            bins[f"{label} (ECE {stage.metrics[f'ece_15{suffix}']:.3f})"] = np.stack(parts, axis=1)
+    return {"reliability": reliability(bins)}

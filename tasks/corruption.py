@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import Banks, FeatureBank, Metric, Outcome, UndefinedMetric, task
+from benchmark import Banks, Columns, FeatureBank, Metric, Outcome, Summary, UndefinedMetric, task
 from benchmark.errors import DataError
 from benchmark.metrics.classification import correct
 from benchmark.metrics.robustness import (
@@ -27,7 +27,7 @@ from benchmark.metrics.significance import (
     sum_draws,
 )
 from benchmark.spec import Frozen
-from tasks.figures import severity_curves
+from tasks.figures import curves, heat_map, staged
 
 
 class CorruptionOptions(Frozen):
@@ -41,7 +41,7 @@ class CorruptionOptions(Frozen):
 
 @task(
     "corruption",
-    version=2,
+    version=3,
     needs=("clean", "corrupted"),
     same_classes=("clean", "corrupted"),
     options=CorruptionOptions,
@@ -54,7 +54,7 @@ class CorruptionOptions(Frozen):
         Metric("samples", "neither", unit="count"),
     ],
 )
-def corruption(banks: Banks) -> Outcome:
+def corruption(banks: Banks, options: CorruptionOptions) -> Columns:
     """Accuracy under noise, blur, weather and digital corruptions of growing severity.
 
     Keys: `accuracy` is the mean over types and severities, `<type>/accuracy` over severities,
@@ -62,41 +62,71 @@ def corruption(banks: Banks) -> Outcome:
     `clean_accuracy`, on the same images. `mce_fp32` is the mean corruption error with full precision as reference.
     """
     variants = banks.all("corrupted")
-    names = _variant_names(variants)
-    base = variants[0]
-    hits = np.stack([_correct_like(bank, base) for bank in variants], axis=1)
-    values = {name: float(column.mean()) for name, column in zip(names, hits.T, strict=True)}
+    names, base, clean = _variant_names(variants), variants[0], banks["clean"]
+    groups = {"corrupted": base.columns(correct=np.stack([_correct_like(bank, base) for bank in variants], axis=1))}
+    about = {"variants": np.array([f"{kind}/{severity}" for kind, severity in names])}
+    same = _rows_of(clean, base)
+    if same is not None:
+        chosen = clean.take(same)
+        groups["corrupted"]["correct_clean"] = correct(chosen.cosines(), chosen.label)
+    else:
+        groups["clean"] = clean.columns(correct=correct(clean.cosines(), clean.label))
+        about["clean"] = np.array(clean.dataset)
+    return Columns(groups, about)
+
+
+@corruption.summarise
+def summarise(columns: Columns, options: CorruptionOptions) -> Summary:
+    """Means over images, then over severities and types."""
+    names, values = _names(columns), _accuracies(columns)
+    metrics = {f"{kind}/{severity}/accuracy": values[kind, severity] for kind, severity in names}
     kinds = sorted({kind for kind, _ in names})
-    severities = sorted({severity for _, severity in names})
-    metrics = {f"{kind}/{severity}/accuracy": value for (kind, severity), value in values.items()}
     metrics |= {f"{kind}/accuracy": _mean(values, kind=kind) for kind in kinds}
-    metrics |= {f"severity_{severity}/accuracy": _mean(values, severity=severity) for severity in severities}
-    metrics |= {"accuracy": float(np.mean([metrics[f"{kind}/accuracy"] for kind in kinds]))}
-    metrics["samples"] = float(len(base))
+    for severity in sorted({severity for _, severity in names}):
+        metrics[f"severity_{severity}/accuracy"] = _mean(values, severity=severity)
+    metrics["accuracy"] = float(np.mean([metrics[f"{kind}/accuracy"] for kind in kinds]))
+    metrics["samples"] = float(len(columns["corrupted"]["correct"]))
+    metrics["clean_accuracy"] = float(_clean(columns).mean())
     notes: dict[str, str] = {}
-    clean = _paired_clean(banks["clean"], base, notes)
-    metrics["clean_accuracy"] = float(clean.mean())
+    if "clean" in columns:
+        notes["clean_accuracy"] = (
+            f"over all of '{columns.about['clean']}': its sample ids do not pair with the corrupted ones"
+        )
     try:
         metrics["relative_robustness"] = relative_robustness(metrics["accuracy"], metrics["clean_accuracy"])
     except UndefinedMetric as reason:
         notes["relative_robustness"] = str(reason)
-    if banks.options.alexnet:
-        standard = {kind: errors for kind, errors in _errors(metrics).items() if kind in ALEXNET_ERROR}
+    if options.alexnet:
+        standard = {kind: errors for kind, errors in _errors(values).items() if kind in ALEXNET_ERROR}
         metrics["mce_alexnet"] = mean_corruption_error_alexnet(standard)
-    samples: dict[str, NDArray[Any]] = {"sample_id": base.sample_id, "correct": hits, "correct_clean": clean}
-    if "clean_accuracy" in notes:
-        samples["correct_clean.sample_id"] = banks["clean"].sample_id
-    return Outcome(metrics, samples, {"variants": np.array([f"{k}/{s}" for k, s in names])}, notes)
+    return Summary(metrics, {"variants": columns.about["variants"]}, notes)
+
+
+def _names(columns: Columns) -> list[tuple[str, int]]:
+    """Type and severity of each column of `correct`."""
+    split = [str(variant).rpartition("/") for variant in columns.about["variants"]]
+    return [(kind, int(severity)) for kind, _, severity in split]
+
+
+def _accuracies(columns: Columns) -> dict[tuple[str, int], float]:
+    """(type, severity) -> accuracy."""
+    means = columns["corrupted"]["correct"].mean(axis=0)
+    return {name: float(mean) for name, mean in zip(_names(columns), means, strict=True)}
+
+
+def _clean(columns: Columns) -> NDArray[np.bool_]:
+    """Correctness on the clean versions of the corrupted images; on all clean images where ids do not pair."""
+    return columns["clean"]["correct"] if "clean" in columns else columns["corrupted"]["correct_clean"]
 
 
 @corruption.compare
-def against_full_precision(quantized: Outcome, reference: Outcome) -> Outcome:
+def against_full_precision(quantized: Columns, reference: Columns, options: CorruptionOptions) -> Summary:
     """mCE with full precision as reference; undefined where full precision makes no error on some type."""
     try:
-        mce = mean_corruption_error(_errors(quantized.metrics), _errors(reference.metrics))
+        mce = mean_corruption_error(*(_errors(_accuracies(columns)) for columns in (quantized, reference)))
     except UndefinedMetric as reason:
-        return Outcome({}, notes={"mce_fp32": str(reason)})
-    return Outcome({"mce_fp32": mce})
+        return Summary({}, notes={"mce_fp32": str(reason)})
+    return Summary({"mce_fp32": mce})
 
 
 @corruption.significance
@@ -105,34 +135,33 @@ def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Compari
 
     One variant alone and the clean images have one answer per image: McNemar's p value for those.
     """
-    names = [str(name) for name in reference.tables["variants"]]
-    if [str(name) for name in quantized.tables["variants"]] != names:
+    columns = reference.columns, quantized.columns
+    names = _names(columns[0])
+    if _names(columns[1]) != names:
         raise DataError("the two evaluations have other corruptions")
-    a, b = (_resampled(outcome) for outcome in (reference, quantized))
+    a, b = (_resampled(each) for each in columns)
     found = {key: attempt(difference, a[key], b[key]) for key in a if key in b}
-    hits = [outcome.samples["correct"] for outcome in (reference, quantized)]
-    for column, name in enumerate(names):
-        key = f"{name}/accuracy"
+    hits = [each["corrupted"]["correct"] for each in columns]
+    for column, (kind, severity) in enumerate(names):
+        key = f"{kind}/{severity}/accuracy"
         found[key] = attempt(difference, a[key], b[key], p=mcnemar_exact(hits[0][:, column], hits[1][:, column]))
-    found["clean_accuracy"] = accuracy_difference_interval(
-        reference.samples["correct_clean"], quantized.samples["correct_clean"]
-    )
+    found["clean_accuracy"] = accuracy_difference_interval(*(_clean(each) for each in columns))
     with np.errstate(divide="ignore", invalid="ignore"):
-        kinds = {name.split("/")[0] for name in names}
+        kinds = {kind for kind, _ in names}
         relative = np.mean([(1.0 - b[f"{kind}/accuracy"]) / (1.0 - a[f"{kind}/accuracy"]) for kind in kinds], axis=0)
     found["mce_fp32"] = attempt(difference, np.ones(len(relative)), relative)
     return found
 
 
-def _resampled(outcome: Outcome) -> dict[str, NDArray[np.float64]]:
+def _resampled(found: Columns) -> dict[str, NDArray[np.float64]]:
     """(1 + B,) values of each accuracy: observed, then on the resamples, which are the same for every outcome."""
-    hits = outcome.samples["correct"].astype(np.float64)
+    hits = found["corrupted"]["correct"].astype(np.float64)
     n = len(hits)
-    paired_clean = "correct_clean.sample_id" not in outcome.samples
+    paired_clean = "clean" not in found
     if paired_clean:
-        hits = np.column_stack([hits, outcome.samples["correct_clean"]])
+        hits = np.column_stack([hits, _clean(found)])
     values = np.concatenate([hits.sum(axis=0)[None], sum_draws(hits, draws=draws_for(n))[0]]) / n
-    names = [_name(str(variant)) for variant in outcome.tables["variants"]]
+    names = _names(found)
     columns = dict(zip(names, values.T, strict=False))
     metrics = {f"{kind}/{severity}/accuracy": column for (kind, severity), column in columns.items()}
     kinds = sorted({kind for kind, _ in names})
@@ -146,11 +175,6 @@ def _resampled(outcome: Outcome) -> dict[str, NDArray[np.float64]]:
         with np.errstate(divide="ignore", invalid="ignore"):
             metrics["relative_robustness"] = metrics["accuracy"] / values[:, -1]
     return metrics
-
-
-def _name(variant: str) -> tuple[str, int]:
-    kind, _, severity = variant.rpartition("/")
-    return kind, int(severity)
 
 
 def _variant_names(variants: Sequence[FeatureBank]) -> list[tuple[str, int]]:
@@ -171,16 +195,11 @@ def _correct_like(bank: FeatureBank, base: FeatureBank) -> NDArray[np.bool_]:
     return np.asarray(correct(bank.cosines(), bank.label))
 
 
-def _paired_clean(clean: FeatureBank, base: FeatureBank, notes: dict[str, str]) -> NDArray[np.bool_]:
-    """Correctness on the clean versions of the corrupted images; on all clean images where ids do not pair."""
+def _rows_of(clean: FeatureBank, base: FeatureBank) -> NDArray[np.int64] | None:
+    """The row of each base image among the clean ones; None where the ids do not pair."""
     position = {sample: i for i, sample in enumerate(clean.sample_id.tolist())}
-    index = [position.get(sample) for sample in base.sample_id.tolist()]
-    if any(i is None for i in index):
-        notes["clean_accuracy"] = f"over all of '{clean.dataset}': its sample ids do not pair with the corrupted ones"
-        chosen = clean
-    else:
-        chosen = clean.take(np.array(index, dtype=np.int64))
-    return np.asarray(correct(chosen.cosines(), chosen.label))
+    index = [position.get(sample, -1) for sample in base.sample_id.tolist()]
+    return None if -1 in index else np.array(index, dtype=np.int64)
 
 
 def _mean(values: Mapping[tuple[str, int], float], kind: str | None = None, severity: int | None = None) -> float:
@@ -188,14 +207,36 @@ def _mean(values: Mapping[tuple[str, int], float], kind: str | None = None, seve
     return float(np.mean(chosen))
 
 
-def _errors(metrics: Mapping[str, float]) -> dict[str, list[float]]:
-    """Error rates by type, in order of severity, from the `<type>/<s>/accuracy` keys."""
-    found: dict[str, dict[int, float]] = {}
-    for key, value in metrics.items():
-        parts = key.split("/")
-        if len(parts) == 3 and parts[2] == "accuracy":
-            found.setdefault(parts[0], {})[int(parts[1])] = 1.0 - value
-    return {kind: [errors[s] for s in sorted(errors)] for kind, errors in found.items()}
+def _errors(values: Mapping[tuple[str, int], float]) -> dict[str, list[float]]:
+    """Error rates by type, in order of severity."""
+    return {
+        kind: [1.0 - values[k, severity] for k, severity in sorted(values) if k == kind]
+        for kind in dict.fromkeys(kind for kind, _ in values)
+    }
 
 
-corruption.draw(severity_curves)
+@corruption.draw
+def draw(summary: Summary, reference: Summary | None) -> Mapping[str, Any]:
+    """Accuracy at each severity, mean over the corruption types; and accuracy by type and severity."""
+    lines = {label: _by_severity(stage) for label, stage in staged(summary, reference).items()}
+    titles = ("Accuracy under corruption", "severity (0: clean)", "accuracy")
+    cells = [str(name).rpartition("/") for name in summary.tables["variants"]]
+    kinds, severities = sorted({kind for kind, _, _ in cells}), sorted({int(s) for _, _, s in cells})
+    values = np.full((len(kinds), len(severities)), np.nan)
+    for kind, _, severity in cells:
+        accuracy = summary.metrics[f"{kind}/{severity}/accuracy"]
+        values[kinds.index(kind), severities.index(int(severity))] = accuracy
+    return {
+        "severity_curves": curves(lines, *titles, points=True, heights=(0, 1)),
+        "corruption_heatmap": heat_map(values, kinds, [str(s) for s in severities], titles=MAP_TITLES),
+    }
+
+
+MAP_TITLES = ("Accuracy by type and severity", "severity")
+
+
+def _by_severity(summary: Summary) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Severities from 0, which is clean, and the accuracy at each."""
+    keys = {int(k.partition("/")[0][9:]): k for k in summary.metrics if k.startswith("severity_")}
+    found = {0: summary.metrics["clean_accuracy"]} | {s: summary.metrics[keys[s]] for s in sorted(keys)}
+    return np.array(list(found), dtype=np.float64), np.array(list(found.values()))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import Banks, FeatureBank, Metric, Outcome, UndefinedMetric, task
+from benchmark import Banks, Columns, FeatureBank, Metric, NoOptions, Outcome, Summary, UndefinedMetric, task
 from benchmark.errors import DataError
 from benchmark.metrics.classification import correct
 from benchmark.metrics.robustness import relative_change
@@ -22,12 +22,12 @@ from benchmark.metrics.significance import (
     group_draws,
     sum_draws,
 )
-from tasks.figures import shift_bars
+from tasks.figures import dumbbells, grouped_bars
 
 
 @task(
     "covariate_shift",
-    version=2,
+    version=3,
     needs=("source", "shifted"),
     shared_classes=("source", "shifted"),
     metrics=[
@@ -38,7 +38,7 @@ from tasks.figures import shift_bars
         Metric("samples", "neither", unit="count"),
     ],
 )
-def covariate_shift(banks: Banks) -> Outcome:
+def covariate_shift(banks: Banks, options: NoOptions) -> Columns:
     """Accuracy on shifted data, and what is lost against the source on the same classes.
 
     For each data set of the role `shifted`: `<data set>/accuracy`; `<data set>/source_accuracy` on the source images
@@ -46,42 +46,61 @@ def covariate_shift(banks: Banks) -> Outcome:
     `gap = source_accuracy - accuracy`; `relative_gap = gap / source_accuracy`. The keys without a data set are the
     unweighted means over the shifted data sets.
     """
-    source = banks["source"]
+    source, shifted = banks["source"], banks.all("shifted")
+    found = [_source_on(source, bank) for bank in shifted]
+    hits, label = (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
+    groups = {"source": source.columns(correct=hits, label=label)}
+    for bank in shifted:
+        columns = bank.columns(correct=correct(bank.cosines(), bank.label), label=bank.label)
+        groups[f"shifted:{bank.dataset}"] = columns
+    return Columns(groups, {"source": np.array(source.dataset)})
+
+
+@covariate_shift.summarise
+def summarise(columns: Columns, options: NoOptions) -> Summary:
+    """Accuracy on each shifted data set and on the source's images of its classes, and their means."""
     metrics: dict[str, float] = {}
     notes: dict[str, str] = {}
-    samples: dict[str, NDArray[Any]] = {"sample_id": source.sample_id}
-    names = [bank.dataset for bank in banks.all("shifted")]
-    for bank in banks.all("shifted"):
-        hits = np.asarray(correct(bank.cosines(), bank.label))
-        key = bank.dataset
-        metrics |= {f"{key}/accuracy": float(hits.mean()), f"{key}/samples": float(len(bank))}
-        samples |= {f"correct:{key}": hits, f"correct:{key}.sample_id": bank.sample_id}
-        base = _source_on(source, bank)
-        if base is None:
-            why = f"'{source.dataset}' has no image of a class that is in '{key}' (a larger --limit may have)"
-            notes |= {f"{key}/{measure}": why for measure in ("source_accuracy", "gap", "relative_gap")}
+    names = _names(columns)
+    for name in names:
+        hits, base_hits = columns[f"shifted:{name}"]["correct"], _on_source(columns, name)[0]
+        metrics |= {f"{name}/accuracy": float(hits.mean()), f"{name}/samples": float(len(hits))}
+        if not len(base_hits):
+            why = f"'{columns.about['source']}' has no image of a class that is in '{name}' (a larger --limit may have)"
+            notes |= {f"{name}/{measure}": why for measure in _MEASURES}
             continue
-        base_hits = np.asarray(correct(base.cosines(), base.label))
-        metrics[f"{key}/source_accuracy"] = float(base_hits.mean())
-        metrics[f"{key}/gap"] = float(base_hits.mean() - hits.mean())
+        metrics[f"{name}/source_accuracy"] = float(base_hits.mean())
+        metrics[f"{name}/gap"] = float(base_hits.mean() - hits.mean())
         try:
-            metrics[f"{key}/relative_gap"] = relative_change(float(base_hits.mean()), float(hits.mean()))
+            metrics[f"{name}/relative_gap"] = relative_change(float(base_hits.mean()), float(hits.mean()))
         except UndefinedMetric as reason:
-            notes[f"{key}/relative_gap"] = str(reason)
-        samples |= {f"source_correct:{key}": base_hits, f"source_correct:{key}.sample_id": base.sample_id}
-    for measure in ("accuracy", "source_accuracy", "gap", "relative_gap"):
+            notes[f"{name}/relative_gap"] = str(reason)
+    for measure in ("accuracy", *_MEASURES):
         values = [metrics[f"{name}/{measure}"] for name in names if f"{name}/{measure}" in metrics]
         if len(values) == len(names):
             metrics[measure] = float(np.mean(values))
         else:
             notes[measure] = "undefined on at least one shifted data set"
-    return Outcome(metrics, samples, notes=notes)
+    return Summary(metrics, notes=notes)
 
 
-def _source_on(source: FeatureBank, shifted: FeatureBank) -> FeatureBank | None:
-    """The source's images of the shared classes, relabelled to the shifted data's classes and class weights.
+def _names(columns: Columns) -> list[str]:
+    """The shifted data sets, in the order of the source's columns."""
+    return [name.removeprefix("shifted:") for name in columns.groups if name != "source"]
 
-    None where the two share classes, but have no images of the same ones.
+
+def _on_source(columns: Columns, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Hits on the source's images of the classes of which a shifted data set has images; and the mask of these."""
+    source, column = columns["source"], _names(columns).index(name)
+    kept = np.isin(source["label"][:, column], columns[f"shifted:{name}"]["label"])
+    return source["correct"][kept, column], kept
+
+
+def _source_on(source: FeatureBank, shifted: FeatureBank) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Whether the source's images of the shared classes are classified right by the shifted data's class weights.
+
+    Returns:
+        correct (N,), False for all other images; label (N,) among the shifted classes, -1 for all other images.
 
     Raises:
         DataError: the two share no class name.
@@ -90,21 +109,11 @@ def _source_on(source: FeatureBank, shifted: FeatureBank) -> FeatureBank | None:
     if (translate < 0).all():
         raise DataError(f"data sets '{source.dataset}' and '{shifted.dataset}' share no class")
     label = np.where(source.label < 0, -1, translate[source.label])
-    present = set(shifted.label.tolist())
-    keep = np.array([new in present for new in label.tolist()], dtype=bool)
-    if not keep.any():
-        return None
-    rows = source.take(keep)
-    return FeatureBank(
-        dataset=source.dataset,
-        image=rows.image,
-        label=label[keep],
-        sample_id=rows.sample_id,
-        text=shifted.text,
-        class_names=shifted.class_names,
-        logit_scale=source.logit_scale,
-        logit_bias=source.logit_bias,
-    )
+    label = np.where(np.isin(label, shifted.label), label, -1)
+    kept, hits = label >= 0, np.zeros(len(source), dtype=bool)
+    if kept.any():
+        hits[kept] = correct(source.take(kept).cosines(shifted.text), label[kept])
+    return hits, label
 
 
 @covariate_shift.significance
@@ -114,16 +123,15 @@ def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Compari
     The shifted data sets are independent of each other and of the source, each is resampled on its own; the source's
     images are resampled together, because the shifted data sets share them.
     """
-    q, f = quantized.samples, reference.samples
-    names = [name.removeprefix("correct:") for name in f if name.startswith("correct:") and ".sample_id" not in name]
-    n = len(f["sample_id"])
-    draws = draws_for(n + sum(len(f[f"correct:{name}"]) for name in names))
-    compared = [name for name in names if f"source_correct:{name}" in f]
-    source = [_source_draws(samples, compared, draws) for samples in (f, q)]
+    q, f = quantized.columns, reference.columns
+    names = _names(f)
+    draws = draws_for(sum(len(group["sample_id"]) for group in f.groups.values()))
+    compared = [name for name in names if len(_on_source(f, name)[0])]
+    source = [_source_draws(columns, compared, draws) for columns in (f, q)]
     found: dict[str, Comparison | str] = {}
     parts: list[dict[str, list[NDArray[np.float64]]]] = [{m: [] for m in ("accuracy", *_MEASURES)} for _ in (f, q)]
     for seed, name in enumerate(names):
-        pair = f[f"correct:{name}"], q[f"correct:{name}"]
+        pair = f[f"shifted:{name}"]["correct"], q[f"shifted:{name}"]["correct"]
         shifted = group_draws(*pair, np.zeros(len(pair[0]), np.int64), draws=draws, seed=seed + 1)
         found[f"{name}/accuracy"] = accuracy_difference_interval(*pair)
         for part, s, accuracy in zip(parts, source, shifted, strict=True):
@@ -134,7 +142,7 @@ def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Compari
         if name in compared:
             for measure in _MEASURES:
                 found[f"{name}/{measure}"] = attempt(difference, *(part[measure][-1] for part in parts))
-            sources = f[f"source_correct:{name}"], q[f"source_correct:{name}"]
+            sources = (_on_source(columns, name)[0] for columns in (f, q))
             found[f"{name}/source_accuracy"] = accuracy_difference_interval(*sources)
     for measure in ("accuracy", *_MEASURES):
         if len(parts[0][measure]) == len(names):
@@ -150,22 +158,39 @@ _MEASURES: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], NDArra
 """Measures that need both: by (accuracy on the source, accuracy on the shifted data)."""
 
 
-def _source_draws(
-    samples: Mapping[str, NDArray[Any]], names: Sequence[str], draws: int
-) -> dict[str, NDArray[np.float64]]:
+def _source_draws(found: Columns, names: Sequence[str], draws: int) -> dict[str, NDArray[np.float64]]:
     """(1 + B,) accuracies on the source's images of each shifted data set's classes, on the same resamples."""
-    ids = samples["sample_id"]
-    columns = np.zeros((len(ids), 2 * len(names)))
+    columns = np.zeros((len(found["source"]["sample_id"]), 2 * len(names)))
     for i, name in enumerate(names):
-        rows = np.searchsorted(ids, samples[f"source_correct:{name}.sample_id"])
-        columns[rows, 2 * i] = samples[f"source_correct:{name}"]
-        columns[rows, 2 * i + 1] = 1.0
+        hits, kept = _on_source(found, name)
+        columns[kept, 2 * i] = hits
+        columns[kept, 2 * i + 1] = 1.0
     sums = np.concatenate([columns.sum(axis=0)[None], sum_draws(columns, draws=draws)[0]])
     with np.errstate(divide="ignore", invalid="ignore"):
         return {name: sums[:, 2 * i] / sums[:, 2 * i + 1] for i, name in enumerate(names)}
 
 
-covariate_shift.draw(shift_bars)
+@covariate_shift.draw
+def draw(summary: Summary, reference: Summary | None) -> Mapping[str, Any]:
+    """Accuracy on each shifted data set beside the source's on the same classes."""
+    names = [key.removesuffix("/source_accuracy") for key in summary.metrics if key.endswith("/source_accuracy")]
+    bars = {name: _sides(summary, f"{name}/") for name in sorted(names)}
+    return {"covariate_shift": grouped_bars(bars, "Source and shifted accuracy, same classes")} if bars else {}
+
+
+@covariate_shift.draw_all
+def draw_all(summaries: Mapping[str, Summary]) -> Mapping[str, Any]:
+    """Accuracy on the source and on shifted images of the same classes, means over the shifted data sets. The gap is
+    what the shift costs.
+    """
+    defined = {name: summary for name, summary in summaries.items() if "gap" in summary.metrics}
+    gaps = {name: _sides(summary) for name, summary in defined.items()}
+    told = {name: f"gap {summary.metrics['gap']:.3f}" for name, summary in defined.items()}
+    return {"shift_gaps": dumbbells(gaps, "Accuracy on the source and on shifted images", told)} if gaps else {}
+
+
+def _sides(summary: Summary, below: str = "") -> dict[str, float]:
+    return {"source": summary.metrics[f"{below}source_accuracy"], "shifted": summary.metrics[f"{below}accuracy"]}
 
 
 def _translation(source: Sequence[str], shifted: Sequence[str]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Figures of the built-in tasks: outcome (and full precision's, where there is one) -> matplotlib figures.
+"""Kinds of figures for tasks to draw with: numbers in, a matplotlib figure out. They know no task.
 
 A sweep draws thousands of them, so they are cheap: margins and the places of titles, labels and legends are given (a
 layout engine draws everything once more to find margins, titles and labels measure all tick labels first), and what
@@ -8,13 +8,13 @@ Colours are Okabe and Ito's palette, which colour-blind readers can tell apart; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import Outcome
+from benchmark import Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,100 +60,117 @@ def _margins(figure: Figure, left: float, right: float, between: float = 0.0) ->
     figure.subplots_adjust(left / width, bottom, 1 - right / width, top, wspace=between)
 
 
-def reliability(outcome: Outcome, reference: Outcome | None) -> Mapping[str, Any]:
-    """Trajectory reliability diagram: an arrow for each confidence bin's way, full precision -> quantized -> tuned.
+FULL, THIS = "full precision", "this"
+"""Names of the two that a figure compares."""
+
+
+def staged(summary: Summary, reference: Summary | None) -> dict[str, Summary]:
+    """Full precision, where there is one, and what is compared with it, by name."""
+    return {FULL: reference, THIS: summary} if reference is not None else {THIS: summary}
+
+
+def _colour(label: str, index: int) -> str:
+    """Full precision is always grey."""
+    return GREY if label.startswith(FULL) else (ORANGE, BLUE, GREEN)[index % 3]
+
+
+def _coloured(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Labels with their colours."""
+    others = [label for label in labels if not label.startswith(FULL)]
+    return [(label, _colour(label, others.index(label) if label in others else 0)) for label in labels]
+
+
+def reliability(stages: Mapping[str, NDArray[np.float64]]) -> Figure:
+    """Trajectory reliability diagram: an arrow for each confidence bin's way from one stage to the next.
 
     Bins that are empty at one end have no arrow; the area of a point is the bin's share of the images.
+
+    Args: stages: label -> (K, 3) mean confidence, accuracy and count of each bin.
     """
     figure, axes = _axes("Reliability", "mean confidence in the bin", "accuracy in the bin", (5, 5))
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="perfect")
-    stages = [
-        (reference, "", GREY, "full precision"),
-        (outcome, "", ORANGE, "this"),
-        (outcome, "_tuned", BLUE, "tuned"),
-    ]
     before: NDArray[np.float64] | None = None
-    for stage, suffix, colour, label in stages:
-        if stage is None or f"bin_count{suffix}" not in stage.tables:
-            continue
-        count = stage.tables[f"bin_count{suffix}"]
+    for label, colour in _coloured(list(stages)):
+        now, count = stages[label][:, :2], stages[label][:, 2]
         kept = count > 0
-        confidence, accuracy = stage.tables[f"bin_confidence{suffix}"], stage.tables[f"bin_accuracy{suffix}"]
-        now = np.stack([confidence, accuracy], axis=1)
         if before is not None and before.shape == now.shape:
             moved = np.isfinite(before).all(axis=1) & np.isfinite(now).all(axis=1)
             way: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.003}
             axes.quiver(*before[moved].T, *(now - before)[moved].T, color=colour, alpha=0.6, **way)
         before = now
-        sizes = 10 + 150 * count[kept] / count.sum()
-        key = f"ece_15{suffix}"
-        text = f"{label} (ECE {stage.metrics[key]:.3f})" if key in stage.metrics else label
-        axes.plot(confidence[kept], accuracy[kept], color=colour, linewidth=1)
-        axes.scatter(confidence[kept], accuracy[kept], s=sizes, color=colour, alpha=0.8, label=text)
+        axes.plot(*now[kept].T, color=colour, linewidth=1)
+        across, up = now[kept].T
+        axes.scatter(across, up, s=10 + 150 * count[kept] / count.sum(), color=colour, alpha=0.8, label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left", fontsize=8)
-    return {"reliability": figure}
+    return figure
 
 
-def score_histograms(outcome: Outcome, reference: Outcome | None) -> Mapping[str, Any]:
-    """Histograms of each OOD score, in and out of distribution, side by side."""
+def histograms(
+    panels: Mapping[str, Sequence[Mapping[str, NDArray[np.float64]]]], label: str, names: Mapping[str, str]
+) -> Figure:
+    """Histograms side by side: those of the first table filled, those of a second one (full precision) as lines.
+
+    Args:
+        panels: title -> one table or two, each with `low` and `high` (edges of the bins, (B,)) and densities (B,).
+        label: of the x axis. names: of densities, for the legend.
+    """
     from matplotlib.figure import Figure
 
-    names = [str(name) for name in outcome.tables["scores"]]
-    figure = Figure(figsize=(3.6 * len(names), 3.4))
-    panels = np.atleast_1d(figure.subplots(1, len(names)))
+    figure = Figure(figsize=(3.6 * len(panels), 3.4))
+    grid = np.atleast_1d(figure.subplots(1, len(panels)))
     _margins(figure, 0.15, 0.15, between=0.08)
-    for column, (name, axes) in enumerate(zip(names, panels, strict=True)):
-        axes.set_title(f"{name}: AUROC {outcome.metrics[f'{name}/auroc']:.3f}", y=1.0)
+    for (title, tables), axes in zip(panels.items(), grid, strict=True):
+        axes.set_title(title, y=1.0)
         axes.set_yticks([])
-        _labels(figure, axes, "score", "")
+        _labels(figure, axes, label, "")
         axes.locator_params(axis="x", nbins=4)
-        inside = outcome.samples["id"][:, column]
-        others = {k.removeprefix("ood:"): v[:, column] for k, v in outcome.samples.items() if _is_ood(k)}
-        edges = np.histogram_bin_edges(np.concatenate([inside, *others.values()]), bins=40)
-        shown = [
-            ("in distribution", inside, BLUE),
-            *((n, v, c) for (n, v), c in zip(others.items(), OTHERS, strict=False)),
-        ]
-        for label, values, colour in shown:
-            density = np.histogram(values, edges, density=True)[0]
-            axes.stairs(density, edges, fill=True, color=colour, alpha=0.55, label=label)
+        for table, filled in zip(tables, (True, False), strict=False):
+            edges = np.append(table["low"], table["high"][-1])
+            densities = [(name, values) for name, values in table.items() if name not in ("low", "high")]
+            for (name, density), colour in zip(densities, (BLUE, *OTHERS), strict=False):
+                style = {"fill": True, "alpha": 0.55, "label": names.get(name, name)} if filled else {"linewidth": 1}
+                axes.stairs(density, edges, color=colour, **style)
         axes.set_ylim(0, None)
-        if column == 0:
-            axes.legend(fontsize=8)
-    return {"score_histograms": figure}
+    grid[0].legend(fontsize=8)
+    return figure
 
 
-def _is_ood(name: str) -> bool:
-    return name.startswith("ood:") and not name.endswith(".sample_id")
+def curves(
+    lines: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    title: str,
+    x: str,
+    y: str,
+    *,
+    points: bool = False,
+    limits: tuple[float, float] | None = None,
+    heights: tuple[float, float] | None = None,
+    line_at: float | None = None,
+) -> Figure:
+    """Lines by name; `points`: with a mark and a tick at each x; `line_at`: a dotted line up the figure."""
+    figure, axes = _axes(title, x, y)
+    for label, colour in _coloured(list(lines)):
+        axes.plot(*lines[label], color=colour, label=label, marker="o" if points else None)
+    if points:
+        axes.set_xticks(np.unique(np.concatenate([across for across, _ in lines.values()])))
+    if line_at is not None:
+        axes.axvline(line_at, color="black", linewidth=0.8, linestyle=":")
+    axes.set_xlim(limits)
+    axes.set_ylim(*(heights or (0, None)))
+    axes.legend(loc="lower left" if points else "best", fontsize=8)
+    return figure
 
 
-def severity_curves(outcome: Outcome, reference: Outcome | None) -> Mapping[str, Any]:
-    """Accuracy over severity, mean over types, and a type x severity heat map."""
-    figure, axes = _axes("Accuracy under corruption", "severity (0: clean)", "accuracy")
-    for stage, colour, label in ((reference, GREY, "full precision"), (outcome, ORANGE, "this")):
-        if stage is not None:
-            severities = sorted(int(k[9:].split("/")[0]) for k in stage.metrics if k.startswith("severity_"))
-            values = [stage.metrics["clean_accuracy"], *(stage.metrics[f"severity_{s}/accuracy"] for s in severities)]
-            axes.plot([0, *severities], values, marker="o", color=colour, label=label)
-    axes.set_ylim(0, 1)
-    axes.set_xticks([0, *severities])
-    axes.legend(loc="lower left", fontsize=8)
-    return {"severity_curves": figure, "corruption_heatmap": _heat_map(outcome)}
-
-
-def _heat_map(outcome: Outcome) -> Figure:
-    cells = [str(name).split("/") for name in outcome.tables["variants"]]
-    kinds, severities = sorted({kind for kind, _ in cells}), sorted({int(s) for _, s in cells})
-    values = np.full((len(kinds), len(severities)), np.nan)
-    for kind, severity in cells:
-        values[kinds.index(kind), severities.index(int(severity))] = outcome.metrics[f"{kind}/{severity}/accuracy"]
-    left = 0.25 + LETTER * max(map(len, kinds))
-    figure, axes = _axes("Accuracy by type and severity", "severity", "", (5, 0.32 * len(kinds) + 1.2), left, 0.05)
+def heat_map(
+    values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], titles: tuple[str, str]
+) -> Figure:
+    """Shares in [0, 1] as colours and numbers. Args: values (R, C), NaN where there is none; title and x label."""
+    left = 0.25 + LETTER * max(map(len, rows))
+    figure, axes = _axes(*titles, "", (5, 0.32 * len(rows) + 1.2), left, 0.05)
     axes.grid(visible=False)
     image = axes.imshow(values, vmin=0, vmax=1, cmap="cividis", aspect="auto")
-    axes.set_xticks(range(len(severities)), [str(s) for s in severities])
-    axes.set_yticks(range(len(kinds)), kinds)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
     for (row, column), value in np.ndenumerate(values):
         colour = "black" if value > 0.5 else "white"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
@@ -176,36 +193,22 @@ def grouped_bars(groups: Mapping[str, Mapping[str, float]], title: str) -> Figur
     return figure
 
 
-def shift_bars(outcome: Outcome, reference: Outcome | None) -> Mapping[str, Any]:
-    """Accuracy on each shifted data set beside the source's on the same classes."""
-    sets = sorted({key.split("/")[0] for key in outcome.metrics if "/" in key})
-    groups = {
-        name: {"source": outcome.metrics[f"{name}/source_accuracy"], "shifted": outcome.metrics[f"{name}/accuracy"]}
-        for name in sets
-    }
-    return {"covariate_shift": grouped_bars(groups, "Source and shifted accuracy, same classes")}
-
-
-def spurious_bars(outcome: Outcome, reference: Outcome | None) -> Mapping[str, Any]:
-    """Accuracy on common and counter backgrounds, full precision beside."""
-    stages = {"full precision": reference, "this": outcome}
-    groups = {
-        name: {"common": stage.metrics["accuracy_common"], "counter": stage.metrics["accuracy_counter"]}
-        for name, stage in stages.items()
-        if stage is not None
-    }
-    return {"spurious": grouped_bars(groups, "Accuracy on common and counter backgrounds")}
-
-
-def risk_coverage_curve(outcome: Outcome, reference: Outcome | None) -> Mapping[str, Any]:
-    """Error rate among the most confident answers, over the share of images that are answered."""
-    figure, axes = _axes("Risk and coverage", "coverage (share answered)", "error rate among the answered")
-    for stage, colour, label in ((reference, GREY, "full precision"), (outcome, ORANGE, "this")):
-        if stage is not None:
-            text = f"{label} (AURC {stage.metrics['aurc']:.3f})"
-            coverage, risk = (stage.tables[f"risk_coverage.{name}"] for name in ("coverage", "risk"))
-            axes.plot(coverage, risk, color=colour, label=text)
-    axes.axvline(0.9, color="black", linewidth=0.8, linestyle=":")
-    axes.set(xlim=(0, 1), ylim=(0, None))
+def dumbbells(pairs: Mapping[str, Mapping[str, float]], title: str, told: Mapping[str, str]) -> Figure:
+    """A line for each name between two accuracies. Args: pairs: name -> side -> value; told: text beside each."""
+    ends = list(next(iter(pairs.values())))
+    values = np.array([[pair[end] for end in ends] for pair in pairs.values()])
+    left = 0.25 + LETTER * max(map(len, pairs))
+    right = 0.25 + LETTER * max(len(told[name]) for name in pairs)
+    figure, axes = _axes(title, "accuracy", "", (left + right + 4.0, 0.26 * len(pairs) + 1.4), left, right)
+    rows = np.arange(len(pairs))
+    axes.hlines(rows, values.min(axis=1), values.max(axis=1), color=GREY, linewidth=1)
+    for column, (end, colour, marker) in enumerate(zip(ends, (BLUE, ORANGE), "os", strict=True)):
+        axes.scatter(values[:, column], rows, color=colour, marker=marker, label=end, zorder=3)
+    for row, name in enumerate(pairs):
+        axes.annotate(
+            told[name], (1.0, row), (4, 0), ("axes fraction", "data"), "offset points", fontsize=8, va="center"
+        )
+    axes.set_yticks(rows, list(pairs))
+    axes.invert_yaxis()
     axes.legend(fontsize=8)
-    return {"risk_coverage": figure}
+    return figure

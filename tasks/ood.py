@@ -9,37 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from benchmark import Banks, FeatureBank, Metric, Outcome, TextList, task
+from benchmark import Banks, Columns, FeatureBank, Metric, Outcome, Summary, TextList, task
 from benchmark.errors import InputError, UndefinedMetric, UnknownNameError
-from benchmark.metrics.detection import (
-    aupr_in,
-    aupr_in_trapezoid,
-    aupr_out,
-    aupr_out_trapezoid,
-    auroc,
-    fpr95_id_positive,
-    fpr95_ood_positive,
-    tie_count,
-)
+from benchmark.metrics.detection import detection_measures
 from benchmark.metrics.ood import SCORES, gl_mcm, neg_label
 from benchmark.metrics.scores import normalise
 from benchmark.metrics.significance import Comparison, attempt, delong, delong_mean, detection_differences
 from benchmark.spec import Frozen
-from tasks.figures import score_histograms
+from tasks.figures import histograms
 
-MEASURES = {
-    "auroc": auroc,
-    "fpr95_ood_positive": fpr95_ood_positive,
-    "fpr95_id_positive": fpr95_id_positive,
-    "aupr_in": aupr_in,
-    "aupr_out": aupr_out,
-    "aupr_in_trapezoid": aupr_in_trapezoid,
-    "aupr_out_trapezoid": aupr_out_trapezoid,
-}
-
+MEASURES = (
+    "auroc",
+    "fpr95_ood_positive",
+    "fpr95_id_positive",
+    "aupr_in",
+    "aupr_out",
+    "aupr_in_trapezoid",
+    "aupr_out_trapezoid",
+    "ties",
+)
 
 ALL_SCORES = (*SCORES, "gl_mcm", "neg_label")
 """Scores of pooled features; then one that needs patch features and one that needs negative labels."""
+
+HISTOGRAM_BINS = 40
+NOTE = "note:"
+"""Before the metric key, in the columns' `about`: why it is undefined."""
 
 GROUP_SIZE = 100
 """Negative labels in a group of NegLabel, as its authors have it (10,000 labels in 100 groups)."""
@@ -79,10 +74,15 @@ class OodOptions(Frozen):
 
 @task(
     "ood",
-    version=2,
+    version=3,
     needs=("id", "ood"),
     classes=("id",),
     options=OodOptions,
+    words={
+        "ood": "out of distribution, images of unknown classes",
+        "mcm": "maximum concept matching, an OOD score",
+        "auroc": "area under the ROC curve",
+    },
     metrics=[
         Metric("auroc", "higher", headline=True),
         Metric("fpr95_ood_positive", "lower"),
@@ -94,7 +94,7 @@ class OodOptions(Frozen):
         Metric("ties", "neither", unit="count"),
     ],
 )
-def ood(banks: Banks) -> Outcome:
+def ood(banks: Banks, options: OodOptions) -> Columns:
     """Are images of other things told apart by a score of the zero-shot classifier over the known classes?
 
     Scores (higher = in distribution): MSP, MCM, MaxLogit, Energy, negative entropy, on request GL-MCM (local features
@@ -104,51 +104,73 @@ def ood(banks: Banks) -> Outcome:
     precision).
     """
     known = banks["id"]
-    notes: dict[str, str] = {}
-    names = _defined(banks, notes)
-    negatives = _negatives(banks) if "neg_label" in names else None
-    inside = _scores(known, known, names, negatives)
-    metrics: dict[str, float] = {}
-    samples: dict[str, NDArray[Any]] = {"sample_id": known.sample_id, "id": inside}
-    for bank in banks.all("ood"):
-        outside = _scores(bank, known, names, negatives)
-        samples |= {f"ood:{bank.dataset}": outside, f"ood:{bank.dataset}.sample_id": bank.sample_id}
-        for column, score in enumerate(names):
-            first, second = inside[:, column], outside[:, column]
-            for measure, function in MEASURES.items():
-                metrics[f"{bank.dataset}/{score}/{measure}"] = function(first, second)
-            metrics[f"{bank.dataset}/{score}/ties"] = float(tie_count(np.concatenate([first, second])))
-    sets = [bank.dataset for bank in banks.all("ood")]
-    for score in names:
-        for measure in (*MEASURES, "ties"):
-            metrics[f"{score}/{measure}"] = float(np.mean([metrics[f"{s}/{score}/{measure}"] for s in sets]))
-    return Outcome(metrics, samples, {"scores": np.array(names)}, notes)
-
-
-def _defined(banks: Banks, notes: dict[str, str]) -> tuple[str, ...]:
-    """The asked scores that these banks allow; a note for each other.
-
-    Raises:
-        UndefinedMetric: none is left.
-    """
-    asked = dict.fromkeys(banks.options.scores)
-    if "gl_mcm" in asked and not all("local" in bank.taps for bank in (banks["id"], *banks.all("ood"))):
-        notes["gl_mcm/auroc"] = "this model's image tower has no local (patch) features in the joint space"
-        del asked["gl_mcm"]
-    if "neg_label" in asked and "negatives" not in banks.texts:
-        notes["neg_label/auroc"] = "there are no text features of negative labels"
-        del asked["neg_label"]
-    if not asked:
+    notes = _undefined(banks, options)
+    names = tuple(name for name in dict.fromkeys(options.scores) if f"{name}/auroc" not in notes)
+    if not names:
         raise UndefinedMetric(f"no score is left: {'; '.join(notes.values())}")
-    return tuple(asked)
+    negatives = _negatives(banks, options) if "neg_label" in names else None
+    groups = {"id": known.columns(**_scores(known, known, names, negatives))}
+    for bank in banks.all("ood"):
+        groups[f"ood:{bank.dataset}"] = bank.columns(**_scores(bank, known, names, negatives))
+    return Columns(groups, {f"{NOTE}{key}": np.array(why) for key, why in notes.items()})
 
 
-def _negatives(banks: Banks) -> NDArray[np.floating[Any]]:
+@ood.summarise
+def summarise(columns: Columns, options: OodOptions) -> Summary:
+    """Every measure of every score on every data set, and the means over the data sets."""
+    names, outside = _names(columns["id"]), _outside(columns)
+    metrics: dict[str, float] = {}
+    for dataset, group in outside.items():
+        for score in names:
+            found = detection_measures(columns["id"][score], group[score])
+            metrics |= {f"{dataset}/{score}/{measure}": found[measure] for measure in MEASURES}
+    for score in names:
+        for measure in MEASURES:
+            metrics[f"{score}/{measure}"] = float(np.mean([metrics[f"{s}/{score}/{measure}"] for s in outside]))
+    tables = {"scores": np.array(names)}
+    for score in names:
+        tables |= _histogram(score, {"id": columns["id"][score], **{s: group[score] for s, group in outside.items()}})
+    notes = {key.removeprefix(NOTE): str(why) for key, why in columns.about.items() if key.startswith(NOTE)}
+    return Summary(metrics, tables, notes)
+
+
+def _names(group: Mapping[str, NDArray[Any]]) -> list[str]:
+    """The scores that a group of samples has, in the order they were asked for."""
+    return [name for name in group if name not in ("sample_id", "base_id")]
+
+
+def _outside(columns: Columns) -> dict[str, Mapping[str, NDArray[Any]]]:
+    """Data set -> its samples, of those out of distribution."""
+    return {name.removeprefix("ood:"): group for name, group in columns.groups.items() if name != "id"}
+
+
+def _histogram(score: str, samples: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """Table `histogram_<score>`: edges of bins of equal width, and the density of each set in them."""
+    every = np.concatenate(list(samples.values()))
+    edges = np.linspace(every.min(), every.max(), HISTOGRAM_BINS + 1)
+    if not (np.diff(edges) > 0).all():  # constant scores, or nearly
+        edges = np.linspace(every.min() - 0.5, every.max() + 0.5, HISTOGRAM_BINS + 1)
+    table = {"low": edges[:-1], "high": edges[1:]}
+    table |= {name: np.histogram(values, edges, density=True)[0] for name, values in samples.items()}
+    return {f"histogram_{score}.{name}": values for name, values in table.items()}
+
+
+def _undefined(banks: Banks, options: OodOptions) -> dict[str, str]:
+    """Notes for the asked scores that these banks do not allow."""
+    notes = {}
+    if "gl_mcm" in options.scores and not all("local" in bank.taps for bank in (banks["id"], *banks.all("ood"))):
+        notes["gl_mcm/auroc"] = "this model's image tower has no local (patch) features in the joint space"
+    if "neg_label" in options.scores and "negatives" not in banks.texts:
+        notes["neg_label/auroc"] = "there are no text features of negative labels"
+    return notes
+
+
+def _negatives(banks: Banks, options: OodOptions) -> NDArray[np.floating[Any]]:
     """(K, D) features of the negative labels, the share of them that lies farthest from the known classes.
 
     The nearness of a label is the 95th percentile of its cosines with the known classes (NegMining, Jiang et al. 2024).
     """
-    features, share = banks.texts["negatives"], banks.options.negatives_share
+    features, share = banks.texts["negatives"], options.negatives_share
     if share == 1.0:
         return features
     cos = normalise(features, "negative labels") @ normalise(banks["id"].text, "class weights").T
@@ -158,42 +180,56 @@ def _negatives(banks: Banks) -> NDArray[np.floating[Any]]:
 
 def _scores(
     bank: FeatureBank, known: FeatureBank, names: tuple[str, ...], negatives: NDArray[np.floating[Any]] | None
-) -> NDArray[np.float64]:
-    """(N, number of scores) float64."""
+) -> dict[str, NDArray[np.float64]]:
+    """Score -> (N,) float64."""
     cos = bank.cosines(known.text)
-    columns = []
+    columns = {}
     for name in names:
         if name == "gl_mcm":
-            columns.append(gl_mcm(cos, bank.taps["local"], known.text))
+            columns[name] = gl_mcm(cos, bank.taps["local"], known.text)
         elif name == "neg_label" and negatives is not None:
             groups = max(1, len(negatives) // GROUP_SIZE)
-            columns.append(neg_label(bank.image, known.text, negatives, known.logit_scale, groups=groups))
+            columns[name] = neg_label(bank.image, known.text, negatives, known.logit_scale, groups=groups)
         else:
-            columns.append(SCORES[name](cos, known.logit_scale, known.logit_bias))
-    return np.stack(columns, axis=1)
+            columns[name] = SCORES[name](cos, known.logit_scale, known.logit_bias)
+    return columns
 
 
 @ood.significance
 def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
     """AUROC by DeLong, FPR95 by influences, AUPR by bootstrap; also for the mean over data sets, which share the ID."""
-    names = [str(name) for name in reference.tables["scores"]]
-    if [str(name) for name in quantized.tables["scores"]] != names:
+    both = reference.columns, quantized.columns
+    names, sets = _names(both[0]["id"]), list(_outside(both[0]))
+    if _names(both[1]["id"]) != names:
         raise InputError("the two evaluations have other OOD scores")
-    sets = [name for name in reference.samples if name.startswith("ood:") and not name.endswith(".sample_id")]
     found: dict[str, Comparison | str] = {}
-    for column, score in enumerate(names):
-        a, b = (outcome.samples["id"][:, column] for outcome in (reference, quantized))
-        outs = [tuple(outcome.samples[name][:, column] for outcome in (reference, quantized)) for name in sets]
+    for score in names:
+        a, b = (columns["id"][score] for columns in both)
+        outs = [tuple(_outside(columns)[name][score] for columns in both) for name in sets]
         found[f"{score}/auroc"] = attempt(delong_mean, a, [o[0] for o in outs], b, [o[1] for o in outs])
         means, singles = detection_differences(a, [o[0] for o in outs], b, [o[1] for o in outs])
         found |= {f"{score}/{measure}": comparison for measure, comparison in means.items()}
         for name, (first, second), single in zip(sets, outs, singles, strict=True):
-            key = f"{name.removeprefix('ood:')}/{score}"
+            key = f"{name}/{score}"
             found[f"{key}/auroc"] = attempt(delong, a, first, b, second)
             found |= {f"{key}/{measure}": comparison for measure, comparison in single.items()}
-    for score in [*names, *(f"{name.removeprefix('ood:')}/{score}" for name in sets for score in names)]:
+    for score in [*names, *(f"{name}/{score}" for name in sets for score in names)]:
         found |= {f"{score}/aupr_{side}_trapezoid": f"see aupr_{side}" for side in ("in", "out")}
     return found
 
 
-ood.draw(score_histograms)
+@ood.draw
+def draw(summary: Summary, reference: Summary | None) -> Mapping[str, Any]:
+    """Scores of known (filled) and of unknown images; the less the two overlap, the better they are told apart (AUROC,
+    the area under the ROC curve: 1 is no overlap, 0.5 no difference). Lines: full precision.
+    """
+    panels = {}
+    for score in (str(name) for name in summary.tables["scores"]):
+        title = f"{score}: AUROC {summary.metrics[f'{score}/auroc']:.3f}"
+        prefix = f"histogram_{score}."
+        panels[title] = [
+            {key.removeprefix(prefix): table for key, table in stage.tables.items() if key.startswith(prefix)}
+            for stage in (summary, reference)
+            if stage is not None
+        ]
+    return {"score_histograms": histograms(panels, "score", {"id": "in distribution"})}

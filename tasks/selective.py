@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import Banks, Metric, Outcome, task
+from benchmark import Banks, Columns, Metric, NoOptions, Outcome, Summary, task
 from benchmark.metrics.scores import logits, softmax, top_label
 from benchmark.metrics.selective import accuracy_at_coverage, aurc, excess_aurc, risk_coverage, selective_draws
 from benchmark.metrics.significance import Comparison, attempt, difference, draws_for
-from tasks.figures import risk_coverage_curve
+from tasks.figures import curves, staged
 
 COVERAGE = 0.9
 POINTS = 100
@@ -20,9 +20,10 @@ POINTS = 100
 
 @task(
     "selective",
-    version=1,
+    version=2,
     needs=("test",),
     classes=("test",),
+    words={"aurc": "area under the risk-coverage curve"},
     metrics=[
         Metric("aurc", "lower", headline=True),
         Metric("excess_aurc", "lower"),
@@ -30,7 +31,7 @@ POINTS = 100
         Metric("samples", "neither", unit="count"),
     ],
 )
-def selective(banks: Banks) -> Outcome:
+def selective(banks: Banks, options: NoOptions) -> Columns:
     """Accuracy among the most confident answers: the risk-coverage curve and the area under it.
 
     Confidence is the highest softmax probability, float64. `aurc` is the mean error rate over all coverages (Geifman &
@@ -41,14 +42,20 @@ def selective(banks: Banks) -> Outcome:
     """
     bank = banks["test"]
     confidence, correct, _ = top_label(softmax(logits(bank.cosines(), bank.logit_scale, bank.logit_bias)), bank.label)
+    return Columns({"test": bank.columns(confidence=confidence, correct=correct)})
+
+
+@selective.summarise
+def summarise(columns: Columns, options: NoOptions) -> Summary:
+    """Areas under the curve, a point on it, and the curve."""
+    confidence, correct = columns["test"]["confidence"], columns["test"]["correct"]
     metrics = {
         "aurc": aurc(confidence, correct),
         "excess_aurc": excess_aurc(confidence, correct),
         "accuracy_at_coverage_90": accuracy_at_coverage(confidence, correct, COVERAGE),
-        "samples": float(len(bank)),
+        "samples": float(len(correct)),
     }
-    samples = {"sample_id": bank.sample_id, "confidence": confidence, "correct": correct}
-    return Outcome(metrics, samples, _curve(confidence, correct))
+    return Summary(metrics, _curve(confidence, correct))
 
 
 def _curve(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
@@ -61,13 +68,21 @@ def _curve(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[
 @selective.significance
 def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
     """Paired bootstrap over images; every resample is ordered anew."""
-    draws = draws_for(len(reference.samples["correct"]))
+    groups = [outcome.columns["test"] for outcome in (reference, quantized)]
+    draws = draws_for(len(groups[0]["correct"]))
     before, now = (
-        selective_draws(o.samples["confidence"], o.samples["correct"], coverage=COVERAGE, draws=draws)
-        for o in (reference, quantized)
+        selective_draws(group["confidence"], group["correct"], coverage=COVERAGE, draws=draws) for group in groups
     )
     keys = {"aurc": "aurc", "excess_aurc": "excess_aurc", "accuracy_at_coverage_90": "accuracy_at_coverage"}
     return {key: attempt(difference, before[name], now[name]) for key, name in keys.items()}
 
 
-selective.draw(risk_coverage_curve)
+@selective.draw
+def draw(summary: Summary, reference: Summary | None) -> Mapping[str, Any]:
+    """Error rate among the most confident answers, over the share of images that are answered; dotted: 90 %."""
+    lines = {}
+    for label, stage in staged(summary, reference).items():
+        curve = stage.tables["risk_coverage.coverage"], stage.tables["risk_coverage.risk"]
+        lines[f"{label} (AURC {stage.metrics['aurc']:.3f})"] = curve
+    about = ("Risk and coverage", "coverage (share answered)", "error rate among the answered")
+    return {"risk_coverage": curves(lines, *about, limits=(0, 1), line_at=COVERAGE)}

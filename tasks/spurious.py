@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import Banks, Metric, Outcome, UndefinedMetric, task
+from benchmark import Banks, Columns, Metric, NoOptions, Outcome, Summary, UndefinedMetric, task
 from benchmark.metrics.classification import correct
 from benchmark.metrics.robustness import delta_rsg, group_accuracies, rsg, vuln_add
 from benchmark.metrics.significance import (
@@ -23,14 +23,19 @@ from benchmark.metrics.significance import (
     rsg_difference_interval,
     vuln_add_interval,
 )
-from tasks.figures import spurious_bars
+from tasks.figures import dumbbells, grouped_bars, staged
+
+SIDES = ("common", "counter")
 
 
 @task(
     "spurious",
-    version=2,
+    version=3,
     needs=("common", "counter"),
     same_classes=("common", "counter"),
+    words={
+        "rsg": "relative spurious gap, (common − counter) / common of the accuracies on common and counter backgrounds"
+    },
     metrics=[
         Metric("accuracy_common", "higher"),
         Metric("accuracy_counter", "higher"),
@@ -44,7 +49,7 @@ from tasks.figures import spurious_bars
         Metric("samples_counter", "neither", unit="count"),
     ],
 )
-def spurious(banks: Banks) -> Outcome:
+def spurious(banks: Banks, options: NoOptions) -> Columns:
     """How much accuracy is lost when a class stands on an unusual background.
 
     `rsg = (accuracy_common - accuracy_counter) / accuracy_common`, the relative spurious gap. Against full precision
@@ -52,53 +57,57 @@ def spurious(banks: Banks) -> Outcome:
     `delta = (A(f) - A(q)) / A(f)`, which tells a stronger bias from a plain loss of accuracy. Where the data has
     groups, worst and mean group accuracy over both sets together.
     """
-    common, counter = banks["common"], banks["counter"]
-    hits = np.asarray(correct(common.cosines(), common.label))
-    counter_hits = np.asarray(correct(counter.cosines(), counter.label))
+    groups = {}
+    for side in SIDES:
+        bank = banks[side]
+        groups[side] = bank.columns(correct=correct(bank.cosines(), bank.label), label=bank.label)
+        if bank.group is not None:
+            groups[side]["group"] = bank.group
+    return Columns(groups, {"class_names": np.array(banks["common"].class_names)})
+
+
+@spurious.summarise
+def summarise(columns: Columns, options: NoOptions) -> Summary:
+    """Accuracy on either background, by group and by class, and the gaps between the two."""
+    common, counter = _accuracies(columns)
     metrics = {
-        "accuracy_common": float(hits.mean()),
-        "accuracy_counter": float(counter_hits.mean()),
-        "gap": float(hits.mean() - counter_hits.mean()),
-        "samples_common": float(len(common)),
-        "samples_counter": float(len(counter)),
+        "accuracy_common": common,
+        "accuracy_counter": counter,
+        "gap": common - counter,
+        "samples_common": float(len(columns["common"]["correct"])),
+        "samples_counter": float(len(columns["counter"]["correct"])),
     }
     notes: dict[str, str] = {}
     try:
-        metrics["rsg"] = rsg(metrics["accuracy_common"], metrics["accuracy_counter"])
+        metrics["rsg"] = rsg(common, counter)
     except UndefinedMetric as reason:
         notes["rsg"] = str(reason)
-    samples: dict[str, NDArray[Any]] = {
-        "sample_id": common.sample_id,
-        "correct_common": hits,
-        "label_common": common.label,
-        "correct_counter": counter_hits,
-        "correct_counter.sample_id": counter.sample_id,
-        "label_counter": counter.label,
-        "label_counter.sample_id": counter.sample_id,
-    }
-    if common.group is not None and counter.group is not None:
-        samples |= {"group_common": common.group, "group_counter": counter.group}
-        samples |= {"group_counter.sample_id": counter.sample_id}
-        groups = np.concatenate([common.group, counter.group])
-        accuracies = group_accuracies(np.concatenate([hits, counter_hits]), groups)
+    if all("group" in columns[side] for side in SIDES):
+        hits, groups = (np.concatenate([columns[side][name] for side in SIDES]) for name in ("correct", "group"))
+        accuracies = group_accuracies(hits, groups)
         metrics["worst_group_accuracy"] = min(accuracies.values())
         metrics["mean_group_accuracy"] = float(np.mean(list(accuracies.values())))
     else:
         notes["worst_group_accuracy"] = "the data sets have no groups"
-    return Outcome(metrics, samples, _per_class(banks, hits, counter_hits), notes)
+    return Summary(metrics, _per_class(columns), notes)
 
 
-def _per_class(banks: Banks, hits: NDArray[np.bool_], counter_hits: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+def _accuracies(columns: Columns) -> tuple[float, float]:
+    """On common and on counter backgrounds."""
+    return float(columns["common"]["correct"].mean()), float(columns["counter"]["correct"].mean())
+
+
+def _per_class(columns: Columns) -> dict[str, NDArray[Any]]:
     """Table `per_class`: a row for each class of both sets, accuracy and number of images on either background.
 
     A class that has no images on one of them has NaN there: a mean of nothing.
     """
-    common, counter = banks["common"], banks["counter"]
-    present = np.union1d(common.label, counter.label)
-    table: dict[str, NDArray[Any]] = {"per_class.class": np.array([common.class_names[i] for i in present.tolist()])}
-    for side, label, hit in (("common", common.label, hits), ("counter", counter.label, counter_hits)):
-        count = np.array([np.count_nonzero(label == i) for i in present])
-        right = np.array([np.count_nonzero(hit[label == i]) for i in present], dtype=np.float64)
+    present = np.union1d(columns["common"]["label"], columns["counter"]["label"])
+    table: dict[str, NDArray[Any]] = {"per_class.class": columns.about["class_names"][present]}
+    for side in SIDES:
+        label, size = columns[side]["label"], int(present.max()) + 1
+        count = np.bincount(label, minlength=size)[present]
+        right = np.bincount(label, weights=columns[side]["correct"], minlength=size)[present]
         accuracy = np.full(len(present), np.nan)
         np.divide(right, count, out=accuracy, where=count > 0)
         table |= {f"per_class.accuracy_{side}": accuracy, f"per_class.samples_{side}": count}
@@ -106,25 +115,23 @@ def _per_class(banks: Banks, hits: NDArray[np.bool_], counter_hits: NDArray[np.b
 
 
 @spurious.compare
-def against_full_precision(quantized: Outcome, reference: Outcome) -> Outcome:
+def against_full_precision(quantized: Columns, reference: Columns, options: NoOptions) -> Summary:
     """`delta_rsg` and `vuln_add`; undefined where an accuracy that they divide by is zero."""
-    q, f = quantized.metrics, reference.metrics
-    accuracies = (f["accuracy_common"], f["accuracy_counter"], q["accuracy_common"], q["accuracy_counter"])
     found: dict[str, float] = {}
     notes: dict[str, str] = {}
     for name, function in (("delta_rsg", delta_rsg), ("vuln_add", vuln_add)):
         try:
-            found[name] = function(*accuracies)
+            found[name] = function(*_accuracies(reference), *_accuracies(quantized))
         except UndefinedMetric as reason:
             notes[name] = str(reason)
-    return Outcome(found, notes=notes)
+    return Summary(found, notes=notes)
 
 
 @spurious.significance
 def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
     """The four outcome cells, common and counter images on their own; McNemar where it is one accuracy."""
-    q, f = quantized.samples, reference.samples
-    common, counter = ((f[f"correct_{side}"], q[f"correct_{side}"]) for side in ("common", "counter"))
+    q, f = quantized.columns, reference.columns
+    common, counter = ((f[side]["correct"], q[side]["correct"]) for side in SIDES)
     spurious_gap = attempt(rsg_difference_interval, common, counter)
     found = {
         "accuracy_common": accuracy_difference_interval(*common),
@@ -134,9 +141,9 @@ def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Compari
         "delta_rsg": spurious_gap,
         "vuln_add": attempt(vuln_add_interval, common, counter),
     }
-    if "group_common" in q and "group_common" in f:
+    if all("group" in columns[side] for columns in (q, f) for side in SIDES):
         before, now = (np.concatenate(pair) for pair in zip(common, counter, strict=True))
-        groups = np.concatenate([f["group_common"], f["group_counter"]])
+        groups = np.concatenate([f[side]["group"] for side in SIDES])
         accuracies = group_draws(before, now, groups, draws=draws_for(len(groups)))
         found["worst_group_accuracy"] = attempt(difference, *(values.min(axis=1) for values in accuracies))
         found["mean_group_accuracy"] = attempt(difference, *(values.mean(axis=1) for values in accuracies))
@@ -152,4 +159,23 @@ def _gap_difference(
     return (b_common - b_counter) - (a_common - a_counter)
 
 
-spurious.draw(spurious_bars)
+@spurious.draw
+def draw(summary: Summary, reference: Summary | None) -> Mapping[str, Any]:
+    """Accuracy on images whose background is common for the class, and on others."""
+    bars = {label: _sides(stage) for label, stage in staged(summary, reference).items()}
+    return {"spurious": grouped_bars(bars, "Accuracy on common and counter backgrounds")}
+
+
+@spurious.draw_all
+def draw_all(summaries: Mapping[str, Summary]) -> Mapping[str, Any]:
+    """Accuracy on images whose background is common for the class, and on others. RSG, the relative spurious gap, is
+    the difference of the two over the accuracy on common ones (lower is better): the longer the bar, the more the
+    model leans on the background.
+    """
+    gaps = {name: _sides(summary) for name, summary in summaries.items()}
+    told = {n: f"RSG {s.metrics['rsg']:.3f}" if "rsg" in s.metrics else "no RSG" for n, s in summaries.items()}
+    return {"spurious_gaps": dumbbells(gaps, "Accuracy on common and counter backgrounds", told)}
+
+
+def _sides(summary: Summary) -> dict[str, float]:
+    return {side: summary.metrics[f"accuracy_{side}"] for side in SIDES}

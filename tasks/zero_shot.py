@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from benchmark import Banks, Metric, Outcome, task
-from benchmark.metrics.classification import accuracy, mean_per_class_recall, topk_correct
-from benchmark.metrics.scores import logits, softmax, top_label
+from benchmark import Banks, Columns, Metric, NoOptions, Outcome, Summary, task
+from benchmark.metrics.classification import class_recalls, correct, topk_correct
+from benchmark.metrics.scores import logits, softmax
 from benchmark.metrics.significance import (
     Comparison,
     accuracy_difference_interval,
@@ -21,7 +21,7 @@ from benchmark.metrics.significance import (
 
 @task(
     "zero_shot",
-    version=2,
+    version=3,
     needs=("test",),
     classes=("test",),
     metrics=[
@@ -34,7 +34,7 @@ from benchmark.metrics.significance import (
         Metric("samples", "neither", unit="count"),
     ],
 )
-def zero_shot(banks: Banks) -> Outcome:
+def zero_shot(banks: Banks, options: NoOptions) -> Columns:
     """Accuracy, top-5 accuracy and mean per class recall of the zero-shot classifier.
 
     The class with the highest cosine wins; the logit scale and bias do not change it. Definitions as in
@@ -44,38 +44,40 @@ def zero_shot(banks: Banks) -> Outcome:
     """
     bank = banks["test"]
     cos = bank.cosines()
-    metrics = {
-        "accuracy": accuracy(cos, bank.label),
-        "mean_per_class_recall": mean_per_class_recall(cos, bank.label),
-        "samples": float(len(bank)),
-    }
-    notes = {}
-    confidence, correct, prediction = top_label(softmax(logits(cos, bank.logit_scale, bank.logit_bias)), bank.label)
-    samples = {
-        "sample_id": bank.sample_id,
-        "correct": correct,
-        "confidence": confidence,
-        "prediction": prediction,
-        "label": bank.label,
-    }
+    group = bank.columns(
+        correct=correct(cos, bank.label),
+        confidence=softmax(logits(cos, bank.logit_scale, bank.logit_bias)).max(axis=1).clip(max=1.0),
+        prediction=cos.argmax(axis=1),
+        label=bank.label,
+    )
     if len(bank.class_names) > 5:
-        samples["correct_top5"] = topk_correct(cos, bank.label, 5)
-        metrics["accuracy_top5"] = float(samples["correct_top5"].mean())
-    else:
-        notes["accuracy_top5"] = f"{len(bank.class_names)} classes: top 5 holds all of them"
-    return Outcome(metrics, samples, notes=notes)
+        group["correct_top5"] = topk_correct(cos, bank.label, 5)
+    return Columns({"test": group}, {"classes": np.array(len(bank.class_names))})
+
+
+@zero_shot.summarise
+def summarise(columns: Columns, options: NoOptions) -> Summary:
+    """Means over the images, and over the classes that are present."""
+    test = columns["test"]
+    metrics = {
+        "accuracy": float(test["correct"].mean()),
+        "mean_per_class_recall": float(class_recalls(test["correct"], test["label"]).mean()),
+        "samples": float(len(test["correct"])),
+    }
+    if "correct_top5" not in test:
+        return Summary(metrics, notes={"accuracy_top5": f"{columns.about['classes']} classes: top 5 holds all of them"})
+    return Summary(metrics | {"accuracy_top5": float(test["correct_top5"].mean())})
 
 
 @zero_shot.compare
-def flips(quantized: Outcome, reference: Outcome) -> Outcome:
+def flips(quantized: Columns, reference: Columns, options: NoOptions) -> Summary:
     """How predictions moved: agreement, right to wrong, wrong to right, as shares of all images."""
-    now, before = quantized.samples["correct"], reference.samples["correct"]
-    same = quantized.samples["prediction"] == reference.samples["prediction"]
-    return Outcome(
+    q, f = quantized["test"], reference["test"]
+    return Summary(
         {
-            "agreement": float(np.mean(same)),
-            "flips_right_to_wrong": float(np.mean(before & ~now)),
-            "flips_wrong_to_right": float(np.mean(~before & now)),
+            "agreement": float(np.mean(q["prediction"] == f["prediction"])),
+            "flips_right_to_wrong": float(np.mean(f["correct"] & ~q["correct"])),
+            "flips_wrong_to_right": float(np.mean(~f["correct"] & q["correct"])),
         }
     )
 
@@ -83,7 +85,7 @@ def flips(quantized: Outcome, reference: Outcome) -> Outcome:
 @zero_shot.significance
 def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
     """Accuracies: the four outcome cells with McNemar's exact test. Recall: the cells of each class, sizes kept."""
-    q, f = quantized.samples, reference.samples
+    q, f = quantized.columns["test"], reference.columns["test"]
     found: dict[str, Comparison | str] = {"accuracy": accuracy_difference_interval(f["correct"], q["correct"])}
     if "correct_top5" in q:
         found["accuracy_top5"] = accuracy_difference_interval(f["correct_top5"], q["correct_top5"])

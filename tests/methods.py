@@ -169,7 +169,7 @@ def collect(home: Path) -> tuple[dict[str, float], dict[str, dict[Cell, Result]]
             record = ledger.done(evaluation.key)
             if record is None:
                 raise SystemExit(f"{configuration.quant.name}: {evaluation.name} did not finish")
-            result = Result(ledger.outcome(record).samples["correct"].astype(bool))
+            result = Result(ledger.outcome(record).columns["test"]["correct"].astype(bool))
             if configuration.quant.method == "fp32":
                 full[record.dataset] = result.accuracy
             else:

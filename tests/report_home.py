@@ -43,7 +43,9 @@ def write(ledger: Ledger, quantization: str, task_name: str) -> None:
     reference = task.run(banks)
     roles = {role: [disturbed(bank, NOISE[quantization]) for bank in banks.all(role)] for role in banks}
     outcome = task.run(Banks(roles, banks.options))
-    compared = task.run_comparison(outcome, reference) if quantization != "fp32" else None
+    options = banks.options
+    quantized = quantization != "fp32"
+    compared = task.run_comparison(outcome.columns, reference.columns, options) if quantized else None
     metrics = {**outcome.metrics, **(compared.metrics if compared else {})}
     record = Record(
         key=f"{task_name}-{quantization}",
@@ -72,6 +74,7 @@ def write(ledger: Ledger, quantization: str, task_name: str) -> None:
             "skipped": {},
         },
         pair=task_name,
+        identity={"options": options.model_dump(mode="json")},
     )
     ledger.append(record, outcome)
 

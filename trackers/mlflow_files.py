@@ -8,6 +8,7 @@ from typing import Any
 from benchmark.ledger.records import Record
 from benchmark.results.compare import adjust
 from benchmark.results.formats import to_csv
+from benchmark.results.summaries import with_tables
 from benchmark.results.sweep import draw, summary
 from benchmark.results.sweep import to_csv as summary_to_csv
 from benchmark.results.tables import sample_frames
@@ -18,13 +19,16 @@ from trackers.mlflow_names import safe_name
 
 def write_evaluation(folder: Path, finished: FinishedConfiguration, record: Record) -> str | None:
     """Per-sample tables and the task's figures; returns why the figures could not be drawn."""
-    outcome = finished.outcomes[record.key]
+    evaluation = next(e for e in finished.configuration.evaluations if e.name == record.name)
+    task, options, drawing = evaluation.task, evaluation.options, evaluation.task.drawing
+    outcome = with_tables(task, finished.outcomes[record.key], options)
     for title, frame in sample_frames(outcome).items():
         frame.to_csv(folder / f"{safe_name(title)}.csv", index=False)
-    drawing = next(e.task.drawing for e in finished.configuration.evaluations if e.name == record.name)
 
     def draw_all() -> None:
-        figures = drawing(outcome, finished.references.get(record.name)) if drawing else {}
+        base = finished.references.get(record.name) if drawing else None
+        reference = with_tables(task, base, options).summary if base else None
+        figures = drawing(outcome.summary, reference) if drawing else {}
         for title, figure in figures.items():
             figure.savefig(folder / f"{safe_name(title)}.png", dpi=90)
 

@@ -45,7 +45,7 @@ def configuration_note(finished: FinishedConfiguration) -> str:
 def evaluation_note(finished: FinishedConfiguration, record: Record) -> str:
     """Of one task under one quantization."""
     task = next(e.task for e in finished.configuration.evaluations if e.name == record.name)
-    return f"{task.summary} Artifacts: figures (PNG) and per-sample tables (CSV)."
+    return f"{task.title} Artifacts: figures (PNG) and per-sample tables (CSV)."
 
 
 def sweep_note(sweep: FinishedSweep) -> str:

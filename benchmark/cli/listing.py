@@ -123,7 +123,7 @@ def _tasks() -> list[dict[str, Any]]:
             "from": tasks.origin(name).distribution,
             "roles": [*task.needs, *(f"[{role}]" for role in task.optional)],
             "headline": [m.name for m in task.metrics if m.headline],
-            "what it measures": task.summary,
+            "what it measures": task.title,
         }
         for name, task in tasks
     ]

@@ -112,7 +112,8 @@ class Data:
         name: its name in the suite.
         labels: (N,) int64, indices into `class_names`, -1 out of distribution.
         groups: (N,) int64 or None; `group_names` in the order of the groups, where the source knows them.
-        sample_ids: (N,) str, unique; the pairing key.
+        sample_ids: (N,) str, unique; the pairing key. base_ids: (N,) str, the picture behind each sample: what the
+            source says, else the sample ids.
         class_names: C names; empty for `text: none`; the captions for `text: captions`.
         templates: prompt templates with one `{}` each.
         templates_origin: `spec`, `data`, `captions`, `none`, or `simple` where there are none and "a photo of a {}."
@@ -133,6 +134,7 @@ class Data:
     groups: NDArray[np.int64] | None = field(default=None, repr=False)
     group_names: tuple[str, ...] | None = None
     captions: tuple[str, ...] | None = field(default=None, repr=False)
+    base_ids: NDArray[np.str_] | None = field(default=None, repr=False)
     _rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
     _of: int = 0
     _sets: DataSets = field(default_factory=DataSets, repr=False, compare=False)
@@ -275,6 +277,7 @@ def _open(spec: DataSpec, source: Source[Any], sets: DataSets) -> Data:
         raise DataError(f"has no captions; its columns are {', '.join(columns)}")
     captions = tuple(dataset["caption"][:]) if "caption" in columns else None
     groups = np.asarray(dataset["group"][:], np.int64) if "group" in columns else None
+    bases = sets.shared(np.asarray(dataset["base_id"][:], np.str_)) if "base_id" in columns else None
     templates, templates_origin = _templates(spec, loaded)
     if spec.text == "captions":
         names, labels, origin = captions or (), np.arange(len(rows), dtype=np.int64), "captions"
@@ -283,7 +286,8 @@ def _open(spec: DataSpec, source: Source[Any], sets: DataSets) -> Data:
     return Data(
         name="", spec=spec, labels=sets.shared(labels), sample_ids=sets.shared(ids[rows]), class_names=names,
         templates=templates, templates_origin=templates_origin, classes_origin=origin, digest="", groups=groups,
-        group_names=loaded.group_names, captions=captions, _rows=sets.shared(rows), _of=len(ids), _sets=sets,
+        group_names=loaded.group_names, captions=captions, base_ids=bases, _rows=sets.shared(rows), _of=len(ids),
+        _sets=sets,
     )  # fmt: skip
 
 

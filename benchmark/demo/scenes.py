@@ -248,6 +248,14 @@ def _png(image: Images) -> bytes:
     return buffer.getvalue()
 
 
+def _scenes_of(name: str) -> str:
+    """The first split with the same scenes: image i of splits with one seed shows the same scene."""
+    split = SPLITS[name]
+    if split.content == "digits":  # these share a seed to divide one set of digits between them
+        return name
+    return next(other for other, each in SPLITS.items() if each.seed == split.seed)
+
+
 def _captions(split: Split, labels: Ints) -> list[str]:
     names, templates = (DIGIT_NAMES, DIGIT_TEMPLATES) if split.content == "digits" else (CLASS_NAMES, TEMPLATES)
     return [templates[index % len(templates)].format(names[label]) for index, label in enumerate(labels)]
@@ -257,19 +265,21 @@ def dataset(name: str, limit: int | None = None, drawn: bool = True) -> datasets
     """A split as a Hugging Face data set.
 
     Columns: `image` (PNG bytes, decoded to PIL on access), `label` int64 (-1: out of distribution), `sample_id` such
-    as "test/000123", `group` int64 (index into `BACKGROUNDS`) where it has a meaning, and `caption` for splits made of
-    image-caption pairs. Arguments and errors as for `render`; with
-    `drawn` false there is no column `image`, and nothing is drawn.
+    as "test/000123", `base_id` (`counter` shows the scenes of `common`, so it has its ids), `group` int64 (index into
+    `BACKGROUNDS`) where it has a meaning, and `caption` for splits made of image-caption pairs. Arguments and errors as
+    for `render`; with `drawn` false there is no column `image`, and nothing is drawn.
     """
     split = _split(name)
     labels, groups = describe_split(split, limit)
     columns: dict[str, list[object]] = {
         "label": labels.tolist(),
         "sample_id": [f"{name}/{index:06d}" for index in range(len(labels))],
+        "base_id": [f"{_scenes_of(name)}/{index:06d}" for index in range(len(labels))],
     }
     features: dict[str, object] = {
         "label": datasets.Value("int64"),
         "sample_id": datasets.Value("string"),
+        "base_id": datasets.Value("string"),
     }
     if drawn:
         columns["image"] = [{"bytes": _png(image), "path": None} for image in render_split(split, limit)[0]]

@@ -236,6 +236,7 @@ class BankMaker:
             class_names=class_names,
             logit_scale=scale,
             logit_bias=bias,
+            base_id=None if data.base_ids is None else data.base_ids[rows],
             group=None if data.groups is None else data.groups[rows],
             corruption=data.spec.corruption,
             severity=data.spec.severity,

@@ -12,8 +12,9 @@ from benchmark.engine.leases import Leases
 from benchmark.engine.plan import Configuration, Evaluation, Plan
 from benchmark.errors import DamagedSamplesError, ReliquantError, StorageError
 from benchmark.ledger.records import Ledger, Record, ReportRow
-from benchmark.plugins import Outcome
+from benchmark.plugins import Outcome, Summary
 from benchmark.results.compare import Change, Comparer
+from benchmark.results.identity import identity
 from benchmark.spec import FP32
 from benchmark.tracking import FinishedConfiguration, FinishedSweep, Tracker, sweeps
 from benchmark.utils.guard import described, guarded
@@ -104,11 +105,9 @@ class Driver:
         if result.outcome is not None:
             reference = self.references(configuration).get(evaluation.name)
             try:
-                compared = Outcome({})
+                compared = Summary({})
                 if reference:
-                    compared = run_comparison(
-                        evaluation.task, result.outcome, reference, self.plan.settings.task_timeout
-                    )
+                    compared = run_comparison(evaluation, result.outcome, reference, self.plan.settings.task_timeout)
                 metrics = {**result.outcome.metrics, **compared.metrics}
                 notes = {**result.outcome.notes, **compared.notes}
             except Exception as error:  # a plugin's task may raise anything; the reason is recorded
@@ -129,6 +128,7 @@ class Driver:
             metrics={prefix + key: float(value) for key, value in metrics.items()},
             notes={prefix + key: note for key, note in notes.items()},
             provenance={**result.provenance, "asked": dict(self.plan.asked)},
+            identity=identity_of(self.plan, configuration, evaluation),
         )
         self.ledger.append(record, result.outcome)
         self.sweep.computed += 1
@@ -193,6 +193,7 @@ def gather(
     tasks = {e.name: e.task for e in configuration.evaluations}
     changes: list[Change] = []
     compared = [record for record in records if record.status == "done" and record.name in bases] if comparer else []
+
     with (progress or Silent()).phase(f"compare {configuration.quant.name}", len(compared)) as advance:
         for record in compared:
             if comparer:
@@ -207,6 +208,14 @@ def gather(
         outcomes={r.key: ledger.outcome(r) for r in records if r.status == "done"},
         references={name: ledger.outcome(record) for name, record in bases.items()},
         changes=tuple(changes),
+    )
+
+
+def identity_of(plan: Plan, configuration: Configuration, evaluation: Evaluation) -> dict[str, Any]:
+    """The identity of an evaluation of a plan, with the digest of its model."""
+    model = configuration.model
+    return identity(
+        plan.suite, model.spec, configuration.quant, evaluation.task, evaluation.label, evaluation.options, model.digest
     )
 
 

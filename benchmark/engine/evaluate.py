@@ -15,7 +15,7 @@ from benchmark.engine.banks import BankMaker
 from benchmark.engine.plan import Evaluation
 from benchmark.engine.provenance import skipped
 from benchmark.errors import PluginError, ReliquantError, StorageError
-from benchmark.plugins import Banks, Outcome, Task
+from benchmark.plugins import Banks, Outcome, Summary, Task
 from benchmark.utils.guard import described, guarded, text_of, within
 
 READ_ONLY = ("read-only", "WRITEABLE flag to True")
@@ -115,13 +115,16 @@ def run_task(task: Task, banks: Banks, seconds: float | None = None) -> Outcome:
     return outcome
 
 
-def run_comparison(task: Task, outcome: Outcome, reference: Outcome, seconds: float | None = None) -> Outcome:
+def run_comparison(
+    evaluation: Evaluation, outcome: Outcome, reference: Outcome, seconds: float | None = None
+) -> Summary:
     """Metrics of a task against full precision.
 
     Raises:
         PluginError: it took longer than `seconds`, tried to end the process, or see `Task.run_comparison`.
     """
-    return within(seconds, f"task '{task.name}': compare", lambda: task.run_comparison(outcome, reference))
+    task, pair = evaluation.task, (outcome.columns, reference.columns)
+    return within(seconds, f"task '{task.name}': compare", lambda: task.run_comparison(*pair, evaluation.options))
 
 
 def _writes(task: Task) -> str:

@@ -78,7 +78,7 @@ class Replicates:
         reference = self._full.get((evaluation.name, group))
         compared: Mapping[str, float] = {}
         if reference and not full:
-            compared = run_comparison(evaluation.task, outcome, reference, seconds).metrics
+            compared = run_comparison(evaluation, outcome, reference, seconds).metrics
         return {f"{evaluation.name}/{key}": float(value) for key, value in {**outcome.metrics, **compared}.items()}
 
     def _without(self, bank: FeatureBank, group: int) -> FeatureBank:

@@ -30,13 +30,13 @@ class Found:
 
 
 def classes_data(plan: Plan, configuration: Configuration, asked: str | None) -> str | None:
-    """The data set whose classes a served model tells apart: the asked one, else the first that zero_shot is run on."""
+    """The data set whose classes a served model tells apart: the asked one, else the first with classes of a task."""
     with_classes = [name for name, data in plan.data.items() if len(data.class_names) > 1 and "/" not in name]
     if asked is not None:
         if asked not in with_classes:
             raise UnknownNameError(f"data set with classes in suite '{plan.suite.name}'", asked, with_classes)
         return asked
-    bound = [n for e in configuration.evaluations if e.task.name == "zero_shot" for r in e.roles.values() for n in r]
+    bound = [n for e in configuration.evaluations for role in e.task.classes for n in e.roles.get(role, ())]
     return next((name for name in bound if name in with_classes), None)
 
 

@@ -16,11 +16,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.errors import DamagedSamplesError, StorageError, why
 from benchmark.ledger.samples import digest_of, pack, unpack
-from benchmark.plugins import Outcome
+from benchmark.plugins import Columns, Outcome, Summary
 from benchmark.spec import digest
 from benchmark.utils.durable import sync_folder
 from benchmark.utils.locking import exclusive
@@ -40,7 +41,8 @@ class Record:
         error: the reason, where `status` is "failed".
         provenance: versions, device, digests, calibration, time.
         pair: equal for records that differ in their quantization only, so that they can be compared.
-        samples: SHA-256 of the file of its per-sample columns and tables; None where it has none.
+        samples: SHA-256 of the file of its per-sample columns; None where it has none.
+        identity: what it is by name (`benchmark.results.identity`): found from YAML alone, on any machine.
     """
 
     key: str
@@ -58,6 +60,7 @@ class Record:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     pair: str = ""
     samples: str | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -133,7 +136,7 @@ class Ledger:
 
     def append(self, record: Record, outcome: Outcome | None = None) -> None:
         """Write the samples, then the row; a row is whole or is not there, and a finished one is there once."""
-        packed = _packed(outcome) if outcome is not None else None
+        packed = _packed(outcome.columns) if outcome is not None else None
         record = replace(record, samples=digest_of(packed) if packed else None)
         with self._locked() as file:
             self.refresh()
@@ -162,6 +165,8 @@ class Ledger:
     def outcome(self, record: Record, whole: bool = True) -> Outcome:
         """The outcome of a finished record, read back; metric keys relative to the record's.
 
+        It has no tables: they follow from the columns (`benchmark.results.summaries`).
+
         Args:
             whole: False where a record whose samples are not in the results folder is welcome without them.
 
@@ -170,15 +175,11 @@ class Ledger:
             StorageError: its samples cannot be read.
         """
         prefix = f"{record.task}/{record.dataset}/"
-        arrays: dict[str, dict[str, NDArray[Any]]] = {"samples": {}, "tables": {}}
-        for name, values in self._samples(record, whole).items():
-            kind, _, column = name.partition("|")
-            arrays[kind][column] = values
-        return Outcome(
+        summary = Summary(
             metrics={key.removeprefix(prefix): value for key, value in record.metrics.items()},
             notes={key.removeprefix(prefix): note for key, note in record.notes.items()},
-            **arrays,
         )
+        return Outcome(_unpacked(self._samples(record, whole)), summary)
 
     def _samples(self, record: Record, whole: bool) -> dict[str, NDArray[Any]]:
         if record.samples is None:
@@ -202,7 +203,7 @@ class Ledger:
         raise DamagedSamplesError(f"{path} is damaged ({damage}); `reliquant run` computes that evaluation again")
 
     def samples_path(self, key: str) -> Path:
-        """Where the per-sample columns and tables of an evaluation lie."""
+        """Where the per-sample columns of an evaluation lie."""
         return self.home / "samples" / key[:2] / f"{key}.npz"
 
     def _write_samples(self, key: str, packed: bytes) -> None:
@@ -265,11 +266,22 @@ def _interned(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {sys.intern(key): sys.intern(value) if isinstance(value, str) else value for key, value in pairs}
 
 
-def _packed(outcome: Outcome) -> bytes | None:
-    """The columns and tables of an outcome as the content of a file; None where it has none."""
-    columns = {f"samples|{name}": column for name, column in outcome.samples.items()}
-    columns |= {f"tables|{name}": table for name, table in outcome.tables.items()}
-    return pack(columns) if columns else None
+def _packed(columns: Columns) -> bytes | None:
+    """Columns as the content of a file, without base ids that are the sample ids; None where there are none."""
+    arrays = {f"about|{name}": values for name, values in columns.about.items()}
+    for group, own in columns.groups.items():
+        same = np.array_equal(own["base_id"], own["sample_id"])
+        arrays |= {f"{group}|{name}": values for name, values in own.items() if not (same and name == "base_id")}
+    return pack(arrays) if arrays else None
+
+
+def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> Columns:
+    groups: dict[str, dict[str, NDArray[Any]]] = {"about": {}}
+    for key, values in arrays.items():
+        group, _, name = key.partition("|")
+        groups.setdefault(group, {})[name] = values
+    about = groups.pop("about")
+    return Columns(groups, about)
 
 
 def _last_byte(file: BinaryIO, end: int) -> bytes:

@@ -22,7 +22,7 @@ from benchmark.metrics.arrays import (
     require_positive,
     require_same_length,
 )
-from benchmark.metrics.logit_scale import TunedScale, tune_logit_scale
+from benchmark.metrics.logit_scale import TunedScale, nll_derivatives, tune_logit_scale
 
 __all__ = [
     "ReliabilityBins",
@@ -33,6 +33,7 @@ __all__ = [
     "ece_floor",
     "mce",
     "nll",
+    "nll_derivatives",
     "overconfidence",
     "reliability_bins",
     "signed_calibration_error",
@@ -202,10 +203,12 @@ def ece_floor(
     _checked(conf, np.zeros(len(conf), dtype=np.bool_))
     samples = len(conf) if n is None else require_positive(n, "n")
     rng = np.random.default_rng(seed)
-    total = 0.0
+    total, index = 0.0, bin_index(conf, bins)
     for _ in range(require_positive(draws, "draws")):
-        drawn = conf if samples == len(conf) else rng.choice(conf, samples)
-        index = bin_index(drawn, bins)
+        drawn = conf
+        if samples != len(conf):
+            drawn = rng.choice(conf, samples)
+            index = bin_index(drawn, bins)
         gap = np.bincount(index, weights=drawn - (rng.random(samples) < drawn), minlength=bins)
         total += float(np.abs(gap).sum()) / samples
     return total / draws

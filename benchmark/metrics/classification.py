@@ -10,7 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.errors import UndefinedMetric
-from benchmark.metrics.arrays import Bools, as_labels, as_matrix, require_positive
+from benchmark.metrics.arrays import (
+    Bools,
+    Floats,
+    as_bools,
+    as_labels,
+    as_matrix,
+    require_positive,
+    require_same_length,
+)
 
 
 def correct(scores: npt.ArrayLike, labels: npt.ArrayLike) -> Bools:
@@ -51,9 +59,18 @@ def per_class_recall(scores: npt.ArrayLike, labels: npt.ArrayLike) -> dict[int, 
     """Accuracy on the samples of each class that is present, by class index in ascending order."""
     matrix = as_matrix(scores, "scores")
     truth = as_labels(labels, *matrix.shape)
-    hits = np.bincount(truth, weights=correct(matrix, truth), minlength=matrix.shape[1])
-    counts = np.bincount(truth, minlength=matrix.shape[1])
-    return {int(label): float(hits[label] / counts[label]) for label in np.flatnonzero(counts)}
+    return dict(zip(np.unique(truth).tolist(), class_recalls(correct(matrix, truth), truth).tolist(), strict=True))
+
+
+def class_recalls(hits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
+    """Share of hits among the samples of each class that is present, (classes present,), by class index.
+
+    Args: hits (N,) bool, from `correct`; labels (N,) integers >= 0.
+    """
+    hit, truth = as_bools(hits, "hits"), np.asarray(labels)
+    require_same_length(hits=hit, labels=truth)
+    counts = np.bincount(truth)
+    return np.asarray((np.bincount(truth, weights=hit) / counts.clip(min=1))[counts > 0], dtype=np.float64)
 
 
 def mean_per_class_recall(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:

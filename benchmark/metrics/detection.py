@@ -45,39 +45,37 @@ def accepted_counts(positive: Floats, negative: Floats) -> tuple[Ints, Ints]:
     return true.astype(np.int64), false.astype(np.int64)
 
 
-def _average_precision(positive: Floats, negative: Floats) -> float:
-    true, false = accepted_counts(positive, negative)
-    gained = np.diff(true, prepend=0) / len(positive)
+def _average_precision(true: Ints, false: Ints) -> float:
+    gained = np.diff(true, prepend=0) / true[-1]
     return float(np.sum(gained * true / (true + false)))
 
 
-def _trapezoid(positive: Floats, negative: Floats) -> float:
-    true, false = accepted_counts(positive, negative)
-    recall = np.concatenate([[0.0], true / len(positive)])
+def _trapezoid(true: Ints, false: Ints) -> float:
+    recall = np.concatenate([[0.0], true / true[-1]])
     precision = np.concatenate([[1.0], true / (true + false)])
     return float(np.trapezoid(precision, recall))
 
 
 def aupr_in(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
     """Average precision with ID positive: `sum_t (R_t - R_{t-1}) P_t` over distinct cut-offs (as scikit-learn)."""
-    return _average_precision(*_groups(id_scores, ood_scores))
+    return _average_precision(*accepted_counts(*_groups(id_scores, ood_scores)))
 
 
 def aupr_out(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
     """Average precision with OOD positive, cut-offs taken from below."""
     inside, outside = _groups(id_scores, ood_scores)
-    return _average_precision(-outside, -inside)
+    return _average_precision(*accepted_counts(-outside, -inside))
 
 
 def aupr_in_trapezoid(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
     """OpenOOD's and pytorch-ood's AUPR-IN: trapezoids under the precision-recall curve, which starts at (0, 1)."""
-    return _trapezoid(*_groups(id_scores, ood_scores))
+    return _trapezoid(*accepted_counts(*_groups(id_scores, ood_scores)))
 
 
 def aupr_out_trapezoid(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> float:
     """OpenOOD's and pytorch-ood's AUPR-OUT; see `aupr_in_trapezoid`."""
     inside, outside = _groups(id_scores, ood_scores)
-    return _trapezoid(-outside, -inside)
+    return _trapezoid(*accepted_counts(-outside, -inside))
 
 
 def fpr95_ood_positive(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike, level: float = LEVEL) -> float:
@@ -118,6 +116,30 @@ def fpr_nearest(true: Ints, false: Ints, level: float) -> float:
     from_loose = np.arange(all_kept, -1, -1)
     best = from_loose[np.argmin(np.abs(true[from_loose] / true[-1] - level))]
     return float(false[best] / false[-1])
+
+
+def detection_measures(id_scores: npt.ArrayLike, ood_scores: npt.ArrayLike) -> dict[str, float]:
+    """All measures of this module by name and `ties` (`tie_count`), from one sort: the numbers of the functions."""
+    inside, outside = _groups(id_scores, ood_scores)
+    m, n = len(inside), len(outside)
+    cuts, counts = np.unique(np.concatenate([inside, outside]), return_counts=True)
+    ordered_in, ordered_out = np.sort(inside), np.sort(outside)
+    below_in = np.append(np.searchsorted(ordered_in, cuts, side="left"), m)
+    below_out = np.append(np.searchsorted(ordered_out, cuts, side="left"), n)
+    kept, accepted = (m - below_in[-2::-1]).astype(np.int64), (n - below_out[-2::-1]).astype(np.int64)
+    rejected, caught = below_in[1:].astype(np.int64), below_out[1:].astype(np.int64)
+    ranks = np.cumsum(counts) - (counts - 1) / 2.0  # of equal scores their mean
+    rank_sum = float(np.sum(ranks * np.diff(below_in)))  # exact: halves, far below 2^53
+    return {
+        "auroc": float((rank_sum - m * (m + 1) / 2.0) / (m * n)),
+        "fpr95_ood_positive": fpr_at_least(caught, rejected, LEVEL),
+        "fpr95_id_positive": fpr_nearest(kept, accepted, LEVEL),
+        "aupr_in": _average_precision(kept, accepted),
+        "aupr_out": _average_precision(caught, rejected),
+        "aupr_in_trapezoid": _trapezoid(kept, accepted),
+        "aupr_out_trapezoid": _trapezoid(caught, rejected),
+        "ties": float(counts[counts > 1].sum()),
+    }
 
 
 def tie_count(scores: npt.ArrayLike) -> int:

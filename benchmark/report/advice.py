@@ -11,19 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmark.plugins import MARGIN
 from benchmark.report.score import percent
 from benchmark.report.svg import signed_text
 from benchmark.results.compare import Change
-from benchmark.results.decide import MARGIN, Judged, beyond, judged, noninferior
+from benchmark.results.decide import Judged, beyond, judged, noninferior
 from benchmark.results.hypotheses import Finding
 from benchmark.results.rows import Row
 
 RULE = (
     f"Rule: among quantizations that are non-inferior to full precision, the one with the fewest effective bits per "
     f"weight; of equal ones the one with the higher reliability score. Non-inferior: at the worse end of its 95 % "
-    f"interval (where it has none: as observed) no headline metric is worse by more than the margin of {MARGIN}, two "
-    f"points; for metrics that are no fractions {100 * MARGIN:g} % of the value in full precision. The margin is a "
-    "convention: judge by your own use whether that much is harmless."
+    f"interval (where it has none: as observed) no headline metric is worse by more than its margin: {MARGIN}, two "
+    f"points, unless its task or the suite declares another; for metrics that are no fractions {100 * MARGIN:g} % of "
+    "the value in full precision. A margin is a convention: judge by your own use whether that much is harmless."
 )
 
 
@@ -206,7 +207,7 @@ def _end(each: Judged) -> str:
 
 
 def _within() -> str:
-    return f"no headline metric is worse by more than the margin of {MARGIN}, even at the worse end of its interval"
+    return "no headline metric is worse by more than its margin, even at the worse end of its interval"
 
 
 def _left_out(quantized: Sequence[Row], complete: Sequence[Row], tested: Sequence[Row]) -> list[str]:

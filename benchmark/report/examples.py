@@ -14,14 +14,15 @@ from benchmark.data.decode import decode, read_bytes
 from benchmark.data.opening import Data
 from benchmark.errors import ReliquantError
 from benchmark.ledger.records import Record
-from benchmark.plugins import Outcome, paired
+from benchmark.plugins import Columns, paired
 from benchmark.results.rows import Results, Row
 
 LOST, REPAIRED = 8, 4
 """Shown images that turn from right to wrong, and from wrong to right."""
 SIDE = 112
 """Longest side of a thumbnail in pixels."""
-COLUMNS = ("sample_id", "prediction", "label", "confidence", "correct")
+COLUMNS = {"sample_id", "prediction", "label", "confidence", "correct"}
+"""What tells a flip: an evaluation whose columns have a group with these can have its images shown."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class Examples:
     why: str = ""
 
 
-def flips(quantized: Outcome, reference: Outcome) -> list[Flip]:
+def flips(quantized: Columns, reference: Columns, group: str) -> list[Flip]:
     """All images that are right in one of the two only; lost ones first, the surest wrong answers at the top.
 
     Raises:
         DataError: the two were not evaluated on the same images.
     """
-    q, f = (outcome.samples for outcome in paired(quantized, reference))
+    q, f = (columns[group] for columns in paired(quantized, reference))
     found = [
         Flip(
             str(q["sample_id"][i]),
@@ -82,25 +83,31 @@ def flips(quantized: Outcome, reference: Outcome) -> list[Flip]:
 
 
 def worst(results: Results, row: Row, data: dict[str, Data | str]) -> Examples | None:
-    """The flips of a row on the suite's first zero-shot evaluation; None where it has none.
+    """The flips of a row on the first evaluation, in the suite's order, whose columns tell them; None without one.
 
     Args:
         data: data sets that are open already, or why they cannot be opened; filled here.
     """
-    names = [key.rsplit("/", 1)[0] for key in results.headline if key.startswith("zero_shot/")]
-    names += [name for name in row.records if name.startswith("zero_shot/")]
-    record = next((row.records[name] for name in names if name in row.records), None)
-    base = results.reference(record) if record is not None else None
-    if record is None or base is None:
-        return None
-    pair = [results.ledger.outcome(r, whole=False) for r in (record, base)]
-    if not all(column in outcome.samples for outcome in pair for column in COLUMNS):
-        return Examples(record.name, why="the per-sample columns of this evaluation are not in the results folder")
-    found = flips(*pair)
+    names = [key.rsplit("/", 1)[0] for key in results.headline]
+    for name in dict.fromkeys([*names, *row.records]):
+        record = row.records.get(name)
+        base = results.reference(record) if record is not None else None
+        if record is None or base is None:
+            continue
+        pair = [results.ledger.outcome(r, whole=False).columns for r in (record, base)]
+        if not pair[0].groups and record.samples is not None:
+            return Examples(name, why="the per-sample columns of this evaluation are not in the results folder")
+        group = next((group for group, columns in pair[0].groups.items() if columns.keys() >= COLUMNS), None)
+        if group is not None and group in pair[1]:
+            return _of(results, record, flips(pair[0], pair[1], group), group, data)
+    return None
+
+
+def _of(results: Results, record: Record, found: list[Flip], role: str, data: dict[str, Data | str]) -> Examples:
     lost = [flip for flip in found if flip.lost]
     repaired = [flip for flip in found if not flip.lost]
     if record.name not in data:
-        data[record.name] = _open(results, record)
+        data[record.name] = _open(results, record, role)
     images = data[record.name]
     if isinstance(images, str):
         return Examples(record.name, len(lost), len(repaired), why=images)
@@ -108,14 +115,14 @@ def worst(results: Results, row: Row, data: dict[str, Data | str]) -> Examples |
     return Examples(record.name, len(lost), len(repaired), shown)
 
 
-def _open(results: Results, record: Record) -> Data | str:
-    """The images of a zero-shot evaluation, or why they cannot be shown."""
+def _open(results: Results, record: Record, role: str) -> Data | str:
+    """The images that an evaluation has in a role, or why they cannot be shown."""
     if results.spec is None:
         return f"the file of suite '{results.suite}' is not known: give it as FILE.yaml to see the images"
     binding = results.spec.tasks.get(record.task, {}).get(record.dataset)
-    if binding is None or "test" not in binding.roles:
+    if binding is None or role not in binding.roles:
         return f"the suite's file has no evaluation {record.name} any more"
-    name = binding.data("test")[0]
+    name = binding.data(role)[0]
     spec = results.spec.data[name]
     limits = [limit for limit in (record.provenance.get("limit", results.spec.limit), spec.limit) if limit is not None]
     try:

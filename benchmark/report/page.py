@@ -14,29 +14,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from benchmark.data.opening import Data
-from benchmark.plugins import tasks
-from benchmark.report import details, gaps, overview, score, spectral
+from benchmark.plugins import Summary, tasks
+from benchmark.report import drawn, overview, score, spectral
 from benchmark.report.advice import RULE, Advice, about, advise, claims_sentence, losses
-from benchmark.report.details import Grid, Heat, heat
+from benchmark.report.details import Grid, Heat, grids, heat
+from benchmark.report.drawn import Drawn
 from benchmark.report.examples import Examples, worst
 from benchmark.report.overview import ARROWS, Figure
 from benchmark.report.reproduce import Origin
-from benchmark.report.svg import legend
 from benchmark.results.compare import Change, adjust
 from benchmark.results.hypotheses import CLAIMS, Finding
 from benchmark.results.hypotheses import gather as gather_claims
 from benchmark.results.rows import Results, Row, better_of
 from benchmark.results.tables import shallowest_headlines
 
-GLOSSARY = {
-    "ood": "out of distribution, images of unknown classes",
-    "mcm": "maximum concept matching, an OOD score",
-    "auroc": "area under the ROC curve",
-    "ece_15": "expected calibration error, 15 bins of equal width",
-    "rsg": "relative spurious gap, (common − counter) / common of the accuracies on common and counter backgrounds",
-    "aurc": "area under the risk-coverage curve",
-}
-"""Short words of metric keys, spelled out where a headline metric has them."""
 MOST_COLUMNS = 8
 """Metrics of a table that fit on paper side by side; beyond that the cells are printed one after the other."""
 MOST_DETAILS = 24
@@ -69,8 +60,7 @@ class Chapter:
     advice: Advice
     pareto: Sequence[Figure]
     forests: Sequence[Markup]
-    spurious: Sequence[Figure]
-    shifts: Sequence[Figure]
+    tasks: Sequence[Drawn]
     spectra: Sequence[tuple[Any, Sequence[Figure]]]
 
 
@@ -79,9 +69,7 @@ class Panel:
     """The figures of one quantization."""
 
     row: Row
-    calibration: Sequence[tuple[str, Markup, Markup]]
-    ood: Sequence[tuple[str, Sequence[Markup]]]
-    severity: Sequence[Figure]
+    figures: Sequence[Drawn]
     grids: Sequence[Grid]
     examples: Examples | None
 
@@ -97,6 +85,7 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
     chapters = [_chapter(results, model, studies) for model in results.models]
     chosen = _detailed(results, chapters, focus)
     opened: dict[str, Data | str] = {}
+    bases: dict[str, Summary] = {}
     headline = _table(results, results.headline, [c for row in results.rows for c in row.headline.values()])
     script = _resource("page.js")
     return (
@@ -111,7 +100,7 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
             rule=RULE,
             headline=headline,
             more=_more(results),
-            panels=[_panel(results, row, opened) for row in chosen],
+            panels=[_panel(results, row, opened, bases) for row in chosen],
             left_out=sum(not row.full_precision for row in results.rows) - len(chosen),
             panel_ids={(row.model, row.quantization): i for i, row in enumerate(chosen, 1)},
             chosen_rows={(chapter.model, chapter.advice.chosen) for chapter in chapters},
@@ -120,14 +109,12 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
             scores=score.explained(results.rows),
             score_meaning=score.MEANING,
             score_tip=score.tip,
-            glossary={part: GLOSSARY[part] for part in _parts(results.headline) if part in GLOSSARY},
+            glossary=_glossary(results.headline),
             about=[about(row) for row in results.rows if (row.model, row.quantization) in set(focus)],
             bases=[base for model in results.models if (base := results.base(model)) is not None],
             focus=set(focus),
             losses=losses,
             most_columns=MOST_COLUMNS,
-            histogram_keys=details.HISTOGRAM_KEYS,
-            legend=legend,
             style=Markup(_resource("page.css")),
             script=Markup(script),
             script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
@@ -196,8 +183,10 @@ def _more(results: Results) -> Table:
     return _table(results, keys, adjust(row.changes[k] for row in results.rows for k in keys if k in row.changes))
 
 
-def _parts(keys: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(part for key in keys for part in key.split("/")))
+def _glossary(keys: Sequence[str]) -> dict[str, str]:
+    """Short words of metric keys, spelled out as their tasks do."""
+    words = {key: tasks.get(key.split("/")[0]).words for key in keys}
+    return {part: words[key][part] for key in keys for part in key.split("/") if part in words[key]}
 
 
 def _chapter(results: Results, model: str, studies: Sequence[Any]) -> Chapter:
@@ -209,8 +198,7 @@ def _chapter(results: Results, model: str, studies: Sequence[Any]) -> Chapter:
         advice,
         overview.pareto(rows, results.headline, advice.chosen),
         overview.forests([row for row in rows if not row.full_precision], results.headline),
-        gaps.spurious(rows),
-        gaps.shifts(rows),
+        drawn.of_model(rows),
         [(study, spectral.draw(study, labels)) for study in studies if study["model"] == model],
     )
 
@@ -225,18 +213,5 @@ def _detailed(results: Results, chapters: Sequence[Chapter], focus: Sequence[tup
     return [*first, *(row for row in rows if row not in first)][:MOST_DETAILS]
 
 
-def _panel(results: Results, row: Row, opened: dict[str, Data | str]) -> Panel:
-    calibration = [
-        (name, details.reliability(now, before, name), details.reliability_legend(now, before))
-        for name, now, before in details.outcomes(results, row, "calibration")
-        if "bin_count" in now.tables
-    ]
-    ood = [
-        (name, details.score_histograms(now, before))
-        for name, now, before in details.outcomes(results, row, "ood")
-        if "scores" in now.tables
-    ]
-    corrupted = [name for name in row.records if name.startswith("corruption/")]
-    curves = [figure for name in corrupted if (figure := details.severity_curves(row, results, name)) is not None]
-    grids = [grid for name in corrupted if (grid := details.corruption_grid(row, name)) is not None]
-    return Panel(row, calibration, ood, curves, grids, worst(results, row, opened))
+def _panel(results: Results, row: Row, opened: dict[str, Data | str], bases: dict[str, Summary]) -> Panel:
+    return Panel(row, drawn.of_row(results, row, bases), grids(row), worst(results, row, opened))

@@ -10,7 +10,9 @@ from typing import Any
 
 from benchmark.engine.reproduce import arguments, requests
 from benchmark.ledger.records import Record
+from benchmark.plugins import tasks
 from benchmark.results.rows import Results
+from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import FOLDER, suite_names
 
 
@@ -65,19 +67,29 @@ def _name(results: Results, source: Path | None) -> str:
 
 
 def _spectrum(results: Results, source: Path | None, provenance: Sequence[Any]) -> str:
-    """On the images of the first zero-shot evaluation, whose classes the band accuracy needs."""
+    """On the images of the first evaluation of a task that needs classes: the band accuracy needs them too."""
     spec = results.spec
     command = ["reliquant", "spectrum", _name(results, source) if spec is not None else "SUITE.yaml"]
     if spec is None:
         command += ["--data", "NAME"]
-    elif spec.tasks.get("zero_shot"):
-        command += ["--data", next(iter(spec.tasks["zero_shot"].values())).data("test")[0]]
+    elif found := _with_classes(spec):
+        command += ["--data", found]
     refs = dict.fromkeys(str(p["model"]["ref"]) for p in provenance if "model" in p)
     if spec is None or set(refs) != {model.ref for model in spec.models}:
         command += [part for ref in refs for part in ("--model", ref)]
     if results.ledger.home != Path("mlruns"):
         command += ["--home", str(results.ledger.home)]
     return shlex.join(command)
+
+
+def _with_classes(spec: SuiteSpec) -> str | None:
+    """The first data set of a suite that a task is bound to in a role whose images have classes."""
+    for name, bindings in spec.tasks.items():
+        roles = tasks.get(name).classes
+        found = [names[0] for b in bindings.values() for role in roles if role in b.roles for names in [b.data(role)]]
+        if found:
+            return found[0]
+    return None
 
 
 def _commands(results: Results, source: Path | None, records: Sequence[Record]) -> tuple[str, ...]:

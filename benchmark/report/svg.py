@@ -241,17 +241,6 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def arrow(start: Point, end: Point, css: str) -> Markup:
-    """A line with a head, where it is long enough to have one."""
-    length = math.dist(start, end)
-    line = path([start, end], css)
-    if length < 5:
-        return line
-    dx, dy = ((b - a) / length for a, b in zip(start, end, strict=True))
-    corners = [(end[0] - 5 * dx + side * 2.6 * dy, end[1] - 5 * dy - side * 2.6 * dx) for side in (-1, 1)]
-    return line + path([end, *corners], f"head {css}", close=True)
-
-
 @dataclass(frozen=True)
 class Key:
     """One entry of a legend: the series that it hides, its text, its colour class, its shape (None: a line alone).

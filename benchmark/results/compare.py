@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmark.errors import PluginError, ReliquantError, StorageError, UndefinedMetric
 from benchmark.ledger.records import Ledger, Record
@@ -95,8 +96,7 @@ def plain_significance(quantized: Outcome, reference: Outcome) -> dict[str, Comp
     found: dict[str, Comparison | str] = {}
     for key, value in quantized.metrics.items():
         for name in (key, "correct") if key == "accuracy" else (key,):
-            pair = [outcome.samples.get(name) for outcome in (reference, quantized)]
-            a, b = pair
+            a, b = (_column(outcome, name) for outcome in (reference, quantized))
             if a is None or b is None or a.ndim != 1 or a.dtype.kind not in "biuf" or key not in reference.metrics:
                 continue
             if np.isclose(b.mean(), value) and np.isclose(a.mean(), reference.metrics[key]):
@@ -104,6 +104,11 @@ def plain_significance(quantized: Outcome, reference: Outcome) -> dict[str, Comp
                 found[key] = accuracy_difference_interval(a, b) if binary else mean_difference(a, b)
                 break
     return found
+
+
+def _column(outcome: Outcome, name: str) -> NDArray[Any] | None:
+    """The column of that name, of the first group that has one."""
+    return next((group[name] for group in outcome.columns.groups.values() if name in group), None)
 
 
 def compare(
@@ -122,7 +127,8 @@ def compare(
     """
     inference = task.inference or plain_significance
     try:
-        pair = paired(quantized, reference)
+        q, f = paired(quantized.columns, reference.columns)
+        pair = (replace(quantized, columns=q), replace(reference, columns=f))
         found = within(seconds, f"task '{task.name}': significance", lambda: dict(inference(*pair)))
     except ReliquantError:
         raise

@@ -50,7 +50,7 @@ class Row:
             are compared.
         reliability: mean signed relative change of the headline metrics over the tasks
             (`benchmark.results.reliability`); None where one of them is missing. shares: task -> its part of that
-            mean.
+            mean. margins: the suite's.
     """
 
     model: str
@@ -65,6 +65,7 @@ class Row:
     latency: Latency | None = None
     reliability: float | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
+    margins: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def full_precision(self) -> bool:
@@ -140,7 +141,8 @@ def gather(ledger: Ledger, suite: str, spec: SuiteSpec | None) -> Results:
     found = find_changes([r for r in done if r.quantization != FP32.name], done, comparer, ledger)
     headline = headline_of(spec, [key for record in done for key in record.metrics])
     adjusted = adjust(change for change in found if change.key in headline)
-    rows = [_measured(row, ledger, headline) for row in _rows(own, done, found, adjusted)]
+    margins = spec.margins if spec else {}
+    rows = [replace(_measured(r, ledger, headline), margins=margins) for r in _rows(own, done, found, adjusted)]
     bases = {(r.model, r.name, r.pair): r for r in done if r.quantization == FP32.name}
     return Results(suite, spec, headline, tuple(_with_latencies(rows, ledger)), ledger, bases, dict(comparer.failures))
 

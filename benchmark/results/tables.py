@@ -65,13 +65,22 @@ def headline_keys(plan: Plan, records: Iterable[Record]) -> list[str]:
 
 
 def shallowest_headlines(keys: Iterable[str], task_of: Callable[[str], Task]) -> list[str]:
-    """Of each evaluation's metric keys the headline metric with the fewest parts."""
+    """Of each evaluation the first headline metric that its task declares, at the top level of its keys.
+
+    So never a variant that is declared after it (`_tuned`), nor one part of a mean (a single corruption).
+    """
     found: dict[tuple[str, str], str] = {}
-    for key in sorted(dict.fromkeys(keys), key=lambda k: k.count("/")):
+    for key in sorted(dict.fromkeys(keys), key=lambda k: (k.count("/"), _declared_at(k, task_of))):
         task, label, rest = key.split("/", 2)
         if task_of(task).metric(rest).headline:
             found.setdefault((task, label), key)
     return list(found.values())
+
+
+def _declared_at(key: str, task_of: Callable[[str], Task]) -> int:
+    """The place of a key's metric in its task's declaration."""
+    task = task_of(key.split("/", 1)[0])
+    return task.metrics.index(task.metric(key))
 
 
 def changes(plan: Plan, records: Sequence[Record]) -> dict[str, dict[str, Cell]]:
@@ -177,7 +186,7 @@ def narrow_metrics(finished: FinishedConfiguration) -> dict[str, float]:
 
 
 def sample_frames(outcome: Outcome) -> dict[str, pd.DataFrame]:
-    """Per-sample columns as data frames, one for each set of samples: `samples`, and `samples.<column>` for others.
+    """Per-sample columns as data frames, one for each group: `samples.<group>`, `samples` where there is one only.
 
     Columns of shape (N, V) become V columns, named by a table of V names where there is one. Tables named
     `<frame>.<column>` become a frame of their own.
@@ -185,17 +194,14 @@ def sample_frames(outcome: Outcome) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
     frames: dict[str, dict[str, Any]] = {}
-    for name, column in outcome.samples.items():
-        if name == "sample_id" or name.endswith(".sample_id"):
-            continue
-        own = f"{name}.sample_id"
-        ids = outcome.samples.get(own, outcome.samples["sample_id"])
-        frame = frames.setdefault(f"samples.{name}" if own in outcome.samples else "samples", {"sample_id": ids})
-        if column.ndim == 1:
-            frame[name] = column
-        else:
-            labels = _labels(outcome, column.shape[1])
-            frame |= {f"{name}.{label}": column[:, i] for i, label in enumerate(labels)}
+    for group, columns in outcome.columns.groups.items():
+        frame = frames.setdefault("samples" if len(outcome.columns.groups) == 1 else f"samples.{group}", {})
+        for name, column in columns.items():
+            if column.ndim == 1:
+                frame[name] = column
+            else:
+                labels = _labels(outcome, column.shape[1])
+                frame |= {f"{name}.{label}": column[:, i] for i, label in enumerate(labels)}
     for name, table in outcome.tables.items():
         frame_name, dot, column_name = name.partition(".")
         if dot:

@@ -202,7 +202,8 @@ class BindingSpec(Frozen):
 class SuiteSpec(Frozen):
     """A benchmark suite: models x quantizations x tasks on named data sets.
 
-    `validation` names for a data set the one that a search chooses on in its stead (`search.splits`).
+    `validation` names for a data set the one that a search chooses on in its stead (`search.splits`). `margins`:
+    metric key, or a pattern of keys with `*`, -> what counts as equal in place of what the task declares.
     """
 
     name: Name
@@ -215,6 +216,7 @@ class SuiteSpec(Frozen):
     data: dict[Name, DataSpec]
     tasks: dict[str, Annotated[dict[Name, BindingSpec], Field(min_length=1)]] = Field(min_length=1)
     headline: tuple[str, ...] = ()
+    margins: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     limit: Count | None = None
 
     @model_validator(mode="before")

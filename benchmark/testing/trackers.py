@@ -15,7 +15,7 @@ from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings
 from benchmark.ledger.records import Record
 from benchmark.models import ResolvedModel
 from benchmark.models.base import ClipModel, Preprocess
-from benchmark.plugins import Draw, Metric, NoOptions, Outcome, Task
+from benchmark.plugins import Columns, Draw, Metric, NoOptions, Outcome, Summary, Task
 from benchmark.quantization import parse
 from benchmark.spec import FP32, DataSpec, ModelSpec, QuantSpec, SuiteSpec
 from benchmark.tracking import FinishedConfiguration, Tracker
@@ -59,18 +59,18 @@ def make_finished(
     configuration = Configuration(f"{suite}-{quant.name}".ljust(64, "0"), quant.name, _model(), quant, evaluations)
     plan = Plan(_suite(suite, quant, tasks), Settings(), {"scenes": _data("scenes")}, None, (configuration,))
     records = tuple(_record(plan, evaluation, evaluation.task.name in failing) for evaluation in evaluations)
-    outcome = Outcome(
-        {"accuracy": 0.75, "deep/ece_15": 0.125},
-        {"sample_id": np.array(["a", "b"]), "correct": np.array([True, False])},
-    )
+    samples = {"sample_id": np.array(["a", "b"]), "correct": np.array([True, False])}
+    outcome = Outcome(Columns({"test": samples}), Summary({"accuracy": 0.75, "deep/ece_15": 0.125}))
     outcomes = {record.key: outcome for record in records if record.status == "done"}
-    references = {f"{name}/scenes": Outcome({"accuracy": 0.875}) for name in tasks} if quant != FP32 else {}
+    full = Outcome(Columns({}), Summary({"accuracy": 0.875}))
+    references = {f"{name}/scenes": full for name in tasks} if quant != FP32 else {}
     return FinishedConfiguration(plan, configuration, REPORT, records, outcomes, references, **fields)
 
 
 def _evaluation(suite: str, quant: QuantSpec, name: str, drawing: Draw | None) -> Evaluation:
     metrics = (Metric("accuracy", "higher", headline=True), Metric("ece_15", "lower"))
-    task = Task(name, 1, ("test",), metrics, lambda banks: Outcome({}), drawing=drawing)
+    task = Task(name, 1, ("test",), metrics, lambda banks, options: Columns({}), drawing=drawing)
+    task.summarise(lambda columns, options: Summary({}))
     key = f"{suite}-{quant.name}-{name}".ljust(64, "0")
     return Evaluation(key, task, "scenes", {"test": ("scenes",)}, NoOptions())
 

@@ -17,6 +17,7 @@ from benchmark.engine.plan import Settings, make_plan
 from benchmark.engine.run import run
 from benchmark.ledger.records import Ledger
 from benchmark.ledger.store import Store
+from benchmark.plugins import Columns
 from benchmark.spec import SuiteSpec, parse_spec
 from benchmark.utils.progress import Silent
 from tests.layouts import Sample, samples, write_image_list, write_shards
@@ -68,9 +69,14 @@ class Place:
         assert not sweep.failed, [record.error for record in sweep.failed]
         ledger = Ledger(home)
         return {
-            f"{record.quantization}/{record.name}": (dict(record.metrics), dict(ledger.outcome(record).samples))
+            f"{record.quantization}/{record.name}": (dict(record.metrics), flat(ledger.outcome(record).columns))
             for record in sweep.records
         }
+
+
+def flat(columns: Columns) -> dict[str, Any]:
+    """Every column by group and name."""
+    return {f"{group}/{name}": values for group, own in columns.groups.items() for name, values in own.items()}
 
 
 @pytest.fixture(scope="module")

@@ -138,7 +138,7 @@ def test_every_chart_with_tooltips_can_be_reached(page: Page) -> None:
 
 A4_WIDTH = 702
 """Pixels of an A4 page between its margins."""
-SECTIONS = ("deploy", "changes", "trade", "intervals", "gaps", "spectrum", "one", "claims", "reproduce")
+SECTIONS = ("deploy", "changes", "trade", "intervals", "tasks", "spectrum", "one", "claims", "reproduce")
 
 
 @pytest.fixture(params=["light", "dark"])

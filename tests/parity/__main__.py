@@ -101,9 +101,10 @@ def ood_rows(folder: Path, ledger: Ledger, made: dict[str, list[Sample]]) -> Ite
     scorer = ood.Scorer(folder / "demo", list(CLASS_NAMES), TEMPLATES["ensemble"])
     theirs = {name: scorer.scores(samples) for name, samples in made.items()}
     is_out = np.r_[np.zeros(COUNT, bool), np.ones(COUNT, bool)]
-    for column, score in enumerate(outcome.tables["scores"].tolist()):
+    known = outcome.columns["id"]
+    for score in (name for name in known if name not in ("sample_id", "base_id")):
         for name in ("near", "far"):
-            ours = np.r_[outcome.samples["id"][:, column], outcome.samples[f"ood:{name}"][:, column]]
+            ours = np.r_[known[score], outcome.columns[f"ood:{name}"][score]]
             other = np.r_[theirs["id"][score], theirs[name][score]]
             worst = float(np.abs(ours + other).max() / np.abs(other).max())
             yield (

@@ -26,6 +26,7 @@ from tests.performance import (
     row_peer,
     row_quantized,
     row_suite,
+    row_summarise,
     row_sweep,
 )
 from tests.performance.setting import BUILD, ROOT, Result, Setting
@@ -41,6 +42,7 @@ ROWS: dict[str, Callable[[Setting], Result]] = {
     row_quantized.NAME: row_quantized.measure,
     row_memory.NAME: row_memory.measure,
     row_linear.NAME: row_linear.measure,
+    row_summarise.NAME: row_summarise.measure,
 }
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmark.engine.plan import Configuration, Plan, make_plan
 from benchmark.ledger.records import Ledger, Record, ReportRow
-from benchmark.plugins import Outcome
+from benchmark.plugins import Columns, Outcome, Summary
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import expand_braces
 from benchmark.tracking import FinishedConfiguration
@@ -94,7 +94,8 @@ def finished(plan: Plan, configuration: Configuration, rng: np.random.Generator)
         keys = [headline, *(f"part{i}/{headline}" for i in range(1, count))]
         metrics = dict(zip(keys, rng.random(count).tolist(), strict=True))
         ids = np.array([f"s{i:05d}" for i in range(SAMPLES)])
-        outcome = Outcome(metrics, {"sample_id": ids, "correct": rng.random(SAMPLES) < 0.7})
+        samples = {"sample_id": ids, "correct": rng.random(SAMPLES) < 0.7}
+        outcome = Outcome(Columns({"test": samples}), Summary(metrics))
         record = Record(
             key=evaluation.key,
             configuration=configuration.key,

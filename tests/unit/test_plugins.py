@@ -7,58 +7,52 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark import Banks, Metric, Outcome, Task, task
+from benchmark import Banks, Columns, Metric, NoOptions, Summary, Task, task
 from benchmark.errors import DataError, PluginError, SpecError
 from benchmark.spec import Frozen
 from benchmark.testing import TaskContract, make_bank, shuffle
 
 BANKS = Banks({"test": [make_bank(samples=20)]})
+SEEN = Columns({"test": {"sample_id": np.array(["a", "b", "c"])}})
 
 
-def task_that_returns(outcome: Any, **fields: Any) -> Task:
+def task_that_returns(summary: Any, columns: Any = SEEN) -> Task:
     """A task with one declared metric `x`."""
 
     @task("t", version=1, needs=("test",), metrics=[Metric("x", "higher"), Metric("y", "lower", unit="ratio")])
-    def t(banks: Banks) -> Outcome:
+    def t(banks: Banks, options: NoOptions) -> Columns:
         """Return what it was told."""
-        return outcome  # type: ignore[no-any-return]
+        return columns  # type: ignore[no-any-return]
 
+    t.summarise(lambda columns, options: summary)
     return t
 
 
 def test_the_decorator_makes_a_task() -> None:
-    made = task_that_returns(Outcome({"x": 0.5}))
+    made = task_that_returns(Summary({"x": 0.5}))
     assert isinstance(made, Task)
-    assert made.summary == "Return what it was told."
+    assert made.title == "Return what it was told."
     assert made.run(BANKS).metrics == {"x": 0.5}
     assert made.metric("a.dataset/deep/x").name == "x"
-    assert dict(made.run_comparison(Outcome({}), Outcome({})).metrics) == {}
+    assert dict(made.run_comparison(SEEN, SEEN, NoOptions()).metrics) == {}
 
 
 @pytest.mark.parametrize(
     ("outcome", "says"),
     [
-        (Outcome({"z": 1.0}), "declares no metric 'z'"),
-        (Outcome({"a/z": 1.0}), "declares no metric 'z'"),
-        (Outcome({"x": float("nan")}), "'x' is nan"),
-        (Outcome({"x": float("inf")}), "'x' is inf"),
-        (Outcome({"x": None}), "'x' is None"),  # type: ignore[dict-item]
-        (Outcome({"x": "0.5"}), "'x' is '0.5'"),  # type: ignore[dict-item]
-        (Outcome({"x": np.array([0.5, 0.6])}), "'x' is"),  # type: ignore[dict-item]
-        (Outcome({5: 0.5}), "5"),  # type: ignore[dict-item]
-        (Outcome({"a b=c/x": 0.5}), "a b=c/x"),
-        (Outcome({"a//x": 0.5}), "a//x"),
-        (Outcome({"../x": 0.5}), "../x"),
-        (Outcome({"/x": 0.5}), "/x"),
-        (Outcome({"x": 0.5}, {"correct": np.zeros(3)}), "sample_id"),
-        (Outcome({"x": 0.5}, {"sample_id": np.zeros(3), "correct": np.zeros(4)}), "'correct' has 4 rows, its ids 3"),
-        (
-            Outcome({"x": 0.5}, {"sample_id": np.zeros(3), "c": np.zeros(3), "c.sample_id": np.zeros(2)}),
-            "'c' has 3 rows, its ids 2",
-        ),
-        (Outcome({"x": 0.5}, {"sample_id": np.zeros(3), "correct": np.array(1.0)}), "'correct'"),
-        (Outcome({"x": 0.5}, {"sample_id": np.array(3), "correct": np.zeros(3)}), "'sample_id'"),
-        ({"x": 0.5}, "returned a dict, expected an Outcome"),
+        (Summary({"z": 1.0}), "declares no metric 'z'"),
+        (Summary({"a/z": 1.0}), "declares no metric 'z'"),
+        (Summary({"x": float("nan")}), "'x' is nan"),
+        (Summary({"x": float("inf")}), "'x' is inf"),
+        (Summary({"x": None}), "'x' is None"),  # type: ignore[dict-item]
+        (Summary({"x": "0.5"}), "'x' is '0.5'"),  # type: ignore[dict-item]
+        (Summary({"x": np.array([0.5, 0.6])}), "'x' is"),  # type: ignore[dict-item]
+        (Summary({5: 0.5}), "5"),  # type: ignore[dict-item]
+        (Summary({"a b=c/x": 0.5}), "a b=c/x"),
+        (Summary({"a//x": 0.5}), "a//x"),
+        (Summary({"../x": 0.5}), "../x"),
+        (Summary({"/x": 0.5}), "/x"),
+        ({"x": 0.5}, "returned a dict, expected a Summary"),
         (None, "returned a NoneType"),
     ],
     ids=str,
@@ -70,11 +64,63 @@ def test_a_broken_promise_is_named(outcome: Any, says: str) -> None:
     assert "task 't'" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        (Columns({"a": {"correct": np.zeros(3)}}), "group 'a' has no column 'sample_id'"),
+        (
+            Columns({"a": {"sample_id": np.zeros(3), "correct": np.zeros(4)}}),
+            "group 'a': column 'correct' has 4 rows, its ids 3",
+        ),
+        (Columns({"a": {"sample_id": np.zeros(3), "correct": np.array(1.0)}}), "column 'correct' is one value"),
+        (Columns({"a": {"sample_id": np.array(3)}}), "column 'sample_id' is one value"),
+        (Columns({"a|b": {"sample_id": np.zeros(3)}}), "'a|b'"),
+        (Columns({"about": {"sample_id": np.zeros(3)}}), "'about'"),
+        (Summary({"x": 0.5}), "returned a Summary, expected Columns"),
+        (None, "returned a NoneType, expected Columns"),
+    ],
+    ids=str,
+)
+def test_broken_columns_are_named(columns: Any, says: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        task_that_returns(Summary({"x": 0.5}), columns).run(BANKS)
+    assert says in str(caught.value)
+    assert "task 't'" in str(caught.value)
+
+
+def test_a_task_without_summarise_says_what_is_missing() -> None:
+    made = task("t", version=1, needs=("test",), metrics=[Metric("x", "higher")])(lambda banks, options: SEEN)
+    with pytest.raises(PluginError, match="decorate a function with @t"):
+        made.run(BANKS)
+
+
+def test_columns_know_the_picture_behind_a_sample() -> None:
+    """The bank's, where it has them; else each sample is its own."""
+    assert SEEN["test"]["base_id"].tolist() == ["a", "b", "c"]
+    bank = make_bank(samples=3, base_id=np.array(["p", "q", "p"]))
+    assert bank.columns(x=np.arange(3))["base_id"].tolist() == ["p", "q", "p"]
+    assert bank.take(np.array([2, 1])).columns()["base_id"].tolist() == ["p", "q"]
+    assert make_bank(samples=2).columns()["base_id"].tolist() == ["synthetic/00000", "synthetic/00001"]
+    few = SEEN.take({"test": np.array([True, False, True])})
+    assert few["test"]["sample_id"].tolist() == ["a", "c"]
+    assert few["test"]["base_id"].tolist() == ["a", "c"]
+
+
+def test_margins_and_points_have_the_usual_defaults() -> None:
+    """Two points and one of a fraction; a metric in another unit has what it declares."""
+    assert (Metric("x", "higher").margin, Metric("x", "higher").point) == (0.02, 0.01)
+    assert (Metric("x", "lower", margin=0.01).margin, Metric("x", "lower", unit="nats").margin) == (0.01, None)
+    assert Metric("x", "lower", unit="nats", point=0.1).point == 0.1
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(PluginError, match=r"margin .* is not a positive number"):
+            Metric("x", "higher", margin=wrong)
+
+
 def test_comparisons_are_checked_likewise() -> None:
-    made = task_that_returns(Outcome({"x": 0.5}))
-    made.compare(lambda quantized, reference: Outcome({"y": float("nan")}))
+    made = task_that_returns(Summary({"x": 0.5}))
+    made.compare(lambda quantized, reference, options: Summary({"y": float("nan")}))
     with pytest.raises(PluginError, match="'y' is nan"):
-        made.run_comparison(Outcome({}), Outcome({}))
+        made.run_comparison(SEEN, SEEN, NoOptions())
 
 
 @pytest.mark.parametrize(
@@ -97,7 +143,7 @@ def test_comparisons_are_checked_likewise() -> None:
 def test_a_bad_declaration_is_refused(changes: dict[str, Any], says: str) -> None:
     fields = {"name": "t", "version": 1, "needs": ("test",), "metrics": [Metric("x", "higher")], **changes}
     with pytest.raises(PluginError) as caught:
-        task(fields.pop("name"), **fields)(lambda banks: Outcome({"x": 1.0}))
+        task(fields.pop("name"), **fields)(lambda banks, options: SEEN)
     assert says in str(caught.value)
 
 
@@ -115,7 +161,7 @@ def test_options_are_validated() -> None:
         k: int = 5
 
     made = task("t", version=1, needs=("test",), metrics=[Metric("x", "higher")], options=Options)(
-        lambda banks: Outcome({"x": float(banks.options.k)})
+        lambda banks, options: SEEN
     )
     assert made.parse_options({"k": 3}, "here") == Options(k=3)
     with pytest.raises(SpecError, match=r"here: kk: unknown field 'kk'\. Did you mean 'k'\?|here: kk: unknown field"):
@@ -123,7 +169,7 @@ def test_options_are_validated() -> None:
     with pytest.raises(SpecError, match=r"here: k: .*got 'three'"):
         made.parse_options({"k": "three"}, "here")
     with pytest.raises(SpecError, match="k"):
-        task_that_returns(Outcome({})).parse_options({"k": 3}, "here")
+        task_that_returns(Summary({})).parse_options({"k": 3}, "here")
 
 
 def test_roles_hold_one_bank_or_several() -> None:
@@ -189,53 +235,96 @@ def contract_of(made: Task, banks: Banks = BANKS) -> TaskContract:
     return type("Contract", (TaskContract,), {"task": made, "banks": banks})()  # type: ignore[no-any-return]
 
 
-def first_only(banks: Banks) -> Outcome:
-    """Depends on the order."""
-    return Outcome({"x": float(banks["test"].image[0, 0])})
+def first_only(banks: Banks, options: NoOptions) -> Columns:
+    """Depends on the order of the images."""
+    bank = banks["test"]
+    return Columns({"test": bank.columns(x=np.full(len(bank), bank.image[0, 0]))})
 
 
-def writes(banks: Banks) -> Outcome:
+def writes(banks: Banks, options: NoOptions) -> Columns:
     """Changes its banks."""
     banks["test"].image[:] *= 2.0
-    return Outcome({"x": 1.0})
+    return SEEN_X
 
 
-def drifts(banks: Banks) -> Outcome:
-    """Another number each time."""
-    return Outcome({"x": float(np.random.default_rng().random())})
+def drifts(banks: Banks, options: NoOptions) -> Columns:
+    """Other columns each time."""
+    return Columns({"test": banks["test"].columns(x=np.random.default_rng().random(len(banks["test"])))})
 
 
-def nothing(banks: Banks) -> Outcome:
-    """No metric."""
-    return Outcome({})
+def honest(banks: Banks, options: NoOptions) -> Columns:
+    """One number a sample."""
+    return Columns({"test": banks["test"].columns(x=banks["test"].image[:, 0])})
 
 
-def undocumented(banks: Banks) -> Outcome:
-    return Outcome({"x": 1.0})
+def forgets(banks: Banks, options: NoOptions) -> Columns:
+    """Makes up pictures of its own."""
+    return Columns({"test": {"sample_id": np.char.add("z", banks["test"].sample_id), "x": banks["test"].image[:, 0]}})
+
+
+def total(banks: Banks, options: NoOptions) -> Columns:
+    """Sees all images in each row."""
+    bank = banks["test"]
+    return Columns({"test": bank.columns(x=np.full(len(bank), bank.image.sum()))})
+
+
+def undocumented(banks: Banks, options: NoOptions) -> Columns:
+    return SEEN_X
+
+
+SEEN_X = Columns({"test": {"sample_id": np.array(["a", "b"]), "x": np.array([0.5, 1.0])}})
+
+
+def mean(columns: Columns, options: NoOptions) -> Summary:
+    return Summary({"x": float(columns["test"]["x"].mean())})
+
+
+def first_row(columns: Columns, options: NoOptions) -> Summary:
+    return Summary({"x": float(columns["test"]["x"][0])})
+
+
+def writes_columns(columns: Columns, options: NoOptions) -> Summary:
+    columns["test"]["x"][:] = 0.0
+    return Summary({"x": 0.0})
+
+
+def random_summary(columns: Columns, options: NoOptions) -> Summary:
+    return Summary({"x": float(np.random.default_rng().random())})
+
+
+def nothing(columns: Columns, options: NoOptions) -> Summary:
+    return Summary({})
 
 
 @pytest.mark.parametrize(
-    ("function", "check"),
+    ("observe", "summarise", "check"),
     [
-        (first_only, "test_does_not_depend_on_the_order_of_samples"),
-        (writes, "test_leaves_its_banks_alone"),
-        (drifts, "test_is_deterministic"),
-        (nothing, "test_metrics_are_finite_and_declared"),
-        (undocumented, "test_has_a_docstring"),
+        (first_only, mean, "test_does_not_depend_on_the_order_of_samples"),
+        (honest, first_row, "test_does_not_depend_on_the_order_of_rows"),
+        (writes, mean, "test_leaves_its_banks_alone"),
+        (honest, writes_columns, "test_takes_columns_that_cannot_be_written"),
+        (drifts, nothing, "test_is_deterministic"),
+        (honest, random_summary, "test_is_deterministic"),
+        (honest, nothing, "test_metrics_are_finite_and_declared"),
+        (honest, nothing, "test_half_of_the_samples_is_enough"),
+        (forgets, mean, "test_every_sample_has_its_picture"),
+        (total, mean, "test_a_picture_can_be_left_out"),
+        (undocumented, mean, "test_has_a_docstring"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_the_contract_catches(function: Any, check: str) -> None:
+def test_the_contract_catches(observe: Any, summarise: Any, check: str) -> None:
     """Each check of the contract fails on a task made to break it."""
-    made = task("t", version=1, needs=("test",), metrics=[Metric("x", "higher")])(function)
+    made = task("t", version=1, needs=("test",), metrics=[Metric("x", "higher")])(observe)
+    made.summarise(summarise)
     banks = Banks({"test": [make_bank(samples=20)]})
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, ValueError)):
         getattr(contract_of(made, banks), check)()
 
 
 def test_the_contract_catches_a_model_that_differs_from_itself() -> None:
-    made = task_that_returns(Outcome({"x": 0.5}))
-    made.compare(lambda quantized, reference: Outcome({"y": 0.9}))
+    made = task_that_returns(Summary({"x": 0.5}))
+    made.compare(lambda quantized, reference, options: Summary({"y": 0.9}))
     with pytest.raises(AssertionError):
         contract_of(made).test_identical_models_do_not_differ()
 
@@ -253,7 +342,9 @@ def test_shuffling_moves_rows_and_nothing_else() -> None:
 def test_label_spaces_are_declared_for_its_own_roles(field: str) -> None:
     with pytest.raises(PluginError, match="declares the classes of 'fit', which is none of its roles"):
         task("t", version=1, needs=("test",), metrics=[Metric("x", "higher")], **{field: ("fit",)})(
-            lambda _: Outcome({})
+            lambda banks, options: SEEN
         )
     with pytest.raises(PluginError, match=f"{field}='test' is text"):
-        task("t", version=1, needs=("test",), metrics=[Metric("x", "higher")], **{field: "test"})(lambda _: Outcome({}))
+        task("t", version=1, needs=("test",), metrics=[Metric("x", "higher")], **{field: "test"})(
+            lambda banks, options: SEEN
+        )

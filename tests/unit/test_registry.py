@@ -10,14 +10,14 @@ import pytest
 
 from benchmark.engine.plan import tasks as real_tasks
 from benchmark.errors import PluginError, UnknownNameError
-from benchmark.plugins import Metric, Outcome, Task
+from benchmark.plugins import Columns, Metric, Task
 from benchmark.registry import Origin, Registry
 
 HERE = Origin("test", "test:here")
 
 
 def make(name: str) -> Task:
-    return Task(name, 1, ("test",), (Metric("x", "higher"),), lambda banks: Outcome({"x": 1.0}))
+    return Task(name, 1, ("test",), (Metric("x", "higher"),), lambda banks, options: Columns({}))
 
 
 @pytest.fixture
@@ -99,10 +99,10 @@ def test_removed_is_forgotten(registry: Registry[Task]) -> None:
 
 def test_a_strangers_package_is_found_lazily(site: Path) -> None:
     code = """
-from benchmark import Metric, Outcome, task
+from benchmark import Columns, Metric, task
 @task("strange_task", version=1, needs=("test",), metrics=[Metric("x", better="higher")])
-def strange_task(banks):
-    return Outcome({"x": 1.0})
+def strange_task(banks, options):
+    return Columns({})
 """
     distribution(
         site, "strange-package", "[g.lazy]\nstrange_task = strange_module:strange_task\n", "strange_module", code

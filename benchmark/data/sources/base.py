@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import datasets
 
 IMAGE_COLUMNS = ("image", "label", "sample_id")
-"""Columns that every loaded data set has; `group`, `caption`, `offset` and `size` may come with them."""
+"""Columns that every loaded data set has; `base_id`, `group`, `caption`, `offset` and `size` may come with them."""
 
 
 class SourceOptions(Frozen):
@@ -47,7 +47,9 @@ class LoadedData:
     Attributes:
         dataset: columns `image` (feature `datasets.Image`: encoded bytes or a path, which only
             `benchmark.data.decode` decodes), `label` int64 (-1: out of
-            distribution), `sample_id` str (unique), perhaps `group` int64 and `caption` str. Images that lie inside
+            distribution), `sample_id` str (unique), perhaps `base_id` str (the picture behind a sample: equal for all
+            its versions and wherever it appears again, so a content digest where the source has one cheaply),
+            `group` int64 and `caption` str. Images that lie inside
             a tar archive also have `offset` and `size` (int64, bytes within the file that the image's path names).
         class_names: names in the order of the labels; None where the data brings none.
         templates: prompt templates with one `{}` each; None where the data brings none.
@@ -131,7 +133,7 @@ def paths_dataset(paths: list[str], labels: list[int], ids: list[str], **columns
     """A data set of image files, by absolute path; nothing is read.
 
     Args:
-        columns: `group` (ints), `caption` (texts), `offset` and `size` (ints).
+        columns: `base_id` (texts), `group` (ints), `caption` (texts), `offset` and `size` (ints).
     """
     rows: dict[str, list[Any]] = {
         "image": [{"bytes": None, "path": path} for path in paths],
@@ -146,7 +148,7 @@ def images_dataset(rows: dict[str, list[Any]]) -> datasets.Dataset:
     """A data set from columns; `image` holds `{"bytes": ..., "path": ...}`."""
     import datasets
 
-    kinds = {"label": "int64", "sample_id": "string", "group": "int64", "caption": "string"}
+    kinds = {"label": "int64", "sample_id": "string", "base_id": "string", "group": "int64", "caption": "string"}
     features: dict[str, Any] = {"image": datasets.Image(decode=False)}
     for name in rows:
         if name != "image":

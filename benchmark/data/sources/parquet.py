@@ -31,6 +31,7 @@ class ColumnOptions(SourceOptions):
         group: whole numbers or names; none by default.
         caption: texts (usual: caption, txt, text).
         id: unique texts or numbers; by default the position in the split.
+        base: the picture behind each image (a digest, the id of the original); by default the id itself.
     """
 
     image: str | None = None
@@ -38,6 +39,7 @@ class ColumnOptions(SourceOptions):
     group: str | None = None
     caption: str | None = None
     id: str | None = None
+    base: str | None = None
 
 
 class Parquet(Source[ColumnOptions]):
@@ -136,9 +138,12 @@ def from_columns(table: datasets.Dataset, options: ColumnOptions, spec: DataSpec
     caption = _column(have, "caption", options.caption, CAPTION_CANDIDATES)
     group = _column(have, "group", options.group, ())
     key = _column(have, "id", options.id, ())
+    base = _column(have, "base", options.base, ())
     labels, names = _coded(table, label, spec.classes if isinstance(spec.classes, tuple) else None)
     ids = [str(v) for v in _values(table, key)] if key else [f"{row:08d}" for row in range(len(table))]
     columns: dict[str, list[Any]] = {"label": labels, "sample_id": ids}
+    if base is not None:
+        columns["base_id"] = [str(value) for value in table[base][:]]
     group_names = None
     if group is not None:
         columns["group"], group_names = _coded(table, group, None)

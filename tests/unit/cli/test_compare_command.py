@@ -30,7 +30,11 @@ def write(ledger: Ledger, quantization: str, noise: float, samples: int = 60, pa
     image = bank.image + noise * np.random.default_rng(2).standard_normal(bank.image.shape)
     bank = replace(bank, image=(image / np.linalg.norm(image, axis=1, keepdims=True)).astype(np.float32))
     outcome = task.run(Banks({"test": [bank]}))
-    compared = task.run_comparison(outcome, reference).metrics if quantization != "fp32" else {}
+    compared = (
+        task.run_comparison(outcome.columns, reference.columns, task.options()).metrics
+        if quantization != "fp32"
+        else {}
+    )
     record = Record(
         key=f"{quantization}-{pair}",
         configuration=quantization,

@@ -247,6 +247,17 @@ def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
     refused(DataSpec(source="parquet", path=str(tmp_path / "x.parquet")), r"x\.parquet: cannot be read")
 
 
+def test_the_picture_behind_a_sample_comes_from_a_column(tmp_path: Path) -> None:
+    """Option `base` names it; without it the source says nothing, and the sample ids stand for the pictures."""
+    rows = {"image": [layouts.samples(1, 1)[0].encoded] * 3, "label": [0, 1, 0], "of": ["p", "q", "p"]}
+    pq.write_table(pa.table(rows), tmp_path / "x.parquet")
+    spec = DataSpec(source="parquet", path=str(tmp_path), classes=("a", "b"))
+    assert open_data(spec, "pictures").base_ids is None
+    base = open_data(spec.model_copy(update={"options": (("base", "of"),)}), "pictures").base_ids
+    assert base is not None
+    assert base.tolist() == ["p", "q", "p"]
+
+
 def test_null_images_are_named_by_row(tmp_path: Path) -> None:
     rows = {"image": [layouts.samples(1, 1)[0].encoded, None], "label": [0, 1]}
     pq.write_table(pa.table(rows), tmp_path / "x.parquet")

@@ -51,6 +51,13 @@ def test_a_limit_gives_a_prefix(name: str) -> None:
         np.testing.assert_array_equal(few[2], many[2][:7])
 
 
+def test_counter_shows_the_scenes_of_common_and_no_other_split_shares_any() -> None:
+    bases = {name: scenes.dataset(name, 20, drawn=False)["base_id"][:] for name in scenes.SPLITS}
+    assert bases["counter"] == bases["common"]
+    others = [base for name, found in bases.items() if name != "counter" for base in found]
+    assert len(set(others)) == len(others)
+
+
 def test_a_limit_beyond_the_split_gives_the_split() -> None:
     assert len(scenes.render("digits", 10_000)[0]) == scenes.SPLITS["digits"].size == 900
 
@@ -153,11 +160,11 @@ def test_shapes_grow_like_a_distance_near_their_edge(name: str, shape: Shape) ->
 
 def test_columns_of_the_data_sets() -> None:
     calibration = scenes.dataset("calibration", 5)
-    assert set(calibration.column_names) == {"image", "label", "sample_id", "group", "caption"}
+    assert set(calibration.column_names) == {"image", "label", "sample_id", "base_id", "group", "caption"}
     assert calibration["sample_id"] == [f"calibration/{index:06d}" for index in range(5)]
-    assert set(scenes.dataset("test", 2).column_names) == {"image", "label", "sample_id", "group"}
-    assert set(scenes.dataset("far_ood", 2).column_names) == {"image", "label", "sample_id"}
-    assert set(scenes.dataset("digits", 2).column_names) == {"image", "label", "sample_id"}
+    assert set(scenes.dataset("test", 2).column_names) == {"image", "label", "sample_id", "base_id", "group"}
+    assert set(scenes.dataset("far_ood", 2).column_names) == {"image", "label", "sample_id", "base_id"}
+    assert set(scenes.dataset("digits", 2).column_names) == {"image", "label", "sample_id", "base_id"}
     for row in calibration:
         assert scenes.CLASS_NAMES[row["label"]] in row["caption"]
 

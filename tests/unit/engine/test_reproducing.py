@@ -184,12 +184,16 @@ def test_records_of_earlier_versions_give_the_command_of_their_device(tmp_path: 
 # --- the whole way --------------------------------------------------------------------------------------------------
 
 PLUGIN = """
-from benchmark import Banks, Metric, Outcome, task
+from benchmark import Banks, Columns, Metric, NoOptions, Summary, task
 
 @task("counting", version=1, needs=("test",), metrics=[Metric("images", better="neither", unit="count")])
-def counting(banks: Banks) -> Outcome:
+def counting(banks: Banks, options: NoOptions) -> Columns:
     "How many images there are."
-    return Outcome(metrics={"images": float(len(banks["test"]))})
+    return Columns({"test": banks["test"].columns()})
+
+@counting.summarise
+def summarise(columns: Columns, options: NoOptions) -> Summary:
+    return Summary({"images": float(len(columns["test"]["sample_id"]))})
 """
 SUITE = """
 name: again

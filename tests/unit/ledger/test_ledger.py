@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from benchmark.errors import DamagedSamplesError, StorageError
 from benchmark.ledger.records import EfficiencyRow, Ledger, Record, ReportRow
 from benchmark.ledger.samples import digest_of, pack, unpack
-from benchmark.plugins import Outcome
+from benchmark.plugins import Columns, Outcome, Summary
 
 
 def record(key: str = "k1", **fields: Any) -> Record:
@@ -40,16 +40,30 @@ def record(key: str = "k1", **fields: Any) -> Record:
 
 
 OUTCOME = Outcome(
-    metrics={"mcm/auroc": 0.75},
-    samples={
-        "sample_id": np.array(["a", "b/ü", ""]),
-        "id": np.arange(6.0).reshape(3, 2),
-        "ood:near/x": np.array([True, False]),
-        "ood:near/x.sample_id": np.array(["c", "d"]),
-    },
-    tables={"scores": np.array(["msp", "mcm"]), "bins": np.array([np.nan, 1.0])},
-    notes={"msp/auroc": "undefined here"},
+    Columns(
+        {
+            "id": {
+                "sample_id": np.array(["a", "b/ü", ""]),
+                "base_id": np.array(["a", "a", ""]),
+                "score": np.arange(6.0).reshape(3, 2),
+            },
+            "ood:near/x": {"sample_id": np.array(["c", "d"]), "seen": np.array([True, False])},
+        },
+        {"scores": np.array(["msp", "mcm"]), "scale": np.array(20.5)},
+    ),
+    Summary({"mcm/auroc": 0.75}, notes={"msp/auroc": "undefined here"}),
 )
+NOTHING = Columns({})
+
+
+def assert_whole(ledger: Ledger) -> None:
+    """The samples of `OUTCOME` are there."""
+    found = ledger.outcome(ledger.records["k1"]).columns["id"]["score"]
+    np.testing.assert_array_equal(found, OUTCOME.columns["id"]["score"])
+
+
+def small(ids: list[Any], kind: Any = str) -> Outcome:
+    return Outcome(Columns({"test": {"sample_id": np.array(ids, dtype=kind)}}), Summary({}))
 
 
 def test_a_record_is_there_after_restarting(tmp_path: Path) -> None:
@@ -79,17 +93,19 @@ def test_an_outcome_comes_back_as_it_was(tmp_path: Path) -> None:
     found = again.outcome(again.records["k1"])
     assert dict(found.metrics) == dict(OUTCOME.metrics)
     assert dict(found.notes) == dict(OUTCOME.notes)
-    for kind in ("samples", "tables"):
-        expected, got = getattr(OUTCOME, kind), getattr(found, kind)
-        assert got.keys() == expected.keys()
-        for name, column in expected.items():
-            np.testing.assert_array_equal(got[name], column)
-            assert got[name].dtype == column.dtype
+    expected, got = OUTCOME.columns, found.columns
+    assert got.groups.keys() == expected.groups.keys()
+    for name, group in {**expected.groups, "about": expected.about}.items():
+        own = got.about if name == "about" else got[name]
+        assert own.keys() == group.keys()
+        for column, values in group.items():
+            np.testing.assert_array_equal(own[column], values)
+            assert own[column].dtype == values.dtype
 
 
 def test_an_outcome_without_samples_has_no_file(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.append(record(), Outcome({"mcm/auroc": 0.75}))
+    ledger.append(record(), Outcome(NOTHING, Summary({"mcm/auroc": 0.75})))
     assert not ledger.samples_path("k1").exists()
     assert dict(ledger.outcome(ledger.records["k1"]).metrics) == {"mcm/auroc": 0.75}
     assert not list((tmp_path / "samples").iterdir())
@@ -97,7 +113,7 @@ def test_an_outcome_without_samples_has_no_file(tmp_path: Path) -> None:
 
 def test_samples_are_never_pickled(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="allow_pickle"):
-        Ledger(tmp_path).append(record(), Outcome({}, {"sample_id": np.array([{}], dtype=object)}))
+        Ledger(tmp_path).append(record(), small([{}], object))
     assert Ledger(tmp_path).done("k1") is None
 
 
@@ -298,7 +314,9 @@ def test_damaged_samples_are_computed_again_and_the_row_stays(tmp_path: Path) ->
     assert ledger.done("k1") is None
     ledger.append(record(), OUTCOME)
     assert ledger.done("k1") == ledger.records["k1"]
-    np.testing.assert_array_equal(ledger.outcome(ledger.records["k1"]).samples["id"], OUTCOME.samples["id"])
+    np.testing.assert_array_equal(
+        ledger.outcome(ledger.records["k1"]).columns["id"]["score"], OUTCOME.columns["id"]["score"]
+    )
     assert len(ledger.file.read_text().splitlines()) == 1
 
 
@@ -384,20 +402,20 @@ def test_other_numbers_after_damage_are_a_new_row(tmp_path: Path) -> None:
     ledger.samples_path("k1").unlink()
     with pytest.raises(DamagedSamplesError):
         ledger.outcome(ledger.records["k1"])
-    ledger.append(record(seconds=2.0), Outcome({}, {"sample_id": np.array(["a"])}))
+    ledger.append(record(seconds=2.0), small(["a"]))
     with pytest.raises(DamagedSamplesError):  # it has not seen the new row yet
         other.outcome(other.records["k1"])
     for reader in (other, Ledger(tmp_path)):
         reader.refresh()
         assert reader.done("k1") == ledger.records["k1"]
-        assert list(reader.outcome(reader.records["k1"]).samples) == ["sample_id"]
+        assert list(reader.outcome(reader.records["k1"]).columns.groups) == ["test"]
 
 
 def test_a_neighbours_samples_are_left_alone(tmp_path: Path) -> None:
     one, two = Ledger(tmp_path), Ledger(tmp_path)
     one.append(record(), OUTCOME)
-    two.append(record(), Outcome({}, {"sample_id": np.array(["other"])}))
-    np.testing.assert_array_equal(two.outcome(two.records["k1"]).samples["id"], OUTCOME.samples["id"])
+    two.append(record(), small(["other"]))
+    assert_whole(two)
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE])

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from benchmark.plugins import MARGIN
 from benchmark.report.advice import RULE, about, advise, claims_sentence
 from benchmark.results.compare import Change
-from benchmark.results.decide import MARGIN, judge, noninferior
+from benchmark.results.decide import judge, margin_of, noninferior
 from benchmark.results.hypotheses import Finding
 from benchmark.results.rows import Latency, Row
 from benchmark.results.sizes import Size
@@ -26,7 +27,10 @@ def row(
     reliability: float | None = 0.0,
     half: float = 0.01,
 ) -> Row:
-    """A quantization; `accuracy` and `ece` are (change, q), q None for a metric without a test; `half` an interval."""
+    """A quantization; `accuracy` and `ece` are (change, q), q None for a metric without a test; `half` an interval.
+
+    The margin of both is 0.02.
+    """
 
     def change(key: str, moved: tuple[float, float | None]) -> Change:
         reference, better = (0.8, "higher") if key == ACCURACY else (0.1, "lower")
@@ -35,7 +39,7 @@ def row(
 
     headline = {ACCURACY: change(ACCURACY, accuracy), ECE: change(ECE, ece)}
     size = None if bits is None else Size(bits, bits / 2, 16.0)
-    return Row("demo", name, {}, headline=headline, size=size, reliability=reliability)
+    return Row("demo", name, {}, headline=headline, size=size, reliability=reliability, margins={ECE: 0.02})
 
 
 def text_of(*rows: Row) -> tuple[str | None, str, str]:
@@ -49,7 +53,7 @@ def test_the_fewest_bits_within_the_margin() -> None:
     chosen, title, text = text_of(eight, six, four)
     assert (chosen, title) == ("rtn-w6-vision", "Deploy `rtn-w6-vision`")
     assert "2 of 3 quantizations of `demo` are non-inferior to full precision: no headline metric is worse by" in text
-    assert "more than the margin of 0.02, even at the worse end of its interval" in text
+    assert "more than its margin, even at the worse end of its interval" in text
     assert (
         "`rtn-w6-vision` has the fewest effective bits: 6.0 per weight over both towers, 3.00 MB instead of 16.00 MB"
         in text
@@ -81,9 +85,22 @@ def test_the_worse_end_of_the_interval_decides(accuracy: float, ece: float, half
 
 def test_units_other_than_fractions_have_a_relative_margin() -> None:
     nll = replace(row("x").headline[ECE], key="calibration/a/nll", reference=2.0, low=0.0, high=0.0)
-    assert judge(replace(nll, high=0.039)).passes
-    assert not judge(replace(nll, high=0.041)).passes
-    assert judge(nll).margin == pytest.approx(0.04)
+    assert judge(replace(nll, high=0.039), {}).passes
+    assert not judge(replace(nll, high=0.041), {}).passes
+    assert judge(nll, {}).margin == pytest.approx(0.04)
+
+
+def test_the_suite_may_override_a_margin() -> None:
+    """Its own key first, then the first pattern that fits, then what the task declares."""
+    margins = {"zero_shot/*": 0.05, ECE: 0.03, "calibration/*": 0.5}
+    assert margin_of("zero_shot/a/accuracy", margins) == 0.05
+    assert margin_of(ECE, margins) == 0.03
+    assert margin_of("calibration/b/ece_15", margins) == 0.5
+    assert (margin_of("zero_shot/a/accuracy", {}), margin_of(ECE, {})) == (0.02, 0.01)
+    assert margin_of("calibration/a/nll", {}) is None
+    some = row("rtn-w4-vision", accuracy=(-0.03, 0.5), ece=(0.0, 0.5), half=0.005)
+    assert not noninferior(some)
+    assert noninferior(replace(some, margins=margins))
 
 
 def test_of_equal_bits_the_higher_reliability() -> None:
@@ -190,7 +207,7 @@ def test_speed_is_measured_or_not_mentioned_as_a_number(milliseconds: float, tit
 
 def test_about_a_quantization_that_was_asked_for() -> None:
     good = " ".join(about(row("rtn-w8-vision")))
-    assert "Non-inferior: no headline metric is worse by more than the margin of 0.02" in good
+    assert "Non-inferior: no headline metric is worse by more than its margin" in good
     assert "Worst observed change:" in good
     bad = " ".join(about(row("rtn-w2-vision", 2.0, accuracy=(-0.4, 0.0001), ece=(-0.05, 0.04))))
     assert "Not shown to be non-inferior: it goes beyond the margin of 0.02 in `zero_shot/a/accuracy` −0.400***" in bad

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.errors import DataError, UndefinedMetric
-from benchmark.plugins import Outcome
+from benchmark.plugins import Columns
 from benchmark.report.examples import flips
 from benchmark.report.front import front
 from benchmark.report.svg import Axis, Plot, axis, doubling, names, path, signed_text, tag, usual
@@ -99,17 +99,18 @@ def test_names_do_not_cover_each_other() -> None:
     assert len(names(plot, [(middle, "one")] * 40, [middle])) < 40
 
 
-def outcome(ids: list[str], prediction: list[int], confidence: list[float]) -> Outcome:
+def columns(ids: list[str], prediction: list[int], confidence: list[float]) -> Columns:
     label = np.array([0, 1, 2, 3])[[int(i) for i in ids]]
-    columns = {"sample_id": np.array(ids), "prediction": np.array(prediction), "label": label}
-    return Outcome({}, {**columns, "confidence": np.array(confidence), "correct": np.array(prediction) == label})
+    found = {"sample_id": np.array(ids), "prediction": np.array(prediction), "label": label}
+    found |= {"confidence": np.array(confidence), "correct": np.array(prediction) == label}
+    return Columns({"test": found})
 
 
 def test_flips_by_hand() -> None:
     """0 is lost, 1 stays right, 2 is repaired, 3 is lost with more confidence; rows are paired by id."""
-    reference = outcome(["0", "1", "2", "3"], [0, 1, 9, 3], [0.9, 0.9, 0.4, 0.8])
-    quantized = outcome(["3", "2", "1", "0"], [7, 2, 1, 5], [0.95, 0.6, 0.9, 0.5])
-    found = flips(quantized, reference)
+    reference = columns(["0", "1", "2", "3"], [0, 1, 9, 3], [0.9, 0.9, 0.4, 0.8])
+    quantized = columns(["3", "2", "1", "0"], [7, 2, 1, 5], [0.95, 0.6, 0.9, 0.5])
+    found = flips(quantized, reference, "test")
     assert [(f.sample_id, f.lost, f.before, f.after, f.label) for f in found] == [
         ("3", True, 3, 7, 3),
         ("0", True, 0, 5, 0),
@@ -117,4 +118,4 @@ def test_flips_by_hand() -> None:
     ]
     assert (found[0].confidence_before, found[0].confidence_after) == (0.8, 0.95)
     with pytest.raises(DataError, match="cannot be paired"):
-        flips(quantized, outcome(["0", "1", "2"], [0, 1, 2], [1.0, 1.0, 1.0]))
+        flips(quantized, columns(["0", "1", "2"], [0, 1, 2], [1.0, 1.0, 1.0]), "test")

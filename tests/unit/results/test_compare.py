@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark import Banks, FeatureBank, Metric, Outcome, Task, task
+from benchmark import Banks, Columns, FeatureBank, Metric, NoOptions, Outcome, Summary, Task, task
 from benchmark.errors import DataError, NonFiniteError, PluginError
 from benchmark.ledger.records import Ledger, Record
 from benchmark.metrics.bootstrap import Comparison
@@ -45,8 +45,12 @@ def outcomes(name: str, **fields: Any) -> tuple[Task, Outcome, Outcome]:
 
 
 def against(built_in: Task, quantized: Outcome, reference: Outcome) -> Outcome:
-    compared = built_in.run_comparison(quantized, reference)
-    return replace(quantized, metrics={**quantized.metrics, **compared.metrics})
+    compared = built_in.run_comparison(quantized.columns, reference.columns, built_in.options())
+    return with_metrics(quantized, {**quantized.metrics, **compared.metrics})
+
+
+def with_metrics(outcome: Outcome, metrics: dict[str, float]) -> Outcome:
+    return replace(outcome, summary=replace(outcome.summary, metrics=metrics))
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +78,9 @@ def test_the_order_of_images_changes_nothing(name: str, evaluated: Any) -> None:
 
 
 def shuffled(outcome: Outcome, seed: int) -> Outcome:
-    orders: dict[str, Any] = {}
-    samples = {}
-    for name, column in outcome.samples.items():
-        ids = name if name.endswith("sample_id") else f"{name}.sample_id"
-        ids = ids if ids in outcome.samples else "sample_id"
-        rng = np.random.default_rng([seed, sum(ids.encode())])
-        samples[name] = column[orders.setdefault(ids, rng.permutation(len(column)))]
-    return replace(outcome, samples=samples)
+    rng = np.random.default_rng(seed)
+    rows = {name: rng.permutation(len(group["sample_id"])) for name, group in outcome.columns.groups.items()}
+    return replace(outcome, columns=outcome.columns.take(rows))
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -171,14 +170,16 @@ def test_ood_with_few_and_constant_scores(size: int) -> None:
 
 def simple(ids: list[str], correct: list[bool]) -> Outcome:
     hits = np.array(correct)
-    return Outcome({"accuracy": float(hits.mean())}, {"sample_id": np.array(ids), "correct": hits})
+    samples = {"sample_id": np.array(ids), "correct": hits}
+    return Outcome(Columns({"test": samples}), Summary({"accuracy": float(hits.mean())}))
 
 
 def test_rows_are_paired_by_id() -> None:
-    now, before = paired(simple(["b", "a", "c"], [True, False, True]), simple(["c", "b", "a"], [False, True, True]))
-    assert now.samples["sample_id"].tolist() == before.samples["sample_id"].tolist() == ["a", "b", "c"]
-    assert now.samples["correct"].tolist() == [False, True, True]
-    assert before.samples["correct"].tolist() == [True, True, False]
+    columns = simple(["b", "a", "c"], [True, False, True]), simple(["c", "b", "a"], [False, True, True])
+    now, before = (each["test"] for each in paired(*(outcome.columns for outcome in columns)))
+    assert now["sample_id"].tolist() == before["sample_id"].tolist() == ["a", "b", "c"]
+    assert now["correct"].tolist() == [False, True, True]
+    assert before["correct"].tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -191,14 +192,14 @@ def test_rows_are_paired_by_id() -> None:
 )
 def test_other_images_are_refused(ids: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        paired(simple(ids, [True] * len(ids)), simple(["a", "b", "c"], [True] * 3))
+        paired(simple(ids, [True] * len(ids)).columns, simple(["a", "b", "c"], [True] * 3).columns)
 
 
 def test_columns_of_other_samples_must_be_there_in_both() -> None:
-    more = simple(["a"], [True])
-    more = replace(more, samples={**more.samples, "ood:x": np.ones(1), "ood:x.sample_id": np.array(["x"])})
+    plain = simple(["a"], [True]).columns
+    more = Columns({**plain.groups, "ood:x": {"sample_id": np.array(["x"]), "score": np.ones(1)}})
     with pytest.raises(DataError, match="only one of them has samples of 'ood:x'"):
-        paired(more, simple(["a"], [True]))
+        paired(more, plain)
 
 
 # --- tasks that declare nothing, and tasks that declare nonsense -------------------------------------------------
@@ -206,9 +207,9 @@ def test_columns_of_other_samples_must_be_there_in_both() -> None:
 
 def plugin(inference: Any = None) -> Task:
     @task("strange", version=1, needs=("test",), metrics=[Metric("accuracy", "higher"), Metric("loss", "lower")])
-    def strange(banks: Banks) -> Outcome:
+    def strange(banks: Banks, options: NoOptions) -> Columns:
         """Nothing."""
-        return Outcome({})
+        return Columns({})
 
     strange.inference = inference
     return strange
@@ -217,7 +218,8 @@ def plugin(inference: Any = None) -> Task:
 def outcome_of(correct: list[bool], loss: list[float]) -> Outcome:
     hits, losses = np.array(correct), np.array(loss)
     samples = {"sample_id": np.arange(len(hits)).astype(str), "correct": hits, "loss": losses}
-    return Outcome({"accuracy": float(hits.mean()), "loss": float(losses.mean())}, samples)
+    metrics = {"accuracy": float(hits.mean()), "loss": float(losses.mean())}
+    return Outcome(Columns({"test": samples}), Summary(metrics))
 
 
 RIGHT = outcome_of([True, True, True, False], [0.1, 0.2, 0.3, 0.4])
@@ -235,7 +237,7 @@ def test_without_a_declaration_means_of_columns_are_compared() -> None:
 
 
 def test_a_column_that_is_not_the_metric_is_not_used() -> None:
-    other = replace(WRONG, metrics={"accuracy": 0.9, "loss": 0.5})
+    other = with_metrics(WRONG, {"accuracy": 0.9, "loss": 0.5})
     assert "accuracy" not in plain_significance(other, RIGHT)
 
 

@@ -165,7 +165,7 @@ def test_a_quantization_is_made_once_for_all_parts_of_the_images(
 def _replicates_by_hand(ledger: Ledger, engine: Engine, name: str, replicates: Sequence[Metrics]) -> None:
     configuration = engine.plan_of(parse(name)).configurations[1]
     evaluation = next(e for e in configuration.evaluations if e.task.name == "zero_shot")
-    samples = ledger.outcome(ledger.records[evaluation.key]).samples
+    samples = ledger.outcome(ledger.records[evaluation.key]).columns["test"]
     groups = group_of(samples["sample_id"])
     assert len(replicates) == GROUPS
     for group, found in enumerate(replicates):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import Banks, FeatureBank, Outcome, TextList
+from benchmark import Banks, Columns, FeatureBank, NoOptions, TextList
 from benchmark.data import prompts
 from benchmark.errors import ReliquantError, SpecError, UndefinedMetric
 from benchmark.metrics.detection import auroc
@@ -106,11 +106,11 @@ def test_the_built_in_vocabulary_is_seeded_and_a_file_is_read(tmp_path: Path) ->
 
 
 def test_flips_by_hand() -> None:
-    def outcome(predictions: list[int]) -> Outcome:
+    def columns(predictions: list[int]) -> Columns:
         label, now = np.array([0, 1, 2, 2]), np.array(predictions)
-        return Outcome({}, {"sample_id": np.array(list("abcd")), "correct": now == label, "prediction": now})
+        return Columns({"test": {"sample_id": np.array(list("abcd")), "correct": now == label, "prediction": now}})
 
-    compared = zero_shot.run_comparison(outcome([0, 2, 2, 0]), outcome([0, 1, 1, 1])).metrics
+    compared = zero_shot.run_comparison(columns([0, 2, 2, 0]), columns([0, 1, 1, 1]), NoOptions()).metrics
     assert compared == {"agreement": 0.25, "flips_right_to_wrong": 0.25, "flips_wrong_to_right": 0.25}
 
 
@@ -156,14 +156,14 @@ def test_clean_images_that_do_not_pair_have_their_own_ids() -> None:
     other = make_bank(seed=9)
     other = replace(other, sample_id=np.char.add("x", other.sample_id))
     outcome = corruption.run(Banks({"clean": [other], "corrupted": [variant("fog", 1)]}, CorruptionOptions()))
-    assert outcome.samples["correct_clean.sample_id"].tolist() == other.sample_id.tolist()
+    assert outcome.columns["clean"]["sample_id"].tolist() == other.sample_id.tolist()
     assert "do not pair" in outcome.notes["clean_accuracy"]
 
 
 def test_selective_prediction() -> None:
     bank = make_bank(seed=1)
     outcome = selective.run(Banks({"test": [bank]}))
-    samples = outcome.samples
+    samples = outcome.columns["test"]
     assert outcome.metrics["accuracy_at_coverage_90"] == accuracy_at_coverage(samples["confidence"], samples["correct"])
     curve = sample_frames(outcome)["risk_coverage"]
     assert len(curve) == 100

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmark.errors import StorageError
-from benchmark.plugins import Outcome
+from benchmark.plugins import Summary
 from benchmark.spec import FP32, QuantSpec
 from benchmark.testing import make_finished
 from benchmark.testing.trackers import REPORT
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's o
 QUANT = QuantSpec(method="rtn", weight_bits=4, activation_bits=8, skip=("head*",), options=(("alpha", 0.5),))
 
 
-def draw(outcome: Outcome, reference: Outcome | None) -> dict[str, Any]:
+def draw(summary: Summary, reference: Summary | None) -> dict[str, Any]:
     """A figure, as a task draws it."""
     from matplotlib.figure import Figure
 
@@ -243,7 +243,7 @@ def test_an_error_while_logging_leaves_nothing_running(
 
 
 def test_a_figure_that_cannot_be_drawn_costs_only_itself(opened: Callable[[], MLflowTracker]) -> None:
-    def fail(outcome: Outcome, reference: Outcome | None) -> dict[str, Any]:
+    def fail(summary: Summary, reference: Summary | None) -> dict[str, Any]:
         raise RuntimeError("no such colour")
 
     tracker = opened()

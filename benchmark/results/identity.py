@@ -1,0 +1,89 @@
+"""What an evaluation is by name: its results are found again from YAML alone, without torch, data or this machine.
+
+The content hash (`Record.key`) knows every byte that can change a number, and so needs files and models. The identity
+is what a user asked for: model, quantization, task with version and options, data, limit. Two records of one identity
+answer the same question; the newer one counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from benchmark.ledger.records import Record
+from benchmark.plugins import Task, tasks
+from benchmark.registry import Registry
+from benchmark.spec import FP32, DataSpec, ModelSpec, QuantSpec, SuiteSpec, parse_short_name
+
+
+def identity(
+    suite: SuiteSpec,
+    model: ModelSpec,
+    quantization: QuantSpec,
+    task: Task,
+    label: str,
+    options: BaseModel,
+    digest: str | None = None,
+) -> dict[str, Any]:
+    """The identity of one evaluation, as JSON.
+
+    Args:
+        label: names the binding of the task in the suite. options: the binding's, parsed.
+        digest: the model's, where it is known.
+    """
+    binding = suite.tasks[task.name][label]
+    names = {role: binding.data(role) for role in binding.roles}
+    pairs = suite.calibration if quantization != FP32 else None
+    return {
+        "model": {"ref": model.ref, "digest": digest},
+        "quantization": quantization.name,
+        "calibration": None if pairs is None else [pairs, _canonical(suite.data[pairs])],
+        "task": {"name": task.name, "version": task.version, "label": label},
+        "options": options.model_dump(mode="json"),
+        "data": {role: [[name, _canonical(suite.data[name])] for name in own] for role, own in names.items()},
+        "limit": suite.limit,
+    }
+
+
+def _canonical(spec: DataSpec) -> dict[str, Any]:
+    """What was asked of a data set: fields at their default go without saying, and its path is this machine's."""
+    return spec.model_dump(mode="json", exclude={"path"}, exclude_defaults=True)
+
+
+def identities(suite: SuiteSpec) -> list[dict[str, Any]]:
+    """Of every evaluation of a suite: for each model full precision first, then its quantizations.
+
+    Raises:
+        UnknownNameError: a task or a method. SpecError: a quantization or an option that is not understood.
+    """
+    methods = Registry[Any]("quantizer", "reliquant.quantizers", object).names()
+    quants = [FP32, *(parse_short_name(text, methods) for text in suite.quantizations)]
+    return [
+        identity(suite, model, quant, task, label, task.parse_options(binding.options, f"tasks.{name}.{label}.options"))
+        for model in suite.models
+        for quant in dict.fromkeys(quants)
+        for name, labels in suite.tasks.items()
+        for task in [tasks.get(name)]
+        for label, binding in labels.items()
+    ]
+
+
+def same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two identities ask the same; a digest that one of them does not know is not compared."""
+    digests = {each["model"]["digest"] for each in (first, second)} - {None}
+    return len(digests) < 2 and _without_digest(first) == _without_digest(second)
+
+
+def _without_digest(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {**one, "model": one["model"]["ref"]}
+
+
+def found(records: Iterable[Record], wanted: Mapping[str, Any]) -> Record | None:
+    """The newest finished record of an identity; None where there is none.
+
+    Args: records: in the order of the ledger.
+    """
+    done = [r for r in records if r.status == "done" and r.identity and same(r.identity, wanted)]
+    return done[-1] if done else None
