@@ -64,7 +64,7 @@ def test_help_shows_it_with_its_default(app: typer.Typer) -> None:
 def test_the_words_that_repeat_a_run_have_it(app: typer.Typer) -> None:
     assert words(ExtendedRequest(crops=5)) == ["demo", "--crops", "5"]
     assert words(ExtendedRequest()) == ["demo"]
-    request = ExtendedRequest(crops=5, models=["demo"], speed=False)
+    request = ExtendedRequest(crops=5, models=("demo",), speed=False)
     assert parsed(app, words(request)) == request
 
 

@@ -175,7 +175,7 @@ def test_a_server_that_others_can_reach_is_warned_of(tmp_path: Path, monkeypatch
         assert command[command.index("--host") + 1] == host
         assert ("no authentication and will be open to everybody who reaches 0.0.0.0" in result.stderr) == warned
     refused = CliRunner().invoke(app, ["dashboard", "--home", str(tmp_path), "--host", "0.0.0.0"])
-    assert "has no authentication and listens on 127.0.0.1 only" in str(refused.exception)
+    assert "has no authentication and serves this machine only" in str(refused.exception)
 
 
 def complete(words: str) -> tuple[list[str], set[str]]:
