@@ -31,7 +31,7 @@ BINS = 15
 
 _MEASURES = [
     Metric("ece_15", "lower", headline=True, margin=0.01),
-    Metric("mce_15", "lower", margin=0.01),
+    Metric("max_calibration_error_15", "lower", margin=0.01),
     Metric("adaptive_ece_15", "lower", margin=0.01),
     Metric("brier", "lower", margin=0.01),
     Metric("nll", "lower", unit="nats"),
@@ -146,7 +146,7 @@ def _newton_step(columns: Columns) -> float:
 
 
 def _netcal(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[str, float]:
-    """`ece_15` and `mce_15` by netcal, on the confidence of the predicted class against whether it is right.
+    """`ece_15` and `max_calibration_error_15` by netcal: confidence of the predicted class against whether it is right.
 
     As a binary problem, which is the same number for any count of classes and avoids netcal's traps (logits, float32,
     two labels that turn many classes into a binary problem). `benchmark.metrics.calibration` holds the same formulas,
@@ -156,7 +156,10 @@ def _netcal(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict
         warnings.simplefilter("ignore")  # invalid escapes in docstrings of netcal, deprecations of what it imports
         from netcal.metrics import ECE, MCE
     hits = correct.astype(np.int64)
-    return {"ece_15": float(ECE(BINS).measure(confidence, hits)), "mce_15": float(MCE(BINS).measure(confidence, hits))}
+    return {
+        "ece_15": float(ECE(BINS).measure(confidence, hits)),
+        "max_calibration_error_15": float(MCE(BINS).measure(confidence, hits)),
+    }
 
 
 def _measures(
@@ -187,8 +190,8 @@ def _measures(
 def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
     """Paired bootstrap over images of all measures at once, before and after tuning.
 
-    The equal-mass bins of `adaptive_ece_15` stay those of the full sample. `mce_15` gets no interval: a maximum over
-    bins of changing membership has no regular bootstrap distribution.
+    The equal-mass bins of `adaptive_ece_15` stay those of the full sample. `max_calibration_error_15` gets no interval:
+    a maximum over bins has no regular bootstrap distribution.
     """
     found: dict[str, Comparison | str] = {}
     for suffix in ("", "_tuned"):
@@ -197,7 +200,7 @@ def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Compari
             continue
         sums = [_resampled(group, suffix) for group in groups]
         found |= {f"{name}{suffix}": attempt(difference, sums[0][name], sums[1][name]) for name in sums[0]}
-        found[f"mce_15{suffix}"] = "a maximum over bins has no regular bootstrap distribution"
+        found[f"max_calibration_error_15{suffix}"] = "a maximum over bins has no regular bootstrap distribution"
     return found
 
 

@@ -49,8 +49,8 @@ class CorruptionOptions(Frozen):
         Metric("accuracy", "higher", headline=True),
         Metric("clean_accuracy", "higher"),
         Metric("relative_robustness", "higher", unit="ratio"),
-        Metric("mce_fp32", "lower", unit="ratio", neutral=1.0),
-        Metric("mce_alexnet", "lower", unit="ratio"),
+        Metric("mean_corruption_error_fp32", "lower", unit="ratio", neutral=1.0),
+        Metric("mean_corruption_error_alexnet", "lower", unit="ratio"),
         Metric("samples", "neither", unit="count"),
     ],
 )
@@ -59,7 +59,7 @@ def corruption(banks: Banks, options: CorruptionOptions) -> Columns:
 
     Keys: `accuracy` is the mean over types and severities, `<type>/accuracy` over severities,
     `severity_<s>/accuracy` over types, `<type>/<s>/accuracy` one of them. `relative_robustness` is accuracy over
-    `clean_accuracy`, on the same images. `mce_fp32` is the mean corruption error with full precision as reference.
+    `clean_accuracy`, on the same images. `mean_corruption_error_fp32` has full precision as reference.
     """
     variants = banks.all("corrupted")
     names, base, clean = _variant_names(variants), variants[0], banks["clean"]
@@ -98,7 +98,7 @@ def summarise(columns: Columns, options: CorruptionOptions) -> Summary:
         notes["relative_robustness"] = str(reason)
     if options.alexnet:
         standard = {kind: errors for kind, errors in _errors(values).items() if kind in ALEXNET_ERROR}
-        metrics["mce_alexnet"] = mean_corruption_error_alexnet(standard)
+        metrics["mean_corruption_error_alexnet"] = mean_corruption_error_alexnet(standard)
     return Summary(metrics, {"variants": columns.about["variants"]}, notes)
 
 
@@ -125,8 +125,8 @@ def against_full_precision(quantized: Columns, reference: Columns, options: Corr
     try:
         mce = mean_corruption_error(*(_errors(_accuracies(columns)) for columns in (quantized, reference)))
     except UndefinedMetric as reason:
-        return Summary({}, notes={"mce_fp32": str(reason)})
-    return Summary({"mce_fp32": mce})
+        return Summary({}, notes={"mean_corruption_error_fp32": str(reason)})
+    return Summary({"mean_corruption_error_fp32": mce})
 
 
 @corruption.significance
@@ -149,7 +149,7 @@ def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Compari
     with np.errstate(divide="ignore", invalid="ignore"):
         kinds = {kind for kind, _ in names}
         relative = np.mean([(1.0 - b[f"{kind}/accuracy"]) / (1.0 - a[f"{kind}/accuracy"]) for kind in kinds], axis=0)
-    found["mce_fp32"] = attempt(difference, np.ones(len(relative)), relative)
+    found["mean_corruption_error_fp32"] = attempt(difference, np.ones(len(relative)), relative)
     return found
 
 

@@ -184,7 +184,9 @@ def _origin(plan: Plan, ledger: Ledger) -> str:
 
     methods = dict.fromkeys(c.quant.method for c in plan.configurations if c.quant != FP32)
     versions = ", ".join(f"{name} {quantizers.get(name).version}" for name in methods)
-    reports = [r.report for c in plan.configurations if (r := ledger.reports.get(c.content)) and r.report["towers"]]
+    reports = [
+        r.report for c in plan.configurations if (r := ledger.reports.get(c.quantized_key)) and r.report["towers"]
+    ]
     engines, cpus = ({str(report[key]) for report in reports} for key in ("engine", "cpu"))
     return (
         f"Model `demo`, weights {plan.configurations[0].model.digest[:12]}; suite `{SUITE}` version "

@@ -73,7 +73,7 @@ def write(ledger: Ledger, quantization: str, task_name: str) -> None:
             "data": {"scenes": "b" * 64},
             "skipped": {},
         },
-        pair=task_name,
+        comparison_key=task_name,
         identity={"options": options.model_dump(mode="json")},
     )
     ledger.append(record, outcome)
@@ -98,7 +98,14 @@ def write_home(home: Path, names: tuple[str, ...] = TASKS) -> Ledger:
     failed = ledger.records[f"{names[0]}-{W4}"]
     ledger.append(
         replace(
-            failed, key="failed", task="selective", status="failed", error=NASTY, metrics={}, notes={}, pair="selective"
+            failed,
+            key="failed",
+            task="selective",
+            status="failed",
+            error=NASTY,
+            metrics={},
+            notes={},
+            comparison_key="selective",
         )
     )
     return ledger

@@ -72,7 +72,7 @@ class BankMaker:
             return stored.load(settings.device, settings.exact_float)
         if self.configuration.quant == FP32:  # keeping it would save nothing
             return self.quantize()
-        return self.holder.quantized(self.configuration.content, self.quantize)
+        return self.holder.quantized(self.configuration.quantized_key, self.quantize)
 
     def quantize(self) -> Quantized:
         """Quantize the full-precision model."""

@@ -96,8 +96,8 @@ class Driver:
 
     def report(self, configuration: Configuration, report: Mapping[str, Any] | None) -> None:
         """Keep the QuantizationReport of a configuration, unless the ledger has it."""
-        if report is not None and configuration.content not in self.ledger.reports:
-            self.ledger.append_report(ReportRow(configuration.content, report))
+        if report is not None and configuration.quantized_key not in self.ledger.reports:
+            self.ledger.append_report(ReportRow(configuration.quantized_key, report))
 
     def write(self, configuration: Configuration, evaluation: Evaluation, result: Result) -> None:
         """Compare with full precision and record; the references must be settled."""
@@ -121,7 +121,7 @@ class Driver:
             quantization=configuration.quant.name,
             task=evaluation.task.name,
             dataset=evaluation.label,
-            pair=evaluation.pair,
+            comparison_key=evaluation.comparison_key,
             status="failed" if result.outcome is None else "done",
             seconds=result.seconds,
             error=result.error,
@@ -146,7 +146,7 @@ class Driver:
         bases = reference_records(configuration, self._full, self.ledger)
         finished = gather(self.plan, configuration, records, bases, self.ledger, self.comparer, self.progress)
         self._finished[configuration.key] = replace(finished, outcomes={}, references={})
-        if self.leases.ours(configuration.content):
+        if self.leases.ours(configuration.quantized_key):
             self._track(configuration.quant.name, lambda tracker: tracker.log(finished))
 
     def _track(self, title: str, tell: Callable[[Tracker], None]) -> None:
@@ -189,7 +189,10 @@ def gather(
     Args:
         bases: full-precision records by evaluation name; empty for full precision itself.
     """
-    report, efficiency = ledger.reports.get(configuration.content), ledger.efficiencies.get(configuration.content)
+    report, efficiency = (
+        ledger.reports.get(configuration.quantized_key),
+        ledger.efficiencies.get(configuration.quantized_key),
+    )
     tasks = {e.name: e.task for e in configuration.evaluations}
     changes: list[Change] = []
     compared = [record for record in records if record.status == "done" and record.name in bases] if comparer else []
@@ -245,8 +248,12 @@ def reference_records(
     """
     if configuration.model.quantized is not None:
         done = [r for r in ledger.records.values() if r.quantization == FP32.name and r.status == "done"]
-        by_pair = {(r.name, r.pair): r for r in done}
-        return {e.name: by_pair[e.name, e.pair] for e in configuration.evaluations if (e.name, e.pair) in by_pair}
+        by_pair = {(r.name, r.comparison_key): r for r in done}
+        return {
+            e.name: by_pair[e.name, e.comparison_key]
+            for e in configuration.evaluations
+            if (e.name, e.comparison_key) in by_pair
+        }
     base = reference(configuration, full)
     found = {e.name: ledger.done(e.key) for e in base.evaluations} if base else {}
     return {name: record for name, record in found.items() if record is not None}
@@ -265,7 +272,7 @@ def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> 
             advance(1)
             found = [ledger.records.get(e.key) for e in configuration.evaluations]
             records = [adopted(record, plan, configuration) for record in found if record is not None]
-            with leases.lease(configuration.content) as holder:
+            with leases.lease(configuration.quantized_key) as holder:
                 if len(records) < len(found) or holder is not None:  # the owner of its lease logs it
                     continue
                 try:

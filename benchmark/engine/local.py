@@ -51,7 +51,7 @@ class Local:
         while waiting:
             held: dict[str, str] = {}
             for configuration in waiting:
-                with self.driver.leases.lease(configuration.content) as holder:
+                with self.driver.leases.lease(configuration.quantized_key) as holder:
                     if holder is not None:
                         held[configuration.key] = holder
                         continue
@@ -81,7 +81,7 @@ class Local:
         self._check_first(maker)
         about = provenance(driver.plan, configuration)
         try:
-            known = configuration.content in driver.ledger.reports
+            known = configuration.quantized_key in driver.ledger.reports
             driver.report(configuration, embed(maker, pending, with_report=not known))
         except StorageError:
             raise
@@ -106,7 +106,7 @@ class Local:
         while configuration.quant != FP32:
             driver.ledger.refresh()
             if full is not None and driver.pending(full):
-                with driver.leases.lease(full.content) as holder:
+                with driver.leases.lease(full.quantized_key) as holder:
                     if holder is None:
                         driver.ledger.refresh()
                         if pending := driver.pending(full):

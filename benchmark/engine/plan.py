@@ -59,7 +59,7 @@ class Settings:
 class Evaluation:
     """One task on one binding under one configuration.
 
-    `pair` is equal for evaluations that differ in their quantization only: those can be compared.
+    `comparison_key` is equal for evaluations that differ in their quantization only: those can be compared.
     """
 
     key: str
@@ -67,7 +67,7 @@ class Evaluation:
     label: str
     roles: Mapping[str, tuple[str, ...]]
     options: BaseModel
-    pair: str = ""
+    comparison_key: str = ""
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -100,11 +100,11 @@ class Configuration:
 
     Attributes:
         key: its identity among all runs: a hash of its content, the suite with version and limit, and the data.
-        content: hash of what determines the quantized model alone; names its QuantizationReport.
+        quantized_key: hash of what determines the quantized model alone; names its QuantizationReport.
     """
 
     key: str
-    content: str
+    quantized_key: str
     model: ResolvedModel
     quant: QuantSpec
     evaluations: tuple[Evaluation, ...]
@@ -194,7 +194,7 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
     for model in _models(suite):
         base = model.quantized.base if model.quantized else model.digest  # the model that a stored one is compared with
         about = _canonical({"model": base, **hashed})
-        paired = [replace(e, pair=digest_of({**about, **own})) for e, own in unnamed]
+        paired = [replace(e, comparison_key=digest_of({**about, **own})) for e, own in unnamed]
         for quant in quants if model.quantized is None else [model.quantized.quant]:
             content = plan.content(model, quant)
             parts = _canonical(content)

@@ -24,7 +24,7 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
     """Provenance that all records of a configuration share.
 
     `settings` are the options that can change numbers or times; the driver adds `asked`, the rest of the command line.
-    `quantized_model` names the QuantizationReport (`Configuration.content`). `templates_origin` gives for each data set
+    `quantized_model` names the QuantizationReport (`Configuration.quantized_key`). `templates_origin` gives for each data set
     with classes the origin of its prompts: `spec` (the suite or catalogue), `data` (its own files), `simple` (none).
     """
     device = plan.settings.device
@@ -41,7 +41,7 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
             "digest": configuration.model.digest,
             "quantized": configuration.model.quantized is not None,
         },
-        "quantized_model": configuration.content,
+        "quantized_model": configuration.quantized_key,
         "suite": plan.suite.name,
         "suite_version": plan.suite.version,
         "limit": plan.suite.limit,

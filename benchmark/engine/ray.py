@@ -101,7 +101,7 @@ class OnRay:
     def _leased(self, waiting: deque[Configuration]) -> Group:
         """The next configuration with its pending evaluations, if its lease is ours; otherwise it goes to the end."""
         configuration = waiting.popleft()
-        holder = self.driver.leases.take(configuration.content)
+        holder = self.driver.leases.take(configuration.quantized_key)
         if holder is not None:
             waiting.append(configuration)
             self._news(f"{configuration.model.name}, {configuration.quant.name}: {shown(holder)} evaluates it")
@@ -121,7 +121,7 @@ class OnRay:
             suite=plan.suite.model_copy(update={"models": (group[0][0].model.spec,), "quantizations": names}),
             settings=plan.settings,
             jobs=tuple(
-                Job(c.key, tuple(e.key for e in pending), c.content not in self.driver.ledger.reports)
+                Job(c.key, tuple(e.key for e in pending), c.quantized_key not in self.driver.ledger.reports)
                 for c, pending in group
             ),
             home=self.home.resolve(),
@@ -161,7 +161,7 @@ class OnRay:
             return
         for configuration, _ in reversed(group):
             self._alone.add(configuration.key)
-            self.driver.leases.release(configuration.content)
+            self.driver.leases.release(configuration.quantized_key)
             waiting.appendleft(configuration)
 
     def _take(self, configuration: Configuration, pending: list[Evaluation], answer: Answer) -> None:
@@ -193,7 +193,7 @@ class OnRay:
                 self.driver.progress.message(str(damage))
                 again = [c for c in (full, configuration) if c is not None and c not in waiting]
                 waiting.extendleft(reversed(again))
-            self.driver.leases.release(configuration.content)
+            self.driver.leases.release(configuration.quantized_key)
 
     def _leave_mark(self) -> str:
         """Write a mark by which a worker recognises that it shares the results folder."""

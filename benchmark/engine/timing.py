@@ -19,7 +19,7 @@ def time_configuration(maker: BankMaker, ledger: Ledger, timing: Timing) -> None
 
     A failure is said, or stands in the row, and stops nothing.
     """
-    content = maker.configuration.content
+    content = maker.configuration.quantized_key
     if timing == "never" or (timing == "new" and not (maker.in_memory and _unknown(ledger, content))):
         return
     if maker.configuration.model.quantized is not None:

@@ -40,7 +40,7 @@ class Record:
         notes: metric key -> why it is undefined here.
         error: the reason, where `status` is "failed".
         provenance: versions, device, digests, calibration, time.
-        pair: equal for records that differ in their quantization only, so that they can be compared.
+        comparison_key: equal for records that differ in their quantization only, so that they can be compared.
         samples: SHA-256 of the file of its per-sample columns; None where it has none.
         identity: what it is by name (`benchmark.results.identity`): found from YAML alone, on any machine.
     """
@@ -58,7 +58,7 @@ class Record:
     notes: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    pair: str = ""
+    comparison_key: str = ""
     samples: str | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
 
@@ -70,7 +70,7 @@ class Record:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """The QuantizationReport of one quantized model (`Configuration.content`), as JSON."""
+    """The QuantizationReport of one quantized model (`Configuration.quantized_key`), as JSON."""
 
     configuration: str
     report: Mapping[str, Any]
@@ -78,7 +78,7 @@ class ReportRow:
 
 @dataclass(frozen=True)
 class EfficiencyRow:
-    """Size and speed of one quantized model (`Configuration.content`) on one machine.
+    """Size and speed of one quantized model (`Configuration.quantized_key`) on one machine.
 
     Attributes:
         machine: the host's name.

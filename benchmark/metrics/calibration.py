@@ -31,7 +31,7 @@ __all__ = [
     "brier",
     "ece",
     "ece_floor",
-    "mce",
+    "max_calibration_error",
     "nll",
     "nll_derivatives",
     "overconfidence",
@@ -124,7 +124,7 @@ def ece(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 15) -> fl
     return float(np.sum(table.weight * np.abs(table.gap)))
 
 
-def mce(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 15) -> float:
+def max_calibration_error(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 15) -> float:
     """Maximum calibration error: the largest `|conf_k - acc_k|` of an occupied equal-width bin, in [0, 1]."""
     return float(np.abs(reliability_bins(confidence, correct, bins).gap).max())
 

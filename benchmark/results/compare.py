@@ -241,12 +241,16 @@ def find_changes(
 ) -> list[Change]:
     """All changes of the chosen records against the full-precision records that they can be compared with."""
     full = [record for record in records if record.quantization == "fp32"]
-    bases = {(r.model, r.name, r.pair): r for r in full}
-    origins = {(r.name, r.pair): r for r in full if r.pair}  # of exported models, which have another name
+    bases = {(r.model, r.name, r.comparison_key): r for r in full}
+    origins = {
+        (r.name, r.comparison_key): r for r in full if r.comparison_key
+    }  # of exported models, which have another name
     changes: list[Change] = []
     with (progress or shown()).phase("compare", len(chosen)) as advance:
         for record in chosen:
-            base = bases.get((record.model, record.name, record.pair)) or origins.get((record.name, record.pair))
+            base = bases.get((record.model, record.name, record.comparison_key)) or origins.get(
+                (record.name, record.comparison_key)
+            )
             if base is None:
                 comparer.failures[f"{record.model}, {record.quantization}: {record.name}"] = (
                     "the ledger has no full-precision evaluation on the same data; run the suite again with its --limit"

@@ -141,5 +141,5 @@ def newest(records: Iterable[Record]) -> list[Record]:
         if record.status == "done":
             key = (record.model, record.quantization, record.name)
             found.pop(key, None)
-            found[(*key, record.pair) if record.quantization == "fp32" else key] = record
+            found[(*key, record.comparison_key) if record.quantization == "fp32" else key] = record
     return list(found.values())

@@ -130,7 +130,7 @@ class Results:
 
     def reference(self, record: Record) -> Record | None:
         """The full-precision record on the same data."""
-        return self.bases.get((record.model, record.name, record.pair))
+        return self.bases.get((record.model, record.name, record.comparison_key))
 
 
 def gather(ledger: Ledger, suite: str, spec: SuiteSpec | None) -> Results:
@@ -143,7 +143,7 @@ def gather(ledger: Ledger, suite: str, spec: SuiteSpec | None) -> Results:
     adjusted = adjust(change for change in found if change.key in headline)
     margins = spec.margins if spec else {}
     rows = [replace(_measured(r, ledger, headline), margins=margins) for r in _rows(own, done, found, adjusted)]
-    bases = {(r.model, r.name, r.pair): r for r in done if r.quantization == FP32.name}
+    bases = {(r.model, r.name, r.comparison_key): r for r in done if r.quantization == FP32.name}
     return Results(suite, spec, headline, tuple(_with_latencies(rows, ledger)), ledger, bases, dict(comparer.failures))
 
 
@@ -163,12 +163,12 @@ def _rows(
     own: Sequence[Record], done: Sequence[Record], found: Sequence[Change], adjusted: Sequence[Change]
 ) -> list[Row]:
     """Full precision first for each model; of several full-precision records the one that others are compared with."""
-    pairs = {(r.model, r.name, r.pair) for r in done if r.quantization != FP32.name}
+    pairs = {(r.model, r.name, r.comparison_key) for r in done if r.quantization != FP32.name}
     models = list(dict.fromkeys(record.model for record in own))
     names = dict.fromkeys((record.model, record.quantization) for record in own)
     records: dict[tuple[str, str], dict[str, Record]] = {name: {} for name in names}
     failed: dict[tuple[str, str], dict[str, str]] = {name: {} for name in names}
-    for record in sorted(done, key=lambda r: (r.model, r.name, r.pair) in pairs):
+    for record in sorted(done, key=lambda r: (r.model, r.name, r.comparison_key) in pairs):
         records[record.model, record.quantization][record.name] = record
     for record in own:
         name = (record.model, record.quantization)
@@ -214,7 +214,7 @@ def _shares(row: Row, headline: Sequence[str]) -> dict[str, float]:
 
 
 def _content(row: Row, ledger: Ledger) -> str:
-    """The key of the row's quantized model (`Configuration.content`); "" where every record of it failed early."""
+    """The key of the row's quantized model (`Configuration.quantized_key`); "" where every record of it failed early."""
     named = (record.provenance.get("quantized_model", "") for record in row.records.values())
     return next(filter(None, named), "")
 

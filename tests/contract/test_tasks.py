@@ -135,7 +135,7 @@ def test_everything_is_reported_or_noted(name: str) -> None:
     compared = task.run_comparison(outcome.columns, outcome.columns, banks.options)
     keys = [*outcome.metrics, *outcome.notes, *compared.metrics, *compared.notes]
     missing = {m.name for m in task.metrics} - {key.rsplit("/", 1)[-1] for key in keys}
-    assert missing <= ({"mce_alexnet"} if name == "corruption" else set())
+    assert missing <= ({"mean_corruption_error_alexnet"} if name == "corruption" else set())
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

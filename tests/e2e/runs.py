@@ -98,7 +98,7 @@ def content(record: Record) -> dict[str, Any]:
         "status": record.status,
         "metrics": dict(record.metrics),
         "notes": dict(record.notes),
-        "names": (record.suite, record.model, record.quantization, record.task, record.dataset, record.pair),
+        "names": (record.suite, record.model, record.quantization, record.task, record.dataset, record.comparison_key),
         "configuration": record.configuration,
     }
 

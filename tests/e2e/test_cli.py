@@ -248,7 +248,7 @@ def test_quantized_records_carry_their_change(first: Any) -> None:
         assert full["change"] == {}
         for key, change in quantized["change"].items():
             assert change == pytest.approx(quantized["metrics"][key] - full["metrics"][key], abs=1e-12)
-    assert "corruption/scenes/mce_fp32" in by[QUANT, "corruption"]["metrics"]
+    assert "corruption/scenes/mean_corruption_error_fp32" in by[QUANT, "corruption"]["metrics"]
     assert any(by[QUANT, "ood"]["change"].values())
 
 

@@ -54,8 +54,8 @@ def test_both_scores_are_evaluated_and_compared(first: Sweep) -> None:
         assert change.low is not None
         assert change.p is not None
     assert first.uncompared == {}
-    assert full.pair == quantized.pair
-    assert full.pair
+    assert full.comparison_key == quantized.comparison_key
+    assert full.comparison_key
 
 
 def test_a_second_run_runs_no_model(first: Sweep, home: Path) -> None:

@@ -70,7 +70,7 @@ def test_imagenet(model: str, reliquant: Reliquant, tmp_path: Path) -> None:
     assert {"v2/accuracy", "a/accuracy", "r/accuracy", "accuracy"} <= {
         key.removeprefix("covariate_shift/imagenet/") for key in found["covariate_shift"]["metrics"]
     }
-    assert "corruption/imagenet/mce_alexnet" in found["corruption"]["metrics"]
+    assert "corruption/imagenet/mean_corruption_error_alexnet" in found["corruption"]["metrics"]
     assert found["zero_shot"]["provenance"]["skipped"] == {}
 
 

@@ -108,7 +108,7 @@ def finished(plan: Plan, configuration: Configuration, rng: np.random.Generator)
             seconds=0.0,
             metrics={f"{evaluation.name}/{key}": value for key, value in metrics.items()},
             provenance={"versions": {f"package{i}": "1.2.3" for i in range(6)}, "data": {"a": "0" * 64, "c": "1" * 64}},
-            pair=evaluation.pair,
+            comparison_key=evaluation.comparison_key,
         )
         records.append(record)
         outcomes[record.key] = outcome
@@ -147,7 +147,7 @@ def write_ledger(ledger: Ledger, plan: Plan, configurations: int) -> list[tuple[
     """Append everything; (evaluations, seconds) as it goes."""
     points, done, start = [], 0, time.monotonic()
     for each in made(plan, configurations):
-        ledger.append_report(ReportRow(each.configuration.content, each.report or {}))
+        ledger.append_report(ReportRow(each.configuration.quantized_key, each.report or {}))
         for record in each.records:
             ledger.append(record, each.outcomes[record.key])
         done += len(each.records)

@@ -78,7 +78,7 @@ def test_ece_and_mce_equal_netcal(zoo: Zoo, bins: int, netcal: SimpleNamespace) 
     assert calibration.ece(zoo.confidence, zoo.correct, bins) == pytest.approx(
         netcal.ECE(bins).measure(zoo.probabilities, zoo.labels), abs=1e-13
     )
-    assert calibration.mce(zoo.confidence, zoo.correct, bins) == pytest.approx(
+    assert calibration.max_calibration_error(zoo.confidence, zoo.correct, bins) == pytest.approx(
         netcal.MCE(bins).measure(zoo.probabilities, zoo.labels), abs=1e-13
     )
 
@@ -99,7 +99,7 @@ def test_ece_equals_torchmetrics_away_from_one(zoo: Zoo) -> None:
 
     assert zoo.confidence.max() < 1.0  # torchmetrics puts 1.0 into a bin of its own
     p, y = torch.tensor(zoo.probabilities), torch.tensor(zoo.labels)
-    for norm, ours in (("l1", calibration.ece), ("max", calibration.mce)):
+    for norm, ours in (("l1", calibration.ece), ("max", calibration.max_calibration_error)):
         theirs = multiclass_calibration_error(p, y, num_classes=p.shape[1], n_bins=15, norm=norm).item()
         assert ours(zoo.confidence, zoo.correct) == pytest.approx(theirs, abs=2e-7)
 

@@ -24,7 +24,7 @@ from benchmark.testing import make_bank
 W8, W4 = "rtn-w8a8-channel-token-vision", "rtn-w4a8-channel-token-vision"
 
 
-def write(ledger: Ledger, quantization: str, noise: float, samples: int = 60, pair: str = "full") -> Record:
+def write(ledger: Ledger, quantization: str, noise: float, samples: int = 60, comparison_key: str = "full") -> Record:
     task, bank = tasks.get("zero_shot"), make_bank(seed=1, samples=samples)
     reference = task.run(Banks({"test": [bank]}))
     image = bank.image + noise * np.random.default_rng(2).standard_normal(bank.image.shape)
@@ -36,7 +36,7 @@ def write(ledger: Ledger, quantization: str, noise: float, samples: int = 60, pa
         else {}
     )
     record = Record(
-        key=f"{quantization}-{pair}",
+        key=f"{quantization}-{comparison_key}",
         configuration=quantization,
         suite="small",
         model="tiny",
@@ -46,7 +46,7 @@ def write(ledger: Ledger, quantization: str, noise: float, samples: int = 60, pa
         status="done",
         seconds=0.0,
         metrics={f"zero_shot/scenes/{key}": value for key, value in {**outcome.metrics, **compared}.items()},
-        pair=pair,
+        comparison_key=comparison_key,
     )
     ledger.append(record, outcome)
     return record
@@ -130,12 +130,12 @@ def test_the_claims(home: Path) -> None:
 def test_a_quantization_is_compared_with_the_full_precision_of_the_same_data(home: Path) -> None:
     """A later run with a limit does not disturb what was done before."""
     before = rows(home, W4)
-    write(Ledger(home), "fp32", 0.0, samples=20, pair="limited")
+    write(Ledger(home), "fp32", 0.0, samples=20, comparison_key="limited")
     assert rows(home, W4) == before
 
 
 def test_a_quantization_without_its_full_precision_is_said(home: Path) -> None:
-    write(Ledger(home), W4, 0.3, samples=20, pair="limited")
+    write(Ledger(home), W4, 0.3, samples=20, comparison_key="limited")
     result = run(home)
     assert result.exit_code == 3
     assert "no full-precision evaluation on the same data" in result.stderr

@@ -63,7 +63,9 @@ def fill(home: Path, plan: Plan) -> None:
     for configuration in plan.configurations:
         for e in configuration.evaluations:
             names = {"model": "demo", "quantization": configuration.quant.name, "task": e.task.name}
-            ledger.append(record(e.key, **names, dataset=e.label, pair=e.pair, metrics={}, notes={}))
+            ledger.append(
+                record(e.key, **names, dataset=e.label, comparison_key=e.comparison_key, metrics={}, notes={})
+            )
 
 
 @pytest.mark.parametrize("engine", ENGINES)

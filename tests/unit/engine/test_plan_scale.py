@@ -58,9 +58,9 @@ def test_every_evaluation_of_the_paper_suite_has_a_name_of_its_own(plan_of: Call
     assert len(plan.configurations) == 10 * 103
     keys = [e.key for c in plan.configurations for e in c.evaluations]
     assert len(keys) == len(set(keys)) == 10 * 103 * 8
-    pairs = {e.pair for c in plan.configurations for e in c.evaluations}
+    pairs = {e.comparison_key for c in plan.configurations for e in c.evaluations}
     assert len(pairs) == 10 * 8
-    assert len({c.content for c in plan.configurations}) == 10 * 103
+    assert len({c.quantized_key for c in plan.configurations}) == 10 * 103
 
 
 @pytest.mark.slow

@@ -22,7 +22,9 @@ class Maker:
     """As much of a BankMaker as timing looks at."""
 
     def __init__(self, in_memory: bool) -> None:
-        self.configuration = SimpleNamespace(content="c1", quant=parse(NAME), model=SimpleNamespace(quantized=None))
+        self.configuration = SimpleNamespace(
+            quantized_key="c1", quant=parse(NAME), model=SimpleNamespace(quantized=None)
+        )
         self.holder = SimpleNamespace(model=toy())
         self.in_memory, self.loads, self.progress = in_memory, 0, Heard()
 

@@ -27,7 +27,7 @@ def split(answers: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
 def test_calibration_does_not_depend_on_order_and_is_bounded(answers, bins, random) -> None:
     conf, hit = split(answers)
     order = np.array(random.sample(range(len(conf)), len(conf)))
-    for metric in (calibration.ece, calibration.mce, calibration.adaptive_ece):
+    for metric in (calibration.ece, calibration.max_calibration_error, calibration.adaptive_ece):
         value = metric(conf, hit, bins)
         assert 0.0 <= value <= 1.0
         assert metric(conf[order], hit[order], bins) == pytest.approx(value, abs=1e-12)
@@ -36,7 +36,7 @@ def test_calibration_does_not_depend_on_order_and_is_bounded(answers, bins, rand
     over, under = calibration.overconfidence(conf, hit, bins), calibration.underconfidence(conf, hit, bins)
     assert over + under == pytest.approx(ece, abs=1e-12)
     assert over - under == pytest.approx(signed, abs=1e-12)
-    assert abs(signed) <= ece + 1e-12 <= calibration.mce(conf, hit, bins) + 2e-12
+    assert abs(signed) <= ece + 1e-12 <= calibration.max_calibration_error(conf, hit, bins) + 2e-12
     bin_table = calibration.reliability_bins(conf, hit, bins)
     assert bin_table.count.sum() == len(conf)
     inside = bin_table.confidence[bin_table.occupied]
@@ -108,7 +108,11 @@ def test_perfect_and_worst_classifiers(n: int, classes: int, seed: int) -> None:
     assert calibration.brier(perfect, labels) == 0.0
     assert calibration.brier(np.eye(classes)[(labels + 1) % classes], labels) == 2.0
     assert calibration.ece(np.ones(n), np.ones(n, bool)) == calibration.adaptive_ece(np.ones(n), np.ones(n, bool)) == 0
-    assert calibration.ece(np.ones(n), np.zeros(n, bool)) == calibration.mce(np.ones(n), np.zeros(n, bool)) == 1.0
+    assert (
+        calibration.ece(np.ones(n), np.zeros(n, bool))
+        == calibration.max_calibration_error(np.ones(n), np.zeros(n, bool))
+        == 1.0
+    )
     scale = rng.uniform(1, 100)
     values = rng.normal(size=(n, classes))
     previous = 0.0

@@ -47,7 +47,7 @@ def test_calibration_by_hand() -> None:
     confidence, correct = [0.95, 0.95, 0.55, 0.55, 0.55], [True, True, True, False, False]
     low, high = 0.55 - 1 / 3, 1 - 0.95
     assert calibration.ece(confidence, correct) == pytest.approx(0.6 * low + 0.4 * high)
-    assert calibration.mce(confidence, correct) == pytest.approx(low)
+    assert calibration.max_calibration_error(confidence, correct) == pytest.approx(low)
     assert calibration.overconfidence(confidence, correct) == pytest.approx(0.6 * low)
     assert calibration.underconfidence(confidence, correct) == pytest.approx(0.4 * high)
     assert calibration.signed_calibration_error(confidence, correct) == pytest.approx(0.6 * low - 0.4 * high)

@@ -288,7 +288,8 @@ def test_a_strangers_figures_appear_and_their_failures_too(tmp_path: Path) -> No
             metrics = {f"strange/scenes/{key}": value for key, value in outcome.metrics.items()}
             about = {"suite": "small", "model": "tiny", "task": "strange", "dataset": "scenes", "status": "done"}
             ledger.append(
-                Record(name, name, quantization=name, seconds=0.0, metrics=metrics, pair="p", **about), outcome
+                Record(name, name, quantization=name, seconds=0.0, metrics=metrics, comparison_key="p", **about),
+                outcome,
             )
         result = run(tmp_path / "home", tmp_path / "page.html", "small")
     assert result.exit_code == 0, result.output

@@ -148,7 +148,9 @@ def test_alexnet_is_for_the_standard_types_when_extra_ones_are_there() -> None:
         Banks({"clean": [make_bank(seed=3)], "corrupted": variants}, CorruptionOptions(alexnet=True))
     )
     error = 1.0 - outcome.metrics["accuracy"]
-    assert outcome.metrics["mce_alexnet"] == pytest.approx(np.mean([error / e for e in ALEXNET_ERROR.values()]))
+    assert outcome.metrics["mean_corruption_error_alexnet"] == pytest.approx(
+        np.mean([error / e for e in ALEXNET_ERROR.values()])
+    )
     assert outcome.metrics["saturate/accuracy"] == outcome.metrics["fog/accuracy"]
 
 

@@ -134,7 +134,7 @@ def test_calibration_against_netcal_and_scikit_learn(seed: int, scale: float) ->
     found = calibration.run(Banks({"test": [bank]})).metrics
     p = probabilities(bank)
     assert found["ece_15"] == pytest.approx(ECE(15).measure(p, bank.label), abs=1e-9)
-    assert found["mce_15"] == pytest.approx(MCE(15).measure(p, bank.label), abs=1e-9)
+    assert found["max_calibration_error_15"] == pytest.approx(MCE(15).measure(p, bank.label), abs=1e-9)
     log_p = scipy.special.log_softmax(cosines(bank) * scale - 7.0, axis=1)
     assert found["nll"] == pytest.approx(-log_p[np.arange(600), bank.label].mean(), rel=1e-9)
     if p.min() > 1e-15:  # below, scikit-learn clips
@@ -215,7 +215,7 @@ def test_calibration_by_hand() -> None:
     cos = np.array([[d9 / 10, 0.0]] * 4 + [[d7 / 10, 0.0]] * 2)
     found = calibration.run(Banks({"test": [from_cosines(cos, [0, 0, 0, 1, 1, 1], scale=10.0)]})).metrics
     assert found["ece_15"] == pytest.approx(4 / 6 * 0.15 + 2 / 6 * 0.7, abs=1e-6)
-    assert found["mce_15"] == pytest.approx(0.7, abs=1e-6)
+    assert found["max_calibration_error_15"] == pytest.approx(0.7, abs=1e-6)
     assert found["brier"] == pytest.approx((3 * 2 * 0.01 + 2 * 0.81 + 2 * 2 * 0.49) / 6, abs=1e-6)
     assert found["nll"] == pytest.approx(-(3 * np.log(0.9) + np.log(0.1) + 2 * np.log(0.3)) / 6, abs=1e-6)
     assert found["signed_calibration_error"] == pytest.approx((4 * 0.9 + 2 * 0.7) / 6 - 0.5, abs=1e-6)
@@ -423,10 +423,13 @@ def test_mce_is_relative_to_full_precision() -> None:
     quantized = corruption.run(corrupted(worse, [1, 1, 1, 0]))
     fog = (0.5 + 0.75) / (0.0 + 0.75)
     assert corruption.run_comparison(quantized.columns, reference.columns, CorruptionOptions()).metrics[
-        "mce_fp32"
+        "mean_corruption_error_fp32"
     ] == pytest.approx((fog + 1.0) / 2)
     assert (
-        corruption.run_comparison(reference.columns, reference.columns, CorruptionOptions()).metrics["mce_fp32"] == 1.0
+        corruption.run_comparison(reference.columns, reference.columns, CorruptionOptions()).metrics[
+            "mean_corruption_error_fp32"
+        ]
+        == 1.0
     )
 
 
@@ -437,7 +440,7 @@ def test_undefined_ratios_are_noted() -> None:
     assert outcome.notes["relative_robustness"]
     compared = corruption.run_comparison(outcome.columns, outcome.columns, CorruptionOptions())
     assert dict(compared.metrics) == {}
-    assert compared.notes["mce_fp32"]
+    assert compared.notes["mean_corruption_error_fp32"]
 
 
 def test_clean_accuracy_is_over_the_same_images() -> None:
