@@ -214,7 +214,7 @@ def _shares(row: Row, headline: Sequence[str]) -> dict[str, float]:
 
 
 def _content(row: Row, ledger: Ledger) -> str:
-    """The key of the row's quantized model (`Configuration.quantized_key`); "" where every record of it failed early."""
+    """The row's `Configuration.quantized_key`; "" where every record of it failed early."""
     named = (record.provenance.get("quantized_model", "") for record in row.records.values())
     return next(filter(None, named), "")
 
