@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from benchmark.errors import InputError
-from benchmark.plugins import Outcome
+from benchmark.plugins import Outcome, Task
 from benchmark.registry import Registry
-from benchmark.spec import digest
+from benchmark.spec import DataSpec, QuantSpec, SuiteSpec, digest
 
 if TYPE_CHECKING:
-    from benchmark.engine.plan import Configuration, Plan
     from benchmark.ledger.records import Record
     from benchmark.results.compare import Change
-    from benchmark.spec import SuiteSpec
 
 
 VIEW = "reliquant"
@@ -31,6 +31,44 @@ DEFAULT_TRACKER, STREAM_TRACKER = "mlflow", "stream"
 
 RUNS_FILTER = "tags.kind != 'evaluation' and tags.kind != 'trial'"
 """MLflow's filter for the runs that a reader begins with: quantizations, sweeps and studies."""
+
+
+@dataclass(frozen=True)
+class UsedData:
+    """A data set that evaluations looked at."""
+
+    spec: DataSpec
+    digest: str
+
+
+@dataclass(frozen=True)
+class TrackedEvaluation:
+    """One task on one binding.
+
+    Attributes:
+        name: `task/label`. options: of the binding, as the task parsed them.
+        data: by name.
+    """
+
+    name: str
+    task: Task
+    options: BaseModel
+    data: Mapping[str, UsedData]
+
+
+@dataclass(frozen=True)
+class TrackedConfiguration:
+    """One model under one quantization.
+
+    Attributes:
+        key: names it among all runs. model: display name. family: of the model.
+    """
+
+    key: str
+    model: str
+    family: str
+    quant: QuantSpec
+    evaluations: tuple[TrackedEvaluation, ...]
 
 
 @dataclass(frozen=True)
@@ -48,8 +86,8 @@ class FinishedConfiguration:
         efficiency: size and speed (`benchmark.quantization.efficiency.Efficiency` as JSON); None where not measured.
     """
 
-    plan: Plan
-    configuration: Configuration
+    suite: SuiteSpec
+    configuration: TrackedConfiguration
     report: Mapping[str, Any] | None
     records: tuple[Record, ...]
     outcomes: Mapping[str, Outcome]
@@ -57,6 +95,11 @@ class FinishedConfiguration:
     changes: tuple[Change, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     efficiency: Mapping[str, Any] | None = None
+
+    @property
+    def configurations(self) -> tuple[TrackedConfiguration, ...]:
+        """The one, as a sweep has them."""
+        return (self.configuration,)
 
 
 @dataclass(frozen=True)
@@ -69,9 +112,9 @@ class FinishedSweep:
         reports: configuration key -> QuantizationReport as JSON.
     """
 
-    plan: Plan
+    suite: SuiteSpec
     model: str
-    configurations: tuple[Configuration, ...]
+    configurations: tuple[TrackedConfiguration, ...]
     records: tuple[Record, ...]
     changes: tuple[Change, ...]
     reports: Mapping[str, Mapping[str, Any]]
@@ -79,7 +122,7 @@ class FinishedSweep:
     @property
     def key(self) -> str:
         """Names the sweep: the same suite, model and quantizations are the same sweep, whatever their numbers."""
-        return digest(["sweep", self.plan.suite.name, self.model, sorted(c.quant.name for c in self.configurations)])
+        return digest(["sweep", self.suite.name, self.model, sorted(c.quant.name for c in self.configurations)])
 
     @property
     def content(self) -> str:
@@ -90,14 +133,14 @@ class FinishedSweep:
 def sweeps(finished: Sequence[FinishedConfiguration]) -> list[FinishedSweep]:
     """One for each model of which there is something to compare."""
     found = []
-    for model in dict.fromkeys(each.configuration.model.name for each in finished):
-        own = [each for each in finished if each.configuration.model.name == model]
+    for model in dict.fromkeys(each.configuration.model for each in finished):
+        own = [each for each in finished if each.configuration.model == model]
         changes = tuple(change for each in own for change in each.changes)
         if changes:
             configurations = tuple(each.configuration for each in own)
             records = tuple(record for each in own for record in each.records)
             reports = {each.configuration.key: each.report for each in own if each.report is not None}
-            found.append(FinishedSweep(own[0].plan, model, configurations, records, changes, reports))
+            found.append(FinishedSweep(own[0].suite, model, configurations, records, changes, reports))
     return found
 
 

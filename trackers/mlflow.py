@@ -95,9 +95,9 @@ class MLflowTracker(Tracker):
         """Write what is new of a configuration: the parent when anything changed, and the missing children."""
         speed = [digest(finished.efficiency)[:16]] if finished.efficiency else []
         content = ",".join([LAYOUT, *sorted(r.key[:16] + r.status[0] for r in finished.records), *speed])
-        if self._is_complete(finished.plan.suite.name, finished.configuration.key, content):
+        if self._is_complete(finished.suite.name, finished.configuration.key, content):
             return
-        experiment = self._experiment(finished.plan.suite)
+        experiment = self._experiment(finished.suite)
         self._show(experiment, finished)
         key = finished.configuration.key
         if self._runs.get(key) == content:
@@ -136,7 +136,7 @@ class MLflowTracker(Tracker):
 
     def log_sweep(self, sweep: FinishedSweep) -> None:
         """A run of its own for each set of quantizations, with the summary table, all changes, and two figures."""
-        suite, content = sweep.plan.suite, f"{LAYOUT},{sweep.content}"
+        suite, content = sweep.suite, f"{LAYOUT},{sweep.content}"
         if self._is_complete(suite.name, sweep.key, content):
             return
         experiment = self._experiment(suite)
@@ -235,13 +235,13 @@ class MLflowTracker(Tracker):
         self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
 
     def _create_parent(self, experiment: str, finished: FinishedConfiguration) -> str:
-        quant, model = finished.configuration.quant, finished.configuration.model
+        quant = finished.configuration.quant
         tags = {
             KEY: finished.configuration.key,
             "kind": "configuration",
             **grouping(finished),
-            "model.family": model.family,
-            "suite.version": str(finished.plan.suite.version),
+            "model.family": finished.configuration.family,
+            "suite.version": str(finished.suite.version),
             OWNER: owner(),
             **finished.tags,
         }
@@ -250,7 +250,7 @@ class MLflowTracker(Tracker):
     def _write_parent(self, finished: FinishedConfiguration, parent: str, errors: Mapping[str, str]) -> None:
         tags = {**errors, **({"kernel": finished.efficiency["kernel"]} if finished.efficiency else {})}
         tags |= {NOTE: configuration_note(finished)}
-        params = {"model": finished.configuration.model.name, **quant_params(finished.configuration.quant)}
+        params = {"model": finished.configuration.model, **quant_params(finished.configuration.quant)}
         write_batch(self._client, parent, {**narrow_metrics(finished), **headline_metrics(finished)}, params, tags)
         if finished.changes:
             tested = adjust(finished.changes)

@@ -51,8 +51,8 @@ def data_inputs(finished: FinishedConfiguration) -> list[Any]:
     """The data sets of a configuration as MLflow's inputs; generated corruptions are not listed beside their base."""
     from mlflow.entities import Dataset, DatasetInput
 
-    data = finished.plan.data
-    names = sorted({n for e in finished.configuration.evaluations for r in e.roles.values() for n in r})
+    data = {name: used for e in finished.configuration.evaluations for name, used in sorted(e.data.items())}
+    names = sorted(data)
     plain = [name for name in names if data[name].spec.corruption is None]
     return [
         DatasetInput(Dataset(name, data[name].digest[:36], data[name].spec.source, data[name].spec.model_dump_json()))

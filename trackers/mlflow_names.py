@@ -22,7 +22,7 @@ def grouping(finished: FinishedConfiguration) -> dict[str, str]:
     """Tags of a configuration and of its tasks, by which MLflow's table can be grouped."""
     quant, model = finished.configuration.quant, finished.configuration.model
     scope = quant.scope if quant.method != "fp32" else "none"
-    return {"model": model.name, "suite": finished.plan.suite.name, "method": quant.method, "scope": scope}
+    return {"model": model, "suite": finished.suite.name, "method": quant.method, "scope": scope}
 
 
 def metric_name(key: str) -> str:

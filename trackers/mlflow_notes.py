@@ -26,7 +26,7 @@ def experiment_note(suite: SuiteSpec) -> str:
 
 def configuration_note(finished: FinishedConfiguration) -> str:
     """Of a quantization: what it changed significantly among the headline metrics, and where the rest is."""
-    keys = headline_keys(finished.plan, finished.records)
+    keys = headline_keys(finished, finished.records)
     tested = adjust(change for change in finished.changes if change.key in keys)
     where = (
         "Artifacts: `quantization_report.json` (which layers, bits, size)"

@@ -29,15 +29,15 @@ def columns(finished: FinishedConfiguration) -> list[str]:
 
     The suite decides, so that a run of some of its tasks does not take columns away.
     """
-    keys = finished.plan.suite.headline or headline_keys(finished.plan, finished.records)
+    keys = finished.suite.headline or headline_keys(finished, finished.records)
     shown = [f"{name}{part}" for name in short_names(keys).values() for part in ("", "_change")]
     return ["effective_bits", *shown] if "effective_bits" in narrow_metrics(finished) else shown
 
 
 def state(finished: FinishedConfiguration) -> dict[str, object]:
     """Filter, sort and columns, as MLflow's page keeps them. The best by the first headline metric comes first."""
-    tasks = declared(finished.plan)
-    keys = finished.plan.suite.headline or headline_keys(finished.plan, finished.records)
+    tasks = declared(finished)
+    keys = finished.suite.headline or headline_keys(finished, finished.records)
     known = [key for key in keys if key.split("/")[0] in tasks]
     sort: Mapping[str, object] = {"orderByKey": "attributes.start_time", "orderByAsc": True}
     if known:
@@ -74,7 +74,7 @@ def renewed(old: str | None, finished: FinishedConfiguration) -> str | None:
         same = json.loads(there["state"]) == new
     except (ValueError, KeyError, TypeError):
         return None  # not ours
-    whole = _covers(finished.plan.suite.headline, declared(finished.plan))
+    whole = _covers(finished.suite.headline, declared(finished))
     return None if touched or same or not whole else made
 
 

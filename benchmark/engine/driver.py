@@ -16,7 +16,15 @@ from benchmark.plugins import Outcome, Summary
 from benchmark.results.compare import Change, Comparer
 from benchmark.results.identity import identity
 from benchmark.spec import FP32
-from benchmark.tracking import FinishedConfiguration, FinishedSweep, Tracker, sweeps
+from benchmark.tracking import (
+    FinishedConfiguration,
+    FinishedSweep,
+    TrackedConfiguration,
+    TrackedEvaluation,
+    Tracker,
+    UsedData,
+    sweeps,
+)
 from benchmark.utils.guard import described, guarded
 from benchmark.utils.progress import Progress, Silent
 
@@ -203,8 +211,8 @@ def gather(
                 changes += comparer.changes(tasks[record.name], record, bases[record.name], ledger.outcome)
             advance(1)
     return FinishedConfiguration(
-        plan=plan,
-        configuration=configuration,
+        suite=plan.suite,
+        configuration=tracked(plan, configuration),
         report=report.report if report else None,
         efficiency=efficiency.efficiency if efficiency else None,
         records=tuple(records),
@@ -212,6 +220,17 @@ def gather(
         references={name: ledger.outcome(record) for name, record in bases.items()},
         changes=tuple(changes),
     )
+
+
+def tracked(plan: Plan, configuration: Configuration) -> TrackedConfiguration:
+    """A configuration as trackers get it: plain values, without model and data."""
+    evaluations = []
+    for evaluation in configuration.evaluations:
+        names = {name for bound in evaluation.roles.values() for name in bound}
+        data = {name: UsedData(plan.data[name].spec, plan.data[name].digest) for name in sorted(names)}
+        evaluations.append(TrackedEvaluation(evaluation.name, evaluation.task, evaluation.options, data))
+    model = configuration.model
+    return TrackedConfiguration(configuration.key, model.name, model.family, configuration.quant, tuple(evaluations))
 
 
 def identity_of(plan: Plan, configuration: Configuration, evaluation: Evaluation) -> dict[str, Any]:

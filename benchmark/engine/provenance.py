@@ -25,7 +25,8 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
 
     `settings` are the options that can change numbers or times; the driver adds `asked`, the rest of the command line.
     `quantized_model` names the QuantizationReport (`Configuration.quantized_key`). `templates_origin` gives for each
-    data set with classes the origin of its prompts: `spec` (the suite or catalogue), `data` (its own files), `simple` (none).
+    data set with classes the origin of its prompts: `spec` (the suite or catalogue), `data` (its own files) or `simple`
+    (none).
     """
     device = plan.settings.device
     whole = {name: data for name, data in plan.data.items() if "/" not in name}

@@ -25,7 +25,7 @@ Table = list[dict[str, Any]]
 
 def headline_changes(sweep: FinishedSweep) -> dict[tuple[str, str], Change]:
     """(quantization, headline metric) -> its change, with q over all of them."""
-    keys = set(headline_keys(sweep.plan, sweep.records))
+    keys = set(headline_keys(sweep, sweep.records))
     return {(c.quantization, c.key): c for c in adjust(change for change in sweep.changes if change.key in keys)}
 
 
@@ -34,7 +34,7 @@ def summary(sweep: FinishedSweep) -> Table:
 
     None where there is no value. q is adjusted over the whole table.
     """
-    keys = headline_keys(sweep.plan, sweep.records)
+    keys = headline_keys(sweep, sweep.records)
     names, changes = short_names(keys), headline_changes(sweep)
     values = {(r.quantization, key): value for r in sweep.records for key, value in r.metrics.items()}
     rows: Table = []
@@ -65,7 +65,7 @@ def draw(sweep: FinishedSweep) -> dict[str, Figure]:
 
     Nothing where there is no headline metric or nothing to compare.
     """
-    keys = headline_keys(sweep.plan, sweep.records)
+    keys = headline_keys(sweep, sweep.records)
     changes = headline_changes(sweep)
     return {"changes": _heat_map(sweep, keys, changes), "bits": _bits(sweep, keys, changes)} if changes else {}
 
@@ -91,7 +91,7 @@ def _heat_map(sweep: FinishedSweep, keys: Sequence[str], changes: Mapping[tuple[
     bar = figure.colorbar(shown, ax=axes, ticks=[-1, 0, 1], boundaries=np.linspace(-1, 1, 101), shrink=0.8)
     bar.ax.set_yticklabels(["as much worse", "no change", "as much better"])
     axes.set_title(
-        f"{sweep.plan.suite.name}, {sweep.model}: change against fp32\n"
+        f"{sweep.suite.name}, {sweep.model}: change against fp32\n"
         f"blue is better, red is worse, relative to the column's largest; {STARS}",
         fontsize=10,
     )
@@ -106,7 +106,7 @@ def _bits(sweep: FinishedSweep, keys: Sequence[str], changes: Mapping[tuple[str,
     width, height = 4.1 * across, 3.1 * down + 1
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(down, across, squeeze=False)
-    tasks, rows, names = declared(sweep.plan), summary(sweep), short_names(keys)
+    tasks, rows, names = declared(sweep), summary(sweep), short_names(keys)
     for axes, key in zip(grid.flat, keys, strict=False):
         task, _, rest = key.split("/", 2)
         wish = WISHES[tasks[task].metric(rest).better]
@@ -123,7 +123,7 @@ def _bits(sweep: FinishedSweep, keys: Sequence[str], changes: Mapping[tuple[str,
     bottom = 0.7 + 0.25 * -(-len(handles) // columns)
     place = {"left": 0.6 / width, "right": 1 - 0.1 / width, "bottom": bottom / height, "top": 1 - 0.7 / height}
     figure.subplots_adjust(**place, wspace=0.2, hspace=0.25)  # a layout engine would draw all of it once more
-    told = f"{sweep.plan.suite.name}, {sweep.model}: bars are 95 % intervals of the change against fp32"
+    told = f"{sweep.suite.name}, {sweep.model}: bars are 95 % intervals of the change against fp32"
     figure.suptitle(told, y=1 - 0.15 / height)
     return figure
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from benchmark.engine.plan import Plan
     from benchmark.ledger.records import Record
     from benchmark.results.compare import Change
+    from benchmark.spec import SuiteSpec
     from benchmark.tracking import FinishedConfiguration
 
 
@@ -47,12 +48,34 @@ class Row:
     cells: Mapping[str, Cell]
 
 
-def declared(plan: Plan) -> dict[str, Task]:
+class _Evaluation(Protocol):
+    @property
+    def task(self) -> Task: ...
+
+
+class _Configuration(Protocol):
+    @property
+    def evaluations(self) -> Sequence[_Evaluation]: ...
+
+
+class Sweeping(Protocol):
+    """What has a suite and configurations: a plan, and the events that trackers get."""
+
+    @property
+    def suite(self) -> SuiteSpec:
+        """Names the headline metrics."""
+
+    @property
+    def configurations(self) -> Sequence[_Configuration]:
+        """One or several."""
+
+
+def declared(plan: Sweeping) -> dict[str, Task]:
     """The tasks of a plan by name."""
     return {e.task.name: e.task for c in plan.configurations for e in c.evaluations}
 
 
-def headline_keys(plan: Plan, records: Iterable[Record]) -> list[str]:
+def headline_keys(plan: Sweeping, records: Iterable[Record]) -> list[str]:
     """The suite's headline metrics; where it names none, the shallowest headline metric of each evaluation."""
     tasks = declared(plan)
     present = [key for record in records for key in record.metrics]
@@ -83,7 +106,7 @@ def _declared_at(key: str, task_of: Callable[[str], Task]) -> int:
     return task.metrics.index(task.metric(key))
 
 
-def changes(plan: Plan, records: Sequence[Record]) -> dict[str, dict[str, Cell]]:
+def changes(plan: Sweeping, records: Sequence[Record]) -> dict[str, dict[str, Cell]]:
     """Configuration key -> metric key -> cell with its change against full precision of the same model."""
     tasks = declared(plan)
     reference = {
@@ -153,10 +176,10 @@ def efficiency_figures(efficiency: Mapping[str, Any]) -> dict[str, float]:
 
 def headline_metrics(finished: FinishedConfiguration) -> dict[str, float]:
     """Headline metrics of a configuration with their changes and p values, the sizes of its report, its efficiency."""
-    cells = changes(finished.plan, finished.records).get(finished.configuration.key, {})
+    cells = changes(finished, finished.records).get(finished.configuration.key, {})
     bases = {f"{name}/{k}": v for name, outcome in finished.references.items() for k, v in outcome.metrics.items()}
     p = {change.key: change.p for change in finished.changes}
-    keys = [key for key in headline_keys(finished.plan, finished.records) if key in cells]
+    keys = [key for key in headline_keys(finished, finished.records) if key in cells]
     metrics = {key: cells[key].value for key in keys}
     metrics |= {f"change/{key}": cells[key].value - bases[key] for key in keys if key in bases}
     metrics |= {f"p/{key}": value for key in keys if (value := p.get(key)) is not None}
@@ -177,8 +200,8 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 def narrow_metrics(finished: FinishedConfiguration) -> dict[str, float]:
     """What a table of runs shows first: `effective_bits`, and by short name each headline metric and its `_change`."""
     metrics = headline_metrics(finished)
-    keys = [key for key in headline_keys(finished.plan, finished.records) if key in metrics]
-    names = short_names(dict.fromkeys([*finished.plan.suite.headline, *keys]))
+    keys = [key for key in headline_keys(finished, finished.records) if key in metrics]
+    names = short_names(dict.fromkeys([*finished.suite.headline, *keys]))
     found = {names[key]: metrics[key] for key in keys}
     found |= {f"{names[key]}_change": metrics[f"change/{key}"] for key in keys if f"change/{key}" in metrics}
     bits = metrics.get("quantization/effective_bits")

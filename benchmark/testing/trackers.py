@@ -10,15 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from benchmark.data import Data
-from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings
 from benchmark.ledger.records import Record
-from benchmark.models import ResolvedModel
-from benchmark.models.base import ClipModel, Preprocess
 from benchmark.plugins import Columns, Draw, Metric, NoOptions, Outcome, Summary, Task
 from benchmark.quantization import parse
-from benchmark.spec import FP32, DataSpec, ModelSpec, QuantSpec, SuiteSpec
-from benchmark.tracking import FinishedConfiguration, Tracker
+from benchmark.spec import FP32, DataSpec, QuantSpec, SuiteSpec
+from benchmark.tracking import FinishedConfiguration, TrackedConfiguration, TrackedEvaluation, Tracker, UsedData
 
 LAYER = {"name": "visual.a", "shape": [4, 8], "packed_bits": 136, "bits": 4.0}
 TOWER = {
@@ -55,33 +51,33 @@ def make_finished(
         fields: further fields of `FinishedConfiguration`.
     """
     quant = quant or parse("rtn-w4a8")
-    evaluations = tuple(_evaluation(suite, quant, name, drawing) for name in tasks)
-    configuration = Configuration(f"{suite}-{quant.name}".ljust(64, "0"), quant.name, _model(), quant, evaluations)
-    plan = Plan(_suite(suite, quant, tasks), Settings(), {"scenes": _data("scenes")}, None, (configuration,))
-    records = tuple(_record(plan, evaluation, evaluation.task.name in failing) for evaluation in evaluations)
+    data = {"scenes": UsedData(DataSpec(source="demo", split="test"), "d" * 64)}
+    evaluations = tuple(TrackedEvaluation(f"{name}/scenes", _task(name, drawing), NoOptions(), data) for name in tasks)
+    key = f"{suite}-{quant.name}".ljust(64, "0")
+    configuration = TrackedConfiguration(key, "demo", "ViT", quant, evaluations)
+    records = tuple(_record(suite, configuration, name, name in failing) for name in tasks)
     samples = {"sample_id": np.array(["a", "b"]), "correct": np.array([True, False])}
     outcome = Outcome(Columns({"test": samples}), Summary({"accuracy": 0.75, "deep/ece_15": 0.125}))
     outcomes = {record.key: outcome for record in records if record.status == "done"}
     full = Outcome(Columns({}), Summary({"accuracy": 0.875}))
     references = {f"{name}/scenes": full for name in tasks} if quant != FP32 else {}
-    return FinishedConfiguration(plan, configuration, REPORT, records, outcomes, references, **fields)
+    spec = _suite(suite, quant, tasks)
+    return FinishedConfiguration(spec, configuration, REPORT, records, outcomes, references, **fields)
 
 
-def _evaluation(suite: str, quant: QuantSpec, name: str, drawing: Draw | None) -> Evaluation:
+def _task(name: str, drawing: Draw | None) -> Task:
     metrics = (Metric("accuracy", "higher", headline=True), Metric("ece_15", "lower"))
     task = Task(name, 1, ("test",), metrics, lambda banks, options: Columns({}), drawing=drawing)
     task.summarise(lambda columns, options: Summary({}))
-    key = f"{suite}-{quant.name}-{name}".ljust(64, "0")
-    return Evaluation(key, task, "scenes", {"test": ("scenes",)}, NoOptions())
+    return task
 
 
-def _record(plan: Plan, evaluation: Evaluation, failed: bool) -> Record:
-    name, configuration = evaluation.task.name, plan.configurations[0]
+def _record(suite: str, configuration: TrackedConfiguration, name: str, failed: bool) -> Record:
     metrics = {f"{name}/scenes/accuracy": 0.75, f"{name}/scenes/deep/ece_15": 0.125}
     return Record(
-        key=evaluation.key,
+        key=f"{suite}-{configuration.quant.name}-{name}".ljust(64, "0"),
         configuration=configuration.key,
-        suite=plan.suite.name,
+        suite=suite,
         model="demo",
         quantization=configuration.quant.name,
         task=name,
@@ -104,28 +100,6 @@ def _suite(name: str, quant: QuantSpec, tasks: Sequence[str]) -> SuiteSpec:
         "tasks": {task: {"scenes": {"test": "scenes"}} for task in tasks},
     }
     return SuiteSpec.model_validate(content)
-
-
-def _model() -> ResolvedModel:
-    def load(device: str) -> ClipModel:
-        raise NotImplementedError("a tracker loads no model")
-
-    preprocess = Preprocess((64, 64), (0.5,) * 3, (0.5,) * 3)
-    return ResolvedModel(ModelSpec(ref="demo"), "demo", "ViT", "m" * 64, (), 5, preprocess, load)
-
-
-def _data(name: str) -> Data:
-    return Data(
-        name=name,
-        spec=DataSpec(source="demo", split="test"),
-        labels=np.zeros(2, np.int64),
-        sample_ids=np.array(["a", "b"]),
-        class_names=("x",),
-        templates=("{}",),
-        templates_origin="data",
-        classes_origin="data",
-        digest="d" * 64,
-    )
 
 
 class TrackerContract(ABC):

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.engine.driver import tracked
 from benchmark.engine.plan import Configuration, Plan, make_plan
 from benchmark.ledger.records import Ledger, Record, ReportRow
 from benchmark.plugins import Columns, Outcome, Summary
@@ -113,10 +114,11 @@ def finished(plan: Plan, configuration: Configuration, rng: np.random.Generator)
         records.append(record)
         outcomes[record.key] = outcome
         references[evaluation.name] = outcome
-    undrawn = tuple(replace(e, task=replace(e.task, drawing=None)) for e in configuration.evaluations)
+    told = tracked(plan, configuration)
+    undrawn = tuple(replace(e, task=replace(e.task, drawing=None)) for e in told.evaluations)
     return FinishedConfiguration(
-        plan=plan,
-        configuration=replace(configuration, evaluations=undrawn),
+        suite=plan.suite,
+        configuration=replace(told, evaluations=undrawn),
         report={"towers": {}},
         records=tuple(records),
         outcomes=outcomes,

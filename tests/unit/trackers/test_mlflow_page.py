@@ -38,10 +38,7 @@ def change(value: float, p: float) -> Change:
 
 def pair(suite: str, *, p: float = 1e-5, tasks: tuple[str, ...] = ("zero_shot",)) -> list[FinishedConfiguration]:
     """Full precision and one quantization that is significantly worse, of one plan."""
-    full, quantized = finished(suite, FP32, tasks), finished(suite, tasks=tasks, changes=(change(-0.125, p),))
-    both = (full.configuration, quantized.configuration)
-    plan = replace(quantized.plan, configurations=both)
-    return [replace(full, plan=plan), replace(quantized, plan=plan)]
+    return [finished(suite, FP32, tasks), finished(suite, tasks=tasks, changes=(change(-0.125, p),))]
 
 
 def view(tracker: MLflowTracker, suite: str) -> dict[str, Any]:
@@ -76,10 +73,10 @@ def test_the_saved_view_shows_what_is_logged_best_first(opened: Callable[[], MLf
 
 def test_the_view_of_a_reader_and_of_more_tasks_is_kept() -> None:
     each = finished("kept", tasks=("zero_shot", "ood"))
-    suite = each.plan.suite.model_copy(update={"headline": (KEY, "ood/scenes/accuracy")})
-    whole = replace(each, plan=replace(each.plan, suite=suite))
+    suite = each.suite.model_copy(update={"headline": (KEY, "ood/scenes/accuracy")})
+    whole = replace(each, suite=suite)
     part = finished("kept")
-    part = replace(part, plan=replace(part.plan, suite=suite.model_copy(update={"version": 4})))
+    part = replace(part, suite=suite.model_copy(update={"version": 4}))
     made = renewed(None, whole)
     assert made is not None
     assert renewed(made, whole) is None
