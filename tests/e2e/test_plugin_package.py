@@ -77,3 +77,18 @@ def test_its_task_runs(site: Path, tmp_path: Path) -> None:
     assert set(metrics) == {"typographic/scenes/accuracy_drop", "typographic/scenes/attacked_accuracy"}
     assert 0 <= metrics["typographic/scenes/attacked_accuracy"] <= 1
     assert (tmp_path / "home" / "records.jsonl").read_text().count("\n") == 1
+
+
+def test_its_figures_appear_in_mlflow_and_in_the_report(site: Path, tmp_path: Path) -> None:
+    """Without a further line: what it declares to be drawn is drawn."""
+    (tmp_path / "stickers.yaml").write_text(SUITE)
+    asked = ("stickers.yaml", "--limit", "16", "--home", "home", "--quant", "rtn-w4a8-vision", "--no-speed")
+    result = reliquant(site, tmp_path, "run", *asked)
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "home" / "artifacts").rglob("attack.png"))) == 2
+    assert len(list((tmp_path / "home" / "artifacts").rglob("samples.attacked.csv"))) == 2
+    result = reliquant(site, tmp_path, "report", "stickers.yaml", "--home", "home", "-o", "page.html")
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert 'alt="typographic/scenes: attack, rtn-w4a8-channel-token-vision"' in page
+    assert "Accuracy with a word over the image, and what the word costs." in page

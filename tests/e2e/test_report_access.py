@@ -131,7 +131,7 @@ def test_every_chart_with_tooltips_can_be_reached(page: Page) -> None:
     for i in range(charts.count()):
         assert charts.nth(i).locator('[data-tip][tabindex="0"]').count() == 1
     page.select_option("#run", index=1)
-    assert page.locator('#one svg[role=group]:visible [data-tip][tabindex="0"]:visible').count() > 0
+    assert page.locator('#one table.grid:visible [data-tip][tabindex="0"]:visible').count() > 0
 
 
 # --- paper -------------------------------------------------------------------------------------------------------
