@@ -13,7 +13,7 @@ from benchmark.models.untrusted import check_open_clip, guarded
 from tests.e2e.vectors_code import VECTORS, attempt
 
 pytest.importorskip("transformers")
-QUICK = frozenset(
+QUICK = frozenset(  # the others are tried by tests/e2e/replay_holes.py
     (
         *("open_clip: tokenizer_kwargs.trust_remote_code", "open_clip: text tower, auto_map, unknown model_type"),
         *("transformers: auto_map, unknown model_type", "export: auto_map, with digests"),
@@ -22,9 +22,7 @@ QUICK = frozenset(
 )
 
 
-@pytest.mark.parametrize(
-    "name", [v.name if v.name in QUICK else pytest.param(v.name, marks=pytest.mark.slow) for v in VECTORS]
-)
+@pytest.mark.parametrize("name", sorted(QUICK))
 def test_no_code_is_run(name: str, tmp_path: Path) -> None:
     vector = next(vector for vector in VECTORS if vector.name == name)
     outcome = attempt(vector, tmp_path)
