@@ -20,6 +20,7 @@ from tests.performance import (
     page,
     row_added_task,
     row_again,
+    row_commands,
     row_help,
     row_linear,
     row_memory,
@@ -33,6 +34,7 @@ from tests.performance.setting import BUILD, ROOT, Result, Setting
 
 ROWS: dict[str, Callable[[Setting], Result]] = {
     row_help.NAME: row_help.measure,
+    row_commands.NAME: row_commands.measure,
     row_suite.NAME: row_suite.measure,
     row_sweep.NAME: row_sweep.measure,
     row_again.NAME: row_again.measure,

@@ -115,6 +115,10 @@ class Setting:
         """The plain command, as a user starts it."""
         return run([sys.executable, "-m", "benchmark", *map(str, arguments)], watch=watch)
 
+    def python(self, *arguments: str) -> Used:
+        """A bare interpreter."""
+        return run([sys.executable, *arguments])
+
     def sweep(self, suite: Path, home: Path, *more: str | Path, watch: bool = False, imported: bool = False) -> Used:
         """`reliquant run` with a report of what happened inside (`tests.performance.child`).
 
