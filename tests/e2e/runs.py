@@ -81,7 +81,7 @@ def _main(arguments: list[str], log: Path, spoil: Callable[[], object]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
     sys.argv = ["reliquant", *arguments]
     spoil()
-    from benchmark.cli.app import app
+    from benchmark.cli import app
 
     app.main()
 

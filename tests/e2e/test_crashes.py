@@ -200,8 +200,8 @@ def nan_under_four_bits() -> None:
 
     real = banks.BankMaker.quantize
 
-    def quantize(self: Any, kept: Any = None) -> Any:
-        model, report = real(self, kept)
+    def quantize(self: Any) -> Any:
+        model, report = real(self)
         if self.configuration.quant.weight_bits == 4:
             plain = model.image_encoder
             model = replace(model, image_encoder=lambda module, pixels: plain(module, pixels) * float("nan"))

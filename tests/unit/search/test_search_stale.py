@@ -86,7 +86,7 @@ def test_a_lost_trial_is_retried_three_times_at_most() -> None:
         trial = study.ask()
         trial.set_user_attr("owner", "elsewhere")
         assert reconcile(study, Watch()) == 0  # a process of another machine may be alive
-        trial.set_user_attr("owner", owner().rpartition(" ")[0] + " 1")  # this id, another start time
+        trial.set_user_attr("owner", owner().rpartition(":")[0] + ":1")  # this id, another start time
         reconcile(study, Watch())
     assert [t.state for t in study.trials] == [TrialState.FAIL] * 4
     assert study.trials[3].user_attrs["retry_of"] == [0, 1, 2]
