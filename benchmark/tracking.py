@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
 from benchmark.errors import InputError
-from benchmark.plugins import Outcome, Task
 from benchmark.registry import Registry
 from benchmark.spec import DataSpec, QuantSpec, SuiteSpec, digest
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from benchmark.ledger.records import Record
+    from benchmark.plugins import Outcome, Task
     from benchmark.results.compare import Change
 
 

@@ -321,7 +321,7 @@ def test_a_scaffolded_task_passes_its_tests_and_runs(
         check=False,
     )
     assert own.returncode == 0, own.stdout
-    assert "7 passed" in own.stdout
+    assert "12 passed" in own.stdout
     suite = small.folder / "blind.yaml"
     suite.write_text(SUITE.split("tasks:", maxsplit=1)[0] + "tasks:\n  blind_spot:\n    scenes: {test: scenes}\n")
     ran = small.run("--include", str(tmp_path / "blind_spot.py"), "--tracker", "jsonl", suite="blind.yaml")
