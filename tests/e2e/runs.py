@@ -113,7 +113,8 @@ def results(home: Path) -> dict[str, Any]:
     found = {}
     for key, record in ledger.records.items():
         outcome = ledger.outcome(record)
-        arrays = {f"{kind}/{n}": a for kind in ("samples", "tables") for n, a in getattr(outcome, kind).items()}
+        groups = {**outcome.columns.groups, "about": outcome.columns.about}
+        arrays = {f"{group}/{name}": column for group, columns in groups.items() for name, column in columns.items()}
         found[key] = (content(record), {name: _exact(array) for name, array in arrays.items()})
     return found
 
