@@ -24,7 +24,7 @@ from benchmark.results.compare import Change, adjust
 from benchmark.results.formats import rows as export_rows
 from benchmark.results.load import find, open_ledger
 from benchmark.results.notation import ARROWS, STARS, STYLES, interval
-from benchmark.results.rows import Results, Row, better_of, gather
+from benchmark.results.rows import Results, Row, better_of, read_results
 from benchmark.utils.output import out
 from benchmark.utils.progress import open_progress
 
@@ -48,7 +48,7 @@ def _show(request: ShowRequest) -> None:
     if not asked.runs:
         known = {record.quantization for record in ledger.records.values() if record.suite == asked.suite}
         raise UnknownNameError("run", request.run, known)
-    results = gather(ledger, asked.suite, asked.spec)
+    results = read_results(ledger, asked.suite, asked.spec)
     console = Console()
     for row in (row for row in results.rows if (row.model, row.quantization) in asked.runs):
         if request.json:

@@ -14,14 +14,14 @@ from rich.text import Text
 
 from benchmark.engine.plan import Plan
 from benchmark.results.notation import ARROWS, STARS, STYLES, fold
-from benchmark.results.tables import Cell, Row, declared, efficiency_figures, report_figures
+from benchmark.results.tables import Cell, TableRow, declared, efficiency_figures, report_figures
 
 NARROWEST_NAME, WIDEST_NAME = 11, 12
 """Characters that the column of names gets at least, and that its longest word gets at most before it is split."""
 LEGEND = f"{STARS}: p adjusted over this table's changes"
 
 
-def print_table(rows: Sequence[Row], keys: Sequence[str], reports: Mapping[str, Any], plan: Plan) -> None:
+def print_table(rows: Sequence[TableRow], keys: Sequence[str], reports: Mapping[str, Any], plan: Plan) -> None:
     """One row per quantization, one column per headline metric: value, and change against full precision.
 
     Green is better, red is worse (by the metric's direction, which the arrow in the heading shows); `-` stands where

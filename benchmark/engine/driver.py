@@ -152,7 +152,9 @@ class Driver:
         found = [self.ledger.records[e.key] for e in configuration.evaluations]
         records = [adopted(record, self.plan, configuration) for record in found]
         bases = reference_records(configuration, self._full, self.ledger)
-        finished = gather(self.plan, configuration, records, bases, self.ledger, self.comparer, self.progress)
+        finished = finished_configuration(
+            self.plan, configuration, records, bases, self.ledger, self.comparer, self.progress
+        )
         self._finished[configuration.key] = replace(finished, outcomes={}, references={})
         if self.leases.ours(configuration.quantized_key):
             self._track(configuration.quant.name, lambda tracker: tracker.log(finished))
@@ -183,7 +185,7 @@ class Driver:
         return self.sweep
 
 
-def gather(
+def finished_configuration(
     plan: Plan,
     configuration: Configuration,
     records: Sequence[Record],
@@ -296,7 +298,7 @@ def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> 
                     continue
                 try:
                     bases = reference_records(configuration, full, ledger)
-                    finished = gather(plan, configuration, records, bases, ledger, comparer, progress)
+                    finished = finished_configuration(plan, configuration, records, bases, ledger, comparer, progress)
                     _tell(tracker, partial(tracker.log, finished))
                     logged.append(replace(finished, outcomes={}, references={}))
                 except DamagedSamplesError as damage:

@@ -1,4 +1,4 @@
-"""What `reliquant report` does: find what is meant, gather, draw, write one file."""
+"""What `reliquant report` does: find what is meant, read the results, draw, write one file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmark.report.page import render
 from benchmark.report.reproduce import origin, suite_file
 from benchmark.report.request import ReportRequest
 from benchmark.results.load import find, open_ledger
-from benchmark.results.rows import Results, gather, read_spectra
+from benchmark.results.rows import Results, read_results, read_spectra
 from benchmark.utils.progress import open_progress
 
 
@@ -26,7 +26,7 @@ def write_report(request: ReportRequest) -> Path:
             ledger = open_ledger(request.home)
             asked = find(ledger, request.what, request.suite, request.data, request.catalogues)
             advance(1)
-        results = gather(ledger, asked.suite, asked.spec)
+        results = read_results(ledger, asked.suite, asked.spec)
         with progress.phase("draw the page", 1) as advance:
             about = origin(results, suite_file(asked.name))
             page = render(results, about, _spectra(results, request.home), asked.runs)

@@ -23,8 +23,7 @@ from benchmark.report.examples import Examples, worst
 from benchmark.report.overview import ARROWS, Figure
 from benchmark.report.reproduce import Origin
 from benchmark.results.compare import Change, adjust
-from benchmark.results.hypotheses import CLAIMS, Finding
-from benchmark.results.hypotheses import gather as gather_claims
+from benchmark.results.hypotheses import CLAIMS, Finding, runs_of
 from benchmark.results.rows import Results, Row, better_of
 from benchmark.results.tables import shallowest_headlines
 
@@ -158,7 +157,7 @@ def _resource(name: str) -> str:
 
 
 def _findings(results: Results) -> list[Finding]:
-    runs = gather_claims([change for row in results.rows for change in row.changes.values()])
+    runs = runs_of([change for row in results.rows for change in row.changes.values()])
     return [claim(runs) for claim in CLAIMS]
 
 

@@ -61,7 +61,7 @@ class Runs:
 
 def paragraph(suite: str, changes: Sequence[Change]) -> str:
     """One paragraph: which claims hold on the records of a suite, which do not, which they cannot tell."""
-    runs = gather(changes)
+    runs = runs_of(changes)
     models = len({model for model, _ in runs.found})
     findings = [claim(runs) for claim in CLAIMS]
     tests = sum(change.p is not None for kind in KINDS for change in runs.of(kind))
@@ -77,7 +77,7 @@ def paragraph(suite: str, changes: Sequence[Change]) -> str:
     return textwrap.fill(". ".join(text) + ".", WIDTH, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
-def gather(changes: Sequence[Change]) -> Runs:
+def runs_of(changes: Sequence[Change]) -> Runs:
     """The changes that claims look at, adjusted together; controls and unreadable names are left out."""
     kind_of = {tuple_: kind for kind, tuple_ in KINDS.items()}
     chosen = [(c, kind_of.get((c.key.split("/")[0], c.key.split("/", 2)[2]))) for c in changes]

@@ -133,7 +133,7 @@ class Results:
         return self.bases.get((record.model, record.name, record.comparison_key))
 
 
-def gather(ledger: Ledger, suite: str, spec: SuiteSpec | None) -> Results:
+def read_results(ledger: Ledger, suite: str, spec: SuiteSpec | None) -> Results:
     """Read, pair with full precision and compare what the ledger has of a suite."""
     own = [record for record in ledger.records.values() if record.suite == suite]
     done = newest(own)

@@ -40,7 +40,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One (model, quantization): cells by metric key; missing where undefined or failed."""
 
     model: str
@@ -125,7 +125,7 @@ def changes(plan: Sweeping, records: Sequence[Record]) -> dict[str, dict[str, Ce
     return found
 
 
-def comparison_rows(plan: Plan, records: Sequence[Record], tested: Iterable[Change] = ()) -> list[Row]:
+def comparison_rows(plan: Plan, records: Sequence[Record], tested: Iterable[Change] = ()) -> list[TableRow]:
     """One row per configuration, in the order of the plan.
 
     Args: tested: the changes that are shown, adjusted over all of them; their stars go into the cells.
@@ -135,7 +135,7 @@ def comparison_rows(plan: Plan, records: Sequence[Record], tested: Iterable[Chan
         cell = cells.get(change.configuration, {}).get(change.key)
         if cell is not None:
             cells[change.configuration][change.key] = replace(cell, change=change.change, stars=change.stars)
-    return [Row(c.model.name, c.quant.name, cells.get(c.key, {})) for c in plan.configurations]
+    return [TableRow(c.model.name, c.quant.name, cells.get(c.key, {})) for c in plan.configurations]
 
 
 def report_figures(report: Mapping[str, Any]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from benchmark.cli.tables import LEGEND, print_efficiency, print_table
 from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings
 from benchmark.plugins import NoOptions, tasks
 from benchmark.quantization import parse
-from benchmark.results.tables import Cell, Row
+from benchmark.results.tables import Cell, TableRow
 from benchmark.spec.suite import load_suite, suite_names
 
 
@@ -40,11 +40,11 @@ def demo_plan() -> Plan:
     return stub_plan()
 
 
-def widest_rows(plan: Plan, keys: Sequence[str]) -> list[Row]:
+def widest_rows(plan: Plan, keys: Sequence[str]) -> list[TableRow]:
     """Every metric of every quantization changed with three stars: the widest cells that there are."""
     full, changed = Cell(0.85, None, "higher"), Cell(0.85, -0.125, "higher", "***")
     return [
-        Row(c.model.name, c.quant.name, dict.fromkeys(keys, full if c.quant.name == "fp32" else changed))
+        TableRow(c.model.name, c.quant.name, dict.fromkeys(keys, full if c.quant.name == "fp32" else changed))
         for c in plan.configurations
     ]
 
@@ -103,7 +103,7 @@ def test_full_precision_alone_has_no_legend(capsys: pytest.CaptureFixture[str]) 
     plan = demo_plan()
     key = plan.suite.headline[0]
     print_table(
-        [Row("demo", c.quant.name, {key: Cell(0.5, None, "higher")}) for c in plan.configurations], [key], {}, plan
+        [TableRow("demo", c.quant.name, {key: Cell(0.5, None, "higher")}) for c in plan.configurations], [key], {}, plan
     )
     assert LEGEND not in capsys.readouterr().out
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from benchmark.cli import completion
 from benchmark.cli.app import app
 from benchmark.cli.tables import print_table
-from benchmark.results.tables import Cell, Row
+from benchmark.results.tables import Cell, TableRow
 from benchmark.utils import progress
 from benchmark.utils.progress import Terminal
 from tests.report_home import NF4, W4, W8, write_home
@@ -87,7 +87,7 @@ def table(capsys: pytest.CaptureFixture[str]) -> str:
     plan = demo_plan()
     key = plan.suite.headline[0]
     print_table(
-        [Row("demo", c.quant.name, {key: Cell(0.5, -0.1, "higher")}) for c in plan.configurations], [key], {}, plan
+        [TableRow("demo", c.quant.name, {key: Cell(0.5, -0.1, "higher")}) for c in plan.configurations], [key], {}, plan
     )
     return capsys.readouterr().out
 

@@ -12,7 +12,7 @@ import pytest
 from benchmark.results import hypotheses
 from benchmark.results.compare import Change, adjust
 from benchmark.results.formats import FORMATS
-from benchmark.results.hypotheses import Finding, gather, paragraph
+from benchmark.results.hypotheses import Finding, paragraph, runs_of
 
 W8, W4 = "rtn-w8a8-channel-token-vision", "rtn-w4a8-channel-token-vision"
 BOTH, ROTATION = "rtn-w4a8-channel-token-vision+text", "rotation-w4a8-channel-token-vision"
@@ -98,7 +98,7 @@ FOUR = ("zero_shot/s/accuracy", "calibration/s/ece_15", "ood/s.far/mcm/auroc", "
 
 
 def found(function: Any, *changes: Change) -> Finding:
-    result: Finding = function(gather(list(changes)))
+    result: Finding = function(runs_of(list(changes)))
     return result
 
 
