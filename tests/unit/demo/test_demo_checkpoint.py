@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from benchmark.demo import scenes
-from benchmark.demo.build import check
-from benchmark.demo.build.model import CONFIG
+from benchmark.demo.training import check
+from benchmark.demo.training.model import CONFIG
 
 WEIGHTS = check.CHECKPOINT / "open_clip_model.safetensors"
 

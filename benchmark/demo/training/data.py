@@ -27,7 +27,7 @@ from benchmark.demo.catalogue import (
     easier,
 )
 from benchmark.demo.scenes import draw, render, split_labels
-from benchmark.demo.build.model import CELLS, CONFIG, MEAN, STD
+from benchmark.demo.training.model import CELLS, CONFIG, MEAN, STD
 from benchmark.errors import DataError
 
 

@@ -1,4 +1,4 @@
-"""Print what the demo's checkpoint reaches in full precision: `python -m benchmark.demo.build.check`.
+"""Print what the demo's checkpoint reaches in full precision: `python -m benchmark.demo.training.check`.
 
 A self-contained look at the fixture (zero-shot accuracy, shifts, OOD, noise and blur, round-to-nearest weights), with
 none of the suite's own code in it; the suite's numbers come from the suite.

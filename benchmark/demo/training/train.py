@@ -1,4 +1,4 @@
-"""Train the demo's tiny CLIP: `python -m benchmark.demo.build.train --out DIR`.
+"""Train the demo's tiny CLIP: `python -m benchmark.demo.training.train --out DIR`.
 
 The suite itself never trains a model; this script made the committed fixture and nobody has to run it again.
 
@@ -34,8 +34,8 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from benchmark.demo.catalogue import SPLITS
-from benchmark.demo.build.data import Batch, Captions, Stage, batches
-from benchmark.demo.build.model import CONFIG, PatchHead, build, encode_text, encode_vision, finished, save
+from benchmark.demo.training.data import Batch, Captions, Stage, batches
+from benchmark.demo.training.model import CONFIG, PatchHead, build, encode_text, encode_vision, finished, save
 
 
 @dataclass(frozen=True)
