@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import spearmanr
 
 from benchmark.metrics.spectrum import BANDS
 from benchmark.spec import FP32
@@ -143,6 +142,8 @@ class Study:
 
 def rank_correlations(first: Floats, second: Floats, third: Floats) -> dict[str, float]:
     """Spearman's rho of two columns as `noise`, and given a third as `partial`; undefined ones are left out."""
+    from scipy.stats import spearmanr  # late: the import takes most of a second, reading a study needs none
+
     if len(first) < 4 or not np.ptp(first) or not np.ptp(second):
         return {}
     rho = float(spearmanr(first, second).statistic)
