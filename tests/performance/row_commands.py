@@ -23,19 +23,21 @@ AFTER_TORCH = {"list quantizers": 1.0, "run demo": 1.0}
 
 
 def measure(setting: Setting) -> Result:
-    """Processor seconds of each command, the median of three after one that may compile byte code."""
+    """Processor seconds of each command, the median of three after one that may compile byte code; quick: of one."""
+    repeats = range(1 if setting.quick else 3)
     home = ["--home", str(setting.home("commands", fresh=False))]
     small = ["--no-speed", "--tracker", "jsonl", *(["--limit", "40"] if setting.quick else [])]
     setting.reliquant("run", "demo", *small, *home)
-    torch = median(setting.python("-c", "import torch").cpu for _ in range(3))
+    torch = median(setting.python("-c", "import torch").cpu for _ in repeats)
     found, limits = {}, {**LIMITS, **{name: torch + more for name, more in AFTER_TORCH.items()}}
     for name in limits:
         words = name.split()
         words += small if words[0] == "run" else []
         words += ["-o", str(setting.folder / "report.html")] if words[0] == "report" else []
         words += home if words[0] in ("run", "compare", "show", "report") else []
-        setting.reliquant(*words)
-        found[name] = [setting.reliquant(*words).cpu for _ in range(3)]
+        if not setting.quick:
+            setting.reliquant(*words)
+        found[name] = [setting.reliquant(*words).cpu for _ in repeats]
     late = [name for name, times in found.items() if median(times) > limits[name]]
     worst = max(median(times) / limits[name] for name, times in found.items())
     return Result(
