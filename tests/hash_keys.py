@@ -130,7 +130,7 @@ def keys(suite: SuiteSpec, settings: Settings | None = None, of: str = "photos")
 
 def maker_of(plan: Plan, configuration: int = -1) -> tuple[BankMaker, Asked]:
     """A maker of banks whose store has everything."""
-    store = Asked(Entry({"text": np.zeros((1, 4), np.float32)}, {}))
+    store = Asked(Entry({"text": np.zeros((len(CLASSES), 4), np.float32)}, {}))
     cache = PixelCache(Path("unused"), 0)
     holder: Any = None
     return BankMaker(plan, plan.configurations[configuration], holder, store, cache, Silent()), store  # type: ignore[arg-type]
