@@ -345,10 +345,10 @@ def test_a_comparison_is_kept_under_both_records(monkeypatch: pytest.MonkeyPatch
 VERSIONS: dict[tuple[str, str], frozenset[str] | Irrelevant] = {
     ("benchmark/engine/embed.py", "VERSION"): TOWERS | ANSWERS,
     ("benchmark/models/identity.py", "ADAPTER_VERSION"): TOWERS | ANSWERS | {STATISTICS},
-    ("benchmark/data/decode.py", "DECODER_VERSION"): frozenset({PIXELS, STATISTICS}),
+    ("benchmark/data/decode.py", "DECODER_VERSION"): IMAGES | CALIBRATION,
     ("benchmark/data/corruption_names.py", "GENERATOR_VERSION"): IMAGES,
     ("benchmark/data/opening.py", "LIMIT_VERSION"): IMAGES | CALIBRATION,
-    ("benchmark/quantization/calibrate.py", "VERSION"): frozenset({STATISTICS}),
+    ("benchmark/quantization/calibrate.py", "VERSION"): CALIBRATION,
     ("benchmark/results/compare.py", "VERSION"): frozenset({COMPARISON}),
     ("benchmark/spectrum/layers.py", "VERSION"): Irrelevant("a key of its own, of spectra"),
     ("benchmark/export/folder.py", "VERSION"): Irrelevant("a folder of another format is refused"),
