@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data import prompts
+from benchmark.data import decode, prompts
 from benchmark.data.corruption_names import COMMON, EXTRA, GENERATOR_VERSION
 from benchmark.data.rows import check_ids, check_labels, take_classes, take_half, take_limit, take_part
 from benchmark.data.sources.base import LoadedData, Source
@@ -47,7 +47,8 @@ class DataSets:
     def digest(self, spec: DataSpec) -> str:
         """Content hash of everything that determines images, labels and ids; reads no image.
 
-        It covers the source and its version, the files' fingerprint, split, options, class list, limit and corruption.
+        It covers the source and its version, the files' fingerprint, split, options, class list, limit, corruption and
+        decoder.
         The path itself and the data set's name do not count, nor do the templates.
         """
         source = sources.get(spec.source)
@@ -66,7 +67,7 @@ class DataSets:
             value = holder.get(key)
             if isinstance(value, str) and value not in prompts.BUILT_IN_CLASSES:
                 holder[key] = list(prompts.class_names(value))
-        return digest([source.version, fingerprint, fields, generated, LIMIT_VERSION])
+        return digest([source.version, fingerprint, fields, generated, LIMIT_VERSION, decode.DECODER_VERSION])
 
     def open(self, spec: DataSpec, name: str) -> Data:
         """Open a data set; corrupted versions share the rows of their base.

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data import decode
 from benchmark.data.chunks import Chunk, Images, chunk_rows, decode_chunks, id_chunks
-from benchmark.data.corruption_names import GENERATOR_VERSION
 from benchmark.data.opening import Data
 from benchmark.errors import DataError
 from benchmark.ledger.store import Entry, Store
@@ -148,8 +146,7 @@ class PixelCache:
 
     def key(self, data: Data, preprocess: Preprocess) -> str:
         """Content hash that names the pixels."""
-        generated = GENERATOR_VERSION if data.generated else None
-        return digest([data.digest, preprocess.pixel_digest(), decode.DECODER_VERSION, generated])
+        return digest([data.digest, preprocess.pixel_digest()])
 
     def _pixels(self, data: Data, key: str, preprocess: Preprocess, stored: Entry) -> Pixels:
         broken = [(int(row), str(reason)) for row, reason in stored.info["broken"]]

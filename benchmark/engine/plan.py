@@ -17,7 +17,7 @@ from benchmark.engine.label_spaces import check_classes
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.models import ResolvedModel, resolve
 from benchmark.plugins import Task, TextList, tasks
-from benchmark.quantization import integer_engine, parse, quantizers
+from benchmark.quantization import calibrate, integer_engine, parse, quantizers
 from benchmark.spec import FP32, BindingSpec, DataSpec, QuantSpec, SuiteSpec, Tower, canonical, digest, digest_of
 
 Binding = tuple[Task, str, BindingSpec]
@@ -138,14 +138,15 @@ class Plan:
         return {"model": model.digest, **own, **self.settings.hashed()}
 
     def quant_key(self, quant: QuantSpec) -> dict[str, Any]:
-        """Content of a quantization: its fields, its method's version, the calibration pairs if it looks at them.
+        """Content of a quantization: its fields, its method's version, and what it depends on.
 
-        A control that imitates another quantization depends on that one's content too.
+        That is the calibration pairs and the version of their statistics if it looks at them, and for a control the
+        content of the quantization that it imitates.
         """
         quantizer = quantizers.get(quant.method)
         content: dict[str, Any] = {"quant": quant.model_dump(mode="json"), "version": quantizer.version}
         if quantizer.requires_calibration(quant):
-            content["calibration"] = self.calibration_data(quant).digest
+            content["calibration"] = [self.calibration_data(quant).digest, calibrate.VERSION]
         if inner := quantizer.depends_on(quant):
             content["depends_on"] = [self.quant_key(other) for other in inner]
         return content

@@ -18,7 +18,8 @@ class Observer(ABC):
     """Accumulates a statistic of one layer's input.
 
     Attributes:
-        kind: its name. version: raise it when its numbers can change. nbytes: an upper bound of its memory.
+        kind: its name. version: raise it, and those of the methods that use it, when its numbers can
+            change. nbytes: an upper bound of its memory.
         fields: the attributes that hold its state: numbers and tensors.
     """
 

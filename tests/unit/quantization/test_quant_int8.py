@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from torch import nn
 
 from benchmark.errors import NonFiniteError
 from benchmark.quantization.activation import TensorQuantizer, TokenQuantizer
-from benchmark.quantization.affine import Scheme, quantize_weight
+from benchmark.quantization.affine import QuantizedWeight, Scheme, quantize_weight
+from benchmark.quantization.hqq import half_quadratic
 from benchmark.quantization.kernels import onednn, selection
 from benchmark.quantization.kernels.int8 import Int8Layer, fits_int8, is_patchwise, is_product
 from benchmark.quantization.kernels.onednn import (
@@ -244,6 +246,22 @@ def test_engine_is_chosen_by_the_device_and_by_exact_float(
     assert replacement(other, kernel, images, None, exact_float=False)[1] == convolution
     assert replacement(layer, weight, quantizer, None, exact_float=True)[1] == "float-simulated"
     assert replacement(layer, weight, None, None, exact_float=False)[1] == "float-simulated"
+
+
+def test_float_zero_points_are_kept_from_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HQQ's: an integer kernel would round them, and the weight would be another one."""
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 8)
+    codes, scale, zero_point = half_quadratic(layer.weight.detach().reshape(8, 1, 16), 4, 20, 0.7)
+    weight = QuantizedWeight((codes - 8).to(torch.int8), scale, zero_point - 8, Scheme(4, symmetric=False), (8, 16))
+    assert (zero_point != zero_point.round()).any()
+    monkeypatch.setattr(onednn, "exact_bits", lambda: 16)
+    monkeypatch.setattr(selection, "int8_available", lambda device: True)
+    module, engine = replacement(layer, weight, TokenQuantizer(8, True), None, exact_float=False)
+    torch.testing.assert_close(module.weight, weight.dequantize(), rtol=0, atol=0)
+    assert engine == "float-simulated"
+    whole = replace(weight, zero_point=weight.zero_point.round())
+    assert replacement(layer, whole, TokenQuantizer(8, True), None, exact_float=False)[1] != "float-simulated"
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

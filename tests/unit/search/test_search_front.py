@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from optuna._hypervolume import compute_hypervolume
 
 from benchmark.errors import InputError
 from search.front import hypervolume, hypervolume_curve, non_dominated
+from search.history import front
 
 points = st.integers(1, 3).flatmap(
     lambda m: hnp.arrays(np.float64, st.tuples(st.integers(1, 12), st.just(m)), elements=st.integers(0, 6).map(float))
@@ -64,3 +66,14 @@ def test_bad_losses_are_refused(losses: list[object]) -> None:
 def test_a_reference_of_another_length_is_refused() -> None:
     with pytest.raises(InputError, match="the reference has 3 values, the points 2"):
         hypervolume([[1.0, 2.0]], [3.0, 3.0, 3.0])
+
+
+def test_what_violates_a_constraint_is_not_on_the_front() -> None:
+    """However good it is: it neither stands there nor dominates what does."""
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for name, values, violation in (("best", (0.9, 2.0), 0.01), ("kept", (0.8, 4.0), 0.0), ("worse", (0.7, 5.0), -1.0)):
+        trial = study.ask()
+        trial.set_user_attr("configuration", name)
+        trial.set_constraint("accuracy >= 0.5", violation)
+        study.tell(trial, values)
+    assert [trial.user_attrs["configuration"] for trial in front(study)] == ["kept"]

@@ -80,6 +80,21 @@ def test_the_share_of_negatives_keeps_the_farthest() -> None:
     assert spoilt.metrics["neg_label/auroc"] != kept.metrics["neg_label/auroc"]
 
 
+def test_the_negatives_that_are_kept_lie_farthest_from_the_classes() -> None:
+    """By hand: two classes along the axes 0 and 1, two negatives beside them, two along the axes 2 and 3."""
+    axes = np.eye(4, dtype=np.float32)
+    near = unit(axes[:2] + 0.2 * axes[2:])
+    bank = make_bank(samples=4, classes=2, image=axes, text=axes[:2], label=np.array([0, 1, 0, 1]))
+    negatives, options = np.stack([near[0], axes[2], near[1], axes[3]]), OodOptions(scores=("neg_label",))
+    half = options.model_copy(update={"negatives_share": 0.5})
+    kept = ood.run_observe(Banks({"id": [bank], "ood": [bank]}, half, {"negatives": negatives}))
+    wanted = ood.run_observe(Banks({"id": [bank], "ood": [bank]}, options, {"negatives": axes[2:]}))
+    np.testing.assert_array_equal(kept["id"]["neg_label"], wanted["id"]["neg_label"])
+    known, other = kept["id"]["neg_label"][:2], kept["id"]["neg_label"][2:]
+    assert known.min() > 0.9
+    assert other.max() < 0.1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -416,6 +416,14 @@ def test_corruption_by_hand() -> None:
     assert found["samples"] == 4
 
 
+def test_a_type_counts_once_however_many_severities_it_has() -> None:
+    """fog: (1 + 1/4) / 2; snow, at one severity: 0. Their mean is not that of the three variants."""
+    variants = {name: hits for name, hits in GRID.items() if name != ("snow", 1)}
+    found = corruption.run(corrupted(variants, [1, 1, 1, 0])).metrics
+    assert (found["fog/accuracy"], found["snow/accuracy"]) == (0.625, 0.0)
+    assert found["accuracy"] == pytest.approx(0.625 / 2)
+
+
 def test_mce_is_relative_to_full_precision() -> None:
     """CE per type: sum of errors over severities against the same sum of full precision, then the mean."""
     reference = corruption.run(corrupted(GRID, [1, 1, 1, 0]))
