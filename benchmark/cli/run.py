@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.cli.tables import print_efficiency, print_table
+from benchmark.engine.include import include_files
 from benchmark.engine.provenance import failure_lines, skipped_warnings, template_warnings
 from benchmark.engine.request import RunRequest
 from benchmark.engine.requested import pixel_budget, requested_plan
@@ -24,6 +25,7 @@ from benchmark.utils.progress import open_progress
 
 def run_suite(request: RunRequest) -> int:
     """Run and report; returns the exit status (0; 3 when some evaluations failed)."""
+    include_files(request.include)  # trackers too come from there
     chosen, ray = _trackers(request), request.ray
     budget = pixel_budget(request)
     with open_progress(request.quiet) as progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from benchmark.engine.include import include_files
 from benchmark.engine.request import SyncRequest
 from benchmark.engine.requested import recorded_plan
 from benchmark.engine.run import replay
@@ -15,6 +16,7 @@ from benchmark.utils.progress import open_progress
 
 def sync_suite(request: SyncRequest) -> int:
     """Log the finished configurations of a run from the ledger to MLflow."""
+    include_files(request.include)
     with open_progress(request.quiet) as progress:
         ledger = Ledger(request.home)
         plan = recorded_plan(request, ledger.records)

@@ -10,7 +10,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from benchmark.engine.execution import check_precision
-from benchmark.engine.include import include_files
 from benchmark.engine.plan import Plan, Settings, make_plan
 from benchmark.engine.request import SETTINGS, Evaluations, Pixels, asked
 from benchmark.engine.run import PIXEL_BUDGET
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def requested_plan(request: Evaluations) -> Plan:
-    """The plan that a command line asks for, on this machine.
+    """The plan that a command line asks for, on this machine; its plugins are included already.
 
     Raises:
         ReliquantError: the first problem, in one line that names the option, field or file.
@@ -59,7 +58,6 @@ def recorded_plan(request: Evaluations, keys: Container[str]) -> Plan:
 
 
 def _requested_suite(request: Evaluations) -> SuiteSpec:
-    include_files(request.include)
     suite: SuiteSpec = narrow(
         load_suite(request.suite, request.data, request.catalogues),
         models=request.models,

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from benchmark.errors import StorageError
 from benchmark.models.base import ClipModel
-from benchmark.plugins import Banks, Metric, Outcome, Task
+from benchmark.plugins import Banks, Columns, Metric, Summary, Task
+from benchmark.tracking import Tracker
 from benchmark.quantization import COMMON_FIELDS, WEIGHT_FIELDS, Simulated, affine
 
 class Unspeakable(Exception):
@@ -62,14 +63,18 @@ def noise():
     subprocess.run(["echo", "noise by a child"], check=True)
 
 def odd(bank):
-    return Outcome({"n": 1.0}, {"sample_id": bank.sample_id, "what": np.array([object()] * len(bank))})
+    return Columns({"test": {"sample_id": bank.sample_id, "what": np.array([object()] * len(bank))}})
 
-def made(name, body, returns=None):
-    def evaluate(banks: Banks) -> Outcome:
+def made(name, body, returns=None, then=lambda columns: None):
+    def observe(banks: Banks, options) -> Columns:
         bank = banks["test"]
         body(banks)
-        return returns(bank) if returns else Outcome({"n": float(len(bank))}, {"sample_id": bank.sample_id})
-    return Task(name, 1, ("test",), (Metric("n", "neither", unit="count", headline=True),), evaluate)
+        return returns(bank) if returns else Columns({"test": {"sample_id": bank.sample_id}})
+    def summarise(columns: Columns, options) -> Summary:
+        then(columns)
+        return Summary({"n": float(len(columns["test"]["sample_id"]))})
+    metrics = (Metric("n", "neither", unit="count", headline=True),)
+    return Task(name, 1, ("test",), metrics, observe, summary_of=summarise)
 """
 ENDS = {
     "sys_exit": ("sys.exit(0) in a task", "lambda b: sys.exit(0)", "SystemExit"),
@@ -95,6 +100,8 @@ ENDS = {
     "native": ("a native sleep without end", "lambda b: ctypes.CDLL(None).sleep(10**6)", "timed out after 2 s"),
     "child": ("a child without end", "lambda b: subprocess.run(['sleep', '1000000'])", "timed out after 2 s"),
     "stubborn": ("a loop that catches everything", "lambda b: stubborn()", "timed out after 2 s"),
+    "late_exit": ("sys.exit(0) in summarise", "lambda b: None, then=lambda c: sys.exit(0)", "SystemExit"),
+    "late_loop": ("summarise without end", "lambda b: None, then=lambda c: time.sleep(10**6)", "timed out after 2 s"),
     "odd": ("a column of objects", "lambda b: None, odd", "column 'what'"),
 }
 """Task -> what is tried, its body, and what its reason must have."""
@@ -342,6 +349,29 @@ def wait_for(true: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.02)
 
 
+LEAVING = """
+class Leaving(Tracker):
+    name = "leaving"
+    def open(self, home, uri=None):
+        return self
+    def log(self, finished):
+        sys.exit(0)
+
+leaving = Leaving()
+"""
+
+
+def leaving_tracker(tmp: Path) -> str:
+    """A tracker from an included file that tries to end the command."""
+    folder = folder_with(tmp, "tracker", LEAVING, suite({"zero_shot": "scenes"}))
+    done = call(folder, *RUN, "--tracker", "leaving")
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    assert records(folder)["fp32", "zero_shot"].status == "done"
+    [line] = [line for line in done.stderr.splitlines() if "tracker 'leaving'" in line]
+    assert "SystemExit" in line, line
+    return line[:110]
+
+
 def tries(tmp: Path) -> list[Try]:
     """All of them; those of one sweep share it."""
     tasks, methods = cache(partial(bad_tasks, tmp)), cache(partial(bad_methods, tmp))
@@ -351,6 +381,7 @@ def tries(tmp: Path) -> list[Try]:
     found += [Try("ends", f"a plugin prints: {words} --json", partial(noisy, tmp, words)) for words in NOISY]
     return [
         *found,
+        Try("ends", "sys.exit(0) in a tracker of an included file", partial(leaving_tracker, tmp)),
         Try("ends", "a task kills its process", partial(killed_by_itself, tmp)),
         Try("ends", "an export is killed", partial(export_is_killed, tmp)),
         Try("ends", "a process is stopped beside a working one", partial(stopped_beside_working, tmp)),

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from benchmark.cli import run
 from benchmark.cli.app import app
+from benchmark.engine.include import include_files
 from benchmark.engine.reproduce import arguments, in_lines, requests
 from benchmark.engine.request import RunRequest, asked
 from benchmark.engine.requested import requested_plan
@@ -236,6 +237,7 @@ def test_the_command_that_show_prints_names_the_same_evaluations(
     assert [["reliquant", *printed]] == json.loads(listed.stdout)["reproduce"]
     request = asked_for(printed, monkeypatch)
     with restored():
+        include_files(request.include)
         plan = requested_plan(request)
     assert {(e.key, c.key) for c in plan.configurations for e in c.evaluations} == wanted
 
