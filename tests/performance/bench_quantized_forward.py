@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmark.models.attention import unroll
 from benchmark.models.base import ClipModel, Preprocess
 from benchmark.quantization import Calibration, cpu_capability, parse, quantize
-from benchmark.quantization.kernels.int8 import FLOAT_ENGINE, INT8_ENGINE, ONEDNN_ENGINE
+from benchmark.quantization.kernels.selection import FLOAT_ENGINE, INT8_ENGINE, ONEDNN_ENGINE
 
 QUANTIZATIONS = {
     "W8A8 token": "rtn-w8a8-channel-token-vision",
