@@ -6,9 +6,9 @@ metric of each record has its values without each group. Of **any** function h o
 
 .. math:: SE^2 = \frac{G - 1}{G} \sum_g d_g^2, \qquad df = \frac{(\sum_g d_g^2)^2}{\sum_g d_g^4}
 
-(at least 1, at most the occupied groups - 1), and :math:`(\hat h - h) / SE` is compared with Student's t. Interval and p
-value are one statistic. The same group holds the same pictures everywhere, so the sum is right for data sets that share
-pictures and for those that do not. Sources: Kott (2001), Journal of Official Statistics 17, delete-a-group jackknife;
+(at least 1, at most the occupied groups - 1), and :math:`(\hat h - h) / SE` is compared with Student's t. Interval and
+p value are one statistic. The same group holds the same pictures everywhere, so the sum is right for data sets that
+share pictures and for those that do not. Sources: Kott (2001), Journal of Official Statistics 17, delete-a-group jackknife;
 Satterthwaite (1946), Biometrics Bulletin 2, for df.
 
 Where few answers change, replicates alone are too sure. Differences of proportions therefore follow Bonett & Price
@@ -87,15 +87,15 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """Two-sided p value of the hypothesis that the truth is 0; the 95 % interval holds 0 exactly if it is >= 0.05."""
+        """Two-sided p value of a truth of 0; the 95 % interval holds 0 exactly if it is >= 0.05."""
         return 2.0 * _below(-abs(self.center) / self.error, self.df)
 
     def p_above(self, bound: float) -> float:
-        """One-sided p value of the hypothesis that the truth is at most `bound`: small where it is shown to be above."""
+        """One-sided p value of a truth of at most `bound`: small where it is shown to be above."""
         return _below((bound - self.center) / self.error, self.df)
 
     def p_below(self, bound: float) -> float:
-        """One-sided p value of the hypothesis that the truth is at least `bound`: small where it is shown to be below."""
+        """One-sided p value of a truth of at least `bound`: small where it is shown to be below."""
         return _below((self.center - bound) / self.error, self.df)
 
 
@@ -144,8 +144,8 @@ def _slope(function: Callable[..., Any], metrics: Sequence[Measured], at: int) -
 def paired_proportions(before: npt.ArrayLike, now: npt.ArrayLike) -> Estimate:
     r"""Difference of two paired proportions, `mean(now) - mean(before)`, with an error at every number of flips.
 
-    With :math:`\tilde p = (flips + 1) / (n + 2)` in either direction the interval is
-    :math:`\tilde p_{+} - \tilde p_{-} \pm z \sqrt{(\tilde p_{+} + \tilde p_{-} - (\tilde p_{+} - \tilde p_{-})^2) / (n + 2)}`.
+    With :math:`u = (flips_{+} + 1) / (n + 2)` and :math:`v = (flips_{-} + 1) / (n + 2)` the interval is
+    :math:`u - v \pm z \sqrt{(u + v - (u - v)^2) / (n + 2)}`.
     Source: Bonett & Price (2012), Journal of Educational and Behavioral Statistics 37, adjusted Wald interval.
 
     Args: before, now (N,) bool, the same samples in the same order.
