@@ -22,13 +22,14 @@ from benchmark.metrics.bootstrap import LEVEL, Comparison
 from benchmark.metrics.outcomes import accuracy_difference_interval
 from benchmark.metrics.resample import SEED, mean_difference
 from benchmark.metrics.significance import benjamini_hochberg, stars
+from benchmark.metrics.uncertainty import Estimate
 from benchmark.plugins import Better, Metric, Outcome, Task, paired, tasks
 from benchmark.results.notation import Direction, direction
 from benchmark.spec import digest
 from benchmark.utils.guard import described, within
 from benchmark.utils.progress import Progress, shown
 
-VERSION = 2
+VERSION = 3
 """Raise it when an interval or p value can change for the same outcomes."""
 
 Load: TypeAlias = Callable[[Record], Outcome]
@@ -42,9 +43,9 @@ class Change:
     Attributes:
         key: full metric key. value, reference: under the quantization and in full precision; for a metric that only
             a comparison has, the reference is its neutral value. change: value - reference.
-        low, high: ends of the 95 % interval of the change; p: two-sided, unadjusted. None where there is none;
-            `reason` then says why. method: where interval and p value come from.
+        estimate: the change with its error; None where there is none; `reason` then says why.
         q: p adjusted over the comparisons shown together; None until `adjust`.
+        images: pictures behind it; 0 where nobody knows.
     """
 
     model: str
@@ -55,13 +56,30 @@ class Change:
     value: float
     reference: float
     change: float
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    method: str = ""
-    draws: int | None = None
+    estimate: Estimate | None = None
     reason: str = ""
     q: float | None = None
+    images: int = 0
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of the 95 % interval of the change; None where there is none."""
+        return None if self.estimate is None else self.estimate.interval()[0]
+
+    @property
+    def high(self) -> float | None:
+        """Upper end."""
+        return None if self.estimate is None else self.estimate.interval()[1]
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, unadjusted."""
+        return None if self.estimate is None else self.estimate.p
+
+    @property
+    def method(self) -> str:
+        """Where interval and p value come from."""
+        return "" if self.estimate is None else self.estimate.method
 
     @property
     def stars(self) -> str:
@@ -174,7 +192,7 @@ class Comparer:
             record, base: finished records of one evaluation, quantized and in full precision.
             load: reads the outcome of a record; called only when the comparison is not stored.
         """
-        stored = self._comparisons(task, record, base, load)
+        stored, images = self._comparisons(task, record, base, load)
         prefix = f"{record.task}/{record.dataset}/"
         rows = []
         for key, value in record.metrics.items():
@@ -184,7 +202,7 @@ class Comparer:
             if reference is None:
                 continue
             found = stored.get(inner, NO_INTERVAL)
-            about = {"reason": found} if isinstance(found, str) else _fields(found)
+            about: dict[str, Any] = {"reason": found} if isinstance(found, str) else _estimated(found)
             rows.append(
                 Change(
                     record.model,
@@ -195,19 +213,26 @@ class Comparer:
                     value,
                     reference,
                     value - reference,
+                    images=images,
                     **about,
                 )
             )
         return rows
 
-    def _comparisons(self, task: Task, record: Record, base: Record, load: Load) -> Mapping[str, Comparison | str]:
+    def _comparisons(
+        self, task: Task, record: Record, base: Record, load: Load
+    ) -> tuple[Mapping[str, Comparison | str], int]:
         key = digest([VERSION, SEED, LEVEL, record.key, base.key])
         stored = self.store.get(key)
         if stored is not None:
             rows = stored.info["comparisons"].items()
-            return {name: row if isinstance(row, str) else Comparison(**row) for name, row in rows}
+            found = {name: row if isinstance(row, str) else Comparison(**row) for name, row in rows}
+            return found, stored.info["images"]
+        images = 0
         try:
-            found = compare(task, load(record), load(base), self.seconds)
+            outcome = load(record)
+            images = _images(outcome)
+            found = compare(task, outcome, load(base), self.seconds)
         except UndefinedMetric as reason:
             found = dict.fromkeys(task_keys(record), str(reason))
         except StorageError:
@@ -215,11 +240,13 @@ class Comparer:
         except ReliquantError as error:
             name = f"{record.model}, {record.quantization}: {record.task}/{record.dataset}"
             self.failures[name] = str(error)
-            return dict.fromkeys(task_keys(record), str(error))
+            return dict.fromkeys(task_keys(record), str(error)), images
         rows = {name: row if isinstance(row, str) else asdict(row) for name, row in found.items()}
         about = {"evaluation": record.name, "quantized": record.key, "reference": base.key}
-        self.store.put(key, {}, {"version": VERSION, "seed": SEED, "level": LEVEL, **about, "comparisons": rows})
-        return found
+        self.store.put(
+            key, {}, {"version": VERSION, "seed": SEED, "level": LEVEL, **about, "images": images, "comparisons": rows}
+        )
+        return found, images
 
 
 def task_keys(record: Record) -> list[str]:
@@ -228,8 +255,17 @@ def task_keys(record: Record) -> list[str]:
     return [key.removeprefix(prefix) for key in record.metrics]
 
 
-def _fields(found: Comparison) -> dict[str, Any]:
-    return {key: value for key, value in asdict(found).items() if key != "delta"}
+def _images(outcome: Outcome) -> int:  # PLACEHOLDER until evidence is stored: `Evidence.images` then says it
+    """Pictures behind the largest group of samples."""
+    return max((len(np.unique(group["base_id"])) for group in outcome.columns.groups.values()), default=0)
+
+
+def _estimated(found: Comparison) -> dict[str, Any]:  # PLACEHOLDER until evidence is stored: `evidence.change` gives it
+    """The estimate that an interval of a bootstrap stands for, or why there is none."""
+    half = (found.high - found.low) / 2.0
+    if not half > 0:
+        return {"reason": "it does not vary over the images"}
+    return {"estimate": Estimate(found.delta, half / 1.959964, math.inf, (found.low + found.high) / 2.0, found.method)}
 
 
 def find_changes(

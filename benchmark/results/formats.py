@@ -43,7 +43,6 @@ def rows(changes: Sequence[Change]) -> list[dict[str, Any]]:
             "stars": c.stars,
             "direction": c.direction,
             "method": c.method,
-            "draws": c.draws,
             "reason": c.reason,
         }
         for c in changes
