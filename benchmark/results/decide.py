@@ -23,13 +23,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from benchmark.errors import InputError, UnknownNameError
 from benchmark.metrics.uncertainty import Estimate
 from benchmark.plugins import Metric, tasks
 from benchmark.results.compare import Change
 from benchmark.results.notation import interval, short
+from benchmark.spec import FP32
 
 Verdict: TypeAlias = Literal["non-inferior", "inferior", "cannot tell"]
 NON_INFERIOR: Verdict = "non-inferior"
@@ -160,6 +161,16 @@ def decide(headline: Iterable[str], changes: Mapping[str, Change], margins: Mapp
         margins: metric key or pattern of keys -> margin, in place of what the tasks declare.
     """
     return Decision(tuple(judge(key, changes, margins) for key in headline if _metric(key).better != "neither"))
+
+
+def by_configuration(
+    headline: Sequence[str], changes: Iterable[Change], margins: Mapping[str, float]
+) -> dict[str, Decision]:
+    """Configuration key -> decision, of all changes of a sweep."""
+    found: dict[str, dict[str, Change]] = {}
+    for change in changes:
+        found.setdefault(change.configuration, {})[change.key] = change
+    return {key: decide(headline, own, margins) for key, own in found.items()}
 
 
 def judge(key: str, changes: Mapping[str, Change], margins: Mapping[str, float]) -> Judged:
@@ -310,6 +321,17 @@ def choose(candidates: Iterable[Candidate]) -> Choice:
     return Choice(ordered, levels, passed)
 
 
+def choose_quantization(bits: Mapping[str, float], decisions: Mapping[str, Decision]) -> Choice:
+    """Choose among the quantizations of one model by effective bits.
+
+    Args:
+        bits: short name -> effective bits; what has none is no candidate, nor are full precision and controls, which
+            nobody would deploy. decisions: by short name; of what was never compared there is none.
+    """
+    names = [name for name in bits if name != FP32.name and not name.startswith("control-")]
+    return choose(Candidate(name, round(bits[name], 6), decisions.get(name, Decision(()))) for name in names)
+
+
 def fallback(p_values: Sequence[float], alpha: float = ALPHA) -> tuple[tuple[float, ...], tuple[bool, ...]]:
     """Levels and outcomes of tests in their order.
 
@@ -347,12 +369,62 @@ def told(decision: Decision) -> str:
     return f"{verdict}{enough}; {beyond(first)}" if enough else f"{verdict}: {beyond(first)}"
 
 
+def to_json(decision: Decision) -> dict[str, Any]:
+    """The verdict with each metric's, as plain values."""
+    return {
+        "verdict": decision.verdict,
+        "p": decision.p,
+        "images_needed": decision.images,
+        "metrics": [
+            {
+                "metric": each.key,
+                "judged_by": each.by,
+                "verdict": each.verdict,
+                "change": None if each.change is None else each.change.change,
+                "low": None if each.change is None else each.change.low,
+                "high": None if each.change is None else each.change.high,
+                "margin": each.margin,
+                "p": each.p,
+                "images": None if each.change is None or not each.change.images else each.change.images,
+                "reason": each.reason,
+            }
+            for each in decision.judged
+        ],
+    }
+
+
+def verdicts_told(decisions: Mapping[str, Decision], recommended: str | None) -> dict[str, str]:
+    """Name -> its verdict with the reason on one line, without marks."""
+    return {
+        name: told(decision).replace("`", "") + ("; recommended" if name == recommended else "")
+        for name, decision in decisions.items()
+    }
+
+
 def beyond(each: Judged) -> str:
     """One metric against its margin in words: change, interval, margin, or why it cannot be judged."""
     if each.reason or each.change is None or each.margin is None:
         return f"`{each.by}`: {each.reason}"
     ends = interval(each.change.low, each.change.high, partial(short, sign="+"))
     return f"`{each.by}` {short(each.change.change, '+')} {ends}, margin {each.margin:g}"
+
+
+def images_told(judged: Sequence[Judged]) -> str:
+    """How many images the decision rests on: the largest number, then the evaluations with fewer.
+
+    >>> images_told([])
+    'no images'
+    """
+    counts = {each.key.rpartition("/")[0]: each.change.images for each in judged if each.change and each.change.images}
+    if not counts:
+        return "no images" if not judged else "an unknown number of images"
+    most = max(counts.values())
+    others = ", ".join(f"{count:,} in {_evaluation(name)}" for name, count in counts.items() if count != most)
+    return f"{most:,} images" + (f" ({others})" if others else "")
+
+
+def _evaluation(key: str) -> str:
+    return "/".join(key.split("/")[:2])
 
 
 def margins_told(judged: Sequence[Judged]) -> str:

@@ -56,9 +56,7 @@ def metric_of(key: str) -> Metric:
     return tasks.get(key.split("/", 1)[0]).metric(key)
 
 
-def point_weights(
-    headline: Iterable[str], declared: Callable[[str], Metric] = metric_of
-) -> tuple[dict[str, float], dict[str, str]]:
+def point_weights(headline: Iterable[str]) -> tuple[dict[str, float], dict[str, str]]:
     r"""What each headline metric counts in `reliability`.
 
     .. math:: w_k = \frac{\sigma_k}{T\, |K_t|\, \pi_k}
@@ -73,8 +71,8 @@ def point_weights(
     points: dict[str, dict[str, float]] = {}
     left_out: dict[str, str] = {}
     for key in headline:
-        by = judging(key) if declared is metric_of else key
-        metric = declared(by)
+        by = judging(key)
+        metric = metric_of(by)
         if metric.better == "neither":
             left_out[key] = "neither direction is better"
         elif metric.point is None:
@@ -100,7 +98,7 @@ def reliability(metrics: Metrics, reference: Metrics, headline: Iterable[str]) -
     weights, left_out = point_weights(headline)
     missing = [key for key in weights if key not in metrics or key not in reference]
     if missing or not weights:
-        reason = f"{missing[0]} is undefined" if missing else "the suite has no headline metric with points"
+        reason = f"{missing[0]} is undefined" if missing else "there is no headline metric with points"
         return Reliability(None, left_out=left_out, reason=reason)
     count = len({key.split("/", 1)[0] for key in weights})
     parts: dict[str, float] = {}

@@ -38,6 +38,24 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """Time of one image over full precision's, timed in turns until it was known; low, high: its interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def settled(efficiency: Mapping[str, Any] | None) -> Settled | None:
+    """The settled ratio of an Efficiency (as JSON); None for a simulated kernel, a noisy time, and without a ratio."""
+    speed = (efficiency or {}).get("speed")
+    if not speed or (efficiency or {}).get("kernel") != "real" or speed.get("noisy", True):
+        return None
+    found = [speed.get(name) for name in ("ratio", "ratio_low", "ratio_high")]
+    return None if None in found else Settled(*found)
+
+
+@dataclass(frozen=True)
 class Row:
     """One model under one quantization.
 
