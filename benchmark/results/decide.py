@@ -23,14 +23,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from benchmark.errors import InputError, UnknownNameError
 from benchmark.metrics.uncertainty import Estimate
 from benchmark.plugins import Metric, tasks
 from benchmark.results.compare import Change
 from benchmark.results.notation import interval, short
+from benchmark.results.tables import headline_among
 from benchmark.spec import FP32
+
+if TYPE_CHECKING:
+    from benchmark.tracking import FinishedConfiguration
 
 Verdict: TypeAlias = Literal["non-inferior", "inferior", "cannot tell"]
 NON_INFERIOR: Verdict = "non-inferior"
@@ -173,6 +177,19 @@ def by_configuration(
     return {key: decide(headline, own, margins) for key, own in found.items()}
 
 
+def decision_of(finished: FinishedConfiguration) -> Decision | None:
+    """Of a configuration in the form for trackers; None for full precision.
+
+    A headline metric that full precision has and the configuration lacks counts: it cannot tell.
+    """
+    if finished.configuration.quant == FP32:
+        return None
+    present = [key for record in finished.records for key in record.metrics]
+    present += [f"{name}/{key}" for name, outcome in finished.references.items() for key in outcome.metrics]
+    headline = headline_among(finished, present)
+    return decide(headline, {change.key: change for change in finished.changes}, finished.suite.margins)
+
+
 def judge(key: str, changes: Mapping[str, Change], margins: Mapping[str, float]) -> Judged:
     """One headline metric against its margin; `changes` and `margins` as for `decide`."""
     by = judging(key)
@@ -198,26 +215,37 @@ def margin_of(key: str, margins: Mapping[str, float]) -> float | None:
     return _metric(key).margin
 
 
-def parse_margins(texts: Sequence[str], headline: Sequence[str]) -> dict[str, float]:
+def parse_margins(texts: Sequence[str]) -> dict[str, float]:
     """Margins of the command line, `KEY=VALUE` each; KEY may be a pattern with `*`.
 
     Raises:
-        InputError: another form, or a value that is not a positive number. UnknownNameError: no headline metric fits.
+        InputError: another form, or a value that is not a positive number.
     """
     found = {}
     for text in texts:
-        key, separator, number = text.partition("=")
+        key, _, number = text.partition("=")
         try:
             value = float(number)
         except ValueError:
             value = math.nan
-        if not separator or not (math.isfinite(value) and value > 0):
-            example = next(iter(headline), "zero_shot/scenes/accuracy")
-            raise InputError(f"--margin {text}: it needs KEY=VALUE with a positive number, e.g. {example}=0.02")
-        if not any(fnmatchcase(name, key) for each in headline for name in (each, judging(each))):
-            raise UnknownNameError("headline metric (of --margin)", key, headline)
+        if not key or not (math.isfinite(value) and value > 0):
+            raise InputError(
+                f"--margin {text}: it needs KEY=VALUE with a positive number, e.g. zero_shot/scenes/accuracy=0.02"
+            )
         found[key] = value
     return found
+
+
+def check_margins(margins: Iterable[str], headline: Sequence[str]) -> None:
+    """Refuse a margin that no headline metric would use.
+
+    Raises:
+        UnknownNameError: names it.
+    """
+    names = [name for key in headline for name in (key, judging(key))]
+    for pattern in margins:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UnknownNameError("headline metric (of --margin)", pattern, headline)
 
 
 def _metric(key: str) -> Metric:

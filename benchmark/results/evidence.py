@@ -118,7 +118,7 @@ def _made(ledger: Ledger, key: str) -> Evidence:
     answers, first = {}, next(iter(columns.groups.values()))
     right = first.get("correct")
     accuracy = outcome.metrics.get("accuracy", math.nan)
-    if len(columns.groups) == 1 and right is not None and right.dtype == bool and math.isclose(right.mean(), accuracy):
+    if right is not None and right.ndim == 1 and right.dtype == bool and math.isclose(right.mean(), accuracy):
         answers["accuracy"] = right
     ids = "\n".join(i for group in columns.groups.values() for i in group["sample_id"].astype(str).tolist())
     return Evidence(
