@@ -262,8 +262,8 @@ def _check_margins(suite: SuiteSpec, bindings: Sequence[Binding]) -> None:
 
 def _fits(pattern: str, name: Sequence[str]) -> bool:
     """Whether a pattern can be of a metric: of its key, or of one with parts between (a score, a corruption)."""
-    task, *_, metric = parts = pattern.split("/")
-    between = len(parts) > 3 and all(map(fnmatchcase, name, (task, parts[1], metric)))
+    parts = pattern.split("/")
+    between = len(parts) > 3 and all(map(fnmatchcase, name, (parts[0], parts[1], parts[-1])))
     return fnmatchcase("/".join(name), pattern) or between
 
 
