@@ -79,8 +79,10 @@ _HOMES = {
     "benchmark.engine.run": ("Sweep", "run"),
     "benchmark.errors": ("ReliquantError", "UndefinedMetric"),
     "benchmark.plugins": (
+        "Answers",
         "Banks",
         "Columns",
+        "Errors",
         "Metric",
         "NoOptions",
         "Outcome",
