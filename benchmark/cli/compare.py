@@ -30,11 +30,12 @@ def compare_runs(request: CompareRequest) -> int:
     if request.format not in FORMATS:
         raise UnknownNameError("--format", request.format, FORMATS)
     include_files(request.include)
-    ledger, comparer = open_ledger(request.home), Comparer(request.home)
+    ledger = open_ledger(request.home)
+    comparer = Comparer(ledger)
     name, headline = find_suite(request.suite, ledger)
     records = newest(record for record in ledger.records.values() if record.suite == name)
     with open_progress(request.quiet) as progress:
-        changes = find_changes(_chosen(request, records, name), records, comparer, ledger, progress)
+        changes = find_changes(_chosen(request, records, name), records, comparer, progress)
     for evaluation, reason in () if request.quiet else comparer.failures.items():
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)
     text = _text(request, name, headline, changes)

@@ -120,8 +120,10 @@ def with_error(found: Reliability, now: Evidences, before: Evidences) -> Reliabi
     parts, weights, occupied = [], [], np.zeros(0, dtype=np.bool_)
     for key, weight in found.weights.items():
         name, inner = "/".join(key.split("/")[:2]), key.split("/", 2)[2]
-        if name not in now or name not in before or inner not in now[name].measured:
-            return replace(found, reason=f"{key} has no error")
+        if name not in now or name not in before:
+            return replace(found, reason=f"{name} has no full precision to compare with")
+        if inner not in now[name].measured or inner in now[name].reasons:
+            return replace(found, reason=f"{key} has no error: {now[name].reasons.get(inner, 'no replicates')}")
         if now[name].samples != before[name].samples:
             return replace(found, reason=f"{name}: full precision was evaluated on other samples")
         parts.append(now[name].measured[inner])
