@@ -56,7 +56,12 @@ def of_records(where: str, records: Iterable[Record], ledger: Ledger) -> Baselin
 def _evaluated(record: Record, ledger: Ledger) -> Evaluated:
     prefix = f"{record.name}/"
     metrics = {key.removeprefix(prefix): value for key, value in record.metrics.items()}
-    return Evaluated(metrics, tasks.get(record.task).version, evidence_of(ledger, record))
+    return Evaluated(metrics, _version(record), evidence_of(ledger, record))
+
+
+def _version(record: Record) -> int:
+    """Of the task that made a record."""
+    return int(record.identity.get("task", {}).get("version", tasks.get(record.task).version))
 
 
 def to_json(baseline: Baseline) -> str:
@@ -158,10 +163,10 @@ def _change(key: str, record: Record, base: Evaluated, ledger: Ledger, where: st
     reference = base.metrics.get(inner, metric.neutral)
     if reference is None:
         return None
-    if base.version != task.version:
+    if base.version != _version(record):
         raise InputError(
             f"--baseline {where}: {record.name} was evaluated by version {base.version} of task '{task.name}', the "
-            f"quantization by version {task.version}; evaluate full precision again"
+            f"quantization by version {_version(record)}; evaluate both again"
         )
     own = evidence_of(ledger, record)
     try:

@@ -264,7 +264,7 @@ def images_needed(judged: Sequence[Judged]) -> int | None:
     of the open metrics from it.
 
     Returns:
-        None where a metric has no error to go by, or more than `MOST` would be needed.
+        None where a metric has no error to go by (or too few images for one), or more than `MOST` would be needed.
     """
     known = [_Planned.of(each) for each in judged]
     if not known or any(each is None for each in known):
@@ -272,7 +272,7 @@ def images_needed(judged: Sequence[Judged]) -> int | None:
     plans = [each for each in known if each is not None]
     found = _smallest([(plan.margin, plan) for plan in plans])
     if found is not None and found > min(plan.images for plan in plans):
-        return max(found, FEWEST)
+        return found
     return _smallest(
         [(abs(p.margin - p.loss), p) for p, e in zip(plans, judged, strict=True) if e.verdict == CANNOT_TELL]
     )
@@ -288,8 +288,10 @@ class _Planned:
     @classmethod
     def of(cls, each: Judged) -> _Planned | None:
         change = each.change
-        if change is None or change.estimate is None or each.margin is None or each.loss is None or not change.images:
+        if change is None or change.estimate is None or each.margin is None or each.loss is None:
             return None
+        if change.images < FEWEST:
+            return None  # nobody knows the error
         return cls(each.margin, each.loss, change.estimate.error, change.images)
 
 

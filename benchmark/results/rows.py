@@ -16,7 +16,6 @@ from benchmark.quantization.registry import read
 from benchmark.results import sizes
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.decide import Decision, decide
-from benchmark.results.evidence import evidence_of
 from benchmark.results.load import newest
 from benchmark.results.reliability import NO_CHANGE, Reliability, reliability, with_error
 from benchmark.results.tables import shallowest_headlines
@@ -162,7 +161,7 @@ def read_results(ledger: Ledger, suite: str, spec: SuiteSpec | None) -> Results:
     rows = [_measured(row, ledger) for row in _rows(own, done, found, adjusted)]
     rows = [_decided(row, headline, spec.margins if spec else {}) for row in rows]
     bases = {(r.model, r.name, r.comparison_key): r for r in done if r.quantization == FP32.name}
-    rows = [_with_reliability(row, headline, bases, ledger) for row in rows]
+    rows = [_with_reliability(row, headline, bases, comparer) for row in rows]
     return Results(suite, spec, headline, tuple(_with_latencies(rows, ledger)), ledger, bases, dict(comparer.failures))
 
 
@@ -222,7 +221,7 @@ def _decided(row: Row, headline: Sequence[str], margins: Mapping[str, float]) ->
 
 
 def _with_reliability(
-    row: Row, headline: Sequence[str], bases: Mapping[tuple[str, str, str], Record], ledger: Ledger
+    row: Row, headline: Sequence[str], bases: Mapping[tuple[str, str, str], Record], comparer: Comparer
 ) -> Row:
     """With its reliability, and where the evidence of all its records can be read the interval."""
     if row.full_precision:
@@ -232,8 +231,8 @@ def _with_reliability(
     pairs = {name: (r, bases.get((r.model, r.name, r.comparison_key))) for name, r in row.records.items()}
     needed = {"/".join(key.split("/")[:2]) for key in found.weights}
     try:
-        own = {name: evidence_of(ledger, r) for name, (r, _) in pairs.items() if name in needed}
-        base = {name: evidence_of(ledger, b) for name, (_, b) in pairs.items() if name in needed and b is not None}
+        own = {name: comparer.evidence(r.key) for name, (r, _) in pairs.items() if name in needed}
+        base = {name: comparer.evidence(b.key) for name, (_, b) in pairs.items() if name in needed and b is not None}
     except ReliquantError as error:
         return replace(row, reliability=replace(found, reason=str(error)))
     return replace(row, reliability=with_error(found, own, base))
