@@ -67,6 +67,8 @@ def _asked(request: GateRequest, ledger: Ledger) -> tuple[Asked, dict[Run, list[
         asked = find_runs(ledger, what, request.suite)
         runs = [run for run in asked.runs if run[1] != FP32.name and request.model in (None, run[0])]
         own = [r for r in newest(ledger.records.values()) if r.suite == asked.suite]
+        if request.model is not None and request.model not in (models := {r.model for r in own}):
+            raise UnknownNameError(f"model in the results of '{asked.suite}'", request.model, models)
         if not runs:
             known = {r.quantization for r in own if r.quantization != FP32.name}
             raise UnknownNameError(f"configuration in the results of '{asked.suite}'", what, known)

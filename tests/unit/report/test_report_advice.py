@@ -59,7 +59,8 @@ def test_the_fewest_bits_that_are_shown_to_be_safe() -> None:
     assert found.sentences == (
         "It is non-inferior to full precision in all 2 headline metrics, on 1,000 images: even at the worse end of its "
         "95 % interval none loses more than its margin (0.02).",
-        "It has the fewest effective bits of those that are shown to be so: 6.0 per weight, 3.00 MB instead of 16.00 MB.",
+        "It has the fewest effective bits of those that are shown to be so: 6.0 per weight, 3.00 MB instead of 16.00 "
+        "MB.",
     )
     assert [(line.name, line.verdict, line.passed) for line in found.lines] == [
         ("rtn-w8-vision", "non-inferior", True),
