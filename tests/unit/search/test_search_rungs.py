@@ -66,7 +66,7 @@ def test_parts_are_nested_and_depend_on_the_id_alone(names: list[str]) -> None:
 def test_parts_have_about_their_share_and_groups_are_equal() -> None:
     ids, rows = np.array([f"scene-{i:05d}" for i in range(9000)]), np.arange(9000)
     assert 900 < len(take_part(1 / 9, rows, rows, ids)[0]) < 1100
-    assert np.bincount(group_of(ids)).min() > 800
+    assert np.bincount(groups_of(ids)).min() > 100  # of 141 on average
     with pytest.raises(DataError, match="too few"):
         take_part(1e-9, rows, rows, ids)
 
