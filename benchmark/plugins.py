@@ -47,6 +47,8 @@ class Metric:
             none; a metric in another unit has a margin only where it declares one. A suite may override it.
         point: what one point of `reliability` is: 0.01 for a fraction; in another unit None (it then stays out of
             `reliability`) unless declared.
+        judged_by: the metric beside it whose change decides in its place (`ece_15_debiased` in that of `ece_15`).
+        no_interval: why its change has no interval; "" for metrics that have one.
         neutral: for metrics that only a comparison with full precision gives: the value when nothing changed (0 for
             a difference, 1 for a ratio). None for all others.
     """
@@ -58,6 +60,8 @@ class Metric:
     neutral: float | None = None
     margin: float | None = None
     point: float | None = None
+    judged_by: str = ""
+    no_interval: str = ""
 
     def __post_init__(self) -> None:
         for name, usual in (("margin", MARGIN), ("point", POINT)):

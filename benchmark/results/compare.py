@@ -232,6 +232,19 @@ def _fields(found: Comparison) -> dict[str, Any]:
     return {key: value for key, value in asdict(found).items() if key != "delta"}
 
 
+UNPAIRED = "the ledger has no full-precision evaluation on the same data; run the suite again with its --limit"
+
+
+def base_of(records: Sequence[Record]) -> Callable[[Record], Record | None]:
+    """Which full-precision record a record can be compared with, if there is one."""
+    full = [record for record in records if record.quantization == "fp32"]
+    bases = {(r.model, r.name, r.comparison_key): r for r in full}
+    origins = {
+        (r.name, r.comparison_key): r for r in full if r.comparison_key
+    }  # of exported models, which have another name
+    return lambda r: bases.get((r.model, r.name, r.comparison_key)) or origins.get((r.name, r.comparison_key))
+
+
 def find_changes(
     chosen: Sequence[Record],
     records: Sequence[Record],
@@ -240,21 +253,13 @@ def find_changes(
     progress: Progress | None = None,
 ) -> list[Change]:
     """All changes of the chosen records against the full-precision records that they can be compared with."""
-    full = [record for record in records if record.quantization == "fp32"]
-    bases = {(r.model, r.name, r.comparison_key): r for r in full}
-    origins = {
-        (r.name, r.comparison_key): r for r in full if r.comparison_key
-    }  # of exported models, which have another name
+    find_base = base_of(records)
     changes: list[Change] = []
     with (progress or shown()).phase("compare", len(chosen)) as advance:
         for record in chosen:
-            base = bases.get((record.model, record.name, record.comparison_key)) or origins.get(
-                (record.name, record.comparison_key)
-            )
+            base = find_base(record)
             if base is None:
-                comparer.failures[f"{record.model}, {record.quantization}: {record.name}"] = (
-                    "the ledger has no full-precision evaluation on the same data; run the suite again with its --limit"
-                )
+                comparer.failures[f"{record.model}, {record.quantization}: {record.name}"] = UNPAIRED
             else:
                 changes += comparer.changes(tasks.get(record.task), record, base, ledger.outcome)
             advance(1)

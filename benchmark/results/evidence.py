@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from benchmark.errors import DataError
+from benchmark.ledger.records import Ledger, Record
 from benchmark.metrics.arrays import Bools
 from benchmark.metrics.uncertainty import Estimate, Measured, estimate, paired_proportions
 
@@ -55,3 +56,8 @@ def change(now: Evidence, before: Evidence, key: str) -> Estimate | str:
     else:
         return "the task gives no interval for this metric"
     return found if found is not None else f"it does not vary over the {occupied} groups of {now.images} images"
+
+
+def evidence_of(ledger: Ledger, record: Record) -> Evidence:
+    """The stored evidence of a finished record."""
+    raise NotImplementedError  # PLACEHOLDER until evidence is stored

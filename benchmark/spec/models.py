@@ -39,7 +39,7 @@ def known_models() -> Mapping[str, KnownModel]:
 
 
 def known_model(ref: str) -> KnownModel | None:
-    """The entry of a reference: `NAME/PRETRAINED` (also `NAME-quickgelu/...`), `hf-hub:ORG/NAME`, `transformers:...`."""
+    """The entry of `NAME/PRETRAINED` (also `NAME-quickgelu/...`), `hf-hub:ORG/NAME` or `transformers:ORG/NAME`."""
     found = known_models().get(ref.replace("-quickgelu/", "/"))
     return found or _by_hub().get(ref.removeprefix("hf-hub:"))
 

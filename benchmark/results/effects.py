@@ -1,0 +1,154 @@
+"""Metrics of runs beside those of full precision, with their replicates: what means over groups are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from benchmark.errors import DamagedSamplesError, ReliquantError, StorageError
+from benchmark.ledger.records import Record
+from benchmark.metrics.arrays import Bools
+from benchmark.metrics.uncertainty import GROUPS, Estimate, Measured, estimate
+from benchmark.plugins import Metric, Task, tasks
+from benchmark.results.compare import UNPAIRED, base_of
+from benchmark.results.evidence import Evidence, change
+from benchmark.utils.progress import Progress, shown
+
+NO_INTERVAL = "the task gives no interval for this metric"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One metric of one model under one quantization, beside full precision's on the same samples.
+
+    Attributes:
+        key: of the metric, or what a study calls it. data: name of the evaluation's data.
+        now, before: under the quantization and in full precision. full: key of the full-precision record; runs that
+            name the same share its error. alone: the change with its error by itself, None where it has none.
+        occupied: (GROUPS,) which groups hold samples. images: pictures behind it.
+        reason: why it has no interval; its replicates are then NaN.
+    """
+
+    model: str
+    quantization: str
+    key: str
+    data: str
+    now: Measured
+    before: Measured
+    full: str
+    alone: Estimate | None
+    occupied: Bools = field(repr=False)
+    images: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A metric that is wanted of a record: its key below `<task>/<data>/`, and full precision's that it is put beside.
+
+    `name` becomes the effect's key.
+    """
+
+    name: str
+    now: str
+    before: str
+
+
+def judged(task: Task, key: str) -> str:
+    """The metric key whose change decides in place of this one's (`ece_15`: its debiased companion)."""
+    companion = task.metric(key).judged_by
+    return key.rpartition("/")[0] + "/" * ("/" in key) + companion if companion else key
+
+
+def collect(
+    chosen: Sequence[Record],
+    records: Sequence[Record],
+    load: Callable[[Record], Evidence],
+    asked: Callable[[Record], Iterable[Asked]],
+    progress: Progress | None = None,
+) -> tuple[list[Effect], dict[str, str]]:
+    """The effects of the chosen records, and which of those could not be compared, with the reason.
+
+    Args:
+        records: those among which full precision is looked for. load: reads the evidence of a record; full precision's
+            is kept, so each is read once.
+    """
+    find_base = base_of(records)
+    bases: dict[str, Evidence] = {}
+    effects: list[Effect] = []
+    failures: dict[str, str] = {}
+    with (progress or shown()).phase("compare", len(chosen)) as advance:
+        for record in chosen:
+            wanted, base = list(asked(record)), find_base(record)
+            try:
+                if wanted and base is None:
+                    failures[_named(record)] = UNPAIRED
+                elif wanted and base is not None:
+                    if base.key not in bases:
+                        bases[base.key] = load(base)
+                    effects += effects_of(record, base, load(record), bases[base.key], wanted)
+            except ReliquantError as error:
+                if isinstance(error, StorageError) and not isinstance(error, DamagedSamplesError):
+                    raise  # a disk that cannot be read
+                failures[_named(record)] = str(error)
+            advance(1)
+    return effects, failures
+
+
+def _named(record: Record) -> str:
+    return f"{record.model}, {record.quantization}: {record.name}"
+
+
+def effects_of(record: Record, base: Record, now: Evidence, before: Evidence, asked: Iterable[Asked]) -> list[Effect]:
+    """The effects of one record on those of its metrics that are defined.
+
+    Raises:
+        DataError: the two were not evaluated on the same samples.
+    """
+    task, prefix = tasks.get(record.task), f"{record.task}/{record.dataset}/"
+    found = []
+    for each in asked:
+        value = record.metrics.get(prefix + each.now)
+        metric = task.metric(each.now)
+        reference = base.metrics.get(prefix + each.before, metric.neutral)
+        if value is None or reference is None:
+            continue
+        alone = _alone(now, before, each)
+        measured = _measured(now, each.now, value, None), _measured(before, each.before, reference, metric)
+        reason = now.reasons.get(each.now) or before.reasons.get(each.before) or NO_INTERVAL
+        missing = not all(np.isfinite(side.replicates).all() for side in measured)
+        found.append(
+            Effect(
+                record.model,
+                record.quantization,
+                each.name,
+                record.dataset,
+                *measured,
+                base.key,
+                None if isinstance(alone, str) else alone,
+                now.occupied,
+                now.images,
+                reason if missing else "",
+            )
+        )
+    return found
+
+
+def _measured(evidence: Evidence, key: str, value: float, metric: Metric | None) -> Measured:
+    """A metric with its replicates; NaN where there are none, and none of what means "nothing changed" varies."""
+    if key in evidence.measured:
+        return evidence.measured[key]
+    fixed = metric is not None and metric.neutral is not None
+    return Measured(value, np.full(GROUPS, value if fixed else np.nan))
+
+
+def _alone(now: Evidence, before: Evidence, asked: Asked) -> Estimate | str | None:
+    if asked.now == asked.before:
+        return change(now, before, asked.now)
+    change(now, before, asked.before)  # raises for other samples
+    if asked.now not in now.measured or asked.before not in before.measured:
+        return None
+    pair = before.measured[asked.before], now.measured[asked.now]
+    return estimate(lambda a, b: b - a, *pair, occupied=int(now.occupied.sum()))
