@@ -228,14 +228,14 @@ def needed(mean: Mean, distance: float) -> str:
     if fewest < FEWEST_MODELS or mean.of_models < mean.of_images:
         more = mean.of_images / (target - mean.of_models) if mean.of_models < target else math.inf
         if 1.0 < more < math.inf:
-            return f"about {_rounded(mean.images * more)} images"
+            return f"about {rounded(mean.images * more)} images"
     models = _models_for(mean, distance, mean.of_images) if fewest >= FEWEST_MODELS else None
     each = " in each group" if several else ""
     if models is not None:
         return f"about {models} models{each}"
     more = max(2.0 * mean.of_images / target, 1.0)
     models = _models_for(mean, distance, mean.of_images / more) if fewest >= FEWEST_MODELS else None
-    images = f"about {_rounded(mean.images * more)} images"
+    images = f"about {rounded(mean.images * more)} images"
     return images if models is None else f"about {models} models{each} and {images}"
 
 
@@ -250,7 +250,7 @@ def _models_for(mean: Mean, distance: float, of_images: float) -> int | None:
     return int(counts[enough.argmax()]) if enough.any() else None
 
 
-def _rounded(count: float) -> str:
-    """With two digits, rounded up: 2,400."""
+def rounded(count: float) -> str:
+    """A count with two digits, rounded up: 2,400."""
     step = 10 ** max(len(str(int(count))) - 2, 0)
     return f"{math.ceil(count / step) * step:,}"

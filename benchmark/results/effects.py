@@ -62,6 +62,14 @@ def judged(task: Task, key: str) -> str:
     return key.rpartition("/")[0] + "/" * ("/" in key) + companion if companion else key
 
 
+def asked_of(record: Record, keys: Sequence[str]) -> Iterable[Asked]:
+    """Those of some full metric keys that are of this record; the companion in place of a metric that has one here."""
+    task, prefix = tasks.get(record.task), f"{record.task}/{record.dataset}/"
+    own = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+    found = [companion if prefix + (companion := judged(task, key)) in record.metrics else key for key in own]
+    return [Asked(prefix + key, key, key) for key in dict.fromkeys(found)]
+
+
 def collect(
     chosen: Sequence[Record],
     records: Sequence[Record],

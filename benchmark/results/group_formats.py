@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -50,7 +49,7 @@ def _overview(
 ) -> list[str]:
     """Groups by metrics: mean change and stars."""
     better = {mean.key: mean.better for mean in means}
-    heads = [fold(_words(key), CELL).split("\n") + [ARROWS[better[key]]] for key in metrics]
+    heads = [[*fold(key.replace("/", "-"), CELL).split("\n"), ARROWS[better[key]]] for key in metrics]
     deep = max(len(head) for head in heads)
     padded = [[""] * (deep - len(head)) + head for head in heads]
     lines = [_line("", [head[at] for head in padded], width) for at in range(deep)]
@@ -61,11 +60,6 @@ def _overview(
             *(f"  {each}" for each in rest),
         ]
     return lines
-
-
-def _words(key: str) -> str:
-    """A metric key with marks at which it can be folded."""
-    return key.replace("/", "-")
 
 
 def _line(name: str, cells: Sequence[str], width: int) -> str:
@@ -81,7 +75,7 @@ def _block(means: Sequence[GroupMean], names: Mapping[tuple[str, ...], list[str]
     wish = WISHES[means[0].better]
     heads = ("change", "these models", "models of this kind", "relative", "")
     rows = [_figures(mean) for mean in means]
-    widths = [max(len(row[at]) for row in [heads[:4] + ("",), *rows]) for at in range(5)]
+    widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(5)]
     lines = [f"{means[0].key}{wish and f' ({wish})'}", _row(" " * width, heads, widths)]
     for mean, row in zip(means, rows, strict=True):
         first, *rest = names[mean.group]
@@ -102,7 +96,7 @@ def _figures(mean: GroupMean) -> tuple[str, str, str, str, str]:
 
 def _ends(estimate: Estimate | None, digits: int) -> str:
     low, high = estimate.interval() if estimate else (None, None)
-    return interval(low, high, partial(format, format_spec=f"+.{digits}f")) or "-"
+    return interval(low, high, f"{{:+.{digits}f}}".format) or "-"
 
 
 def _relative(mean: GroupMean) -> str:

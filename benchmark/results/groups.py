@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import InputError, ReliquantError, UnknownNameError
+from benchmark.ledger.records import Record
 from benchmark.metrics.significance import benjamini_hochberg, stars
 from benchmark.plugins import Better, tasks
 from benchmark.quantization.registry import read
@@ -18,7 +19,8 @@ from benchmark.results.aggregate import FEWEST_MODELS, Mean, Numbers, by_model, 
 from benchmark.results.effects import Effect
 from benchmark.results.notation import Direction, direction
 from benchmark.spec import QuantSpec
-from benchmark.spec.base import ModelFacts
+from benchmark.spec.base import ModelFacts, ModelSpec
+from benchmark.spec.models import facts
 
 SIMPLE = ("rtn", "percentile", "mse")
 """Methods that only choose ranges and round: what the study calls simple."""
@@ -84,11 +86,23 @@ def keys_of(by: str) -> tuple[str, ...]:
     return keys
 
 
-def runs_of(names: Sequence[tuple[str, str]], facts: Callable[[str], ModelFacts]) -> dict[tuple[str, str], Run]:
+def facts_by_model(records: Sequence[Record], models: Sequence[ModelSpec]) -> Callable[[str], ModelFacts]:
+    """What is known of a model by its name in the ledger. Args: models: of the suite, which may say more."""
+    refs = {record.model: str(record.identity["model"]["ref"]) for record in records if record.identity}
+    specs = {spec.ref: spec for spec in models} | {spec.name: spec for spec in models if spec.name}
+
+    def known(model: str) -> ModelFacts:
+        ref = refs.get(model, model)
+        return facts(specs.get(ref) or specs.get(model) or ModelSpec(ref=ref))
+
+    return known
+
+
+def runs_of(names: Sequence[tuple[str, str]], known: Callable[[str], ModelFacts]) -> dict[tuple[str, str], Run]:
     """(model, quantization) -> the run; without controls and names that cannot be read."""
     specs = {name: spec for name in dict.fromkeys(name for _, name in names) if (spec := readable(name))}
-    known = {model: facts(model) for model in dict.fromkeys(model for model, _ in names)}
-    return {(m, name): Run(m, known[m], name, specs[name]) for m, name in dict.fromkeys(names) if name in specs}
+    told = {model: known(model) for model in dict.fromkeys(model for model, _ in names)}
+    return {(m, name): Run(m, told[m], name, specs[name]) for m, name in dict.fromkeys(names) if name in specs}
 
 
 def readable(name: str) -> QuantSpec | None:
