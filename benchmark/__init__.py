@@ -16,7 +16,20 @@ if TYPE_CHECKING:
     from benchmark.engine.plan import Settings, make_plan
     from benchmark.engine.run import Sweep, run
     from benchmark.errors import ReliquantError, UndefinedMetric
-    from benchmark.plugins import Banks, Columns, Metric, NoOptions, Outcome, Summary, Task, TextList, task, tasks
+    from benchmark.plugins import (
+        Answers,
+        Banks,
+        Columns,
+        Errors,
+        Metric,
+        NoOptions,
+        Outcome,
+        Summary,
+        Task,
+        TextList,
+        task,
+        tasks,
+    )
     from benchmark.quantization import parse, quantize
     from benchmark.results.compare import adjust, compare
     from benchmark.spec import DataSpec, ModelSpec, QuantSpec, SuiteSpec
@@ -25,9 +38,11 @@ if TYPE_CHECKING:
 check_siblings()
 
 __all__ = [
+    "Answers",
     "Banks",
     "Columns",
     "DataSpec",
+    "Errors",
     "FeatureBank",
     "Metric",
     "ModelSpec",
@@ -64,8 +79,10 @@ _HOMES = {
     "benchmark.engine.run": ("Sweep", "run"),
     "benchmark.errors": ("ReliquantError", "UndefinedMetric"),
     "benchmark.plugins": (
+        "Answers",
         "Banks",
         "Columns",
+        "Errors",
         "Metric",
         "NoOptions",
         "Outcome",

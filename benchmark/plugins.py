@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from benchmark.errors import DataError, PluginError, SpecError
 from benchmark.registry import Registry
 from benchmark.spec import Frozen, parse_spec
 from benchmark.utils.checksums import checksum
-
-if TYPE_CHECKING:
-    from benchmark.metrics.bootstrap import Comparison
 
 Better = Literal["higher", "lower", "neither"]
 Arrays = Mapping[str, NDArray[Any]]
@@ -47,7 +44,7 @@ class Metric:
             none; a metric in another unit has a margin only where it declares one. A suite may override it.
         point: what one point of `reliability` is: 0.01 for a fraction; in another unit None (it then stays out of
             `reliability`) unless declared.
-        judged_by: the metric beside it whose change decides in its place (`ece_15_debiased` in that of `ece_15`).
+        judged_by: the metric beside it whose change decides in its place (`ece_15_debiased` for `ece_15`).
         no_interval: why its change has no interval; "" for metrics that have one.
         neutral: for metrics that only a comparison with full precision gives: the value when nothing changed (0 for
             a difference, 1 for a ratio). None for all others.
@@ -213,10 +210,36 @@ class Outcome:
         return self.summary.notes
 
 
+class Answers(NamedTuple):
+    """Right and wrong answers: the group of samples, (N,) bool with one answer a row, and which rows count (all)."""
+
+    group: str
+    right: NDArray[np.bool_]
+    among: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What a task knows about the errors of its metrics besides what leaving samples out tells.
+
+    Attributes:
+        replicates: metric key -> (GROUPS,) its value without each group of pictures
+            (`benchmark.metrics.uncertainty`), where the task makes them faster than one `summarise` a group does, or
+            where leaving out would be wrong (a quantile).
+        answers: metrics that are the share of right answers -> these.
+        slack: metrics that are smooth functions of right and wrong answers -> mean over pictures of the squared weight
+            of one picture's answer.
+    """
+
+    replicates: Arrays = field(default_factory=dict)
+    answers: Mapping[str, Answers] = field(default_factory=dict)
+    slack: Mapping[str, float] = field(default_factory=dict)
+
+
 Observe = Callable[[Banks, Any], Columns]
 Summarise = Callable[[Columns, Any], Summary]
 Compare = Callable[[Columns, Columns, Any], Summary]
-Significance = Callable[[Outcome, Outcome], Mapping[str, Union["Comparison", str]]]
+KnowErrors = Callable[[Columns, Any, Arrays], Errors]
 Draw = Callable[[Summary, "Summary | None"], Mapping[str, Any]]
 DrawAll = Callable[[Mapping[str, Summary]], Mapping[str, Any]]
 
@@ -243,7 +266,7 @@ class Task:
     options: type[BaseModel] = NoOptions
     summary_of: Summarise | None = None
     comparison: Compare | None = None
-    inference: Significance | None = None
+    known_errors: KnowErrors | None = None
     drawing: Draw | None = None
     drawing_all: DrawAll | None = None
     classes: tuple[str, ...] = ()
@@ -259,6 +282,10 @@ class Task:
         names = [m.name for m in self.metrics]
         if len(set(names)) != len(names):
             raise PluginError(f"task '{self.name}' declares a metric twice")
+        if odd := [m for m in self.metrics if m.judged_by and m.judged_by not in names]:
+            raise PluginError(
+                f"task '{self.name}': '{odd[0].name}' is judged by '{odd[0].judged_by}', which it does not declare"
+            )
         roles = (*self.needs, *self.optional)
         for role in roles:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", role) or role in ("roles", "options"):
@@ -384,13 +411,14 @@ class Task:
         self.comparison = function
         return function
 
-    def significance(self, function: Significance) -> Significance:
-        """Decorator: `f(quantized, reference)` -> for each metric key its `Comparison`, or why there is none.
+    def errors(self, function: KnowErrors) -> KnowErrors:
+        """Decorator: what the task knows about errors, `f(columns, options, groups) -> Errors`; no task needs one.
 
-        Both outcomes have the same samples in the same order. See docs/comparisons.md; a task without one gets what
-        `benchmark.results.compare.plain_significance` can tell from its columns.
+        `groups` has, for each group of samples, the group of pictures (N,) int of every row. Without it every metric
+        has the replicates that `summarise` gives, and metrics that are the mean of a boolean column of their name
+        (`accuracy`: also `correct`) count as shares of right answers. See docs/statistics.md.
         """
-        self.inference = function
+        self.known_errors = function
         return function
 
     def draw(self, function: Draw) -> Draw:

@@ -13,6 +13,8 @@ from benchmark.engine.holding import Models
 from benchmark.engine.plan import Plan, Settings, make_plan
 from benchmark.engine.run import PIXEL_BUDGET, Sweep, run
 from benchmark.errors import QuantizationError, SpecError
+from benchmark.ledger.records import Ledger
+from benchmark.metrics.uncertainty import Measured
 from benchmark.models import resolve as resolve_model
 from benchmark.models.base import ClipModel
 from benchmark.models.references import refuse_quantized
@@ -20,6 +22,7 @@ from benchmark.plugins import Better
 from benchmark.quantization import quantizers
 from benchmark.quantization.report import tower_sizes
 from benchmark.quantization.targets import resolve
+from benchmark.results.evidence import evidence_of
 from benchmark.results.sizes import effective_bits, size
 from benchmark.results.tables import declared, headline_keys
 from benchmark.spec import FP32, QuantSpec, SuiteSpec, Tower, digest
@@ -126,6 +129,15 @@ class Engine:
             raise QuantizationError(f"{failed[0].task}/{failed[0].dataset}: {failed[0].error}")
         metrics = {key: value for record in own for key, value in record.metrics.items()}
         return metrics | self.sizes(sweep.reports.get(own[0].configuration, {"towers": {}}))
+
+    def measured(self, quant: QuantSpec) -> dict[str, Measured]:
+        """Each metric of an evaluated quantization with its replicates, where it has them."""
+        ledger, [*_, configuration] = Ledger(self.home), self.plan_of(quant).configurations
+        found: dict[str, Measured] = {}
+        for evaluation in configuration.evaluations:
+            evidence = evidence_of(ledger, ledger.records[evaluation.key])
+            found |= {f"{evaluation.name}/{key}": each for key, each in evidence.measured.items()}
+        return found
 
     def better(self, key: str) -> Better:
         """A metric's better direction, as its task declares it."""

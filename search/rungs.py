@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from benchmark.data import Data
-from benchmark.engine.replicates import Replicates
 from benchmark.errors import InputError, SpecError
+from benchmark.metrics.uncertainty import GROUPS
 from benchmark.spec import BindingSpec, DataSpec, QuantSpec, SuiteSpec
 from search.evaluator import Engine
 from search.objective import EFFECTIVE_BITS, SIZE, Metrics, Rung
@@ -141,11 +141,6 @@ class PartEngine:
     """An engine on a part of the images that also gives the metrics without each group of images."""
 
     engine: Engine
-    _replicates: Replicates = field(init=False)
-
-    def __post_init__(self) -> None:
-        engine = self.engine
-        self._replicates = Replicates(engine.home, engine.models, engine.pixel_budget, engine.skip_broken)
 
     def evaluate(self, spec: QuantSpec) -> Metrics:
         """Metrics of a quantization on the part.
@@ -156,11 +151,8 @@ class PartEngine:
         return self.engine.evaluate(spec)
 
     def replicates(self, spec: QuantSpec) -> Sequence[Metrics]:
-        """The same metrics without each group of the part's images.
-
-        Raises:
-            ReliquantError: a metric has no value without some group.
-        """
-        metrics = self.engine.evaluate(spec)
+        """The same metrics without each group of the part's images; only those that have replicates."""
+        metrics, measured = self.engine.evaluate(spec), self.engine.measured(spec)
         kept = {key: metrics[key] for key in (EFFECTIVE_BITS, SIZE)}
-        return [{**kept, **without} for without in self._replicates.of(self.engine.plan_of(spec), spec)]
+        rows = ({key: float(each.replicates[group]) for key, each in measured.items()} for group in range(GROUPS))
+        return [{**kept, **row} for row in rows]

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import Banks, Columns, FeatureBank, Metric, NoOptions, Outcome, Summary, UndefinedMetric, task
+from benchmark import Banks, Columns, Errors, FeatureBank, Metric, NoOptions, Summary, UndefinedMetric, task
 from benchmark.metrics.calibration import (
     adaptive_ece,
-    bin_index,
+    debiased_ece,
+    ece,
     ece_floor,
     nll_derivatives,
     overconfidence,
@@ -24,35 +25,46 @@ from benchmark.metrics.calibration import (
     underconfidence,
 )
 from benchmark.metrics.scores import log_softmax, logits, softmax, top_label
-from benchmark.metrics.significance import Comparison, attempt, difference, draws_for, sum_draws
+from benchmark.metrics.uncertainty import GROUPS
 from tasks.figures import reliability, staged
 
 BINS = 15
 
+BIASED = "sampling noise raises it, more where answers are mixed: see ece_15_debiased, brier, signed_calibration_error"
+MAXIMUM = "a maximum over bins has no regular error"
+
 _MEASURES = [
-    Metric("ece_15", "lower", headline=True, margin=0.01),
-    Metric("max_calibration_error_15", "lower", margin=0.01),
-    Metric("adaptive_ece_15", "lower", margin=0.01),
+    Metric("ece_15", "lower", headline=True, margin=0.01, judged_by="ece_15_debiased", no_interval=BIASED),
+    Metric("ece_15_debiased", "lower", margin=0.01),
+    Metric("max_calibration_error_15", "lower", margin=0.01, no_interval=MAXIMUM),
+    Metric("adaptive_ece_15", "lower", margin=0.01, no_interval=BIASED),
     Metric("brier", "lower", margin=0.01),
     Metric("nll", "lower", unit="nats"),
     Metric("signed_calibration_error", "neither", margin=0.01),
-    Metric("overconfidence_15", "lower", margin=0.01),
-    Metric("underconfidence_15", "lower", margin=0.01),
+    Metric("overconfidence_15", "lower", margin=0.01, no_interval=BIASED),
+    Metric("underconfidence_15", "lower", margin=0.01, no_interval=BIASED),
 ]
+_REPLICATED = ("ece_15", *(measure.name for measure in _MEASURES if not measure.no_interval))
+
+
+def _tuned(measure: Metric) -> Metric:
+    """The same measure at the tuned scale; no headline."""
+    by = measure.judged_by and f"{measure.judged_by}_tuned"
+    return replace(measure, name=f"{measure.name}_tuned", headline=False, judged_by=by)
 
 
 @task(
     "calibration",
-    version=3,
+    version=4,
     needs=("test",),
     optional=("fit",),
     classes=("test", "fit"),
     words={"ece_15": "expected calibration error, 15 bins of equal width"},
     metrics=[
         *_MEASURES,
-        *(replace(measure, name=f"{measure.name}_tuned") for measure in _MEASURES),
-        Metric("ece_15_floor", "neither"),
-        Metric("logit_scale", "neither", unit="scale"),
+        *map(_tuned, _MEASURES),
+        Metric("ece_15_floor", "neither", no_interval="it is a reference line, not an estimate"),
+        Metric("logit_scale", "neither", unit="scale", no_interval="it is the model's own, not an estimate"),
         Metric("logit_scale_tuned", "neither", unit="scale"),
         Metric("samples", "neither", unit="count"),
     ],
@@ -62,10 +74,10 @@ def calibration(banks: Banks, options: NoOptions) -> Columns:
 
     Confidence is the highest softmax probability of `logit_scale * cos + logit_bias`, float64. `ece_15`: top-label,
     15 equal-width bins, L1; it is the sum of `overconfidence_15` (bins whose confidence is above their accuracy) and
-    `underconfidence_15`. `signed_calibration_error` is mean confidence minus accuracy: positive is overconfident.
-    `ece_15_floor` is the `ece_15` that a perfectly calibrated model with these confidences shows at this N. The tuned
-    values use the scale that minimises the NLL on the role `fit` (labelled images, or image-caption pairs whose
-    captions are the classes).
+    `underconfidence_15`. `ece_15_debiased` takes the bias of so few samples off it, and is what decides.
+    `signed_calibration_error` is mean confidence minus accuracy: positive is overconfident. `ece_15_floor` is the
+    `ece_15` that a perfectly calibrated model with these confidences shows at this N. The tuned values use the scale
+    that minimises the NLL on the role `fit` (labelled images, or image-caption pairs whose captions are the classes).
     """
     bank = banks["test"]
     cos = bank.cosines()
@@ -128,12 +140,22 @@ def summarise(columns: Columns, options: NoOptions) -> Summary:
     metrics["ece_15_floor"] = ece_floor(test["confidence"], bins=BINS)
     if "untuned" in about:
         return Summary(metrics, tables, {"logit_scale_tuned": str(about["untuned"])})
-    step = _newton_step(columns)
-    moved = {name: test[f"{name}_tuned"] + step * test[f"{name}_tuned_slope"] for name in _MEASURED}
-    tuned, tuned_tables = _measures(moved | {"confidence": moved["confidence"].clip(0.0, 1.0)}, test["correct"])
+    tuned, tuned_tables = _measures(_moved(columns, np.ones(len(test["correct"]), dtype=bool)), test["correct"])
     metrics |= {f"{name}_tuned": value for name, value in tuned.items()}
-    metrics["logit_scale_tuned"] = float(about["logit_scale_tuned"]) * math.exp(step)
+    metrics["logit_scale_tuned"] = _tuned_scale(columns)
     return Summary(metrics, tables | {f"{name}_tuned": value for name, value in tuned_tables.items()})
+
+
+def _moved(columns: Columns, rows: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    """What was seen of some test images at the scale that the samples of `fit` ask for."""
+    test, step = columns["test"], _newton_step(columns)
+    moved = {name: test[f"{name}_tuned"][rows] + step * test[f"{name}_tuned_slope"][rows] for name in _MEASURED}
+    return moved | {"confidence": moved["confidence"].clip(0.0, 1.0)}
+
+
+def _tuned_scale(columns: Columns) -> float:
+    """The logit scale that the samples of `fit` ask for."""
+    return float(columns.about["logit_scale_tuned"]) * math.exp(_newton_step(columns))
 
 
 def _newton_step(columns: Columns) -> float:
@@ -150,7 +172,7 @@ def _netcal(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict
 
     As a binary problem, which is the same number for any count of classes and avoids netcal's traps (logits, float32,
     two labels that turn many classes into a binary problem). `benchmark.metrics.calibration` holds the same formulas,
-    vectorised for the bootstrap, and is tested to agree.
+    and is tested to agree.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in docstrings of netcal, deprecations of what it imports
@@ -169,6 +191,7 @@ def _measures(
     confidence = seen["confidence"]
     metrics = {
         **_netcal(confidence, correct),
+        "ece_15_debiased": debiased_ece(confidence, correct, BINS),
         "adaptive_ece_15": adaptive_ece(confidence, correct, BINS),
         "brier": float(seen["brier"].mean()),
         "nll": float(seen["nll"].mean()),
@@ -186,47 +209,34 @@ def _measures(
     return metrics, tables
 
 
-@calibration.significance
-def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
-    """Paired bootstrap over images of all measures at once, before and after tuning.
+@calibration.errors
+def errors(columns: Columns, options: NoOptions, groups: Mapping[str, NDArray[Any]]) -> Errors:
+    """Every measure that has an interval, without each group; the scale is tuned again without its pictures."""
+    test, found = columns["test"], {}
+    rows = []
+    for group in range(GROUPS):
+        kept = groups["test"] != group
+        values = _judged({name: test[name][kept] for name in _MEASURED}, test["correct"][kept])
+        if "untuned" not in columns.about:
+            left = columns.take({"fit": groups["fit"] != group})
+            tuned = _judged(_moved(left, kept), test["correct"][kept])
+            values |= {f"{name}_tuned": value for name, value in tuned.items()}
+            values["logit_scale_tuned"] = _tuned_scale(left)
+        rows.append(values)
+    found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return Errors(replicates=found)
 
-    The equal-mass bins of `adaptive_ece_15` stay those of the full sample. `max_calibration_error_15` gets no interval:
-    a maximum over bins has no regular bootstrap distribution.
-    """
-    found: dict[str, Comparison | str] = {}
-    for suffix in ("", "_tuned"):
-        groups = [outcome.columns["test"] for outcome in (reference, quantized)]
-        if any(f"confidence{suffix}" not in group for group in groups):
-            continue
-        sums = [_resampled(group, suffix) for group in groups]
-        found |= {f"{name}{suffix}": attempt(difference, sums[0][name], sums[1][name]) for name in sums[0]}
-        found[f"max_calibration_error_15{suffix}"] = "a maximum over bins has no regular bootstrap distribution"
-    return found
 
-
-def _resampled(test: Mapping[str, NDArray[Any]], suffix: str) -> dict[str, NDArray[np.float64]]:
-    """(1 + B,) values of each measure: observed, then on the resamples, which are the same for every outcome."""
-    confidence = test[f"confidence{suffix}"]
-    gap = confidence - test["correct"]
-    n = len(gap)
-    rank = np.searchsorted(np.sort(confidence), confidence, side="left")
-    equal_width, equal_mass = np.zeros((n, BINS)), np.zeros((n, BINS))
-    equal_width[np.arange(n), bin_index(confidence, BINS)] = gap
-    equal_mass[np.arange(n), rank * BINS // n] = gap
-    means = np.stack([test[f"brier{suffix}"], test[f"nll{suffix}"], gap], axis=1)
-    tables = (equal_width, equal_mass, means)
-    drawn = sum_draws(*tables, draws=draws_for(n))
-    width, mass, mean = (
-        np.concatenate([table.sum(axis=0)[None], sums]) / n for table, sums in zip(tables, drawn, strict=True)
-    )
+def _judged(seen: Mapping[str, NDArray[np.float64]], correct: NDArray[np.bool_]) -> dict[str, float]:
+    """The measures that have replicates: of `ece_15` for the search alone."""
+    if not len(correct):
+        return dict.fromkeys(_REPLICATED, math.nan)
     return {
-        "ece_15": np.abs(width).sum(axis=1),
-        "adaptive_ece_15": np.abs(mass).sum(axis=1),
-        "brier": mean[:, 0],
-        "nll": mean[:, 1],
-        "signed_calibration_error": mean[:, 2],
-        "overconfidence_15": width.clip(min=0.0).sum(axis=1),
-        "underconfidence_15": (-width).clip(min=0.0).sum(axis=1),
+        "ece_15": ece(seen["confidence"], correct, BINS),
+        "ece_15_debiased": debiased_ece(seen["confidence"], correct, BINS),
+        "brier": float(seen["brier"].mean()),
+        "nll": float(seen["nll"].mean()),
+        "signed_calibration_error": signed_calibration_error(seen["confidence"], correct),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import Banks, Columns, FeatureBank, Metric, Outcome, Summary, UndefinedMetric, task
+from benchmark import Answers, Banks, Columns, Errors, FeatureBank, Metric, Summary, UndefinedMetric, task
 from benchmark.errors import DataError
 from benchmark.metrics.classification import correct
 from benchmark.metrics.robustness import (
@@ -16,15 +16,6 @@ from benchmark.metrics.robustness import (
     mean_corruption_error,
     mean_corruption_error_alexnet,
     relative_robustness,
-)
-from benchmark.metrics.significance import (
-    Comparison,
-    accuracy_difference_interval,
-    attempt,
-    difference,
-    draws_for,
-    mcnemar_exact,
-    sum_draws,
 )
 from benchmark.spec import Frozen
 from tasks.figures import curves, heat_map, staged
@@ -129,52 +120,15 @@ def against_full_precision(quantized: Columns, reference: Columns, options: Corr
     return Summary({"mean_corruption_error_fp32": mce})
 
 
-@corruption.significance
-def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
-    """Bootstrap over base images, each of which brings all its variants along, for all means at once.
-
-    One variant alone and the clean images have one answer per image: McNemar's p value for those.
-    """
-    columns = reference.columns, quantized.columns
-    names = _names(columns[0])
-    if _names(columns[1]) != names:
-        raise DataError("the two evaluations have other corruptions")
-    a, b = (_resampled(each) for each in columns)
-    found = {key: attempt(difference, a[key], b[key]) for key in a if key in b}
-    hits = [each["corrupted"]["correct"] for each in columns]
-    for column, (kind, severity) in enumerate(names):
-        key = f"{kind}/{severity}/accuracy"
-        found[key] = attempt(difference, a[key], b[key], p=mcnemar_exact(hits[0][:, column], hits[1][:, column]))
-    found["clean_accuracy"] = accuracy_difference_interval(*(_clean(each) for each in columns))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kinds = {kind for kind, _ in names}
-        relative = np.mean([(1.0 - b[f"{kind}/accuracy"]) / (1.0 - a[f"{kind}/accuracy"]) for kind in kinds], axis=0)
-    found["mean_corruption_error_fp32"] = attempt(difference, np.ones(len(relative)), relative)
-    return found
-
-
-def _resampled(found: Columns) -> dict[str, NDArray[np.float64]]:
-    """(1 + B,) values of each accuracy: observed, then on the resamples, which are the same for every outcome."""
-    hits = found["corrupted"]["correct"].astype(np.float64)
-    n = len(hits)
-    paired_clean = "clean" not in found
-    if paired_clean:
-        hits = np.column_stack([hits, _clean(found)])
-    values = np.concatenate([hits.sum(axis=0)[None], sum_draws(hits, draws=draws_for(n))[0]]) / n
-    names = _names(found)
-    columns = dict(zip(names, values.T, strict=False))
-    metrics = {f"{kind}/{severity}/accuracy": column for (kind, severity), column in columns.items()}
-    kinds = sorted({kind for kind, _ in names})
-    for kind in kinds:
-        metrics[f"{kind}/accuracy"] = np.mean([columns[name] for name in names if name[0] == kind], axis=0)
-    for severity in {severity for _, severity in names}:
-        of_severity = [columns[name] for name in names if name[1] == severity]
-        metrics[f"severity_{severity}/accuracy"] = np.mean(of_severity, axis=0)
-    metrics["accuracy"] = np.mean([metrics[f"{kind}/accuracy"] for kind in kinds], axis=0)
-    if paired_clean:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            metrics["relative_robustness"] = metrics["accuracy"] / values[:, -1]
-    return metrics
+@corruption.errors
+def errors(columns: Columns, options: CorruptionOptions, groups: Mapping[str, NDArray[Any]]) -> Errors:
+    """One variant, and the clean images, have one answer an image; means leave out images with all their variants."""
+    hits = columns["corrupted"]["correct"]
+    answers = {
+        f"{kind}/{s}/accuracy": Answers("corrupted", hits[:, at]) for at, (kind, s) in enumerate(_names(columns))
+    }
+    clean = Answers("clean" if "clean" in columns else "corrupted", _clean(columns))
+    return Errors(answers=answers | {"clean_accuracy": clean})
 
 
 def _variant_names(variants: Sequence[FeatureBank]) -> list[tuple[str, int]]:

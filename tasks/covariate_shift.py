@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import Banks, Columns, FeatureBank, Metric, NoOptions, Outcome, Summary, UndefinedMetric, task
+from benchmark import Answers, Banks, Columns, Errors, FeatureBank, Metric, NoOptions, Summary, UndefinedMetric, task
 from benchmark.errors import DataError
 from benchmark.metrics.classification import correct
 from benchmark.metrics.robustness import relative_change
-from benchmark.metrics.significance import (
-    Comparison,
-    accuracy_difference_interval,
-    attempt,
-    difference,
-    draws_for,
-    group_draws,
-    sum_draws,
-)
 from tasks.figures import dumbbells, grouped_bars
 
 
 @task(
     "covariate_shift",
-    version=3,
+    version=4,
     needs=("source", "shifted"),
     shared_classes=("source", "shifted"),
     metrics=[
@@ -92,7 +83,7 @@ def _names(columns: Columns) -> list[str]:
 def _on_source(columns: Columns, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Hits on the source's images of the classes of which a shifted data set has images; and the mask of these."""
     source, column = columns["source"], _names(columns).index(name)
-    kept = np.isin(source["label"][:, column], columns[f"shifted:{name}"]["label"])
+    kept = source["label"][:, column] >= 0
     return source["correct"][kept, column], kept
 
 
@@ -116,58 +107,32 @@ def _source_on(source: FeatureBank, shifted: FeatureBank) -> tuple[NDArray[np.bo
     return hits, label
 
 
-@covariate_shift.significance
-def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
-    """One accuracy: the outcome cells with McNemar's test. Gaps and means over data sets: bootstrap.
-
-    The shifted data sets are independent of each other and of the source, each is resampled on its own; the source's
-    images are resampled together, because the shifted data sets share them.
-    """
-    q, f = quantized.columns, reference.columns
-    names = _names(f)
-    draws = draws_for(sum(len(group["sample_id"]) for group in f.groups.values()))
-    compared = [name for name in names if len(_on_source(f, name)[0])]
-    source = [_source_draws(columns, compared, draws) for columns in (f, q)]
-    found: dict[str, Comparison | str] = {}
-    parts: list[dict[str, list[NDArray[np.float64]]]] = [{m: [] for m in ("accuracy", *_MEASURES)} for _ in (f, q)]
-    for seed, name in enumerate(names):
-        pair = f[f"shifted:{name}"]["correct"], q[f"shifted:{name}"]["correct"]
-        shifted = group_draws(*pair, np.zeros(len(pair[0]), np.int64), draws=draws, seed=seed + 1)
-        found[f"{name}/accuracy"] = accuracy_difference_interval(*pair)
-        for part, s, accuracy in zip(parts, source, shifted, strict=True):
-            part["accuracy"].append(accuracy[:, 0])
-            for measure, function in _MEASURES.items() if name in compared else ():
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    part[measure].append(function(s[name], accuracy[:, 0]))
-        if name in compared:
-            for measure in _MEASURES:
-                found[f"{name}/{measure}"] = attempt(difference, *(part[measure][-1] for part in parts))
-            sources = (_on_source(columns, name)[0] for columns in (f, q))
-            found[f"{name}/source_accuracy"] = accuracy_difference_interval(*sources)
-    for measure in ("accuracy", *_MEASURES):
-        if len(parts[0][measure]) == len(names):
-            found[measure] = attempt(difference, *(np.mean(part[measure], axis=0) for part in parts))
-    return found
+@covariate_shift.errors
+def errors(columns: Columns, options: NoOptions, groups: Mapping[str, NDArray[Any]]) -> Errors:
+    """Accuracies are shares of right answers; gaps and means get an added answer on every set by the delta method."""
+    answers: dict[str, Answers] = {}
+    slack: dict[str, float] = {}
+    weights: list[tuple[float, float]] = []
+    for name in _names(columns):
+        group = f"shifted:{name}"
+        answers[f"{name}/accuracy"] = Answers(group, columns[group]["correct"])
+        hits, kept = _on_source(columns, name)
+        shifted = 1.0 / len(columns[group]["correct"])
+        if len(hits):
+            column = _names(columns).index(name)
+            answers[f"{name}/source_accuracy"] = Answers("source", columns["source"]["correct"][:, column], kept)
+            source, accuracy = float(hits.mean()), float(columns[group]["correct"].mean())
+            slack[f"{name}/gap"] = shifted**2 + len(hits) ** -2.0
+            if source > 0:
+                slack[f"{name}/relative_gap"] = (shifted / source) ** 2 + (accuracy / source**2 / len(hits)) ** 2
+        weights.append((shifted, 1.0 / len(hits) if len(hits) else 0.0))
+    sets = len(weights)
+    own, source = sum(w**2 for w, _ in weights) / sets**2, (sum(w for _, w in weights) / sets) ** 2
+    return Errors(answers=answers, slack=slack | {"accuracy": own, "source_accuracy": source, "gap": own + source})
 
 
-_MEASURES: dict[str, Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]] = {
-    "source_accuracy": lambda source, shifted: source,
-    "gap": lambda source, shifted: source - shifted,
-    "relative_gap": lambda source, shifted: (source - shifted) / source,
-}
-"""Measures that need both: by (accuracy on the source, accuracy on the shifted data)."""
-
-
-def _source_draws(found: Columns, names: Sequence[str], draws: int) -> dict[str, NDArray[np.float64]]:
-    """(1 + B,) accuracies on the source's images of each shifted data set's classes, on the same resamples."""
-    columns = np.zeros((len(found["source"]["sample_id"]), 2 * len(names)))
-    for i, name in enumerate(names):
-        hits, kept = _on_source(found, name)
-        columns[kept, 2 * i] = hits
-        columns[kept, 2 * i + 1] = 1.0
-    sums = np.concatenate([columns.sum(axis=0)[None], sum_draws(columns, draws=draws)[0]])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return {name: sums[:, 2 * i] / sums[:, 2 * i + 1] for i, name in enumerate(names)}
+_MEASURES = ("source_accuracy", "gap", "relative_gap")
+"""Measures that need images of the source."""
 
 
 @covariate_shift.draw

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from benchmark import Banks, Columns, FeatureBank, Metric, Outcome, Summary, TextList, task
-from benchmark.errors import InputError, UndefinedMetric, UnknownNameError
+from benchmark import Banks, Columns, Errors, FeatureBank, Metric, Summary, TextList, task
+from benchmark.errors import UndefinedMetric, UnknownNameError
 from benchmark.metrics.detection import detection_measures
+from benchmark.metrics.detection_replicates import detection_replicates
 from benchmark.metrics.ood import SCORES, gl_mcm, neg_label
 from benchmark.metrics.scores import normalise
-from benchmark.metrics.significance import Comparison, attempt, delong, delong_mean, detection_differences
 from benchmark.spec import Frozen
 from tasks.figures import histograms
 
@@ -195,27 +195,20 @@ def _scores(
     return columns
 
 
-@ood.significance
-def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
-    """AUROC by DeLong, FPR95 by influences, AUPR by bootstrap; also for the mean over data sets, which share the ID."""
-    both = reference.columns, quantized.columns
-    names, sets = _names(both[0]["id"]), list(_outside(both[0]))
-    if _names(both[1]["id"]) != names:
-        raise InputError("the two evaluations have other OOD scores")
-    found: dict[str, Comparison | str] = {}
+@ood.errors
+def errors(columns: Columns, options: OodOptions, groups: Mapping[str, NDArray[Any]]) -> Errors:
+    """Every measure without each group, from one sort; FPR95 by the influence of each sample."""
+    names, outside = _names(columns["id"]), _outside(columns)
+    found: dict[str, NDArray[np.float64]] = {}
     for score in names:
-        a, b = (columns["id"][score] for columns in both)
-        outs = [tuple(_outside(columns)[name][score] for columns in both) for name in sets]
-        found[f"{score}/auroc"] = attempt(delong_mean, a, [o[0] for o in outs], b, [o[1] for o in outs])
-        means, singles = detection_differences(a, [o[0] for o in outs], b, [o[1] for o in outs])
-        found |= {f"{score}/{measure}": comparison for measure, comparison in means.items()}
-        for name, (first, second), single in zip(sets, outs, singles, strict=True):
-            key = f"{name}/{score}"
-            found[f"{key}/auroc"] = attempt(delong, a, first, b, second)
-            found |= {f"{key}/{measure}": comparison for measure, comparison in single.items()}
-    for score in [*names, *(f"{name}/{score}" for name in sets for score in names)]:
-        found |= {f"{score}/aupr_{side}_trapezoid": f"see aupr_{side}" for side in ("in", "out")}
-    return found
+        sets = {}
+        for dataset, group in outside.items():
+            inside = columns["id"][score], groups["id"]
+            sets[dataset] = detection_replicates(*inside, group[score], groups[f"ood:{dataset}"])
+            found |= {f"{dataset}/{score}/{measure}": values for measure, values in sets[dataset].items()}
+        for measure in next(iter(sets.values())):
+            found[f"{score}/{measure}"] = np.mean([each[measure] for each in sets.values()], axis=0)
+    return Errors(replicates=found)
 
 
 @ood.draw

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import Banks, Columns, Metric, NoOptions, Outcome, Summary, task
+from benchmark import Banks, Columns, Metric, NoOptions, Summary, task
 from benchmark.metrics.scores import logits, softmax, top_label
-from benchmark.metrics.selective import accuracy_at_coverage, aurc, excess_aurc, risk_coverage, selective_draws
-from benchmark.metrics.significance import Comparison, attempt, difference, draws_for
+from benchmark.metrics.selective import accuracy_at_coverage, aurc, excess_aurc, risk_coverage
 from tasks.figures import curves, staged
 
 COVERAGE = 0.9
@@ -63,18 +62,6 @@ def _curve(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[
     curve = risk_coverage(confidence, correct)
     rows = np.unique(np.linspace(0, len(correct), POINTS + 1)[1:].round().astype(np.int64).clip(min=1)) - 1
     return {"risk_coverage.coverage": curve.coverage[rows], "risk_coverage.risk": curve.risk[rows]}
-
-
-@selective.significance
-def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
-    """Paired bootstrap over images; every resample is ordered anew."""
-    groups = [outcome.columns["test"] for outcome in (reference, quantized)]
-    draws = draws_for(len(groups[0]["correct"]))
-    before, now = (
-        selective_draws(group["confidence"], group["correct"], coverage=COVERAGE, draws=draws) for group in groups
-    )
-    keys = {"aurc": "aurc", "excess_aurc": "excess_aurc", "accuracy_at_coverage_90": "accuracy_at_coverage"}
-    return {key: attempt(difference, before[name], now[name]) for key, name in keys.items()}
 
 
 @selective.draw

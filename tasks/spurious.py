@@ -8,21 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark import Banks, Columns, Metric, NoOptions, Outcome, Summary, UndefinedMetric, task
-from benchmark.metrics.classification import correct
+from benchmark import Answers, Banks, Columns, Errors, Metric, NoOptions, Summary, UndefinedMetric, task
+from benchmark.metrics.classification import answer_weights, correct
 from benchmark.metrics.robustness import delta_rsg, group_accuracies, rsg, vuln_add
-from benchmark.metrics.significance import (
-    Comparison,
-    accuracy_difference_interval,
-    attempt,
-    cell_bootstrap,
-    difference,
-    draws_for,
-    group_draws,
-    paired_cells,
-    rsg_difference_interval,
-    vuln_add_interval,
-)
 from tasks.figures import dumbbells, grouped_bars, staged
 
 SIDES = ("common", "counter")
@@ -127,36 +115,22 @@ def against_full_precision(quantized: Columns, reference: Columns, options: NoOp
     return Summary(found, notes=notes)
 
 
-@spurious.significance
-def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
-    """The four outcome cells, common and counter images on their own; McNemar where it is one accuracy."""
-    q, f = quantized.columns, reference.columns
-    common, counter = ((f[side]["correct"], q[side]["correct"]) for side in SIDES)
-    spurious_gap = attempt(rsg_difference_interval, common, counter)
-    found = {
-        "accuracy_common": accuracy_difference_interval(*common),
-        "accuracy_counter": accuracy_difference_interval(*counter),
-        "gap": attempt(cell_bootstrap, _gap_difference, paired_cells(*common), paired_cells(*counter)),
-        "rsg": spurious_gap,
-        "delta_rsg": spurious_gap,
-        "vuln_add": attempt(vuln_add_interval, common, counter),
-    }
-    if all("group" in columns[side] for columns in (q, f) for side in SIDES):
-        before, now = (np.concatenate(pair) for pair in zip(common, counter, strict=True))
-        groups = np.concatenate([f[side]["group"] for side in SIDES])
-        accuracies = group_draws(before, now, groups, draws=draws_for(len(groups)))
-        found["worst_group_accuracy"] = attempt(difference, *(values.min(axis=1) for values in accuracies))
-        found["mean_group_accuracy"] = attempt(difference, *(values.mean(axis=1) for values in accuracies))
-    return found
-
-
-def _gap_difference(
-    a_common: NDArray[np.float64],
-    b_common: NDArray[np.float64],
-    a_counter: NDArray[np.float64],
-    b_counter: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    return (b_common - b_counter) - (a_common - a_counter)
+@spurious.errors
+def errors(columns: Columns, options: NoOptions, groups: Mapping[str, NDArray[Any]]) -> Errors:
+    """Accuracies are shares of right answers; the gaps get an added answer on either side by the delta method."""
+    answers = {f"accuracy_{side}": Answers(side, columns[side]["correct"]) for side in SIDES}
+    common, counter = _accuracies(columns)
+    one = [1.0 / len(columns[side]["correct"]) for side in SIDES]
+    slack = {"gap": one[0] ** 2 + one[1] ** 2}
+    if common > 0:
+        slack["rsg"] = (one[0] * counter / common**2) ** 2 + (one[1] / common) ** 2
+        slack["delta_rsg"] = 2.0 * slack["rsg"]
+    if common > 0 and counter > 0:
+        slack["vuln_add"] = 2.0 * ((one[0] / common) ** 2 + (one[1] / counter) ** 2)
+    if all("group" in columns[side] for side in SIDES):
+        weight = answer_weights(np.concatenate([columns[side]["group"] for side in SIDES]))
+        slack["mean_group_accuracy"] = float(np.mean(weight**2))
+    return Errors(answers=answers, slack=slack)
 
 
 @spurious.draw

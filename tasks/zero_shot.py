@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmark import Banks, Columns, Metric, NoOptions, Outcome, Summary, task
-from benchmark.metrics.classification import class_recalls, correct, topk_correct
+from benchmark import Answers, Banks, Columns, Errors, Metric, NoOptions, Summary, task
+from benchmark.metrics.classification import answer_weights, class_recalls, correct, topk_correct
 from benchmark.metrics.scores import logits, softmax
-from benchmark.metrics.significance import (
-    Comparison,
-    accuracy_difference_interval,
-    attempt,
-    difference,
-    draws_for,
-    group_draws,
-)
+
+DESCRIPTIVE = "it describes the flips whose difference accuracy judges"
 
 
 @task(
@@ -28,9 +24,9 @@ from benchmark.metrics.significance import (
         Metric("accuracy", "higher", headline=True),
         Metric("accuracy_top5", "higher"),
         Metric("mean_per_class_recall", "higher"),
-        Metric("agreement", "neither", neutral=1.0),
-        Metric("flips_right_to_wrong", "lower", neutral=0.0),
-        Metric("flips_wrong_to_right", "higher", neutral=0.0),
+        Metric("agreement", "neither", neutral=1.0, no_interval=DESCRIPTIVE),
+        Metric("flips_right_to_wrong", "lower", neutral=0.0, no_interval=DESCRIPTIVE),
+        Metric("flips_wrong_to_right", "higher", neutral=0.0, no_interval=DESCRIPTIVE),
         Metric("samples", "neither", unit="count"),
     ],
 )
@@ -82,14 +78,12 @@ def flips(quantized: Columns, reference: Columns, options: NoOptions) -> Summary
     )
 
 
-@zero_shot.significance
-def significance(quantized: Outcome, reference: Outcome) -> Mapping[str, Comparison | str]:
-    """Accuracies: the four outcome cells with McNemar's exact test. Recall: the cells of each class, sizes kept."""
-    q, f = quantized.columns["test"], reference.columns["test"]
-    found: dict[str, Comparison | str] = {"accuracy": accuracy_difference_interval(f["correct"], q["correct"])}
-    if "correct_top5" in q:
-        found["accuracy_top5"] = accuracy_difference_interval(f["correct_top5"], q["correct_top5"])
-    recalls = group_draws(f["correct"], q["correct"], f["label"], draws=draws_for(len(f["label"])))
-    found["mean_per_class_recall"] = attempt(difference, *(recall.mean(axis=1) for recall in recalls))
-    described = "see the McNemar test of accuracy: it asks whether the two kinds of flips are equally frequent"
-    return found | {"agreement": described, "flips_right_to_wrong": described, "flips_wrong_to_right": described}
+@zero_shot.errors
+def errors(columns: Columns, options: NoOptions, groups: Mapping[str, NDArray[Any]]) -> Errors:
+    """Accuracies are shares of right answers; in the recall an answer weighs `1 / (classes * images of its class)`."""
+    test = columns["test"]
+    answers = {"accuracy": Answers("test", test["correct"])}
+    if "correct_top5" in test:
+        answers["accuracy_top5"] = Answers("test", test["correct_top5"])
+    weight = answer_weights(test["label"])
+    return Errors(answers=answers, slack={"mean_per_class_recall": float(np.mean(weight**2))})

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from benchmark.metrics.outcomes import mcnemar_exact
 from numpy.typing import NDArray
 
-from benchmark.metrics.outcomes import mcnemar_exact
 from benchmark.spec import FP32, QuantSpec
 
 if TYPE_CHECKING:

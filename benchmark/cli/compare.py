@@ -32,7 +32,8 @@ def compare_runs(request: CompareRequest) -> int:
         request = replace(request, format="jsonl")
     _check(request)
     include_files(request.include)
-    ledger, comparer = open_ledger(request.home), Comparer(request.home)
+    ledger = open_ledger(request.home)
+    comparer = Comparer(ledger)
     name, headline = find_suite(request.suite, ledger)
     records = newest(record for record in ledger.records.values() if record.suite == name)
     chosen = _chosen(request, records, name)
@@ -40,7 +41,7 @@ def compare_runs(request: CompareRequest) -> int:
         if request.by or request.claims:
             text, failures = _grouped(request, ledger, records, chosen, (name, headline), progress)
         else:
-            changes = find_changes(chosen, records, comparer, ledger, progress)
+            changes = find_changes(chosen, records, comparer, progress)
             text, failures = FORMATS[request.format](adjust(_shown(request, headline, changes))), comparer.failures
     for evaluation, reason in () if request.quiet else failures.items():
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)

@@ -14,6 +14,7 @@ from benchmark.errors import DamagedSamplesError, ReliquantError, StorageError
 from benchmark.ledger.records import Ledger, Record, ReportRow
 from benchmark.plugins import Outcome, Summary
 from benchmark.results.compare import Change, Comparer
+from benchmark.results.evidence import pack
 from benchmark.results.identity import identity
 from benchmark.spec import FP32
 from benchmark.tracking import (
@@ -109,13 +110,14 @@ class Driver:
 
     def write(self, configuration: Configuration, evaluation: Evaluation, result: Result) -> None:
         """Compare with full precision and record; the references must be settled."""
-        metrics, notes = {}, {}
-        if result.outcome is not None:
+        metrics, notes, evidence = {}, {}, result.evidence
+        if result.outcome is not None and evidence is not None:
             reference = self.references(configuration).get(evaluation.name)
             try:
                 compared = Summary({})
                 if reference:
-                    compared = run_comparison(evaluation, result.outcome, reference, self.plan.settings.task_timeout)
+                    seconds = self.plan.settings.task_timeout
+                    compared, evidence = run_comparison(evaluation, result.outcome, evidence, reference, seconds)
                 metrics = {**result.outcome.metrics, **compared.metrics}
                 notes = {**result.outcome.notes, **compared.notes}
             except Exception as error:  # a plugin's task may raise anything; the reason is recorded
@@ -138,7 +140,7 @@ class Driver:
             provenance={**result.provenance, "asked": dict(self.plan.asked)},
             identity=identity_of(self.plan, configuration, evaluation),
         )
-        self.ledger.append(record, result.outcome)
+        self.ledger.append(record, result.outcome, pack(evidence) if evidence and result.outcome else None)
         self.sweep.computed += 1
 
     def finish(self, configuration: Configuration) -> None:
@@ -203,14 +205,13 @@ def finished_configuration(
         ledger.reports.get(configuration.quantized_key),
         ledger.efficiencies.get(configuration.quantized_key),
     )
-    tasks = {e.name: e.task for e in configuration.evaluations}
     changes: list[Change] = []
     compared = [record for record in records if record.status == "done" and record.name in bases] if comparer else []
 
     with (progress or Silent()).phase(f"compare {configuration.quant.name}", len(compared)) as advance:
         for record in compared:
             if comparer:
-                changes += comparer.changes(tasks[record.name], record, bases[record.name], ledger.outcome)
+                changes += comparer.changes(record, bases[record.name])
             advance(1)
     return FinishedConfiguration(
         suite=plan.suite,
@@ -287,7 +288,7 @@ def replay(plan: Plan, ledger: Ledger, tracker: Tracker, progress: Progress) -> 
         StorageError: the tracker cannot be written; earlier configurations stay logged, the ledger has everything.
     """
     logged: list[FinishedConfiguration] = []
-    comparer, full = Comparer(ledger.home), full_precision(plan)
+    comparer, full = Comparer(ledger), full_precision(plan)
     with progress.phase(f"sync {plan.suite.name}", len(plan.configurations)) as advance, Leases(ledger.home) as leases:
         for configuration in plan.configurations:
             advance(1)

@@ -16,6 +16,7 @@ from benchmark.engine.plan import Evaluation
 from benchmark.engine.provenance import skipped
 from benchmark.errors import PluginError, ReliquantError, StorageError
 from benchmark.plugins import Banks, Outcome, Summary, Task
+from benchmark.results.evidence import Evidence, gather, with_comparison
 from benchmark.utils.guard import described, guarded, text_of, within
 
 READ_ONLY = ("read-only", "WRITEABLE flag to True")
@@ -27,12 +28,13 @@ class Result:
     """The result of computing one evaluation.
 
     Attributes:
-        outcome: its metrics and samples; None where it failed with the reason `error`.
+        outcome: its metrics and samples; None where it failed with the reason `error`. evidence: their errors.
         provenance: machine, versions and inputs of the computation.
     """
 
     seconds: float = 0.0
     outcome: Outcome | None = None
+    evidence: Evidence | None = None
     error: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -76,13 +78,15 @@ def evaluate(maker: BankMaker, evaluation: Evaluation, about: Mapping[str, Any])
     try:
         banks, texts = guarded(f"{maker.configuration.quant.name}: embedding", lambda: _banks(maker, evaluation))
         given = Banks(banks, evaluation.options, texts)
-        outcome = run_task(evaluation.task, given, maker.plan.settings.task_timeout)
+        seconds = maker.plan.settings.task_timeout
+        outcome = run_task(evaluation.task, given, seconds)
+        evidence = run_errors(evaluation.task, outcome, evaluation.options, seconds)
     except StorageError:
         raise
     except Exception as error:  # the rest of the sweep goes on; the reason is recorded
         return replace(failure(error, about), seconds=time.monotonic() - start)
     left_out = skipped(maker.plan, [bank for some in banks.values() for bank in some])
-    return Result(time.monotonic() - start, outcome, provenance={**about, "skipped": left_out})
+    return Result(time.monotonic() - start, outcome, evidence, provenance={**about, "skipped": left_out})
 
 
 def _banks(maker: BankMaker, evaluation: Evaluation) -> tuple[dict[str, list[FeatureBank]], dict[str, Any]]:
@@ -115,16 +119,27 @@ def run_task(task: Task, banks: Banks, seconds: float | None = None) -> Outcome:
     return outcome
 
 
+def run_errors(task: Task, outcome: Outcome, options: Any, seconds: float | None = None) -> Evidence:
+    """What is known about the errors of a task's metrics.
+
+    Raises:
+        PluginError: it took longer than `seconds`, tried to end the process, or see `evidence.gather`.
+    """
+    return within(seconds, f"task '{task.name}': replicates", lambda: gather(task, outcome, options))
+
+
 def run_comparison(
-    evaluation: Evaluation, outcome: Outcome, reference: Outcome, seconds: float | None = None
-) -> Summary:
-    """Metrics of a task against full precision.
+    evaluation: Evaluation, outcome: Outcome, evidence: Evidence, reference: Outcome, seconds: float | None = None
+) -> tuple[Summary, Evidence]:
+    """Metrics of a task against full precision, and the evidence with theirs.
 
     Raises:
         PluginError: it took longer than `seconds`, tried to end the process, or see `Task.run_comparison`.
     """
-    task, pair = evaluation.task, (outcome.columns, reference.columns)
-    return within(seconds, f"task '{task.name}': compare", lambda: task.run_comparison(*pair, evaluation.options))
+    task, options, pair = evaluation.task, evaluation.options, (outcome.columns, reference.columns)
+    where = f"task '{task.name}': compare"
+    compared = within(seconds, where, lambda: task.run_comparison(*pair, options))
+    return compared, within(seconds, where, lambda: with_comparison(evidence, task, pair, compared, options))
 
 
 def _writes(task: Task) -> str:

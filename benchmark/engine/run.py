@@ -62,7 +62,7 @@ def run(
     ledger = Ledger(home)
     caches = Caches.open(home / "cache", pixel_budget, skip_broken)
     with Leases(home) as leases, progress.phase(f"suite {plan.suite.name}", len(plan.configurations)) as advance:
-        comparer = Comparer(home, plan.settings.task_timeout) if compare else None
+        comparer = Comparer(ledger) if compare else None
         driver = Driver(plan, ledger, leases, trackers, progress, comparer, Sweep(plan))
         if ledger.broken_lines and any(map(driver.pending, plan.configurations)):
             progress.message(
@@ -72,7 +72,6 @@ def run(
             Local(driver, caches, timing, models or Models()).run(advance)
         else:
             OnRay(driver, ray, home, pixel_budget, skip_broken).run(advance)
-    compared = driver.comparer.store.damaged if driver.comparer else []
-    for damage in (*caches.damaged, *compared):
+    for damage in caches.damaged:
         progress.message(f"damaged cache entry found and recomputed: {damage}")
     return driver.close()

@@ -42,7 +42,8 @@ def classes_data(plan: Plan, configuration: Configuration, asked: str | None) ->
 
 def find_results(plan: Plan, configuration: Configuration, home: Path) -> Found:
     """Finished evaluations of exactly this configuration."""
-    ledger, comparer = Ledger(home), Comparer(home)
+    ledger = Ledger(home)
+    comparer = Comparer(ledger)
     bases = {e.name: ledger.done(e.key) for e in plan.configurations[0].evaluations}
     records, changes = [], []
     for evaluation in configuration.evaluations:
@@ -51,7 +52,7 @@ def find_results(plan: Plan, configuration: Configuration, home: Path) -> Found:
             continue
         records.append(record)
         if base is not None:
-            changes += comparer.changes(evaluation.task, record, base, ledger.outcome)
+            changes += comparer.changes(record, base)
     for name, reason in comparer.failures.items():
         print(f"warning: {name} cannot be compared with full precision: {reason}", file=sys.stderr)
     return Found(records, headline_keys(plan, records), changes)

@@ -1,7 +1,7 @@
 """The ledger: an append-only JSONL file, one row per finished evaluation. The source of truth for resuming.
 
-MLflow is a view of it. Per-sample columns lie beside it in `samples/<key[:2]>/<key>.npz`, written before their row,
-which has their digest.
+MLflow is a view of it. Per-sample columns lie beside it in `samples/<key[:2]>/<key>.npz`, the metrics' replicates in
+`replicates/`, written before their row, which has their digests.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from benchmark.utils.durable import sync_folder
 from benchmark.utils.locking import exclusive
 
 Status = Literal["done", "failed"]
+SAMPLES, REPLICATES = "samples", "replicates"
+"""Folders beside the rows."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Record:
         error: the reason, where `status` is "failed".
         provenance: versions, device, digests, calibration, time.
         comparison_key: equal for records that differ in their quantization only, so that they can be compared.
-        samples: SHA-256 of the file of its per-sample columns; None where it has none.
+        samples: SHA-256 of the file of its per-sample columns; None where it has none. replicates: the same for its
+            metrics without each group of pictures (`benchmark.results.evidence`).
         identity: what it is by name (`benchmark.results.identity`): found from YAML alone, on any machine.
     """
 
@@ -60,6 +63,7 @@ class Record:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     comparison_key: str = ""
     samples: str | None = None
+    replicates: str | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -101,7 +105,8 @@ class Ledger:
         self.home = home
         self.file = home / "ledger.jsonl"
         try:
-            (home / "samples").mkdir(parents=True, exist_ok=True)
+            for folder in (SAMPLES, REPLICATES):
+                (home / folder).mkdir(parents=True, exist_ok=True)
             new = not self.file.exists()
             with self.file.open("ab"):
                 if new:
@@ -134,19 +139,26 @@ class Ledger:
         record = self.records.get(key)
         return record if record is not None and record.status == "done" and key not in self._unreadable else None
 
-    def append(self, record: Record, outcome: Outcome | None = None) -> None:
-        """Write the samples, then the row; a row is whole or is not there, and a finished one is there once."""
+    def append(
+        self, record: Record, outcome: Outcome | None = None, replicates: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
+        """Write samples and replicates, then the row; a row is whole or is not there, and a finished one once."""
         packed = _packed(outcome.columns) if outcome is not None else None
-        record = replace(record, samples=digest_of(packed) if packed else None)
+        more = pack(replicates) if replicates else None
+        record = replace(
+            record, samples=digest_of(packed) if packed else None, replicates=digest_of(more) if more else None
+        )
         with self._locked() as file:
             self.refresh()
             if self.done(record.key) is not None:
                 return
             old = self.records.get(record.key)
-            if packed is not None:
-                self._write_samples(record.key, packed)
+            for folder, content in ((SAMPLES, packed), (REPLICATES, more)):
+                if content is not None:
+                    self._write_beside(self._path(folder, record.key), content)
             self._unreadable.discard(record.key)
-            if old is None or (old.status, old.samples) != ("done", record.samples):  # else the old row is right again
+            own = ("done", record.samples, record.replicates)
+            if old is None or (old.status, old.samples, old.replicates) != own:  # else the old row is right again
                 self._append(file, {"kind": "record", **asdict(record)})
                 self.records[record.key] = record
 
@@ -202,12 +214,31 @@ class Ledger:
         self._unreadable.add(record.key)
         raise DamagedSamplesError(f"{path} is damaged ({damage}); `reliquant run` computes that evaluation again")
 
+    def replicates(self, record: Record) -> dict[str, NDArray[Any]] | None:
+        """What `append` was given; None where the file is missing or not the one that its record names.
+
+        Raises:
+            StorageError: it is there and cannot be read.
+        """
+        if record.replicates is None:
+            return None
+        path = self._path(REPLICATES, record.key)
+        try:
+            content = path.read_bytes()
+            return unpack(content) if record.replicates == digest_of(content) else None
+        except (FileNotFoundError, ValueError):
+            return None
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {why(error)}") from error
+
     def samples_path(self, key: str) -> Path:
         """Where the per-sample columns of an evaluation lie."""
-        return self.home / "samples" / key[:2] / f"{key}.npz"
+        return self._path(SAMPLES, key)
 
-    def _write_samples(self, key: str, packed: bytes) -> None:
-        path = self.samples_path(key)
+    def _path(self, folder: str, key: str) -> Path:
+        return self.home / folder / key[:2] / f"{key}.npz"
+
+    def _write_beside(self, path: Path, packed: bytes) -> None:
         aside = path.with_suffix(f".{os.getpid()}-{uuid.uuid4().hex}.tmp")
         try:
             if not path.parent.is_dir():

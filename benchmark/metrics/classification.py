@@ -73,6 +73,12 @@ def class_recalls(hits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
     return np.asarray((np.bincount(truth, weights=hit) / counts.clip(min=1))[counts > 0], dtype=np.float64)
 
 
+def answer_weights(labels: npt.ArrayLike) -> Floats:
+    """(N,) weight of each answer in the mean of recalls: `1 / (classes present * samples of its class)`; sums to 1."""
+    _, own, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    return np.asarray(1.0 / (len(counts) * counts[own]), dtype=np.float64)
+
+
 def mean_per_class_recall(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Unweighted mean of `per_class_recall` over the classes present, in [0, 1] (scikit-learn: balanced accuracy)."""
     return float(np.mean(list(per_class_recall(scores, labels).values())))

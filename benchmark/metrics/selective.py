@@ -62,31 +62,3 @@ def excess_aurc(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> float:
     """
     hit = as_bools(correct, "correct")
     return aurc(confidence, hit) - aurc(hit.astype(np.float64), hit)
-
-
-def selective_draws(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, *, coverage: float = 0.9, draws: int, seed: int = 0
-) -> dict[str, Floats]:
-    """`aurc`, `excess_aurc` and `accuracy_at_coverage` on resamples of the samples, sorted once.
-
-    Returns (1 + draws,) for each: what was observed, then the resamples, which depend on the seed and N only.
-    """
-    conf, hit = as_vector(confidence, "confidence"), as_bools(correct, "correct")
-    n = require_same_length(confidence=conf, correct=hit)
-    _, group = np.unique(-conf, return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    taken = np.arange(1, n + 1)
-    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / taken)])
-    last = int(np.argmax(taken / n >= coverage))
-    rng = np.random.default_rng(seed)
-    rows = []
-    for draw in range(draws + 1):
-        weight = np.bincount(rng.integers(n, size=n), minlength=n) if draw else np.ones(n, dtype=np.int64)
-        with np.errstate(invalid="ignore"):  # 0 / 0: a group that the resample lacks, never looked up
-            share = np.bincount(group, weights=weight * ~hit) / np.bincount(group, weights=weight)
-        risk = np.cumsum(np.repeat(share[group[order]], weight[order])) / taken
-        right = int(weight[hit].sum())
-        best = ((n - right) - right * (harmonic[n] - harmonic[right])) / n
-        rows.append((risk.mean(), risk.mean() - best, 1.0 - risk[last]))
-    values = np.array(rows)
-    return {"aurc": values[:, 0], "excess_aurc": values[:, 1], "accuracy_at_coverage": values[:, 2]}

@@ -8,8 +8,8 @@ metric of each record has its values without each group. Of **any** function h o
 
 (at least 1, at most the occupied groups - 1), and :math:`(\hat h - h) / SE` is compared with Student's t. Interval and
 p value are one statistic. The same group holds the same pictures everywhere, so the sum is right for data sets that
-share pictures and for those that do not. Sources: Kott (2001), Journal of Official Statistics 17, delete-a-group jackknife;
-Satterthwaite (1946), Biometrics Bulletin 2, for df.
+share pictures and for those that do not. Sources: Kott (2001), Journal of Official Statistics 17, for the
+delete-a-group jackknife; Satterthwaite (1946), Biometrics Bulletin 2, for df.
 
 Where few answers change, replicates alone are too sure. Differences of proportions therefore follow Bonett & Price
 (`paired_proportions`), and smooth functions of right and wrong answers get the same pair of added flips by the delta

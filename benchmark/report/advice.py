@@ -16,7 +16,7 @@ from benchmark.report.score import percent
 from benchmark.report.svg import signed_text
 from benchmark.results.compare import Change
 from benchmark.results.decide import Judged, beyond, judged, noninferior
-from benchmark.results.hypotheses import Finding
+from benchmark.results.findings import Finding, counted
 from benchmark.results.rows import Row
 
 RULE = (
@@ -92,11 +92,7 @@ def about(row: Row) -> tuple[str, ...]:
 
 def claims_sentence(findings: Sequence[Finding]) -> str:
     """How many of the study's claims hold here."""
-    count = {verdict: sum(f.verdict == verdict for f in findings) for verdict in ("holds", "fails", "open")}
-    return (
-        f"Of the study's {len(findings)} claims, {count['holds']} hold on these records, {count['fails']} do not, "
-        f"and {count['open']} cannot be told from them."
-    )
+    return f"Of the study's {len(findings)} claims: {counted(findings)}."
 
 
 def _rank(row: Row) -> tuple[float, float, str]:

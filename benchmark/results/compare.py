@@ -1,38 +1,29 @@
 """Each metric of each quantization against full precision of the same model: change, interval, p, q and stars.
 
-Which statistic belongs to which metric is the task's to say (`@task.significance`). Values of q control the false
-discovery rate over all comparisons that are shown together (Benjamini and Hochberg), so they depend on what is shown.
+Intervals and p values are one statistic, of the records' replicates (`benchmark.results.evidence`); no task says
+anything about them. Values of q control the false discovery rate over all comparisons that are shown together
+(Benjamini and Hochberg), so they depend on what is shown.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from benchmark.errors import PluginError, ReliquantError, StorageError, UndefinedMetric
+from benchmark.errors import DamagedSamplesError, ReliquantError, StorageError
 from benchmark.ledger.records import Ledger, Record
-from benchmark.ledger.store import Store
-from benchmark.metrics.bootstrap import LEVEL, Comparison
-from benchmark.metrics.outcomes import accuracy_difference_interval
-from benchmark.metrics.resample import SEED, mean_difference
 from benchmark.metrics.significance import benjamini_hochberg, stars
-from benchmark.plugins import Better, Metric, Outcome, Task, paired, tasks
+from benchmark.metrics.uncertainty import Estimate
+from benchmark.plugins import Better, NoOptions, Outcome, Task, tasks
+from benchmark.results.evidence import Evidence, evidence_of, gather, require_paired, with_comparison
+from benchmark.results.evidence import change as change_of
 from benchmark.results.notation import Direction, direction
-from benchmark.spec import digest
-from benchmark.utils.guard import described, within
 from benchmark.utils.progress import Progress, shown
 
-VERSION = 2
-"""Raise it when an interval or p value can change for the same outcomes."""
-
-Load: TypeAlias = Callable[[Record], Outcome]
-NO_INTERVAL = "the task gives no interval for this metric"
+KEPT = 1024
+"""Records whose evidence a comparison keeps in memory, some 30 kB each."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +33,8 @@ class Change:
     Attributes:
         key: full metric key. value, reference: under the quantization and in full precision; for a metric that only
             a comparison has, the reference is its neutral value. change: value - reference.
-        low, high: ends of the 95 % interval of the change; p: two-sided, unadjusted. None where there is none;
-            `reason` then says why. method: where interval and p value come from.
+        estimate: the change with its error; None where there is none, and `reason` then says why.
+        images: pictures behind it, of the largest data set.
         q: p adjusted over the comparisons shown together; None until `adjust`.
     """
 
@@ -55,13 +46,30 @@ class Change:
     value: float
     reference: float
     change: float
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    method: str = ""
-    draws: int | None = None
+    estimate: Estimate | None = None
     reason: str = ""
+    images: int = 0
     q: float | None = None
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of the 95 % interval of the change."""
+        return self.estimate.interval()[0] if self.estimate else None
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of the 95 % interval of the change."""
+        return self.estimate.interval()[1] if self.estimate else None
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided and unadjusted; the same statistic as the interval."""
+        return self.estimate.p if self.estimate else None
+
+    @property
+    def method(self) -> str:
+        """Where interval and p value come from; "" where there are none."""
+        return self.estimate.method if self.estimate else ""
 
     @property
     def stars(self) -> str:
@@ -87,95 +95,39 @@ def adjust(changes: Iterable[Change]) -> list[Change]:
     return [row if row.p is None else replace(row, q=next(q)) for row in rows]
 
 
-def plain_significance(quantized: Outcome, reference: Outcome) -> dict[str, Comparison | str]:
-    """For a task that declares none: metrics that are the mean of a per-sample column of their name.
-
-    `accuracy` is also looked for in the column `correct`. Boolean columns get the exact cells and McNemar's p,
-    others the paired bootstrap. A column whose mean is not the metric is not used.
-    """
-    found: dict[str, Comparison | str] = {}
-    for key, value in quantized.metrics.items():
-        for name in (key, "correct") if key == "accuracy" else (key,):
-            a, b = (_column(outcome, name) for outcome in (reference, quantized))
-            if a is None or b is None or a.ndim != 1 or a.dtype.kind not in "biuf" or key not in reference.metrics:
-                continue
-            if np.isclose(b.mean(), value) and np.isclose(a.mean(), reference.metrics[key]):
-                binary = {a.dtype.kind, b.dtype.kind} == {"b"}
-                found[key] = accuracy_difference_interval(a, b) if binary else mean_difference(a, b)
-                break
-    return found
-
-
-def _column(outcome: Outcome, name: str) -> NDArray[Any] | None:
-    """The column of that name, of the first group that has one."""
-    return next((group[name] for group in outcome.columns.groups.values() if name in group), None)
-
-
-def compare(
-    task: Task, quantized: Outcome, reference: Outcome, seconds: float | None = None
-) -> dict[str, Comparison | str]:
-    """Interval and p value of each metric of an evaluation, or the reason why there is none.
+def compare(task: Task, quantized: Outcome, reference: Outcome, options: Any = None) -> dict[str, Estimate | str]:
+    """The change of each metric with its error, or the reason why it has none; for users of Python.
 
     Args:
-        quantized, reference: outcomes of one evaluation, metrics of `Task.run_comparison` included; rows are paired by
-            sample id.
-        seconds: after which the task's significance is given up.
+        quantized, reference: outcomes of one evaluation (`Task.run`). options: those of the evaluation.
 
     Raises:
         DataError: the two were not evaluated on the same samples.
-        PluginError: the task's significance is not what its contract asks for, or raised an unexpected exception.
+        PluginError: what the task says of its errors is not what its contract asks for.
     """
-    inference = task.inference or plain_significance
-    try:
-        q, f = paired(quantized.columns, reference.columns)
-        pair = (replace(quantized, columns=q), replace(reference, columns=f))
-        found = within(seconds, f"task '{task.name}': significance", lambda: dict(inference(*pair)))
-    except ReliquantError:
-        raise
-    except Exception as error:  # a stranger's task may raise anything
-        raise PluginError(f"task '{task.name}': significance raised {described(error)}") from error
-    for key, comparison in found.items():
-        task.metric(key)
-        if not isinstance(comparison, Comparison | str):
-            raise PluginError(f"task '{task.name}': significance of '{key}' is a {type(comparison).__name__}")
-        change = _change(task.metric(key), key, quantized, reference)
-        if isinstance(comparison, Comparison) and change is not None and not _close(comparison.delta, change):
-            raise PluginError(
-                f"task '{task.name}': the interval of '{key}' belongs to a change of {comparison.delta:.6g}, but the "
-                f"metric changed by {change:.6g}"
-            )
-    return found
-
-
-def _change(metric: Metric, key: str, quantized: Outcome, reference: Outcome) -> float | None:
-    base = reference.metrics.get(key, metric.neutral)
-    return None if base is None or key not in quantized.metrics else quantized.metrics[key] - base
-
-
-def _close(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+    given = options if options is not None else task.options() if task.options is not NoOptions else NoOptions()
+    compared = task.run_comparison(quantized.columns, reference.columns, given)
+    now, before = (gather(task, outcome, given) for outcome in (quantized, reference))
+    now = with_comparison(now, task, (quantized.columns, reference.columns), compared, given)
+    keys = [key for key in quantized.metrics if key in reference.metrics] + list(compared.metrics)
+    return {key: change_of(now, before, key) for key in keys}
 
 
 class Comparer:
-    """Comparisons of the records of a ledger, each done once and kept in `<home>/comparisons`.
+    """Changes between the records of a ledger; `failures` says why one could not be compared, by evaluation."""
 
-    A comparison that fails is not kept; `failures` says why, by evaluation.
-    """
-
-    def __init__(self, home: Path, seconds: float | None = None) -> None:
-        """Args: seconds: after which a task's significance is given up."""
-        self.store, self.seconds = Store(home / "comparisons"), seconds
+    def __init__(self, ledger: Ledger) -> None:
         self.failures: dict[str, str] = {}
+        self.evidence = lru_cache(KEPT)(lambda key: evidence_of(ledger, ledger.records[key]))
 
-    def changes(self, task: Task, record: Record, base: Record, load: Load) -> list[Change]:
+    def changes(self, record: Record, base: Record) -> list[Change]:
         """All metrics of a record that full precision has too, or that only a comparison has. q is not set yet.
 
         Args:
             record, base: finished records of one evaluation, quantized and in full precision.
-            load: reads the outcome of a record; called only when the comparison is not stored.
         """
-        stored = self._comparisons(task, record, base, load)
-        prefix = f"{record.task}/{record.dataset}/"
+        task, prefix = tasks.get(record.task), f"{record.task}/{record.dataset}/"
+        pair = self._pair(record, base)
         rows = []
         for key, value in record.metrics.items():
             inner = key.removeprefix(prefix)
@@ -183,53 +135,34 @@ class Comparer:
             reference = base.metrics.get(key, metric.neutral)
             if reference is None:
                 continue
-            found = stored.get(inner, NO_INTERVAL)
-            about = {"reason": found} if isinstance(found, str) else _fields(found)
+            found = pair if isinstance(pair, str) else change_of(*pair, inner)
+            names = record.model, record.quantization, record.configuration
             rows.append(
                 Change(
-                    record.model,
-                    record.quantization,
-                    record.configuration,
+                    *names,
                     key,
                     metric.better,
                     value,
                     reference,
                     value - reference,
-                    **about,
+                    None if isinstance(found, str) else found,
+                    found if isinstance(found, str) else "",
+                    0 if isinstance(pair, str) else pair[0].images,
                 )
             )
         return rows
 
-    def _comparisons(self, task: Task, record: Record, base: Record, load: Load) -> Mapping[str, Comparison | str]:
-        key = digest([VERSION, SEED, LEVEL, record.key, base.key])
-        stored = self.store.get(key)
-        if stored is not None:
-            rows = stored.info["comparisons"].items()
-            return {name: row if isinstance(row, str) else Comparison(**row) for name, row in rows}
+    def _pair(self, record: Record, base: Record) -> tuple[Evidence, Evidence] | str:
+        """The evidence of both, or why there is none; a failure is kept in `failures`."""
         try:
-            found = compare(task, load(record), load(base), self.seconds)
-        except UndefinedMetric as reason:
-            found = dict.fromkeys(task_keys(record), str(reason))
-        except StorageError:
-            raise
+            pair = self.evidence(record.key), self.evidence(base.key)
+            require_paired(*pair)
         except ReliquantError as error:
-            name = f"{record.model}, {record.quantization}: {record.task}/{record.dataset}"
-            self.failures[name] = str(error)
-            return dict.fromkeys(task_keys(record), str(error))
-        rows = {name: row if isinstance(row, str) else asdict(row) for name, row in found.items()}
-        about = {"evaluation": record.name, "quantized": record.key, "reference": base.key}
-        self.store.put(key, {}, {"version": VERSION, "seed": SEED, "level": LEVEL, **about, "comparisons": rows})
-        return found
-
-
-def task_keys(record: Record) -> list[str]:
-    """Metric keys of a record, relative to it."""
-    prefix = f"{record.task}/{record.dataset}/"
-    return [key.removeprefix(prefix) for key in record.metrics]
-
-
-def _fields(found: Comparison) -> dict[str, Any]:
-    return {key: value for key, value in asdict(found).items() if key != "delta"}
+            if isinstance(error, StorageError) and not isinstance(error, DamagedSamplesError):
+                raise  # a disk that cannot be read
+            self.failures[f"{record.model}, {record.quantization}: {record.name}"] = str(error)
+            return str(error)
+        return pair
 
 
 UNPAIRED = "the ledger has no full-precision evaluation on the same data; run the suite again with its --limit"
@@ -249,7 +182,6 @@ def find_changes(
     chosen: Sequence[Record],
     records: Sequence[Record],
     comparer: Comparer,
-    ledger: Ledger,
     progress: Progress | None = None,
 ) -> list[Change]:
     """All changes of the chosen records against the full-precision records that they can be compared with."""
@@ -261,6 +193,6 @@ def find_changes(
             if base is None:
                 comparer.failures[f"{record.model}, {record.quantization}: {record.name}"] = UNPAIRED
             else:
-                changes += comparer.changes(tasks.get(record.task), record, base, ledger.outcome)
+                changes += comparer.changes(record, base)
             advance(1)
     return changes

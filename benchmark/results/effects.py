@@ -13,10 +13,8 @@ from benchmark.metrics.arrays import Bools
 from benchmark.metrics.uncertainty import GROUPS, Estimate, Measured, estimate
 from benchmark.plugins import Metric, Task, tasks
 from benchmark.results.compare import UNPAIRED, base_of
-from benchmark.results.evidence import Evidence, change
+from benchmark.results.evidence import NO_INTERVAL, Evidence, change, require_paired
 from benchmark.utils.progress import Progress, shown
-
-NO_INTERVAL = "the task gives no interval for this metric"
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def _measured(evidence: Evidence, key: str, value: float, metric: Metric | None)
 def _alone(now: Evidence, before: Evidence, asked: Asked) -> Estimate | str | None:
     if asked.now == asked.before:
         return change(now, before, asked.now)
-    change(now, before, asked.before)  # raises for other samples
+    require_paired(now, before)
     if asked.now not in now.measured or asked.before not in before.measured:
         return None
     pair = before.measured[asked.before], now.measured[asked.now]

@@ -1,7 +1,7 @@
 """How a hypothesis is judged on the user's own records: one rule for all, and how the findings are written.
 
-A hypothesis names a quantity and the values of it that make the claim true: those from the *smallest effect of interest*
-on. With the 95 % interval of the quantity (`benchmark.results.aggregate`), the claim
+A hypothesis names a quantity and the values of it that make the claim true: those from the *smallest effect of
+interest* on. With the 95 % interval of the quantity (`benchmark.results.aggregate`), the claim
 
 - **holds** if the interval lies within those values,
 - **does not hold** if it lies outside,

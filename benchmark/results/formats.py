@@ -9,8 +9,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from benchmark.metrics.bootstrap import LEVEL
-from benchmark.metrics.resample import SEED
+from benchmark.metrics.uncertainty import LEVEL
 from benchmark.results.compare import Change
 from benchmark.results.notation import MARKS, STARS, WISHES, fold, interval, q_text, short
 
@@ -43,7 +42,7 @@ def rows(changes: Sequence[Change]) -> list[dict[str, Any]]:
             "stars": c.stars,
             "direction": c.direction,
             "method": c.method,
-            "draws": c.draws,
+            "images": c.images,
             "reason": c.reason,
         }
         for c in changes
@@ -51,9 +50,9 @@ def rows(changes: Sequence[Change]) -> list[dict[str, Any]]:
 
 
 def to_json(changes: Sequence[Change]) -> str:
-    """An object with `level`, `seed`, the number of `tests` adjusted together, and `rows`."""
+    """An object with `level`, the number of `tests` adjusted together, and `rows`."""
     tests = sum(c.p is not None for c in changes)
-    content = {"level": LEVEL, "seed": SEED, "tests": tests, "adjustment": "Benjamini-Hochberg", "rows": rows(changes)}
+    content = {"level": LEVEL, "tests": tests, "adjustment": "Benjamini-Hochberg", "rows": rows(changes)}
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 

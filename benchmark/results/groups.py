@@ -88,7 +88,7 @@ def keys_of(by: str) -> tuple[str, ...]:
 
 def facts_by_model(records: Sequence[Record], models: Sequence[ModelSpec]) -> Callable[[str], ModelFacts]:
     """What is known of a model by its name in the ledger. Args: models: of the suite, which may say more."""
-    refs = {record.model: str(record.identity["model"]["ref"]) for record in records if record.identity}
+    refs = {record.model: str(record.identity["model"]["ref"]) for record in records if "model" in record.identity}
     specs = {spec.ref: spec for spec in models} | {spec.name: spec for spec in models if spec.name}
 
     def known(model: str) -> ModelFacts:

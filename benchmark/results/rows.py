@@ -137,8 +137,8 @@ def read_results(ledger: Ledger, suite: str, spec: SuiteSpec | None) -> Results:
     """Read, pair with full precision and compare what the ledger has of a suite."""
     own = [record for record in ledger.records.values() if record.suite == suite]
     done = newest(own)
-    comparer = Comparer(ledger.home)
-    found = find_changes([r for r in done if r.quantization != FP32.name], done, comparer, ledger)
+    comparer = Comparer(ledger)
+    found = find_changes([r for r in done if r.quantization != FP32.name], done, comparer)
     headline = headline_of(spec, [key for record in done for key in record.metrics])
     adjusted = adjust(change for change in found if change.key in headline)
     margins = spec.margins if spec else {}

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from benchmark.metrics.bootstrap import Comparison, bootstrap
+from benchmark.metrics.detection_draws import MEASURES, WeightedScores, detection_differences
+from benchmark.metrics.resample import difference, draws_for, group_draws, mean_difference, normal_difference, sum_draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.errors import InputError, NonFiniteError, UndefinedMetric
 from benchmark.metrics import detection
 from benchmark.metrics.arrays import Floats
-from benchmark.metrics.bootstrap import Comparison, bootstrap
 from benchmark.metrics.calibration import ece
-from benchmark.metrics.detection_draws import MEASURES, WeightedScores, detection_differences
 from benchmark.metrics.fpr95 import fpr95_difference_interval
-from benchmark.metrics.resample import difference, draws_for, group_draws, mean_difference, normal_difference, sum_draws
 from benchmark.metrics.selective import accuracy_at_coverage, aurc, excess_aurc, selective_draws
 
 scores = st.lists(st.integers(0, 6), min_size=2, max_size=12).map(lambda values: np.array(values, dtype=np.float64))

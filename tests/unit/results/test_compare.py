@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmark.metrics.bootstrap import Comparison
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark import Banks, Columns, FeatureBank, Metric, NoOptions, Outcome, Summary, Task, task
 from benchmark.errors import DataError, NonFiniteError, PluginError
 from benchmark.ledger.records import Ledger, Record
-from benchmark.metrics.bootstrap import Comparison
 from benchmark.plugins import paired, tasks
 from benchmark.results.compare import NO_INTERVAL, Change, Comparer, adjust, compare, plain_significance
 from benchmark.results.tables import headline_metrics
