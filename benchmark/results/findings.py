@@ -29,6 +29,7 @@ from benchmark.results.quantities import Found, Frame, Shown, Terms, all_at_once
 
 Verdict = Literal["holds", "does not hold", "cannot tell", "not shown"]
 Unit = Literal["points", "%", "share"]
+WORDS: Mapping[Unit, str] = {"points": "points", "%": "%", "share": "%"}
 WIDTH = 80
 
 
@@ -74,10 +75,11 @@ class Answer:
         """The quantity with its interval and bound, in words."""
         if self.found is None:
             return f"{self.quantity.name}: {self.needs}"
-        value, low, high = (_number(each, self.quantity.unit) for each in (self.found.value, *self.ends))
-        bound = _bound(self.quantity.region, self.quantity.unit)
-        needs = f"; needs {self.needs}" if self.needs else ""
-        return f"{self.quantity.name} {value} [{low}, {high}] for {self.found.population}, claimed {bound}{needs}"
+        unit = self.quantity.unit
+        value, low, high = (_number(each, unit) for each in (self.found.value, *self.ends))
+        needs = f"; to tell takes {self.needs}" if self.needs else ""
+        number = f"{self.quantity.name}: {value} [{low}, {high}] {WORDS[unit]} for {self.found.population}"
+        return f"{number}; the claim needs {_bound(self.quantity.region, unit)} {WORDS[unit]}{needs}"
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -161,14 +163,14 @@ def _answer(quantity: Quantity, frame: Frame) -> Answer:
 
 
 def _number(value: float, unit: Unit) -> str:
-    return {"points": f"{100 * value:+.2f}", "%": f"{100 * value:+.1f} %", "share": f"{100 * value:.0f} %"}[unit]
+    return {"points": f"{100 * value:+.2f}", "%": f"{100 * value:+.1f}", "share": f"{100 * value:.0f}"}[unit]
 
 
 def _bound(region: Region, unit: Unit) -> str:
     low, high = (_number(each, unit) for each in (region.low, region.high))
     if math.isinf(region.low):
         return f"at most {high}"
-    return f"at least {low}" if math.isinf(region.high) else f"within {low} and {high}"
+    return f"at least {low}" if math.isinf(region.high) else f"{low} to {high}"
 
 
 # --- how findings are written --------------------------------------------------------------------------------------

@@ -10,12 +10,14 @@ from typing import Any
 
 from benchmark.metrics.uncertainty import LEVEL, Estimate
 from benchmark.results.groups import GroupMean, flat
-from benchmark.results.notation import ARROWS, MARKS, STARS, WISHES, fold, interval
+from benchmark.results.notation import ARROWS, MARKS, STARS, WISHES, interval
 
 WIDTH = 80
 NAME = 26
 """Most characters of a group's name on one line; longer ones are folded."""
-CELL = 9
+CELL = 10
+MOST_COLUMNS = 6
+"""Metrics side by side in the overview; their groups' names are folded to what is left."""
 NOTE = (
     "Mean change against full precision; quantizations are averaged within a model first. Intervals: 95 %, of these "
     "models and, from three models on, of models of this kind. Stars belong to the second where there is one, else to "
@@ -30,35 +32,53 @@ def tested(means: Sequence[GroupMean]) -> int:
 
 def to_table(means: Sequence[GroupMean], keys: Sequence[str]) -> str:
     """For the terminal, 80 columns: groups by metrics, then a block for each metric with the intervals."""
-    names = {mean.group: fold(" ".join(mean.group), NAME).split("\n") for mean in means}
-    width = max((len(line) for lines in names.values() for line in lines), default=0)
-    width = max(width, min(len(" ".join(keys)), NAME))
+    names = {mean.group: " ".join(mean.group) for mean in means}
     lines = ["Mean change against full precision, by " + ", ".join(keys), ""]
     metrics = list(dict.fromkeys(mean.key for mean in means))
-    room = max((WIDTH - width) // (CELL + 1), 1)
-    for start in range(0, len(metrics), room):
-        lines += [*_overview(means, metrics[start : start + room], names, width), ""]
+    for start in range(0, len(metrics), MOST_COLUMNS):
+        lines += [*_overview(means, metrics[start : start + MOST_COLUMNS], names), ""]
     for metric in metrics:
-        lines += [*_block([mean for mean in means if mean.key == metric], names, width), ""]
-    lines += [*dict.fromkeys(f"{mean.key}: no interval, {mean.reason}" for mean in means if mean.reason)]
-    return "\n".join([*lines, *textwrap.wrap(NOTE.format(count=tested(means)), WIDTH)]) + "\n"
+        lines += [*_block([mean for mean in means if mean.key == metric], names), ""]
+    reasons = {mean.key: mean.reason for mean in means if mean.reason}
+    for text in [
+        *(f"{key}: no interval, {reason}" for key, reason in reasons.items()),
+        NOTE.format(count=tested(means)),
+    ]:
+        lines += textwrap.wrap(text, WIDTH)
+    return "\n".join(lines) + "\n"
 
 
-def _overview(
-    means: Sequence[GroupMean], metrics: Sequence[str], names: Mapping[tuple[str, ...], list[str]], width: int
-) -> list[str]:
+def _folded(names: Mapping[tuple[str, ...], str], most: int) -> tuple[dict[tuple[str, ...], list[str]], int]:
+    """Each name on lines of at most `most` characters, and the width of the longest."""
+    folded = {group: textwrap.wrap(name, most) or [""] for group, name in names.items()}
+    return folded, max((len(line) for lines in folded.values() for line in lines), default=0)
+
+
+def _overview(means: Sequence[GroupMean], metrics: Sequence[str], names: Mapping[tuple[str, ...], str]) -> list[str]:
     """Groups by metrics: mean change and stars."""
+    folded, width = _folded(names, min(WIDTH - len(metrics) * (CELL + 1), 2 * NAME))
     better = {mean.key: mean.better for mean in means}
-    heads = [[*fold(key.replace("/", "-"), CELL).split("\n"), ARROWS[better[key]]] for key in metrics]
+    heads = [[*_heading(key), ARROWS[better[key]]] for key in metrics]
     deep = max(len(head) for head in heads)
     padded = [[""] * (deep - len(head)) + head for head in heads]
     lines = [_line("", [head[at] for head in padded], width) for at in range(deep)]
     cells = {(mean.group, mean.key): _cell(mean) for mean in means}
-    for group, (first, *rest) in names.items():
+    for group, (first, *rest) in folded.items():
         lines += [
             _line(first, [cells.get((group, key), "") for key in metrics], width),
             *(f"  {each}" for each in rest),
         ]
+    return lines
+
+
+def _heading(key: str) -> list[str]:
+    """The words of a metric key on few lines; a word that is too long is cut."""
+    lines = [""]
+    for word in key.replace("/", " /").replace("_", "_ ").split(" "):
+        short = word.strip("/") if len(word.strip("/")) <= CELL else f"{word.strip('/')[: CELL - 1]}."
+        if word.startswith("/") or len(lines[-1]) + len(short) > CELL:
+            lines.append("")
+        lines[-1] += short
     return lines
 
 
@@ -70,15 +90,16 @@ def _cell(mean: GroupMean) -> str:
     return f"{mean.change.value:+.3f}{mean.stars}"
 
 
-def _block(means: Sequence[GroupMean], names: Mapping[tuple[str, ...], list[str]], width: int) -> list[str]:
+def _block(means: Sequence[GroupMean], names: Mapping[tuple[str, ...], str]) -> list[str]:
     """One metric: a line for each group."""
+    folded, width = _folded({mean.group: names[mean.group] for mean in means}, NAME)
     wish = WISHES[means[0].better]
     heads = ("change", "these models", "models of this kind", "relative", "")
     rows = [_figures(mean) for mean in means]
     widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(5)]
     lines = [f"{means[0].key}{wish and f' ({wish})'}", _row(" " * width, heads, widths)]
     for mean, row in zip(means, rows, strict=True):
-        first, *rest = names[mean.group]
+        first, *rest = folded[mean.group]
         lines += [_row(f"{first:<{width}}", row, widths), *(f"  {each}" for each in rest)]
     return lines
 

@@ -146,11 +146,16 @@ def few_models(runs: Mapping[tuple[str, str], Run], keys: Sequence[str]) -> str:
     if not few:
         return ""
     group, names = next(iter(few.items()))
-    which = "every group" if len(few) == len(models) else f"{len(few)} of {len(models)} groups"
-    has = f"one model ({next(iter(names))})" if len(names) == 1 else f"{len(names)} models"
-    example = "" if len(few) == len(models) == 1 else f", as {' '.join(group)} with {has}"
-    told = f"{which} has {has}" if len(models) == 1 else f"{which} have fewer than {FEWEST_MODELS} models{example}"
-    return f"{told}: intervals are of these models only; of models of their kind they take at least {FEWEST_MODELS}"
+    if len(models) == 1:
+        which = f"there is one model, {next(iter(names))}" if len(names) == 1 else f"there are {len(names)} models"
+    elif len(few) == len(models) and all(len(each) == 1 for each in few.values()):
+        which = "every group has one model"
+    else:
+        count = "one" if len(names) == 1 else str(len(names))
+        which = (
+            f"{len(few)} of {len(models)} groups have fewer than {FEWEST_MODELS} models ({' '.join(group)}: {count})"
+        )
+    return f"{which}; intervals are of these models only, as of models of their kind takes at least {FEWEST_MODELS}"
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ HYPOTHESES: tuple[Examined, ...] = (
         "1.1 % against 6.9 %",
         (
             Quantity(
-                "tuned ECE minus full precision's untuned ECE, points",
+                "tuned ECE minus full precision's untuned ECE",
                 "points",
                 Region(high=-0.005),
                 _mean("tuned, untuned", NO_TUNING, _both_towers),
@@ -125,7 +125,7 @@ HYPOTHESES: tuple[Examined, ...] = (
         "not given",
         (
             Quantity(
-                "change of the tuned ECE, points",
+                "change of the tuned ECE",
                 "points",
                 Region(high=-0.005),
                 _mean("tuned", NO_TUNING, _both_towers),
@@ -137,7 +137,7 @@ HYPOTHESES: tuple[Examined, ...] = (
         "by up to 98 %",
         (
             Quantity(
-                "change of ECE, points",
+                "change of ECE",
                 "points",
                 Region(low=0.005),
                 _mean("ece", "needs calibration and a run that quantizes the text tower", _text_tower),
@@ -171,20 +171,20 @@ HYPOTHESES: tuple[Examined, ...] = (
     Hypothesis(
         "quantization does not help against spurious correlations",
         "dRSG +2.6 points at W8A8, +12.5 at W4A8 with simple methods",
-        (Quantity("dRSG, points", "points", Region(low=-0.01), _mean("rsg", "needs spurious correlations")),),
+        (Quantity("dRSG", "points", Region(low=-0.01), _mean("rsg", "needs spurious correlations")),),
     ),
     Hypothesis(
         "with simple methods the bias grows as the weights get fewer bits",
         "dRSG +2.6 and +12.5 points, Vuln_add +3.0 and +10.3",
         (
             Quantity(
-                "dRSG at W4A8 minus at W8A8, points",
+                "dRSG at W4A8 minus at W8A8",
                 "points",
                 Region(low=0.01),
                 lambda frame: contrast(frame, {"rsg": 1.0}, NO_BITS, BITS, _but_bits),
             ),
             Quantity(
-                "Vuln_add at W4A8 minus at W8A8, points",
+                "Vuln_add at W4A8 minus at W8A8",
                 "points",
                 Region(low=0.01),
                 lambda frame: contrast(frame, VULNERABILITY, NO_BITS, BITS, _but_bits, relative=True),
@@ -196,7 +196,7 @@ HYPOTHESES: tuple[Examined, ...] = (
         "dRSG +4.0 and +12.5 points",
         (
             Quantity(
-                "dRSG of rotation minus that of simple methods, points",
+                "dRSG of rotation minus that of simple methods",
                 "points",
                 Region(high=-0.01),
                 lambda frame: contrast(frame, {"rsg": 1.0}, NO_ROTATION, (_rotated, _simple(4)), _but_method),
@@ -208,7 +208,7 @@ HYPOTHESES: tuple[Examined, ...] = (
         "+49 % on LAION, a fall on WIT and DFN",
         (
             Quantity(
-                "change of ECE on LAION minus that on WIT and DFN, points",
+                "change of ECE on LAION minus that on WIT and DFN",
                 "points",
                 Region(low=0.005),
                 lambda frame: between(
@@ -226,7 +226,7 @@ HYPOTHESES: tuple[Examined, ...] = (
         "said of ConvNeXt, no number known",
         (
             Quantity(
-                "mean gain in accuracy, ECE, OOD AUROC and corrupted accuracy, convnets minus transformers, points",
+                "mean gain in accuracy, ECE, OOD AUROC and corrupted accuracy, convnets minus transformers",
                 "points",
                 Region(low=0.005),
                 lambda frame: between(
