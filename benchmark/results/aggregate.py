@@ -32,7 +32,7 @@ FEWEST_MODELS = 3
 """Models that a statement about models of their kind takes."""
 POWER = 0.8416
 """Normal quantile of 80 %: with how many models or images an interval would clear a bound four times in five."""
-MOST_MODELS = 10_000
+MOST_MODELS, MOST_IMAGES = 10_000, 10**9
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def changes(effects: Sequence[Effect]) -> Numbers:
 def relative_changes(effects: Sequence[Effect]) -> Numbers:
     """The change over the absolute value in full precision; NaN where that is zero."""
     now, before = _stacked(effects)
+    base = np.where(before[0] == 0.0, np.nan, before[0])
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = (now[0] - before[0]) / np.abs(before[0])
         replicates = (now[1] - before[1]) / np.abs(before[1])
-        slopes = 1.0 / np.abs(before[0]), -now[0] / (before[0] * np.abs(before[0]))
-    value[~np.isfinite(value)] = np.nan
-    return _numbers(effects, value, replicates, *slopes)
+    return _numbers(
+        effects, (now[0] - base) / np.abs(base), replicates, 1.0 / np.abs(base), -now[0] / (base * abs(base))
+    )
 
 
 def _stacked(effects: Sequence[Effect]) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
@@ -223,20 +223,28 @@ def needed(mean: Mean, distance: float) -> str:
     """
     if not distance > 0:
         return ""
-    fewest, several = min(mean.models), len(mean.models) > 1
+    enough_models = min(mean.models) >= FEWEST_MODELS
     target = (distance / (1.96 + POWER)) ** 2
-    if fewest < FEWEST_MODELS or mean.of_models < mean.of_images:
-        more = mean.of_images / (target - mean.of_models) if mean.of_models < target else math.inf
-        if 1.0 < more < math.inf:
-            return f"about {rounded(mean.images * more)} images"
-    models = _models_for(mean, distance, mean.of_images) if fewest >= FEWEST_MODELS else None
-    each = " in each group" if several else ""
+    if mean.of_models < min(mean.of_images, target) or not enough_models:
+        more = mean.of_images / (target - mean.of_models)
+        if more > 1.0:
+            return images_needed(mean.images * more)
+    models = _models_for(mean, distance, mean.of_images) if enough_models else None
+    each = " in each group" if len(mean.models) > 1 else ""
     if models is not None:
         return f"about {models} models{each}"
     more = max(2.0 * mean.of_images / target, 1.0)
-    models = _models_for(mean, distance, mean.of_images / more) if fewest >= FEWEST_MODELS else None
-    images = f"about {rounded(mean.images * more)} images"
-    return images if models is None else f"about {models} models{each} and {images}"
+    models = _models_for(mean, distance, mean.of_images / more) if enough_models else None
+    images = images_needed(mean.images * more)
+    return f"about {models} models{each} and {images}" if models is not None and images else ""
+
+
+def images_needed(count: float) -> str:
+    """A number of images with two digits, rounded up; "" for more than there are."""
+    if not count <= MOST_IMAGES:
+        return ""
+    step = 10 ** max(len(str(int(count))) - 2, 0)
+    return f"about {math.ceil(count / step) * step:,} images"
 
 
 def _models_for(mean: Mean, distance: float, of_images: float) -> int | None:
@@ -248,9 +256,3 @@ def _models_for(mean: Mean, distance: float, of_images: float) -> int | None:
     errors = np.sqrt(of_images + mean.of_models * fewest / counts)
     enough = (stdtrit(counts - 1.0, 0.975) + POWER) * errors <= distance
     return int(counts[enough.argmax()]) if enough.any() else None
-
-
-def rounded(count: float) -> str:
-    """A count with two digits, rounded up: 2,400."""
-    step = 10 ** max(len(str(int(count))) - 2, 0)
-    return f"{math.ceil(count / step) * step:,}"

@@ -21,9 +21,9 @@ from benchmark.results.aggregate import (
     by_model,
     changes,
     combine,
+    images_needed,
     needed,
     relative_changes,
-    rounded,
 )
 from benchmark.results.effects import Effect
 from benchmark.results.groups import Run
@@ -144,7 +144,7 @@ def between(
     models = [{frame.effects[row].model for rows in group.values() for row in rows} for group in groups]
     if min(len(each) for each in models) < FEWEST_MODELS:
         counts = ", ".join(f"{len(each)} {name}" for each, name in zip(models, names, strict=True))
-        return f"needs at least {FEWEST_MODELS} models of each kind, there are {counts}"
+        return f"needs at least {FEWEST_MODELS} models of each kind ({counts} here)"
     everyone = models[0] | models[1]
     seen: dict[tuple[str, str, str], set[str]] = {}
     for kind, rows in ((kind, rows) for group in groups for kind, rows in group.items()):
@@ -236,7 +236,7 @@ def share(frame: Frame, kind: str, factor: float, nothing: str) -> Found | str:
         return nothing
     count = len(shares)
     if count < FEWEST_MODELS:
-        return f"needs at least {FEWEST_MODELS} models, as a model's runs are not independent; there are {count}"
+        return f"needs at least {FEWEST_MODELS} models, as a model's runs are not independent ({count} here)"
     lows, values, highs = np.array([np.mean(own, axis=0) for own in shares.values()]).T
     low, high = _padded(lows)[0], _padded(highs)[1]
     images = min(frame.effects[row].images for row in frame.rows(kind))
@@ -244,7 +244,7 @@ def share(frame: Frame, kind: str, factor: float, nothing: str) -> Found | str:
     def needs(distance: float) -> str:
         unknown = float(np.mean(highs - lows))
         if unknown > distance and wanted:
-            return f"about {rounded(images * float(np.median(wanted)))} images"
+            return images_needed(images * float(np.median(wanted)))
         models = next((m for m in range(count + 1, 10_000) if _half(values, m) <= distance), None)
         return "" if models is None else f"about {models} models"
 

@@ -133,7 +133,7 @@ def test_pretraining_takes_three_models_of_each_kind() -> None:
     made = made_of((*WIT[:2], *LAION), {W4: {"ece": 0.01}})
     finding = made.findings()[PRETRAINING]
     assert finding.verdict == "cannot tell"
-    assert "needs at least 3 models of each kind, there are 3 on LAION, 2 on WIT or DFN" in finding.evidence
+    assert "needs at least 3 models of each kind (3 on LAION, 2 on WIT or DFN here)" in finding.evidence
 
 
 def test_models_are_compared_on_quantizations_that_all_of_them_have() -> None:
@@ -194,7 +194,7 @@ def test_what_a_share_takes_is_models_where_directions_are_known_and_images_wher
     assert "images" in shares(TEN, [8] * 10, error=0.05).findings()[SHARE].answers[0].needs
 
 
-# --- the ledgers on which the first rule was wrong ---------------------------------------------------------------------
+# --- the ledgers on which the first rule was wrong -------------------------------------------------------------------
 
 
 def several(kind: str, changes: Sequence[tuple[float, float]], name: str = "hqq-w4-g{}-vision+text") -> Made:
@@ -260,14 +260,14 @@ def test_existence_is_adjusted_over_the_runs() -> None:
     assert (alone.verdict, among.findings()[TOGETHER].verdict) == ("holds", "not shown")
 
 
-# --- how contrasts are made --------------------------------------------------------------------------------------------
+# --- how contrasts are made ------------------------------------------------------------------------------------------
 
 
 def test_contrasts_are_made_on_the_same_data() -> None:
     """The 4-bit run on the hard data set is missing: its 8-bit bias must not hide that bias grows."""
     made = made_of(TEN, bias(0.12, 0.02))
     for model in TEN:
-        made.put(model, W8, "spurious", {"rsg": (0.9, 0.01), "accuracy_common": (0.0, 0.01), "accuracy_counter": (-0.5, 0.01)}, "hard")  # fmt: skip
+        put_kinds(made, model, W8, {"rsg": (0.9, 0.01), "common": (0.0, 0.01), "counter": (-0.5, 0.01)}, "hard")
     finding = made.findings()[BITS]
     assert finding.verdict == "holds"
     assert finding.answers[0].found is not None
@@ -303,7 +303,7 @@ def test_few_models_are_spoken_of_alone() -> None:
     assert "for models of this kind" in told[3]
 
 
-# --- regions and writing -----------------------------------------------------------------------------------------------
+# --- regions and writing ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
