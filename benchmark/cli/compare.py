@@ -15,7 +15,7 @@ from benchmark.ledger.records import Ledger, Record
 from benchmark.plugins import tasks
 from benchmark.results import findings, group_formats, hypotheses
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
-from benchmark.results.effects import asked_of, collect
+from benchmark.results.effects import asked_of, collect, companion
 from benchmark.results.evidence import evidence_of
 from benchmark.results.formats import FORMATS
 from benchmark.results.groups import facts_by_model, few_models, group_means, keys_of, require_keys, runs_of
@@ -89,6 +89,8 @@ def _grouped(
         print(f"note: {note}", file=sys.stderr)
     metrics = _keys(request, headline, [key for record in kept for key in record.metrics])
     effects, failures = collect(kept, records, load, lambda record: asked_of(record, metrics), progress)
+    order = {name: at for at, key in enumerate(metrics) for name in (key, companion(key))}
+    effects.sort(key=lambda effect: order[effect.key])
     return group_formats.FORMATS[request.format](group_means(effects, runs, keys), keys), failures
 
 

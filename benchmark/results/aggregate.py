@@ -168,19 +168,21 @@ def combine(numbers: Numbers, *sides: Floats) -> Mean | None:
     values, replicates = numbers.value[used], numbers.replicates[used]
     groups = [(sign, side[:, used]) for sign, side in zip((1.0, -1.0), sides, strict=False)]
     total = np.sum([sign * side.mean(axis=0) for sign, side in groups], axis=0)
+    value, images, models = float(total @ values), int(numbers.images[used].min()), tuple(len(s) for _, s in groups)
+    if not (np.isfinite(values).all() and np.isfinite(replicates).all()):
+        return Mean(value, None, None, models, images, math.nan, math.nan)
     full = np.bincount(numbers.full[used], weights=total * numbers.shared[used])
     slack = float(total**2 @ numbers.own[used] + full @ full)
-    value, merged = float(total @ values), total @ replicates
+    merged = total @ replicates
     occupied = int(numbers.occupied[used].any(axis=0).sum())
     these = from_replicates(value, merged, occupied, slack)
     of_images = float(_variance(merged)) + slack
-    models = tuple(len(side) for _, side in groups)
     excess = [_models(side @ values, side @ replicates) for _, side in groups if len(side) >= FEWEST_MODELS]
     kind, of_models = None, 0.0
     if len(excess) == len(groups):
         of_models = sum(max(between - own, 0.0) for between, own in excess)
         kind = _kind(value, these, of_images, excess, models, occupied)
-    return Mean(value, these, kind, models, int(numbers.images[used].min()), of_images, of_models)
+    return Mean(value, these, kind, models, images, of_images, of_models)
 
 
 def _variance(replicates: Floats) -> Floats:

@@ -60,12 +60,18 @@ def judged(task: Task, key: str) -> str:
     return key.rpartition("/")[0] + "/" * ("/" in key) + companion if companion else key
 
 
+def companion(key: str) -> str:
+    """The same for a full metric key."""
+    task, data, rest = key.split("/", 2)
+    return f"{task}/{data}/{judged(tasks.get(task), rest)}"
+
+
 def asked_of(record: Record, keys: Sequence[str]) -> Iterable[Asked]:
     """Those of some full metric keys that are of this record; the companion in place of a metric that has one here."""
-    task, prefix = tasks.get(record.task), f"{record.task}/{record.dataset}/"
-    own = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
-    found = [companion if prefix + (companion := judged(task, key)) in record.metrics else key for key in own]
-    return [Asked(prefix + key, key, key) for key in dict.fromkeys(found)]
+    prefix = f"{record.task}/{record.dataset}/"
+    own = (key for key in keys if key.startswith(prefix))
+    found = dict.fromkeys(other if (other := companion(key)) in record.metrics else key for key in own)
+    return [Asked(key, inner, inner) for key in found for inner in [key.removeprefix(prefix)]]
 
 
 def collect(

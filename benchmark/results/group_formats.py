@@ -13,14 +13,12 @@ from benchmark.results.groups import GroupMean, flat
 from benchmark.results.notation import ARROWS, MARKS, STARS, WISHES, interval
 
 WIDTH = 80
-NAME = 26
-"""Most characters of a group's name on one line; longer ones are folded."""
 CELL = 10
 MOST_COLUMNS = 6
 """Metrics side by side in the overview; their groups' names are folded to what is left."""
 NOTE = (
     "Mean change against full precision; quantizations are averaged within a model first. Intervals: 95 %, of these "
-    "models and, from three models on, of models of this kind. Stars belong to the second where there is one, else to "
+    "models and, from three models on, of models of their kind. Stars belong to the second where there is one, else to "
     f"the first: p adjusted over all {{count}} means shown (Benjamini-Hochberg); {STARS}."
 )
 
@@ -56,7 +54,7 @@ def _folded(names: Mapping[tuple[str, ...], str], most: int) -> tuple[dict[tuple
 
 def _overview(means: Sequence[GroupMean], metrics: Sequence[str], names: Mapping[tuple[str, ...], str]) -> list[str]:
     """Groups by metrics: mean change and stars."""
-    folded, width = _folded(names, min(WIDTH - len(metrics) * (CELL + 1), 2 * NAME))
+    folded, width = _folded(names, WIDTH - len(metrics) * (CELL + 1))
     better = {mean.key: mean.better for mean in means}
     heads = [[*_heading(key), ARROWS[better[key]]] for key in metrics]
     deep = max(len(head) for head in heads)
@@ -92,11 +90,12 @@ def _cell(mean: GroupMean) -> str:
 
 def _block(means: Sequence[GroupMean], names: Mapping[tuple[str, ...], str]) -> list[str]:
     """One metric: a line for each group."""
-    folded, width = _folded({mean.group: names[mean.group] for mean in means}, NAME)
     wish = WISHES[means[0].better]
-    heads = ("change", "these models", "models of this kind", "relative", "")
+    heads = ("change", "of these models", "of their kind", "relative", "")
     rows = [_figures(mean) for mean in means]
     widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(5)]
+    own = {mean.group: names[mean.group] for mean in means}
+    folded, width = _folded(own, max(WIDTH - sum(1 + each for each in widths), CELL))
     lines = [f"{means[0].key}{wish and f' ({wish})'}", _row(" " * width, heads, widths)]
     for mean, row in zip(means, rows, strict=True):
         first, *rest = folded[mean.group]

@@ -65,7 +65,7 @@ NUMBERS = {"change": (changes, lambda b, q: q - b), "relative": (relative_change
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("slack", [0.0, 1e-6])
 def test_a_mean_is_what_the_one_mechanism_says_of_the_mean_as_a_function(name: str, slack: float) -> None:
-    """Of four models with three runs each: `estimate` of a function of the 16 metrics, full precision's once a model."""
+    """Four models, three runs each: `estimate` of a function of 16 metrics, full precision's once a model."""
     effects = some(4, 3, slack)
     stack, number = NUMBERS[name]
     bases = {each.model: each.before for each in effects}
@@ -204,7 +204,15 @@ def test_a_relative_change_of_nothing_is_none() -> None:
     assert stack.value[1] == pytest.approx(0.2)
 
 
-# --- what it would take ------------------------------------------------------------------------------------------------
+def test_without_an_interval_of_one_run_the_mean_has_none() -> None:
+    effects = some(3, 2)
+    effects[0] = replace(effects[0], now=Measured(0.5, np.full(GROUPS, np.nan)), reason="none")
+    mean = mean_of(effects)
+    assert math.isfinite(mean.value)
+    assert (mean.these, mean.kind) == (None, None)
+
+
+# --- what it would take ----------------------------------------------------------------------------------------------
 
 
 def with_variances(models: int, of_images: float, of_models: float) -> Mean:
@@ -238,7 +246,7 @@ def test_so_many_would_do(of_images: float, of_models: float, distance: float, m
     assert error * 2.8 <= distance * 1.01
 
 
-# --- size --------------------------------------------------------------------------------------------------------------
+# --- size ------------------------------------------------------------------------------------------------------------
 
 
 def sweep(runs: int) -> Made:
