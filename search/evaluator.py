@@ -136,7 +136,8 @@ class Engine:
         found: dict[str, Measured] = {}
         for evaluation in configuration.evaluations:
             evidence = evidence_of(ledger, ledger.records[evaluation.key])
-            found |= {f"{evaluation.name}/{key}": each for key, each in evidence.measured.items()}
+            own = {**evidence.measured, **evidence.compared}
+            found |= {f"{evaluation.name}/{key}": each for key, each in own.items()}
         return found
 
     def better(self, key: str) -> Better:

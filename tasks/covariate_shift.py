@@ -18,7 +18,7 @@ from tasks.figures import dumbbells, grouped_bars
 
 @task(
     "covariate_shift",
-    version=4,
+    version=3,
     needs=("source", "shifted"),
     shared_classes=("source", "shifted"),
     metrics=[
@@ -83,7 +83,7 @@ def _names(columns: Columns) -> list[str]:
 def _on_source(columns: Columns, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Hits on the source's images of the classes of which a shifted data set has images; and the mask of these."""
     source, column = columns["source"], _names(columns).index(name)
-    kept = source["label"][:, column] >= 0
+    kept = np.isin(source["label"][:, column], columns[f"shifted:{name}"]["label"])
     return source["correct"][kept, column], kept
 
 

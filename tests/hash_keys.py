@@ -16,13 +16,10 @@ import torch
 from benchmark.data import PixelCache
 from benchmark.engine.banks import BankMaker
 from benchmark.engine.plan import Plan, Settings, make_plan
-from benchmark.ledger.records import Record
 from benchmark.ledger.store import Entry
-from benchmark.plugins import tasks
 from benchmark.quantization.calibrate import Source
 from benchmark.quantization.calibration import Calibration
 from benchmark.quantization.observers import Observer, Range
-from benchmark.results.compare import Comparer
 from benchmark.spec import QuantSpec, SuiteSpec
 from benchmark.utils.progress import Silent
 from tests import layouts
@@ -32,12 +29,12 @@ QUANT = QuantSpec(method="gptq", weight_bits=4, activation_bits=8, scope="vision
 """It uses calibration data and takes every field of a QuantSpec."""
 
 PIXELS, FEATURES, WEIGHTS, TEXTS = "pixels", "features", "class weights", "texts of options"
-STATISTICS, EVALUATION, PAIRING, COMPARISON = "statistics", "evaluation", "pairing", "comparison"
-ANSWERS = frozenset({EVALUATION, PAIRING, COMPARISON})
-"""What is about one evaluation on its data: its result, what it is compared with, the comparison."""
+STATISTICS, EVALUATION, PAIRING = "statistics", "evaluation", "pairing"
+ANSWERS = frozenset({EVALUATION, PAIRING})
+"""What is about one evaluation on its data: its result and what it is compared with."""
 
 TOWERS = frozenset({FEATURES, WEIGHTS, TEXTS})
-RESULT = frozenset({EVALUATION, COMPARISON})
+RESULT = frozenset({EVALUATION})
 IMAGES = frozenset({PIXELS, FEATURES}) | ANSWERS
 NAMES = frozenset({WEIGHTS}) | ANSWERS
 CALIBRATION = frozenset({STATISTICS}) | TOWERS | RESULT
@@ -109,7 +106,7 @@ class Scene:
 def keys(suite: SuiteSpec, settings: Settings | None = None, of: str = "photos") -> dict[str, str]:
     """Level -> the key under which its numbers are kept, for one data set and the suite's last quantization."""
     plan = make_plan(suite, settings or Settings(engine="none"))
-    full, configuration = plan.configurations[0], plan.configurations[-1]
+    configuration = plan.configurations[-1]
     data = plan.data[next(name for name in plan.data if name == of or name.startswith(f"{of}/"))]
     cache, evaluation = PixelCache(Path("unused"), 0), configuration.evaluations[0]
     maker, store = maker_of(plan)
@@ -124,7 +121,6 @@ def keys(suite: SuiteSpec, settings: Settings | None = None, of: str = "photos")
         STATISTICS: statistics_key(plan, cache),
         EVALUATION: evaluation.key,
         PAIRING: evaluation.comparison_key,
-        COMPARISON: comparison_key(record(evaluation.key), record(full.evaluations[0].key)),
     }
 
 
@@ -158,35 +154,6 @@ def statistic(
     pairs = calibration or Calibration(np.empty((0, 3, 1, 1), np.uint8), (), "pairs")
     source: dict[str, Any] = {"tower": "vision", **fields}
     return Source(model=model, calibration=pairs, **source).key(layer, observer or Range())
-
-
-def record(key: str, **fields: Any) -> Record:
-    """A finished record under a key."""
-    usual = {
-        "configuration": "c",
-        "suite": "small",
-        "model": "demo",
-        "quantization": "q",
-        "task": "ood",
-        "dataset": "far",
-        "status": "done",
-        "seconds": 1.0,
-        "metrics": {"ood/far/mcm/auroc": 0.5},
-    }
-    return Record(key=key, **{**usual, **fields})
-
-
-def comparison_key(quantized: Record, reference: Record) -> str:
-    """The key under which the comparison of two records is kept."""
-    comparer = Comparer(Path("unused"))
-    comparer.store = Asked(Entry({}, {"comparisons": {}}))  # type: ignore[assignment]
-    comparer.changes(tasks.get("ood"), quantized, reference, no_outcome)
-    return str(comparer.store.keys[-1])  # type: ignore[attr-defined]
-
-
-def no_outcome(_: Record) -> Any:
-    """Stored comparisons load no outcome."""
-    raise AssertionError("an outcome was loaded")
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:

@@ -32,8 +32,8 @@ class Evidence:
     """The errors of one record's metrics; small, and kept beside its columns.
 
     Attributes:
-        measured: metric key (relative to the record's) -> value and replicates; also of metrics that only a comparison
-            with full precision gives.
+        measured: metric key (relative to the record's) -> value and replicates.
+        compared: metrics that only a comparison with full precision gives -> their distance from the neutral value.
         answers: metrics that are the share of right answers -> (N,) bool, in the order of the sample ids.
         occupied: (GROUPS,) which groups hold samples. images: pictures behind the samples of the largest data set.
         samples: digest of all sample ids: records can be paired where it is equal.
@@ -46,6 +46,7 @@ class Evidence:
     images: int
     samples: str
     reasons: Mapping[str, str] = field(default_factory=dict)
+    compared: Mapping[str, Measured] = field(default_factory=dict)
 
 
 def change(now: Evidence, before: Evidence, key: str) -> Estimate | str:
@@ -60,13 +61,13 @@ def change(now: Evidence, before: Evidence, key: str) -> Estimate | str:
             return each.reasons[key]
     if key in now.answers and key in before.answers:
         return paired_proportions(before.answers[key], now.answers[key])
-    if key not in now.measured:
-        return NO_INTERVAL
     occupied = int(now.occupied.sum())
-    if key in before.measured:
+    if key in now.measured and key in before.measured:
         found = estimate(lambda a, b: b - a, before.measured[key], now.measured[key], occupied=occupied)
+    elif key in now.compared:
+        found = estimate(lambda a: a, now.compared[key], occupied=occupied)
     else:
-        found = estimate(lambda a: a, now.measured[key], occupied=occupied)
+        return NO_INTERVAL
     return found if found is not None else f"it does not vary over the {now.images} images"
 
 
@@ -124,8 +125,10 @@ def with_comparison(
     found = _left_out(lambda c: task.run_comparison(c[0], c[1], options), both, groups, wanted, metrics)
     slack = _known(task, both[0], options, groups).slack
     reasons |= {key: UNDEFINED for key in wanted if not np.isfinite(found[key]).all()}
-    more = _measured(metrics, found, slack, reasons)
-    return replace(evidence, measured={**evidence.measured, **more}, reasons={**evidence.reasons, **reasons})
+    neutral = {key: task.metric(key).neutral or 0.0 for key in wanted}
+    moved = {key: metrics[key] - neutral[key] for key in wanted}
+    found = {key: each - neutral[key] for key, each in found.items()}
+    return replace(evidence, compared=_measured(moved, found, slack, reasons), reasons={**evidence.reasons, **reasons})
 
 
 def _measured(
@@ -252,15 +255,15 @@ def _digest(columns: Columns) -> str:
 def pack(evidence: Evidence) -> dict[str, NDArray[Any]]:
     """As arrays, for a file."""
     about = {"version": VERSION, "images": evidence.images, "samples": evidence.samples, "reasons": evidence.reasons}
-    keys = list(evidence.measured)
-    arrays = {
-        "about": np.array(json.dumps(about, sort_keys=True)),
-        "keys": np.array(keys, dtype=str),
-        "values": np.array([evidence.measured[key].value for key in keys], dtype=np.float64),
-        "slack": np.array([evidence.measured[key].slack for key in keys], dtype=np.float64),
-        "replicates": np.array([evidence.measured[key].replicates for key in keys], np.float64).reshape(-1, GROUPS),
-        "occupied": evidence.occupied,
-    }
+    arrays = {"about": np.array(json.dumps(about, sort_keys=True)), "occupied": evidence.occupied}
+    for part, measured in (("measured", evidence.measured), ("compared", evidence.compared)):
+        each = list(measured.values())
+        arrays |= {
+            f"{part} keys": np.array(list(measured), dtype=str),
+            f"{part} values": np.array([m.value for m in each], dtype=np.float64),
+            f"{part} slack": np.array([m.slack for m in each], dtype=np.float64),
+            f"{part} replicates": np.array([m.replicates for m in each], np.float64).reshape(-1, GROUPS),
+        }
     for at, (key, right) in enumerate(evidence.answers.items()):
         arrays |= {f"answer {at} {len(right)} {key}": np.packbits(right)}
     return arrays
@@ -275,15 +278,20 @@ def unpack(arrays: Mapping[str, NDArray[Any]]) -> Evidence:
     about = json.loads(str(arrays["about"]))
     if about.pop("version") != VERSION:
         raise DataError("its replicates were made by another version")
-    columns = (arrays[name] for name in ("values", "replicates", "slack"))
-    rows = zip(arrays["keys"].tolist(), *columns, strict=True)
     answers = {}
     for name, bits in arrays.items():
         if name.startswith("answer "):
             _, _, count, key = name.split(" ", 3)
             answers[key] = np.unpackbits(bits, count=int(count)).astype(np.bool_)
-    measured = {key: Measured(float(value), replicates, float(slack)) for key, value, replicates, slack in rows}
-    return Evidence(measured, answers, arrays["occupied"], **about)
+    measured, compared = (_unpacked(arrays, part) for part in ("measured", "compared"))
+    return Evidence(measured, answers, arrays["occupied"], compared=compared, **about)
+
+
+def _unpacked(arrays: Mapping[str, NDArray[Any]], part: str) -> dict[str, Measured]:
+    names = arrays[f"{part} keys"].tolist()
+    columns = (arrays[f"{part} {name}"] for name in ("values", "replicates", "slack"))
+    rows = zip(names, *columns, strict=True)
+    return {key: Measured(float(value), replicates, float(slack)) for key, value, replicates, slack in rows}
 
 
 def evidence_of(ledger: Ledger, record: Record) -> Evidence:

@@ -26,6 +26,7 @@ from tests.performance import (
     row_memory,
     row_peer,
     row_quantized,
+    row_replicates,
     row_suite,
     row_summarise,
     row_sweep,
@@ -45,6 +46,7 @@ ROWS: dict[str, Callable[[Setting], Result]] = {
     row_memory.NAME: row_memory.measure,
     row_linear.NAME: row_linear.measure,
     row_summarise.NAME: row_summarise.measure,
+    row_replicates.NAME: row_replicates.measure,
 }
 
 

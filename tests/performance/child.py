@@ -1,7 +1,7 @@
 """`python -m tests.performance.child REPORT run ...`: the command line, watched from inside.
 
 The report (JSON) says when the engine began, how long it took, how many images went through a vision tower, and how
-much time the tracker took, its import included.
+much time the tracker took, its import included, and how much the replicates.
 """
 
 from __future__ import annotations
@@ -76,11 +76,13 @@ def main() -> None:
     if IMPORTED in sys.argv:
         for name in ("open_clip", "netcal.metrics", "scipy.stats"):
             import_module(name)
-    watch = Watch()
-    from benchmark.engine import run
+    watch, errors = Watch(), Watch()
+    from benchmark.engine import evaluate, run
     from trackers.mlflow import MLflowTracker
 
     run.run = watch.engine(run.run)
+    for name in ("gather", "with_comparison"):
+        setattr(evaluate, name, errors.timed(getattr(evaluate, name)))
     for name in ("open", "connect", "log", "log_sweep"):
         setattr(MLflowTracker, name, watch.timed(getattr(MLflowTracker, name)))
     sys.argv = ["reliquant", *(each for each in sys.argv[2:] if each != IMPORTED)]
@@ -89,7 +91,11 @@ def main() -> None:
     try:
         command()
     finally:
-        report.write_text(json.dumps({**watch.report, "tracking": watch.seconds, "total": since_start()}))
+        report.write_text(
+            json.dumps(
+                {**watch.report, "tracking": watch.seconds, "replicates": errors.seconds, "total": since_start()}
+            )
+        )
 
 
 if __name__ == "__main__":

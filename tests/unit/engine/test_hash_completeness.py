@@ -20,7 +20,6 @@ from pydantic import BaseModel
 
 from benchmark.engine import plan as planning
 from benchmark.engine.plan import Settings
-from benchmark.ledger.records import Record
 from benchmark.models import ResolvedModel, resolve
 from benchmark.models.identity import model_digest
 from benchmark.models.preprocess import Preprocess
@@ -35,7 +34,6 @@ from benchmark.spec import BindingSpec, ModelSpec, Override, QuantSpec, SuiteSpe
 from tests.hash_keys import (
     ANSWERS,
     CALIBRATION,
-    COMPARISON,
     FEATURES,
     IMAGES,
     PIXELS,
@@ -50,10 +48,8 @@ from tests.hash_keys import (
     Scene,
     Table,
     changed,
-    comparison_key,
     keys,
     raised,
-    record,
     rows,
     statistic,
 )
@@ -302,14 +298,6 @@ class Newer(Range):
     version = 99
 
 
-RECORD: dict[str, str] = {
-    **dict.fromkeys(("suite", "model", "quantization", "configuration"), "names, for people"),
-    **dict.fromkeys(("task", "dataset", "metrics", "notes", "samples", "identity"), "the key determines it"),
-    **dict.fromkeys(("status", "error"), "only finished records are compared"),
-    **dict.fromkeys(("seconds", "provenance"), "how it came about"),
-    "comparison_key": "it chooses the reference, whose own key counts",
-}
-"""Fields of a record that a comparison's key leaves out, and why; it holds `key`."""
 PAIRS = np.empty((0, 3, 1, 1), np.uint8)
 STATISTIC: dict[str, dict[str, Any]] = {
     "model": {"digest": "other"},
@@ -333,18 +321,6 @@ def test_statistics_of_one_device_kind_are_shared() -> None:
     assert statistic(calibration=Calibration(PAIRS[:, :, :0], ("x",), "pairs")) == statistic()  # its digest counts
 
 
-def test_a_comparison_is_kept_under_both_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = comparison_key(record("q"), record("f"))
-    assert one != comparison_key(record("other"), record("f"))
-    assert one != comparison_key(record("q"), record("other"))
-    assert one != comparison_key(record("f"), record("q"))
-    assert one == comparison_key(record("q", suite="other", seconds=9.0), record("f", configuration="other"))
-    for name in ("SEED", "LEVEL"):
-        with monkeypatch.context() as patch:
-            patch.setattr(f"benchmark.results.compare.{name}", 0.5)
-            assert comparison_key(record("q"), record("f")) != one, name
-
-
 # --- versions ----------------------------------------------------------------------------------------------------
 
 VERSIONS: dict[tuple[str, str], frozenset[str] | Irrelevant] = {
@@ -354,7 +330,7 @@ VERSIONS: dict[tuple[str, str], frozenset[str] | Irrelevant] = {
     ("benchmark/data/corruption_names.py", "GENERATOR_VERSION"): IMAGES,
     ("benchmark/data/opening.py", "LIMIT_VERSION"): IMAGES | CALIBRATION,
     ("benchmark/quantization/calibrate.py", "VERSION"): CALIBRATION,
-    ("benchmark/results/compare.py", "VERSION"): frozenset({COMPARISON}),
+    ("benchmark/results/evidence.py", "VERSION"): Irrelevant("replicates of another version are made again"),
     ("benchmark/spectrum/layers.py", "VERSION"): Irrelevant("a key of its own, of spectra"),
     ("benchmark/export/folder.py", "VERSION"): Irrelevant("a folder of another format is refused"),
 }
@@ -414,7 +390,6 @@ DATACLASSES: dict[type, set[str]] = {
     ResolvedModel: set(RESOLVED_FIELDS),
     Source: set(SOURCE_FIELDS),
     Calibration: {"pixels", "captions", "digest"},
-    Record: {"key", *RECORD},
     TextList: {"labels", "template"},
 }
 

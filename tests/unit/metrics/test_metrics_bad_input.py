@@ -18,6 +18,7 @@ from benchmark.metrics import (
     spectrum,
 )
 from benchmark.metrics import significance as sig
+from benchmark.metrics.uncertainty import paired_proportions
 
 NAN = float("nan")
 GRID = np.array([[0.2, 0.8], [0.7, 0.3]])
@@ -79,20 +80,8 @@ CASES = {
     "empty groups": (UndefinedMetric, "empty", lambda: robustness.group_accuracies([], np.zeros(0, int))),
     "coverage": (InputError, "coverage", lambda: selective.accuracy_at_coverage([0.5], [True], 0.0)),
     "empty selection": (UndefinedMetric, "empty", lambda: selective.aurc([], [])),
-    "unpaired models": (InputError, "a 2, b 1", lambda: sig.mcnemar_exact([True, True], [True])),
-    "reference all wrong": (UndefinedMetric, "zero denominator", lambda: sig.relative_change_interval([0, 0], [1, 0])),
-    "resamples all wrong": (UndefinedMetric, "resamples", lambda: sig.relative_change_interval([1, 0, 0], [1, 0, 0])),
-    "level of an interval": (InputError, "level", lambda: sig.accuracy_difference_interval([1], [1], level=1.0)),
-    "no draws": (InputError, "draws", lambda: sig.accuracy_difference_interval([1], [1], draws=0)),
-    "DeLong with one sample": (UndefinedMetric, "1 ID", lambda: sig.delong([1.0], [0.0, 1.0], [1.0], [0.0, 1.0])),
-    "DeLong without variance": (UndefinedMetric, "bootstrap", lambda: sig.delong([2.0, 3], [0.0, 1], [0.0, 1], [2.0, 3])),
-    "DeLong unpaired": (InputError, "id_a 2, id_b 3", lambda: sig.delong([2.0, 3], [0.0, 1], [0.0, 1, 2], [2.0, 3])),
-    "DeLong without sets": (InputError, "OOD data sets", lambda: sig.delong_mean([1.0], [], [1.0], [])),
-    "convention": (InputError, "convention", lambda: sig.fpr95_difference_interval(([1.0], [0.0]), ([1.0], [0.0]), "both")),
-    "variants": (InputError, "shapes", lambda: sig.clustered_difference_interval(ONES, ONES[:, :1])),
-    "flat variants": (InputError, "variants", lambda: sig.clustered_difference_interval([True], [True])),
-    "no variants": (UndefinedMetric, "empty", lambda: sig.clustered_difference_interval(ONES[:0], ONES[:0])),
-    "nothing to resample": (UndefinedMetric, "no samples", lambda: sig.paired_bootstrap(lambda x: 0.0, [np.zeros(0)])),
+    "unpaired models": (InputError, "before 2, now 1", lambda: paired_proportions([True, True], [True])),
+    "level of an interval": (InputError, "level", lambda: paired_proportions([True], [True]).interval(1.0)),
     "p above 1": (InputError, "p values", lambda: sig.benjamini_hochberg([0.5, 1.5])),
     "NaN p": (NonFiniteError, "p values", lambda: sig.benjamini_hochberg([NAN])),
     "NaN q": (InputError, "q value", lambda: sig.stars(NAN)),
@@ -132,7 +121,5 @@ def test_single_class_data_is_defined() -> None:
 
 def test_all_right_and_all_wrong_are_defined() -> None:
     right, wrong = np.ones(30, bool), np.zeros(30, bool)
-    assert sig.accuracy_difference_interval(right, wrong) == sig.Comparison(-1.0, -1.0, -1.0, 2 * 0.5**30)
-    assert sig.relative_change_interval(right, right) == sig.Comparison(0.0, 0.0, 0.0, 1.0)
     assert selective.aurc(np.linspace(0, 1, 30), right) == 0.0
     assert selective.aurc(np.linspace(0, 1, 30), wrong) == 1.0

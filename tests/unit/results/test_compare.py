@@ -1,29 +1,29 @@
-"""Comparison with full precision: pairing, the tasks' significance, what is stored, what is refused."""
+"""Comparison with full precision: pairing, intervals, what is stored, what is refused."""
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from benchmark.metrics.bootstrap import Comparison
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
-from benchmark import Banks, Columns, FeatureBank, Metric, NoOptions, Outcome, Summary, Task, task
+from benchmark import Answers, Banks, Columns, Errors, FeatureBank, Metric, NoOptions, Outcome, Summary, Task, task
 from benchmark.errors import DataError, NonFiniteError, PluginError
 from benchmark.ledger.records import Ledger, Record
+from benchmark.metrics.uncertainty import PROPORTIONS, Estimate
 from benchmark.plugins import paired, tasks
-from benchmark.results.compare import NO_INTERVAL, Change, Comparer, adjust, compare, plain_significance
+from benchmark.results.compare import Change, Comparer, adjust, compare
+from benchmark.results.evidence import gather, pack, unpack
 from benchmark.results.tables import headline_metrics
 from benchmark.testing import make_bank
 from tests.contract.test_tasks import BUILT_IN, banks_of
 from tests.unit.trackers.test_trackers import finished
-
-IDENTICAL = Comparison(0.0, 0.0, 0.0, 1.0)
 
 
 def noisy(banks: Banks, scale: float = 0.12) -> Banks:
@@ -59,22 +59,34 @@ def evaluated() -> dict[str, tuple[Task, Outcome, Outcome]]:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_identical_models_do_not_differ(name: str) -> None:
-    """Change 0, interval [0, 0], p = 1, no stars, for every metric."""
+def test_identical_models_are_not_told_apart(name: str) -> None:
+    """Shares of right answers keep an interval around 0; what does not vary has a reason and no interval."""
     built_in = tasks.get(name)
     outcome = built_in.run(banks_of(name))
-    found = compare(built_in, against(built_in, outcome, outcome), outcome)
-    comparisons = [value for value in found.values() if isinstance(value, Comparison)]
-    assert comparisons
-    assert all(value == IDENTICAL for value in comparisons)
+    found = compare(built_in, outcome, outcome)
+    assert found
+    for key, each in found.items():
+        if isinstance(each, Estimate):
+            low, high = each.interval()
+            assert low < each.value == 0.0 < high, key
+            assert each.p > 0.9
+        else:
+            assert each, key
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_the_order_of_images_changes_nothing(name: str, evaluated: Any) -> None:
-    """Not the last digit: also random draws follow the ids."""
     built_in, quantized, reference = evaluated[name]
     first = compare(built_in, quantized, reference)
-    assert compare(built_in, shuffled(quantized, 1), shuffled(reference, 2)) == first
+    again = compare(built_in, shuffled(quantized, 1), shuffled(reference, 2))
+    assert again.keys() == first.keys()
+    for key, each in first.items():
+        other = again[key]
+        if isinstance(each, Estimate):
+            assert isinstance(other, Estimate)
+            assert other.interval() == pytest.approx(each.interval(), rel=1e-9, abs=1e-12), key
+        else:
+            assert other == each
 
 
 def shuffled(outcome: Outcome, seed: int) -> Outcome:
@@ -84,29 +96,33 @@ def shuffled(outcome: Outcome, seed: int) -> Outcome:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_every_metric_with_a_direction_has_an_interval_or_a_reason(name: str, evaluated: Any) -> None:
+def test_every_metric_has_an_interval_with_width_or_a_reason(name: str, evaluated: Any) -> None:
     built_in, quantized, reference = evaluated[name]
     found = compare(built_in, quantized, reference)
-    for key in quantized.metrics:
-        if built_in.metric(key).better != "neither" and key in {**reference.metrics, **found}:
-            assert key in found, key
-    for value in found.values():
-        if isinstance(value, Comparison):
-            assert value.low <= value.delta + 0.2
-            assert value.low <= value.high
-            assert 0.0 < value.p <= 1.0
-            assert value.method
+    assert found.keys() == quantized.metrics.keys() & {**reference.metrics, **found}.keys()
+    assert any(isinstance(each, Estimate) for each in found.values())
+    for key, each in found.items():
+        if isinstance(each, Estimate):
+            low, high = each.interval()
+            assert low < high, key
+            assert 0.0 <= each.p <= 1.0
+            assert each.value == pytest.approx(quantized.metrics[key] - reference.metrics.get(key, 0.0), abs=1e-12) or (
+                built_in.metric(key).neutral is not None
+            )
+        else:
+            assert each
 
 
 def test_a_worse_model_is_significantly_worse(evaluated: Any) -> None:
     built_in, quantized, reference = evaluated["zero_shot"]
     found = compare(built_in, quantized, reference)["accuracy"]
-    assert isinstance(found, Comparison)
-    assert found.delta == pytest.approx(quantized.metrics["accuracy"] - reference.metrics["accuracy"])
-    assert found.high < 0.0
+    assert isinstance(found, Estimate)
+    assert found.value == pytest.approx(quantized.metrics["accuracy"] - reference.metrics["accuracy"])
+    assert found.interval()[1] < 0.0
     assert found.p < 0.001
+    assert found.method == PROPORTIONS
     flips = quantized.metrics["flips_wrong_to_right"] - quantized.metrics["flips_right_to_wrong"]
-    assert found.delta == pytest.approx(flips)
+    assert found.value == pytest.approx(flips)
 
 
 BANK = make_bank(seed=3)
@@ -139,7 +155,7 @@ def test_awkward_data_gives_a_number_or_a_reason(name: str, case: str) -> None:
     reference = built_in.run(banks)
     quantized = against(built_in, built_in.run(noisy(banks)), reference)
     for key, found in compare(built_in, quantized, reference).items():
-        assert isinstance(found, str) or np.isfinite([found.delta, found.low, found.high, found.p]).all(), key
+        assert isinstance(found, str) or np.isfinite([found.value, *found.interval(), found.p]).all(), key
 
 
 @pytest.mark.parametrize("name", ROLES)
@@ -162,7 +178,7 @@ def test_ood_with_few_and_constant_scores(size: int) -> None:
     quantized = built_in.run(Banks({"id": [flat], "ood": [replace(other, image=flat.image)]}, options))
     assert quantized.metrics["mcm/auroc"] == 0.5
     for key, found in compare(built_in, quantized, reference).items():
-        assert isinstance(found, str) or np.isfinite([found.delta, found.low, found.high, found.p]).all(), key
+        assert isinstance(found, str) or np.isfinite([found.value, *found.interval(), found.p]).all(), key
 
 
 # --- pairing -----------------------------------------------------------------------------------------------------
@@ -205,13 +221,19 @@ def test_columns_of_other_samples_must_be_there_in_both() -> None:
 # --- tasks that declare nothing, and tasks that declare nonsense -------------------------------------------------
 
 
-def plugin(inference: Any = None) -> Task:
+def plugin(errors: Any = None) -> Task:
     @task("strange", version=1, needs=("test",), metrics=[Metric("accuracy", "higher"), Metric("loss", "lower")])
     def strange(banks: Banks, options: NoOptions) -> Columns:
         """Nothing."""
         return Columns({})
 
-    strange.inference = inference
+    @strange.summarise
+    def summarise(columns: Columns, options: NoOptions) -> Summary:
+        test = columns["test"]
+        return Summary({"accuracy": float(test["correct"].mean()), "loss": float(test["loss"].mean())})
+
+    if errors:
+        strange.errors(errors)
     return strange
 
 
@@ -222,37 +244,47 @@ def outcome_of(correct: list[bool], loss: list[float]) -> Outcome:
     return Outcome(Columns({"test": samples}), Summary(metrics))
 
 
-RIGHT = outcome_of([True, True, True, False], [0.1, 0.2, 0.3, 0.4])
-WRONG = outcome_of([False, True, False, False], [0.5, 0.2, 0.9, 0.4])
+RIGHT = outcome_of([True, True, True, False] * 5, [0.1, 0.2, 0.3, 0.4] * 5)
+WRONG = outcome_of([False, True, False, False] * 5, [0.5, 0.2, 0.9, 0.4] * 5)
 
 
-def test_without_a_declaration_means_of_columns_are_compared() -> None:
+def test_a_task_without_any_statistics_has_intervals() -> None:
+    """The share of right answers counts flips; the mean of a column has replicates."""
     found = compare(plugin(), WRONG, RIGHT)
-    assert found["accuracy"] == plain_significance(WRONG, RIGHT)["accuracy"]
     accuracy, loss = found["accuracy"], found["loss"]
-    assert isinstance(accuracy, Comparison)
-    assert isinstance(loss, Comparison)
-    assert (accuracy.delta, accuracy.p) == (-0.5, 0.5)
-    assert loss.delta == pytest.approx(0.25)
+    assert isinstance(accuracy, Estimate)
+    assert isinstance(loss, Estimate)
+    assert accuracy.method == PROPORTIONS
+    assert accuracy.value == pytest.approx(-0.5)
+    assert loss.value == pytest.approx(0.25)
+    difference = WRONG.columns["test"]["loss"] - RIGHT.columns["test"]["loss"]
+    assert loss.error == pytest.approx(difference.std() / np.sqrt(20), rel=0.3)
 
 
 def test_a_column_that_is_not_the_metric_is_not_used() -> None:
     other = with_metrics(WRONG, {"accuracy": 0.9, "loss": 0.5})
-    assert "accuracy" not in plain_significance(other, RIGHT)
+    found = compare(plugin(), other, RIGHT)["accuracy"]
+    assert isinstance(found, str) or found.method != PROPORTIONS
+
+
+def answers(right: Any) -> Any:
+    return lambda c, o, g: Errors(answers={"accuracy": Answers("test", right)})
 
 
 @pytest.mark.parametrize(
-    ("inference", "message"),
+    ("errors", "message"),
     [
-        (lambda q, f: {"accuracy": 0.5}, "significance of 'accuracy' is a float"),
-        (lambda q, f: {"speed": "none"}, "declares no metric 'speed'"),
-        (lambda q, f: {"accuracy": Comparison(0.1, 0.0, 0.2, 0.5)}, "belongs to a change of 0.1, but .* by -0.5"),
-        (lambda q, f: 1 / 0, "raised ZeroDivisionError"),
+        (lambda c, o, g: {"accuracy": 0.5}, "errors returned a dict, expected Errors"),
+        (lambda c, o, g: Errors(replicates={"loss": np.zeros(5)}), r"replicates of 'loss' have shape \(5,\)"),
+        (answers(np.ones(3, bool)), "answers of 'accuracy' are not one bool for each row of 'test'"),
+        (answers(np.ones(20)), "answers of 'accuracy' are not one bool for each row of 'test'"),
+        (lambda c, o, g: Errors(slack={"loss": -1.0}), "slack of 'loss' is -1.0"),
+        (lambda c, o, g: 1 / 0, "raised ZeroDivisionError"),
     ],
 )
-def test_a_broken_declaration_is_a_plugin_error(inference: Any, message: str) -> None:
+def test_a_broken_declaration_is_a_plugin_error(errors: Any, message: str) -> None:
     with pytest.raises(PluginError, match=message):
-        compare(plugin(inference), WRONG, RIGHT)
+        compare(plugin(errors), WRONG, RIGHT)
 
 
 # --- records and what is stored ----------------------------------------------------------------------------------
@@ -265,50 +297,71 @@ def record(quantization: str, outcome: Outcome, **fields: Any) -> Record:
                      "metrics": metrics, **fields})  # fmt: skip
 
 
-def test_comparisons_are_stored_and_read_back(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    base, quantized = record("fp32", RIGHT), record("rtn-w4-channel-vision", WRONG)
-    ledger.append(base, RIGHT)
-    ledger.append(quantized, WRONG)
-    first = Comparer(tmp_path).changes(plugin(), quantized, base, ledger.outcome)
-
-    def unread(_: Record) -> Outcome:
-        raise AssertionError("the outcome is not needed")
-
-    assert Comparer(tmp_path).changes(plugin(), quantized, base, unread) == first
-    (stored,) = (tmp_path / "comparisons").rglob("meta.json")
-    content = json.loads(stored.read_text())["info"]
-    assert (content["seed"], content["level"]) == (0, 0.95)
-    stored.write_text("{" + stored.read_text()[:40])
-    comparer = Comparer(tmp_path)
-    assert comparer.changes(plugin(), quantized, base, ledger.outcome) == first
-    assert len(comparer.store.damaged) == 1
-    assert [change.key for change in first] == ["strange/data/accuracy", "strange/data/loss"]
-    assert [change.direction for change in first] == ["worse", "worse"]
-    assert first[0].relative == pytest.approx(-2 / 3)
+@pytest.fixture
+def strange(monkeypatch: pytest.MonkeyPatch) -> Task:
+    """The plugin, installed."""
+    own, known = plugin(), tasks.get
+    monkeypatch.setattr(type(tasks), "get", lambda self, name: own if name == "strange" else known(name))
+    return own
 
 
-def test_what_cannot_be_compared_says_why(tmp_path: Path) -> None:
-    comparer = Comparer(tmp_path)
-    by_key = {"fp32": RIGHT, "q": simple(["x"], [True])}
-    (change, _) = comparer.changes(
-        plugin(), record("q", WRONG, key="q"), record("fp32", RIGHT), lambda wanted: by_key[wanted.key]
-    )
+def written(home: Path, task: Task, *pairs: tuple[str, Outcome]) -> tuple[Ledger, list[Record]]:
+    ledger = Ledger(home)
+    for name, outcome in pairs:
+        ledger.append(record(name, outcome), outcome, pack(gather(task, outcome, NoOptions())))
+    return ledger, [ledger.records[name] for name, _ in pairs]
+
+
+def test_evidence_survives_its_file(tmp_path: Path) -> None:
+    evidence = gather(plugin(), WRONG, NoOptions())
+    again = unpack(pack(evidence))
+    assert again.reasons == evidence.reasons
+    assert (again.images, again.samples) == (20, evidence.samples)
+    np.testing.assert_array_equal(again.occupied, evidence.occupied)
+    np.testing.assert_array_equal(again.answers["accuracy"], evidence.answers["accuracy"])
+    for key, each in evidence.measured.items():
+        np.testing.assert_array_equal(again.measured[key].replicates, each.replicates)
+        assert (again.measured[key].value, again.measured[key].slack) == (each.value, each.slack)
+
+
+@pytest.mark.parametrize("damage", ["none", "changed", "missing"])
+def test_changes_come_from_stored_replicates_or_from_the_columns(tmp_path: Path, strange: Task, damage: str) -> None:
+    ledger, (base, quantized) = written(tmp_path, strange, ("fp32", RIGHT), ("rtn-w4-channel-vision", WRONG))
+    expected = compare(strange, WRONG, RIGHT)
+    (tmp_path / "samples").rename(tmp_path / "elsewhere") if damage == "none" else None
+    for path in (tmp_path / "replicates").rglob("*.npz") if damage != "none" else ():
+        path.write_bytes(path.read_bytes()[:-5]) if damage == "changed" else path.unlink()
+    changes = Comparer(ledger).changes(quantized, base)
+    assert [change.key for change in changes] == ["strange/data/accuracy", "strange/data/loss"]
+    assert [change.direction for change in changes] == ["worse", "worse"]
+    assert [change.images for change in changes] == [20, 20]
+    for change in changes:
+        found = expected[change.key.rsplit("/", 1)[1]]
+        assert isinstance(found, Estimate)
+        assert (change.low, change.high) == pytest.approx(found.interval())
+        assert change.p == pytest.approx(found.p)
+    assert changes[0].relative == pytest.approx(-2 / 3)
+
+
+def test_what_cannot_be_compared_says_why(tmp_path: Path, strange: Task) -> None:
+    other = outcome_of([True, False], [0.1, 0.2])
+    ledger, (base, quantized) = written(tmp_path, strange, ("fp32", RIGHT), ("q", other))
+    comparer = Comparer(ledger)
+    (change, _) = comparer.changes(quantized, base)
     assert change.p is None
-    assert "cannot be paired" in change.reason
+    assert "full precision has 20 images, the quantized model 2" in change.reason
     assert list(comparer.failures) == ["m, q: strange/data"]
-    assert not (tmp_path / "comparisons").exists()
 
 
-def test_metrics_without_interval_say_so(tmp_path: Path) -> None:
-    comparer = Comparer(tmp_path)
-    changes = comparer.changes(plugin(lambda q, f: {}), record("q", WRONG), record("fp32", RIGHT), lambda r: RIGHT)
-    assert {change.reason for change in changes} == {NO_INTERVAL}
+def with_p(p: float) -> Estimate:
+    center = float(norm.isf(p / 2))
+    return Estimate(center, 1.0, math.inf, center)
 
 
 def change(p: float | None, **fields: Any) -> Change:
     return Change(**{"model": "m", "quantization": "q", "configuration": "c", "key": "t/d/x", "better": "higher",
-                     "value": 0.5, "reference": 0.6, "change": -0.1, "p": p, **fields})  # fmt: skip
+                     "value": 0.5, "reference": 0.6, "change": -0.1,
+                     "estimate": None if p is None else with_p(p), **fields})  # fmt: skip
 
 
 def test_q_values_by_hand() -> None:
@@ -334,5 +387,5 @@ def test_trackers_get_headline_changes_and_p_values() -> None:
     metrics = headline_metrics(finished("some", changes=(tested,)))
     assert metrics["zero_shot/scenes/accuracy"] == 0.75
     assert metrics["change/zero_shot/scenes/accuracy"] == -0.125
-    assert metrics["p/zero_shot/scenes/accuracy"] == 0.03
+    assert metrics["p/zero_shot/scenes/accuracy"] == pytest.approx(0.03)
     assert not [key for key in metrics if key.startswith("p/") and "deep" in key]
