@@ -18,6 +18,7 @@ A difference of two groups of models has the pictures' variance of the differenc
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields
@@ -254,7 +255,11 @@ def _models_for(mean: Mean, distance: float, of_images: float) -> int | None:
     from scipy.special import stdtrit  # late: most commands need none
 
     fewest = min(mean.models)
-    counts = np.arange(fewest + 1, MOST_MODELS)
-    errors = np.sqrt(of_images + mean.of_models * fewest / counts)
-    enough = (stdtrit(counts - 1.0, 0.975) + POWER) * errors <= distance
-    return int(counts[enough.argmax()]) if enough.any() else None
+
+    def enough(count: int) -> bool:
+        error = math.sqrt(of_images + mean.of_models * fewest / count)
+        return bool((float(stdtrit(count - 1.0, 0.975)) + POWER) * error <= distance)
+
+    counts = range(fewest + 1, MOST_MODELS)
+    at = bisect.bisect_left(counts, True, key=enough)
+    return counts[at] if at < len(counts) else None

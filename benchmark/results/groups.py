@@ -118,8 +118,10 @@ def require_keys(runs: Mapping[tuple[str, str], Run], keys: Sequence[str]) -> No
     """Every key means something for some run.
 
     Raises:
-        InputError: one that nothing has, with the way out.
+        InputError: one that nothing has, with the way out; or there are no runs.
     """
+    if not runs:
+        raise InputError("--by: these results hold no quantization to group (controls and unknown methods are none)")
     for key in keys:
         if any(BY[key](run) is not None for run in runs.values()):
             continue

@@ -122,10 +122,14 @@ def errors(rng: Rng) -> tuple[Floats, Floats]:
     return SHARED * drawn(1, 1) + OWN * drawn(*count) + OWN * drawn(count[0], 1), FULL * drawn(count[0], 1)
 
 
-def measured(by_group: Floats) -> Measured:
-    """Of a mean over equal groups (GROUPS,)."""
-    value = float(by_group.mean())
-    return Measured(value, (GROUPS * value - by_group) / (GROUPS - 1))
+def measured(by_group: Floats) -> list[list[Measured]]:
+    """Of means over equal groups (models, quantizations, GROUPS)."""
+    values = by_group.mean(axis=-1)
+    replicates = (GROUPS * values[..., None] - by_group) / (GROUPS - 1)
+    return [
+        [Measured(float(value), own) for value, own in zip(*line, strict=True)]
+        for line in zip(values, replicates, strict=True)
+    ]
 
 
 def effects(rng: Rng, kinds: Mapping[str, Floats], relative: Iterable[str] = (), alone: bool = False) -> list[Effect]:
@@ -139,13 +143,12 @@ def effects(rng: Rng, kinds: Mapping[str, Floats], relative: Iterable[str] = (),
         base = 0.5 + 0.2 * rng.random((len(TEN), 1, 1))
         before = base + of_full
         change = (truth[..., None] + of_change) * (base if kind in relative else 1.0)
+        full, quantized = measured(before), measured(before + change)
         for m, model in enumerate(TEN):
-            full = measured(before[m, 0])
-            for q, name in enumerate(QUANTIZATIONS):
-                now = measured(before[m, 0] + change[m, q])
-                own = (now.value - full.value, now.replicates - full.replicates)
+            for name, now in zip(QUANTIZATIONS, quantized[m], strict=True):
+                own = (now.value - full[m][0].value, now.replicates - full[m][0].replicates)
                 known = from_replicates(*own, GROUPS) if alone else None
-                found.append(Effect(model, name, kind, "d", now, full, model, known, OCCUPIED, 2400))
+                found.append(Effect(model, name, kind, "d", now, full[m][0], model, known, OCCUPIED, 2400))
     return found
 
 
