@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,10 +12,12 @@ from benchmark.errors import DamagedSamplesError, ReliquantError, StorageError
 from benchmark.ledger.records import Record
 from benchmark.metrics.arrays import Bools
 from benchmark.metrics.uncertainty import GROUPS, Estimate, Measured, estimate
-from benchmark.plugins import Metric, Task, tasks
+from benchmark.plugins import Task, tasks
 from benchmark.results.compare import UNPAIRED, base_of
 from benchmark.results.evidence import NO_INTERVAL, Evidence, change, require_paired
 from benchmark.utils.progress import Progress, shown
+
+UNDEFINED = Measured(math.nan, np.full(GROUPS, math.nan))
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Effect:
         now, before: under the quantization and in full precision. full: key of the full-precision record; runs that
             name the same share its error. alone: the change with its error by itself, None where it has none.
         occupied: (GROUPS,) which groups hold samples. images: pictures behind it.
-        reason: why it has no interval; its replicates are then NaN.
+        reason: why it has no interval; its replicates are then NaN. Its value is NaN too where it is undefined.
     """
 
     model: str
@@ -114,7 +117,7 @@ def _named(record: Record) -> str:
 
 
 def effects_of(record: Record, base: Record, now: Evidence, before: Evidence, asked: Iterable[Asked]) -> list[Effect]:
-    """The effects of one record on those of its metrics that are defined.
+    """The effects of one record; undefined metrics give NaN with the reason.
 
     Raises:
         DataError: the two were not evaluated on the same samples.
@@ -125,11 +128,15 @@ def effects_of(record: Record, base: Record, now: Evidence, before: Evidence, as
         value = record.metrics.get(prefix + each.now)
         metric = task.metric(each.now)
         reference = base.metrics.get(prefix + each.before, metric.neutral)
-        if value is None or reference is None:
-            continue
-        alone = _alone(now, before, each)
-        measured = _measured(now, each.now, value, None), _measured(before, each.before, reference, metric)
         reason = now.reasons.get(each.now) or before.reasons.get(each.before) or NO_INTERVAL
+        measured = UNDEFINED, UNDEFINED
+        if value is None or reference is None:
+            reason = record.notes.get(prefix + each.now) or base.notes.get(prefix + each.before) or "undefined"
+        else:
+            fixed = Measured(reference, np.full(GROUPS, reference))
+            full = _measured(before, each.before, reference, None) if metric.neutral is None else fixed
+            measured = _measured(now, each.now, value, metric.neutral), full
+        alone = _alone(now, before, each)
         missing = not all(np.isfinite(side.replicates).all() for side in measured)
         found.append(
             Effect(
@@ -148,12 +155,15 @@ def effects_of(record: Record, base: Record, now: Evidence, before: Evidence, as
     return found
 
 
-def _measured(evidence: Evidence, key: str, value: float, metric: Metric | None) -> Measured:
-    """A metric with its replicates; NaN where there are none, and none of what means "nothing changed" varies."""
-    if key in evidence.measured:
-        return evidence.measured[key]
-    fixed = metric is not None and metric.neutral is not None
-    return Measured(value, np.full(GROUPS, value if fixed else np.nan))
+def _measured(evidence: Evidence, key: str, value: float, neutral: float | None) -> Measured:
+    """A metric with its replicates, NaN where there are none.
+
+    Args: neutral: of a metric that only a comparison gives: full precision has it without an error.
+    """
+    if neutral is not None and key in evidence.compared:
+        moved = evidence.compared[key]
+        return Measured(value, neutral + moved.replicates, moved.slack)
+    return evidence.measured.get(key, Measured(value, np.full(GROUPS, math.nan)))
 
 
 def _alone(now: Evidence, before: Evidence, asked: Asked) -> Estimate | str | None:

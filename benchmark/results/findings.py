@@ -78,6 +78,8 @@ class Answer:
         unit = self.quantity.unit
         value, low, high = (_number(each, unit) for each in (self.found.value, *self.ends))
         needs = f"; to tell takes {self.needs}" if self.needs else ""
+        left = self.found.left_out
+        needs += f"; {left} evaluation{'s' * (left > 1)} without a value or an interval left out" if left else ""
         number = f"{self.quantity.name}: {value} [{low}, {high}] {WORDS[unit]} for {self.found.population}"
         return f"{number}; the claim needs {_bound(self.quantity.region, unit)} {WORDS[unit]}{needs}"
 
@@ -234,6 +236,7 @@ def _numbers(answer: Answer | None) -> dict[str, Any]:
         "population": found and found.population,
         "models": sum(found.models) if found else None,
         "images": found and found.images,
+        "left_out": found and found.left_out,
         "needs": answer.needs if answer else "",
     }
 

@@ -191,7 +191,11 @@ class GroupMean:
 
 
 def group_means(effects: Sequence[Effect], runs: Mapping[tuple[str, str], Run], keys: Sequence[str]) -> list[GroupMean]:
-    """One mean for each group and metric; groups in the order of their values, metrics in that of the effects."""
+    """One mean for each group and metric, over the runs in which it is defined.
+
+    Groups stand in the order of their values, metrics in that of the effects.
+    """
+    effects = [each for each in effects if np.isfinite(each.now.value - each.before.value)]
     parts: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     groups = {name: group_of(run, keys) for name, run in runs.items()}
     for at, effect in enumerate(effects):

@@ -40,13 +40,16 @@ NOTHING_VARIES = "nothing varies over the images"
 class Frame:
     """Effects as columns: their kinds are their keys.
 
-    Attributes: runs: the run of each effect. change, relative: their numbers, stacked.
+    Attributes:
+        runs: the run of each effect. change, relative: their numbers, stacked.
+        missing: kind and run of effects without a value or an interval.
     """
 
     effects: tuple[Effect, ...]
     runs: tuple[Run, ...]
     change: Numbers
     relative: Numbers
+    missing: tuple[tuple[str, Run], ...] = ()
 
     def rows(self, kind: str, where: Where | None = None) -> list[int]:
         """Those of a kind, of runs that are wanted."""
@@ -60,9 +63,11 @@ class Frame:
 
 def frame_of(effects: Iterable[Effect], runs: Mapping[tuple[str, str], Run]) -> Frame:
     """The effects of the runs, as far as they have an interval."""
-    kept = [each for each in effects if not each.reason and (each.model, each.quantization) in runs]
-    own = tuple(runs[each.model, each.quantization] for each in kept)
-    return Frame(tuple(kept), own, changes(kept), relative_changes(kept))
+    known = [(each, runs[name]) for each in effects if (name := (each.model, each.quantization)) in runs]
+    kept = [each for each, _ in known if not each.reason]
+    own = tuple(run for each, run in known if not each.reason)
+    missing = tuple((each.key, run) for each, run in known if each.reason)
+    return Frame(tuple(kept), own, changes(kept), relative_changes(kept), missing)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Found:
 
     Attributes:
         population: what the interval is about: models of this kind, or only these. models: of each group.
+        left_out: evaluations that would belong to it, but have no value or no interval.
         needs: distance to a bound -> how many models or images would clear it.
     """
 
@@ -81,9 +87,10 @@ class Found:
     models: tuple[int, ...]
     images: int
     needs: Callable[[float], str]
+    left_out: int = 0
 
 
-def found(mean: Mean | None, nothing: str) -> Found | str:
+def found(mean: Mean | None, nothing: str, left_out: int = 0) -> Found | str:
     """A mean with its widest interval. Args: nothing: what is missing where there is no mean."""
     if mean is None:
         return nothing
@@ -93,7 +100,14 @@ def found(mean: Mean | None, nothing: str) -> Found | str:
     fewest = min(mean.models)
     these = "this model" if fewest == 1 else f"these {fewest} models"
     population = these if fewest < FEWEST_MODELS else "models of this kind"
-    return Found(mean.value, low, high, population, mean.models, mean.images, lambda distance: needed(mean, distance))
+    return Found(
+        mean.value, low, high, population, mean.models, mean.images, lambda distance: needed(mean, distance), left_out
+    )
+
+
+def _left_out(frame: Frame, terms: Iterable[str], *wheres: Where | None) -> int:
+    """Evaluations of these terms without a value or an interval."""
+    return sum(kind in terms and any(where is None or where(run) for where in wheres) for kind, run in frame.missing)
 
 
 def average(
@@ -102,7 +116,8 @@ def average(
     """Mean over models of the wanted runs."""
     numbers = frame.relative if relative else frame.change
     selected = _complete(frame, {kind: frame.rows(kind, where) for kind in terms})
-    return found(combine(numbers, _weights(frame, numbers, selected, terms)[1]), nothing)
+    mean = combine(numbers, _weights(frame, numbers, selected, terms)[1])
+    return found(mean, nothing, _left_out(frame, terms, where))
 
 
 def contrast(
@@ -128,7 +143,9 @@ def contrast(
         for selected in pairs
     ]
     (models, now), (others, before) = (_weights(frame, numbers, selected, terms, rest) for selected in kept)
-    return found(combine(numbers, now - before), nothing) if models == others else nothing
+    if models != others:
+        return nothing
+    return found(combine(numbers, now - before), nothing, _left_out(frame, terms, *sides))
 
 
 def _stratum(frame: Frame, row: int, rest: Callable[[Run], Hashable]) -> Hashable:
@@ -157,7 +174,7 @@ def between(
         weights.append(_weights(frame, numbers, _complete(frame, kept), terms))
     if [set(own) for own, _ in weights] != models:
         return nothing
-    return found(combine(numbers, *(own for _, own in weights)), nothing)
+    return found(combine(numbers, *(own for _, own in weights)), nothing, _left_out(frame, terms, *sides))
 
 
 def _cell(frame: Frame, kind: str, row: int) -> tuple[str, str, str]:
@@ -249,7 +266,8 @@ def share(frame: Frame, kind: str, factor: float, nothing: str) -> Found | str:
         return "" if models is None else f"about {models} models"
 
     population = "models of this kind"
-    return Found(float(values.mean()), max(low, 0.0), min(high, 1.0), population, (count,), images, needs)
+    ends, left_out = (max(low, 0.0), min(high, 1.0)), _left_out(frame, (kind,), None)
+    return Found(float(values.mean()), *ends, population, (count,), images, needs, left_out)
 
 
 def _padded(shares: Floats, models: int | None = None) -> tuple[float, float]:

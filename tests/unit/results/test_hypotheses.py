@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -293,6 +294,20 @@ def test_the_error_of_full_precision_cancels_in_a_contrast() -> None:
 def test_controls_are_no_quantizations() -> None:
     made = made_of(TEN, {W4: {"shift": -0.02}, "control-noise-w4a8-channel-token-vision": {"shift": 0.5}})
     assert made.findings()[SHIFT].verdict == "holds"
+
+
+def test_runs_without_a_value_are_left_out_and_counted() -> None:
+    """The tuned ECE of one run is undefined, which its note says; the mean is over the others."""
+    made = made_of(TEN, {W4_BOTH: {"ece": 0.0, "tuned": -0.01}})
+    [key] = [k for k, r in made.records.items() if (r.model, r.quantization) == (TEN[0], W4_BOTH)]
+    metrics = {name: value for name, value in made.records[key].metrics.items() if "tuned" not in name}
+    note = {"calibration/d/ece_15_debiased_tuned": "the NLL has no minimum"}
+    made.records[key] = replace(made.records[key], metrics=metrics, notes=note)
+    finding = made.findings()[BOTH_TUNED]
+    assert finding.verdict == "holds"
+    assert finding.answers[0].found is not None
+    assert (finding.answers[0].found.models, finding.answers[0].found.left_out) == ((9,), 1)
+    assert "1 evaluation without a value or an interval left out" in finding.evidence
 
 
 def test_few_models_are_spoken_of_alone() -> None:
