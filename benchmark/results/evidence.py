@@ -18,6 +18,7 @@ from benchmark.ledger.records import Ledger, Record
 from benchmark.metrics.arrays import Bools, Floats
 from benchmark.metrics.uncertainty import GROUPS, Estimate, Measured, estimate, groups_of, paired_proportions
 from benchmark.plugins import Answers, Arrays, Columns, Errors, Outcome, Summary, Task, paired, tasks
+from benchmark.spec import FP32
 from benchmark.utils.guard import described
 
 VERSION = 1
@@ -87,22 +88,25 @@ def require_paired(now: Evidence, before: Evidence) -> None:
 def gather(task: Task, outcome: Outcome, options: Any) -> Evidence:
     """The evidence of an evaluation, by leaving each group of pictures out of its columns.
 
+    Metrics that only a comparison gives are left to `with_comparison`.
+
     Raises:
         PluginError: what the task says of its errors is not what its contract asks for.
     """
     columns = _sorted(outcome.columns)
     groups = {name: groups_of(group["base_id"]) for name, group in columns.groups.items()}
-    reasons = {key: reason for key in outcome.metrics if (reason := _without_interval(task, key))}
-    wanted = [key for key in outcome.metrics if key not in reasons]
+    metrics = {key: value for key, value in outcome.metrics.items() if task.metric(key).neutral is None}
+    reasons = {key: reason for key in metrics if (reason := _without_interval(task, key))}
+    wanted = [key for key in metrics if key not in reasons]
     known = _known(task, columns, options, groups)
-    answers = {**_plain_answers(columns, outcome.metrics), **known.answers}
+    answers = {**_plain_answers(columns, metrics), **known.answers}
     given = {key: _share(answer, groups[answer.group]) for key, answer in answers.items()} | dict(known.replicates)
     open_keys = [key for key in wanted if key not in given]
-    given |= _left_out(lambda c: task.run_summarise(c[0], options), (columns,), groups, open_keys, outcome.metrics)
+    given |= _left_out(lambda c: task.run_summarise(c[0], options), (columns,), groups, open_keys, metrics)
     slack = {key: len(_counted(answer)) ** -2.0 for key, answer in answers.items()} | dict(known.slack)
     reasons |= {key: UNDEFINED for key in wanted if not np.isfinite(given[key]).all()}
     return Evidence(
-        _measured(outcome.metrics, given, slack, reasons),
+        _measured(metrics, given, slack, reasons),
         {key: _counted(answer) for key, answer in answers.items() if key not in reasons},
         np.isin(np.arange(GROUPS), np.concatenate([np.unique(each) for each in groups.values()])),
         _images(task, columns),
@@ -308,7 +312,17 @@ def evidence_of(ledger: Ledger, record: Record) -> Evidence:
     if not outcome.columns.groups:
         raise DamagedSamplesError(f"{record.name} of {record.quantization} has neither replicates nor samples")
     task = tasks.get(record.task)
-    own = {key for key in outcome.metrics if task.metric(key).neutral is None}
     options = task.parse_options(record.identity.get("options", {}), f"record {record.key[:12]}: options")
-    kept = replace(outcome, summary=replace(outcome.summary, metrics={key: outcome.metrics[key] for key in own}))
-    return gather(task, kept, options)
+    evidence, base = gather(task, outcome, options), _base(ledger, record)
+    compared = {key: value for key, value in outcome.metrics.items() if task.metric(key).neutral is not None}
+    if base is None or not compared:
+        return evidence
+    columns = outcome.columns, ledger.outcome(base).columns
+    return with_comparison(evidence, task, columns, Summary(compared), options)
+
+
+def _base(ledger: Ledger, record: Record) -> Record | None:
+    """The full-precision record that a quantized one was compared with."""
+    full = (each for each in ledger.records.values() if each.quantization == FP32.name and each.status == "done")
+    pairs = [each for each in full if (each.name, each.comparison_key) == (record.name, record.comparison_key)]
+    return next((each for each in pairs if each.model == record.model), pairs[0] if pairs else None)

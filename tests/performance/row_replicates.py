@@ -26,8 +26,8 @@ def measure(setting: Setting) -> Result:
         f"<= {100 * TARGET:.0f} %",
         share <= TARGET,
         (
-            f"{found['replicates']:.1f} s for {found['evaluations']} evaluations. On columns of {images:,} images (OOD: "
-            f"as many unknown ones, five scores), in seconds an evaluation: "
+            f"{found['replicates']:.1f} s for {found['evaluations']} evaluations. Seconds an evaluation on columns of "
+            f"{images:,} images (OOD: as many unknown ones, five scores): "
             + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
             + ".",
         ),

@@ -141,6 +141,27 @@ def corrupted(rng: Rng, n: int, model: Model) -> Banks:
     return Banks({"clean": [clean], "corrupted": variants})
 
 
+def shared_sides(rng: Rng, n: int, model: Model) -> Banks:
+    """The same scenes on common and on counter backgrounds: one `base_id` for either picture."""
+    label, shared = rng.integers(0, CLASSES, n), WIDTH * rng.standard_normal((n, DIMENSION))
+    base = np.array([f"scene/{i}" for i in range(n)])
+    same: dict[str, Any] = {"label": label, "shared": shared, "base_id": base}
+    common = bank(rng, "common", n, model, **same)
+    return Banks({"common": [common], "counter": [bank(rng, "counter", n, model, signal=0.75, **same)]})
+
+
+def one_a_class(rng: Rng, n: int, model: Model) -> Banks:
+    """As many classes as images."""
+    first = bank(rng, "test", n, model)
+    names = tuple(f"class {i}" for i in range(n))
+    text = np.random.default_rng(7).standard_normal((n, DIMENSION))
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    image = 1.2 * text + (first.image - TEXT[first.label])
+    image /= np.linalg.norm(image, axis=1, keepdims=True)
+    fields = {**vars(first), "image": image.astype(np.float32), "text": text.astype(np.float32)}
+    return Banks({"test": [FeatureBank(**{**fields, "label": np.arange(n), "class_names": names})]})
+
+
 WORLDS = {
     "zero_shot": World("zero_shot", plain, {}),
     "calibration": World("calibration", fitted, {}),
@@ -150,6 +171,12 @@ WORLDS = {
     "corruption": World("corruption", corrupted, {}),
     "selective": World("selective", plain, {}),
 }
+
+CASES = {
+    "one_a_class": World("zero_shot", one_a_class, {}),
+    "shared_scenes": World("spurious", shared_sides, {}),
+}
+"""Known to be hard."""
 
 
 def task_of(world: World) -> Task:

@@ -343,6 +343,18 @@ def test_changes_come_from_stored_replicates_or_from_the_columns(tmp_path: Path,
     assert changes[0].relative == pytest.approx(-2 / 3)
 
 
+def test_lost_replicates_of_a_comparison_are_made_again(tmp_path: Path, evaluated: Any) -> None:
+    built_in, quantized, reference = evaluated["spurious"]
+    ledger, options = Ledger(tmp_path), built_in.options()
+    for name, outcome in (("fp32", reference), ("q", quantized)):
+        metrics = {f"spurious/data/{key}": value for key, value in outcome.metrics.items()}
+        ledger.append(record(name, outcome, task="spurious", metrics=metrics, comparison_key="pair"), outcome)
+    found = {change.key: change for change in Comparer(ledger).changes(ledger.records["q"], ledger.records["fp32"])}
+    expected = compare(built_in, quantized, reference, options)["delta_rsg"]
+    assert isinstance(expected, Estimate)
+    assert found["spurious/data/delta_rsg"].estimate == expected
+
+
 def test_what_cannot_be_compared_says_why(tmp_path: Path, strange: Task) -> None:
     other = outcome_of([True, False], [0.1, 0.2])
     ledger, (base, quantized) = written(tmp_path, strange, ("fp32", RIGHT), ("q", other))
