@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 
 from benchmark.cli.requests import CompareRequest
 from benchmark.engine.include import include_files
 from benchmark.errors import PARTIAL, InputError, StorageError, UnknownNameError
-from benchmark.ledger.records import Record
+from benchmark.ledger.records import Ledger, Record
 from benchmark.plugins import tasks
+from benchmark.results import findings, group_formats, hypotheses
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
+from benchmark.results.effects import asked_of, collect, companion
+from benchmark.results.evidence import evidence_of
 from benchmark.results.formats import FORMATS
-from benchmark.results.hypotheses import paragraph
+from benchmark.results.groups import facts_by_model, few_models, group_means, keys_of, require_keys, runs_of
 from benchmark.results.load import find_suite, newest, open_ledger
 from benchmark.results.tables import shallowest_headlines
-from benchmark.spec.suite import expand_all
+from benchmark.spec.suite import expand_all, load_suite, suite_names
 from benchmark.utils.output import out
-from benchmark.utils.progress import open_progress
+from benchmark.utils.progress import Progress, open_progress
 
 
 def compare_runs(request: CompareRequest) -> int:
     """Print or write the comparison; returns the exit status (0, or 3 when something could not be compared)."""
     if request.json:
         request = replace(request, format="jsonl")
-    if request.format not in FORMATS:
-        raise UnknownNameError("--format", request.format, FORMATS)
+    _check(request)
     include_files(request.include)
     ledger = open_ledger(request.home)
     comparer = Comparer(ledger)
     name, headline = find_suite(request.suite, ledger)
     records = newest(record for record in ledger.records.values() if record.suite == name)
+    chosen = _chosen(request, records, name)
     with open_progress(request.quiet) as progress:
-        changes = find_changes(_chosen(request, records, name), records, comparer, progress)
-    for evaluation, reason in () if request.quiet else comparer.failures.items():
+        if request.by or request.claims:
+            text, failures = _grouped(request, ledger, records, chosen, (name, headline), progress)
+        else:
+            changes = find_changes(chosen, records, comparer, progress)
+            text, failures = FORMATS[request.format](adjust(_shown(request, headline, changes))), comparer.failures
+    for evaluation, reason in () if request.quiet else failures.items():
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)
-    text = _text(request, name, headline, changes)
     if request.output is None:
         out().write(text)
     else:
@@ -46,7 +52,46 @@ def compare_runs(request: CompareRequest) -> int:
             request.output.write_text(text, encoding="utf-8")
         except OSError as error:
             raise StorageError(f"{request.output} cannot be written: {error.strerror}") from error
-    return PARTIAL if comparer.failures else 0
+    return PARTIAL if failures else 0
+
+
+def _check(request: CompareRequest) -> None:
+    """What can be refused without reading results."""
+    if request.format not in FORMATS:
+        raise UnknownNameError("--format", request.format, FORMATS)
+    if request.by and request.claims:
+        raise InputError("--by and --claims: one of them at a time")
+    if request.by:
+        keys_of(request.by)
+
+
+def _grouped(
+    request: CompareRequest,
+    ledger: Ledger,
+    records: Sequence[Record],
+    chosen: Sequence[Record],
+    suite: tuple[str, Sequence[str]],
+    progress: Progress,
+) -> tuple[str, dict[str, str]]:
+    """Means over groups or the study's claims, as text; and what could not be compared."""
+    name, headline = suite
+    known = request.suite in suite_names() or request.suite.endswith((".yaml", ".yml"))
+    models = load_suite(request.suite).models if known else ()
+    runs = runs_of([(record.model, record.quantization) for record in chosen], facts_by_model(records, models))
+    kept = [record for record in chosen if (record.model, record.quantization) in runs]
+    load = partial(evidence_of, ledger)
+    if request.claims:
+        effects, failures = collect(kept, records, load, hypotheses.wanted, progress)
+        return findings.FORMATS[request.format](name, hypotheses.examine(effects, runs), runs), failures
+    keys = keys_of(request.by)
+    require_keys(runs, keys)
+    if not request.quiet and (note := few_models(runs, keys)):
+        print(f"note: {note}", file=sys.stderr)
+    metrics = _keys(request, headline, [key for record in kept for key in record.metrics])
+    effects, failures = collect(kept, records, load, lambda record: asked_of(record, metrics), progress)
+    order = {name: at for at, key in enumerate(metrics) for name in (key, companion(key))}
+    effects.sort(key=lambda effect: order[effect.key])
+    return group_formats.FORMATS[request.format](group_means(effects, runs, keys), keys), failures
 
 
 def _chosen(request: CompareRequest, records: Sequence[Record], suite: str) -> list[Record]:
@@ -75,25 +120,26 @@ def _chosen(request: CompareRequest, records: Sequence[Record], suite: str) -> l
     return [record for record in quantized if any(fnmatchcase(record.quantization, p) for p in patterns)]
 
 
-def _text(request: CompareRequest, suite: str, headline: Sequence[str], changes: Sequence[Change]) -> str:
-    if request.claims:
-        text = paragraph(suite, changes)
-        return (
-            json.dumps({"suite": suite, "claims": " ".join(text.split())}) + "\n" if request.format == "jsonl" else text
-        )
-    shown = _shown(request, headline, changes)
-    if not shown:
-        keys = sorted({change.key.rsplit("/", 1)[0] for change in changes})
-        raise InputError(f"no metric begins with {' or '.join(request.metrics)}; there are, for example: {keys[:5]}")
-    return FORMATS[request.format](adjust(shown))
-
-
 def _shown(request: CompareRequest, headline: Sequence[str], changes: Sequence[Change]) -> list[Change]:
-    if request.metrics:
-        return [change for change in changes if change.key.startswith(tuple(request.metrics))]
-    if request.all_metrics:
-        return list(changes)
-    present = dict.fromkeys(change.key for change in changes)
-    keys: Mapping[str, object] = dict.fromkeys(key for key in headline if key in present)
-    keys = keys or dict.fromkeys(shallowest_headlines(present, tasks.get))
+    keys = set(_keys(request, headline, [change.key for change in changes]))
     return [change for change in changes if change.key in keys]
+
+
+def _keys(request: CompareRequest, headline: Sequence[str], keys: Iterable[str]) -> list[str]:
+    """The metric keys that are shown, among those that there are.
+
+    Raises:
+        InputError: `--metric` fits none.
+    """
+    present = list(dict.fromkeys(keys))
+    if request.metrics:
+        chosen = [key for key in present if key.startswith(tuple(request.metrics))]
+        if not chosen:
+            known = sorted({key.rsplit("/", 1)[0] for key in present})
+            raise InputError(
+                f"no metric begins with {' or '.join(request.metrics)}; there are, for example: {known[:5]}"
+            )
+        return chosen
+    if request.all_metrics:
+        return present
+    return [key for key in dict.fromkeys(headline) if key in present] or shallowest_headlines(present, tasks.get)

@@ -30,6 +30,9 @@ TOKENS = {
 """Fields of a quantization -> their tokens in a short name; among alternatives the default comes first."""
 
 
+ONLY_JSON = ("architecture", "pretraining", "top1")
+"""What a table of 80 columns has no room for."""
+
 LEGEND = """\
 A short name is METHOD-TOKEN-TOKEN-...; options show their defaults. For other
 tokens the first alternative is the default; without asym, codes are symmetric.
@@ -56,7 +59,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One line per row, without columns that are equal in all rows."""
     from rich.table import Table
 
-    columns = [key for key in rows[0] if key != "from" or len({row[key] for row in rows}) > 1] if rows else []
+    several = len({row.get("from") for row in rows}) > 1
+    shown = [key for key in (rows[0] if rows else ()) if key not in ONLY_JSON]
+    columns = [key for key in shown if key != "from" or several]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in ("task", "suite"))
@@ -159,6 +164,9 @@ def _models() -> list[dict[str, Any]]:
             "parameters": info.parameters,
             "local": info.cached,
             "group": info.group,
+            "architecture": info.architecture,
+            "pretraining": info.pretraining,
+            "top1": info.top1,
         }
         for info in list_models()
     ]

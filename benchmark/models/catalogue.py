@@ -11,6 +11,7 @@ from benchmark.models.identity import read_json
 from benchmark.models.pretrained import architectures, tags
 from benchmark.models.references import demo_folder, is_cached, resolve
 from benchmark.spec.groups import groups
+from benchmark.spec.models import known_model
 from benchmark.spec.yaml_file import load_yaml
 
 PARAMETERS = Path(__file__).parent / "parameters.yaml"
@@ -25,6 +26,7 @@ class ModelInfo:
         parameters: number of weights, None where the architecture does not tell (a text tower from the hub).
         cached: whether the weights are on this machine, looked up without a network.
         group: the named groups that hold it, separated by commas.
+        architecture, pretraining, top1: what `benchmark.spec.models` knows of it.
     """
 
     ref: str
@@ -32,6 +34,9 @@ class ModelInfo:
     parameters: int | None
     cached: bool
     group: str | None = None
+    architecture: str | None = None
+    pretraining: str | None = None
+    top1: float | None = None
 
 
 def list_models() -> list[ModelInfo]:
@@ -47,7 +52,14 @@ def list_models() -> list[ModelInfo]:
     found = [*_demo(), *_open_clip()]
     listed = {info.ref for info in found}
     found += [_other(ref) for ref in members if ref not in listed]
-    return [replace(info, group=members.get(info.ref)) for info in found]
+    return [_described(replace(info, group=members.get(info.ref))) for info in found]
+
+
+def _described(info: ModelInfo) -> ModelInfo:
+    known = known_model(info.ref)
+    if known is None:
+        return info
+    return replace(info, architecture=known.architecture, pretraining=known.pretraining, top1=known.top1)
 
 
 def _demo() -> list[ModelInfo]:

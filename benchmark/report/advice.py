@@ -27,7 +27,7 @@ from benchmark.results.decide import (
     margins_told,
     told,
 )
-from benchmark.results.hypotheses import Finding
+from benchmark.results.findings import Finding, counted
 from benchmark.results.rows import Row, Settled, settled
 
 RULE = (
@@ -122,11 +122,7 @@ def about_row(row: Row) -> tuple[str, ...]:
 
 def claims_sentence(findings: Sequence[Finding]) -> str:
     """How many of the study's claims hold here."""
-    count = {verdict: sum(f.verdict == verdict for f in findings) for verdict in ("holds", "fails", "open")}
-    return (
-        f"Of the study's {len(findings)} claims, {count['holds']} hold on these records, {count['fails']} do not, "
-        f"and {count['open']} cannot be told from them."
-    )
+    return f"Of the study's {len(findings)} claims: {counted(findings)}."
 
 
 def _line(candidate: Candidate, level: float, passed: bool) -> Line:

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -24,7 +25,11 @@ from benchmark.report.overview import ARROWS, Figure
 from benchmark.report.reproduce import Origin
 from benchmark.results.compare import Change, adjust
 from benchmark.results.decide import told
-from benchmark.results.hypotheses import CLAIMS, Finding, runs_of
+from benchmark.results.effects import collect
+from benchmark.results.evidence import evidence_of
+from benchmark.results.findings import Finding
+from benchmark.results.groups import facts_by_model, runs_of
+from benchmark.results.hypotheses import examine, wanted
 from benchmark.results.rows import Results, Row, better_of
 from benchmark.results.tables import shallowest_headlines
 
@@ -157,8 +162,12 @@ def _resource(name: str) -> str:
 
 
 def _findings(results: Results) -> list[Finding]:
-    runs = runs_of([change for row in results.rows for change in row.changes.values()])
-    return [claim(runs) for claim in CLAIMS]
+    records = [record for row in results.rows for record in row.records.values()]
+    models = results.spec.models if results.spec else ()
+    runs = runs_of([(row.model, row.quantization) for row in results.rows], facts_by_model(records, models))
+    chosen = [record for record in records if (record.model, record.quantization) in runs]
+    effects, _ = collect(chosen, [*records, *results.bases.values()], partial(evidence_of, results.ledger), wanted)
+    return examine(effects, runs)
 
 
 def _table(results: Results, keys: Sequence[str], changes: Sequence[Change]) -> Table:

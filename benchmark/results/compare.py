@@ -7,7 +7,7 @@ anything about them. Values of q control the false discovery rate over all compa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -165,6 +165,19 @@ class Comparer:
         return pair
 
 
+UNPAIRED = "the ledger has no full-precision evaluation on the same data; run the suite again with its --limit"
+
+
+def base_of(records: Sequence[Record]) -> Callable[[Record], Record | None]:
+    """Which full-precision record a record can be compared with, if there is one."""
+    full = [record for record in records if record.quantization == "fp32"]
+    bases = {(r.model, r.name, r.comparison_key): r for r in full}
+    origins = {
+        (r.name, r.comparison_key): r for r in full if r.comparison_key
+    }  # of exported models, which have another name
+    return lambda r: bases.get((r.model, r.name, r.comparison_key)) or origins.get((r.name, r.comparison_key))
+
+
 def find_changes(
     chosen: Sequence[Record],
     records: Sequence[Record],
@@ -172,21 +185,13 @@ def find_changes(
     progress: Progress | None = None,
 ) -> list[Change]:
     """All changes of the chosen records against the full-precision records that they can be compared with."""
-    full = [record for record in records if record.quantization == "fp32"]
-    bases = {(r.model, r.name, r.comparison_key): r for r in full}
-    origins = {
-        (r.name, r.comparison_key): r for r in full if r.comparison_key
-    }  # of exported models, which have another name
+    find_base = base_of(records)
     changes: list[Change] = []
     with (progress or shown()).phase("compare", len(chosen)) as advance:
         for record in chosen:
-            base = bases.get((record.model, record.name, record.comparison_key)) or origins.get(
-                (record.name, record.comparison_key)
-            )
+            base = find_base(record)
             if base is None:
-                comparer.failures[f"{record.model}, {record.quantization}: {record.name}"] = (
-                    "the ledger has no full-precision evaluation on the same data; run the suite again with its --limit"
-                )
+                comparer.failures[f"{record.model}, {record.quantization}: {record.name}"] = UNPAIRED
             else:
                 changes += comparer.changes(record, base)
             advance(1)

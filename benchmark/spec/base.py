@@ -129,7 +129,22 @@ _FP32: dict[str, Any] = {name: field.default for name, field in QuantSpec.model_
 FP32 = QuantSpec.model_construct(**_FP32)
 
 
-class ModelSpec(Frozen):
+class ModelFacts(Frozen):
+    """What is known about a model besides its files; no number of an evaluation depends on it.
+
+    `architecture` is that of the image tower, `pretraining` the source of the training data, `parameters` the number of
+    weights, `top1` the published zero-shot accuracy on ImageNet-1k (a fraction). `benchmark.spec.models` knows them for
+    many models; a suite says them of its own, for `reliquant compare --by`.
+    """
+
+    family: Text | None = None
+    architecture: Literal["transformer", "convnet", "hybrid"] | None = None
+    pretraining: Text | None = None
+    parameters: Count | None = None
+    top1: float | None = Field(default=None, ge=0, le=1)
+
+
+class ModelSpec(ModelFacts):
     """A CLIP-like model: `demo`, `NAME/PRETRAINED`, `hf-hub:ORG/NAME`, `local-dir:PATH` or a checkpoint file."""
 
     ref: str = Field(min_length=1)

@@ -219,6 +219,11 @@ def never(device: str, exact_float: bool) -> Any:
 MODEL_FIELDS: Table = {
     "ref": Irrelevant("what is in the files counts: RESOLVED_FIELDS"),
     "name": Row({"name": "mine"}, why="it is for people"),
+    "family": Row({"family": "ViT"}, why="it groups results"),
+    "architecture": Row({"architecture": "convnet"}, why="it groups results"),
+    "pretraining": Row({"pretraining": "LAION"}, why="it groups results"),
+    "parameters": Row({"parameters": 1}, why="it describes the model"),
+    "top1": Row({"top1": 0.5}, why="it describes the model"),
 }
 RESOLVED_FIELDS: Table = {
     "spec": Row({"spec": ModelSpec(ref="local-dir:elsewhere")}, why="where the files lie"),

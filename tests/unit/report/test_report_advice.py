@@ -13,7 +13,7 @@ from benchmark.metrics.uncertainty import Estimate
 from benchmark.report.advice import RULE, Advice, about_row, advise, claims_sentence
 from benchmark.results.compare import Change
 from benchmark.results.decide import decide
-from benchmark.results.hypotheses import Finding
+from benchmark.results.findings import Finding
 from benchmark.results.reliability import Reliability
 from benchmark.results.rows import Row, settled
 from benchmark.results.sizes import Size
@@ -205,5 +205,5 @@ def test_the_rule_is_told() -> None:
 
 
 def test_claims_are_counted() -> None:
-    findings = [Finding("a", "holds", ""), Finding("b", "open", ""), Finding("c", "open", "")]
-    assert claims_sentence(findings).startswith("Of the study's 3 claims, 1 hold on these records, 0 do not, and 2")
+    findings = [Finding("a", "holds", ""), Finding("b", "cannot tell", ""), Finding("c", "cannot tell", "")]
+    assert claims_sentence(findings) == "Of the study's 3 claims: 1 hold, 2 cannot be told from these records."
