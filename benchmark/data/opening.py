@@ -180,6 +180,11 @@ class Data:
         return [[prompts.fill(t, name) for t in self.templates] for name in self.class_names]
 
     @property
+    def classes(self) -> int:
+        """Number of classes of the label space."""
+        return len(self.class_names)
+
+    @property
     def text_digest(self) -> str:
         """Content hash of what determines the class weights."""
         return digest([list(self.class_names), list(self.templates)])
