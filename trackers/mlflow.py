@@ -23,7 +23,7 @@ from benchmark.spec import SuiteSpec, digest
 from benchmark.tracking import VIEW, FinishedConfiguration, FinishedStudy, FinishedSweep, ServedModel, StudyLog, Tracker
 from benchmark.utils.processes import owner
 from trackers.mlflow_files import data_inputs, write_evaluation, write_sweep
-from trackers.mlflow_names import grouping, metric_name, quant_params, safe_name, verdict_tags
+from trackers.mlflow_names import data_tags, grouping, metric_name, quant_params, safe_name, verdict_tags
 from trackers.mlflow_notes import NOTE, configuration_note, evaluation_note, experiment_note, sweep_note
 from trackers.mlflow_view import renewed
 from trackers.model_registry import check_name, register
@@ -251,6 +251,7 @@ class MLflowTracker(Tracker):
         tags = {**errors, **({"kernel": finished.efficiency["kernel"]} if finished.efficiency else {})}
         tags |= {NOTE: configuration_note(finished), **verdict_tags(finished)}
         params = {"model": finished.configuration.model, **quant_params(finished.configuration.quant)}
+        tags |= data_tags(finished.records)
         write_batch(self._client, parent, {**narrow_metrics(finished), **headline_metrics(finished)}, params, tags)
         if finished.changes:
             tested = adjust(finished.changes)
@@ -269,6 +270,7 @@ class MLflowTracker(Tracker):
             "task": record.task,
             "dataset": record.dataset,
             "quantization": record.quantization,
+            **data_tags([record]),
             **grouping(finished),
             NOTE: evaluation_note(finished, record),
             "mlflow.parentRunId": parent,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from benchmark.ledger.records import Record
 from benchmark.results.decide import decision_of, told
+from benchmark.results.images import data_sets
 from benchmark.spec import QuantSpec
 from benchmark.tracking import FinishedConfiguration
 
@@ -30,6 +34,11 @@ def verdict_tags(finished: FinishedConfiguration) -> dict[str, str]:
     """`verdict` (non-inferior, inferior, cannot tell) and `verdict.why`; nothing for full precision."""
     decision = decision_of(finished)
     return {} if decision is None else {"verdict": decision.verdict, "verdict.why": told(decision)[:5000]}
+
+
+def data_tags(records: Iterable[Record]) -> dict[str, str]:
+    """`data.NAME`: images and classes of each data set."""
+    return {f"data.{safe_name(name)}": text[:5000] for name, text in data_sets(records).items()}
 
 
 def metric_name(key: str) -> str:

@@ -19,6 +19,7 @@ from benchmark.results.effects import asked_of, collect, companion
 from benchmark.results.evidence import evidence_of
 from benchmark.results.formats import FORMATS
 from benchmark.results.groups import facts_by_model, few_models, group_means, keys_of, require_keys, runs_of
+from benchmark.results.images import by_evaluation
 from benchmark.results.load import find_suite, newest, open_ledger
 from benchmark.results.tables import shallowest_headlines
 from benchmark.spec.suite import expand_all, load_suite, suite_names
@@ -42,7 +43,10 @@ def compare_runs(request: CompareRequest) -> int:
             text, failures = _grouped(request, ledger, records, chosen, (name, headline), progress)
         else:
             changes = find_changes(chosen, records, comparer, progress)
-            text, failures = FORMATS[request.format](adjust(_shown(request, headline, changes))), comparer.failures
+            shown = _shown(request, headline, changes)
+            names = {"/".join(change.key.split("/")[:2]) for change in shown}
+            data = by_evaluation(record for record in records if record.name in names)
+            text, failures = FORMATS[request.format](adjust(shown), data), comparer.failures
     for evaluation, reason in () if request.quiet else failures.items():
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)
     if request.output is None:

@@ -30,6 +30,7 @@ from benchmark.results.evidence import evidence_of
 from benchmark.results.findings import Finding
 from benchmark.results.groups import facts_by_model, runs_of
 from benchmark.results.hypotheses import examine, wanted
+from benchmark.results.images import grouped
 from benchmark.results.rows import Results, Row, better_of
 from benchmark.results.tables import shallowest_headlines
 
@@ -99,6 +100,7 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
         .render(
             results=results,
             origin=origin,
+            data_sets=grouped(record for row in results.rows for record in row.records.values()),
             chapters=chapters,
             findings=findings,
             claims=claims_sentence(findings),
