@@ -14,6 +14,7 @@ from benchmark.plugins import tasks
 from benchmark.results.rows import Results
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import FOLDER, suite_names
+from benchmark.spec.yaml_file import file_text
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def origin(results: Results, source: Path | None) -> Origin:
     """
     records = [record for row in results.rows for record in row.records.values()]
     provenance = [record.provenance for record in records]
-    text = source.read_text(encoding="utf-8") if source is not None else ""
+    text = file_text(source) if source is not None else ""
     return Origin(
         _commands(results, source, records),
         text,
