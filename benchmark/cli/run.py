@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -102,6 +103,6 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
     print(
         f"{total} evaluations: {sweep.computed} computed, {total - sweep.computed} from the ledger, "
         f"{len(sweep.failed)} failed. Results: {request.home}. Browse them: reliquant ui"
-        + ("" if request.home == Path("mlruns") else f" --home {request.home}"),
+        + ("" if request.home == Path("mlruns") else f" --home {shlex.quote(str(request.home))}"),
         file=out,
     )

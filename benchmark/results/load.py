@@ -13,6 +13,7 @@ from benchmark.errors import InputError, UnknownNameError
 from benchmark.ledger.records import Ledger, Record
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import expand_braces, load_suite, suite_names
+from benchmark.utils.sqlite import sqlite_address, sqlite_path
 
 DEFAULT = "demo"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -85,9 +86,8 @@ def mlflow_run(home: Path, run_id: str) -> tuple[str, Run]:
         InputError: no such run, or it is none of a quantization.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    store = home / "mlflow.db"
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.resolve()}"
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(home / "mlflow.db")
+    if (file := sqlite_path(uri)) is not None and not file.is_file():
         raise InputError(f"run '{run_id}': {home} holds no MLflow store")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
