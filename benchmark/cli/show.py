@@ -286,7 +286,7 @@ def _device(about: Mapping[str, Any]) -> str | None:
 
 def _model(about: Mapping[str, Any]) -> str | None:
     model = about.get("model")
-    return None if model is None else f"{model['ref']} {_short(model['digest'])}"
+    return None if model is None else ", ".join([f"{model['ref']} {_short(model['digest'])}", *model.get("notes", ())])
 
 
 def _short(digest: str | None) -> str | None:

@@ -41,6 +41,7 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
             "ref": configuration.model.ref,
             "digest": configuration.model.digest,
             "quantized": configuration.model.quantized is not None,
+            "notes": list(configuration.model.notes),
         },
         "quantized_model": configuration.quantized_key,
         "suite": plan.suite.name,

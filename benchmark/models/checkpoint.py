@@ -154,8 +154,11 @@ def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
             raise NonFiniteError(f"{path}: tensor '{name}' holds {count:,} values that are NaN or infinite")
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, unused: str | None = None) -> None:
     """Copy a state dict into a module whose tensors must match it exactly in name and shape.
+
+    Args:
+        unused: name of a part that will be deleted: its weights may be NaN.
 
     Raises:
         ModelError: names the first missing, unexpected and mismatched tensors.
@@ -165,7 +168,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     problems = _mismatches(expected, state)
     if problems:
         raise ModelError(f"{path} does not match its architecture: {'; '.join(problems)}")
-    check_finite(state, path)
+    check_finite({name: v for name, v in state.items() if not (unused and name.startswith(f"{unused}."))}, path)
     module.load_state_dict(dict(state), strict=True)
 
 
