@@ -66,13 +66,13 @@ def embed(model: ClipModel, data: DataSpec, name: str = "data", batch_size: int 
 def load_calibration(model: ClipModel, data: DataSpec, name: str = "calibration") -> Calibration:
     """Image-caption pairs at the model's input size, for methods that need them: `quantize(model, spec, pairs)`.
 
+    Images without captions do for the image tower.
+
     Raises:
-        DataError: the data cannot be read or have no captions.
+        DataError: the data cannot be read.
     """
     pixels = _pixels(model, data, name)
-    if pixels.data.captions is None:
-        raise DataError(f"data set '{name}' has no captions")
-    captions = [pixels.data.captions[row] for row in pixels.rows]
+    captions = [pixels.data.captions[row] for row in pixels.rows] if pixels.data.captions is not None else []
     return Calibration(pixels.array, captions, pixels.digest)
 
 

@@ -24,7 +24,7 @@ from benchmark.tracking import VIEW, FinishedConfiguration, FinishedStudy, Finis
 from benchmark.utils.processes import owner
 from benchmark.utils.sqlite import sqlite_path
 from trackers.mlflow_files import data_inputs, write_evaluation, write_sweep
-from trackers.mlflow_names import grouping, metric_name, quant_params, safe_name
+from trackers.mlflow_names import data_tags, grouping, metric_name, quant_params, safe_name
 from trackers.mlflow_notes import NOTE, configuration_note, evaluation_note, experiment_note, sweep_note
 from trackers.mlflow_view import renewed
 from trackers.model_registry import check_name, register
@@ -47,7 +47,7 @@ from trackers.store import (
 from trackers.study import StudyRun
 from trackers.ui import serve
 
-LAYOUT = "2"
+LAYOUT = "3"
 """Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
@@ -252,6 +252,7 @@ class MLflowTracker(Tracker):
         tags = {**errors, **({"kernel": finished.efficiency["kernel"]} if finished.efficiency else {})}
         tags |= {NOTE: configuration_note(finished)}
         params = {"model": finished.configuration.model, **quant_params(finished.configuration.quant)}
+        tags |= data_tags(finished.records)
         write_batch(self._client, parent, {**narrow_metrics(finished), **headline_metrics(finished)}, params, tags)
         if finished.changes:
             tested = adjust(finished.changes)
@@ -270,6 +271,7 @@ class MLflowTracker(Tracker):
             "task": record.task,
             "dataset": record.dataset,
             "quantization": record.quantization,
+            **data_tags([record]),
             **grouping(finished),
             NOTE: evaluation_note(finished, record),
             "mlflow.parentRunId": parent,

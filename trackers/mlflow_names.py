@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from benchmark.ledger.records import Record
+from benchmark.results.images import data_sets
 from benchmark.spec import QuantSpec
 from benchmark.tracking import FinishedConfiguration
 
@@ -23,6 +27,11 @@ def grouping(finished: FinishedConfiguration) -> dict[str, str]:
     quant, model = finished.configuration.quant, finished.configuration.model
     scope = quant.scope if quant.method != "fp32" else "none"
     return {"model": model, "suite": finished.suite.name, "method": quant.method, "scope": scope}
+
+
+def data_tags(records: Iterable[Record]) -> dict[str, str]:
+    """`data.NAME`: images and classes of each data set."""
+    return {f"data.{safe_name(name)}": text[:5000] for name, text in data_sets(records).items()}
 
 
 def metric_name(key: str) -> str:

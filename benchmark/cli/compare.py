@@ -16,6 +16,7 @@ from benchmark.plugins import tasks
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.formats import FORMATS
 from benchmark.results.hypotheses import paragraph
+from benchmark.results.images import by_evaluation
 from benchmark.results.load import find_suite, newest, open_ledger
 from benchmark.results.tables import shallowest_headlines
 from benchmark.spec.suite import expand_all
@@ -37,7 +38,7 @@ def compare_runs(request: CompareRequest) -> int:
         changes = find_changes(_chosen(request, records, name), records, comparer, ledger, progress)
     for evaluation, reason in () if request.quiet else comparer.failures.items():
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)
-    text = _text(request, name, headline, changes)
+    text = _text(request, name, headline, changes, records)
     if request.output is None:
         out().write(text)
     else:
@@ -74,7 +75,9 @@ def _chosen(request: CompareRequest, records: Sequence[Record], suite: str) -> l
     return [record for record in quantized if any(fnmatchcase(record.quantization, p) for p in patterns)]
 
 
-def _text(request: CompareRequest, suite: str, headline: Sequence[str], changes: Sequence[Change]) -> str:
+def _text(
+    request: CompareRequest, suite: str, headline: Sequence[str], changes: Sequence[Change], records: Sequence[Record]
+) -> str:
     if request.claims:
         text = paragraph(suite, changes)
         return (
@@ -84,7 +87,8 @@ def _text(request: CompareRequest, suite: str, headline: Sequence[str], changes:
     if not shown:
         keys = sorted({change.key.rsplit("/", 1)[0] for change in changes})
         raise InputError(f"no metric begins with {' or '.join(request.metrics)}; there are, for example: {keys[:5]}")
-    return FORMATS[request.format](adjust(shown))
+    names = {"/".join(change.key.split("/")[:2]) for change in shown}
+    return FORMATS[request.format](adjust(shown), by_evaluation(r for r in records if r.name in names))
 
 
 def _shown(request: CompareRequest, headline: Sequence[str], changes: Sequence[Change]) -> list[Change]:

@@ -9,9 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark.cli.tables import print_efficiency, print_table
+from benchmark.cli.tables import print_data_sets, print_efficiency, print_table
 from benchmark.engine.include import include_files
-from benchmark.engine.provenance import failure_lines, skipped_warnings, template_warnings
+from benchmark.engine.provenance import (
+    data_warnings,
+    failure_lines,
+    prompt_warnings,
+    skipped_warnings,
+    template_warnings,
+)
 from benchmark.engine.request import RunRequest
 from benchmark.engine.requested import pixel_budget, requested_plan
 from benchmark.engine.run import Sweep
@@ -31,7 +37,7 @@ def run_suite(request: RunRequest) -> int:
     budget = pixel_budget(request)
     with open_progress(request.quiet) as progress:
         plan = requested_plan(request)  # may download the model
-        _warn(template_warnings(plan))
+        _warn([*template_warnings(plan), *data_warnings(plan.data)])
         spectra = _spectra(request)
         ledger = Ledger(request.home)
         opened = [t.open(request.home, request.tracking_uri if t.takes_uri else None) for t in chosen]
@@ -86,13 +92,14 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
     if not request.json:
         tested = adjust(change for change in sweep.changes if change.key in keys)
         print_table(comparison_rows(plan, sweep.records, tested), keys, sweep.reports, plan)
+        print_data_sets(sweep.records)
         print_efficiency(sweep.efficiencies, plan)
     _warn(untimed_warnings(sweep.efficiencies.values()))
     for name, reason in sweep.uncompared.items():
         print(f"warning: {name} cannot be compared with full precision: {reason}", file=sys.stderr)
     for line in failure_lines(sweep.failed):
         print(line, file=sys.stderr)
-    _warn(skipped_warnings(sweep.records))
+    _warn([*skipped_warnings(sweep.records), *prompt_warnings(sweep.records)])
     for name, reason in sweep.untracked.items():
         print(
             f"warning: tracker '{name}' could not be written ({reason}); the ledger {request.home / 'ledger.jsonl'} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.engine.plan import Plan
+from benchmark.ledger.records import Record
+from benchmark.results.images import sentences
 from benchmark.results.notation import ARROWS, STARS, STYLES, fold
 from benchmark.results.tables import Cell, TableRow, declared, efficiency_figures, report_figures
 
@@ -46,6 +48,13 @@ def print_table(rows: Sequence[TableRow], keys: Sequence[str], reports: Mapping[
             console.print(table)
     if any(row.cells[key].change is not None for row in rows for key in keys if key in row.cells):
         console.print(Text(LEGEND, style="dim"))
+
+
+def print_data_sets(records: Iterable[Record]) -> None:
+    """One line with the images and classes of each data set."""
+    found = sentences(records)
+    if found:
+        Console().print(Text("; ".join(found), style="dim"))
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from benchmark.cli.requests import ValidateRequest
-from benchmark.data import expand, open_data
+from benchmark.data import Data, expand, open_data
 from benchmark.engine.include import include_files
 from benchmark.engine.plan import check_suite
+from benchmark.engine.provenance import data_warnings
 from benchmark.errors import ReliquantError
 from benchmark.models import resolve
 from benchmark.models.catalogue import published_parameters
 from benchmark.models.identity import read_json
 from benchmark.models.pretrained import architectures
+from benchmark.results.images import described
 from benchmark.spec import DataSpec, ModelSpec, SuiteSpec
 from benchmark.spec.catalogue import catalogue
 from benchmark.spec.suite import load_suite
@@ -26,6 +31,9 @@ from benchmark.utils.output import out
 
 POSITIONS, VISION_SHARE = 150, 0.6
 """Assumed for unknown architectures: positions per weight and image, and the vision tower's share of the weights."""
+
+FEW = 5
+"""Images of a class below which its accuracy says nothing."""
 
 BANK_BYTES = 4 * 640
 """Bytes of one image's stored features: float32, joint spaces have 512 to 1152 dimensions."""
@@ -38,6 +46,8 @@ class Survey:
     Attributes:
         images: images that one configuration embeds, where data sets or the catalogue tell; `unknown` names the rest.
         missing: one line for each model and data set that is not on this machine, with the reason.
+        data: data set -> its images and classes, for those that are here. warnings: classes with few images or none,
+            files that are left out.
         seconds: rough time on this machine, None where no number of parameters is known.
         bank_bytes: rough size of all stored features.
     """
@@ -49,6 +59,8 @@ class Survey:
     images: int
     unknown: tuple[str, ...]
     missing: tuple[str, ...]
+    data: Mapping[str, str]
+    warnings: tuple[str, ...]
     seconds: float | None
     bank_bytes: int
 
@@ -72,9 +84,9 @@ def survey(suite: SuiteSpec) -> Survey:
     quants, bindings, groups = check_suite(suite)
     missing: list[str] = []
     costs = [cost for model in suite.models if (cost := _forward_flops(model, missing)) is not None]
-    images, unknown = 0, []
+    images, unknown, opened = 0, [], dict[str, Data]()
     for name in groups:
-        count = _count(suite.data[name], name, suite.limit, missing)
+        count = _count(suite.data[name], name, suite.limit, missing, opened)
         if count is None:
             unknown.append(name)
         else:
@@ -88,6 +100,8 @@ def survey(suite: SuiteSpec) -> Survey:
         images=images,
         unknown=tuple(unknown),
         missing=tuple(missing),
+        data={name: described(_about(data, len(groups[name]))) for name, data in opened.items()},
+        warnings=(*data_warnings(opened), *_few(opened)),
         seconds=flops / flops_per_second() if costs else None,
         bank_bytes=images * BANK_BYTES * len(quants) * len(suite.models),
     )
@@ -107,6 +121,7 @@ def report(found: Survey) -> str:
         time = f"{hours:,.1f} hours" if hours >= 1 else f"{math.ceil(found.seconds / 60)} minutes"
         size = f"{found.bank_bytes / 1e9:,.1f} GB"
         lines += [f"roughly {time} of forward passes on this CPU (a factor of 3 either way)", f"{size} of features"]
+    lines += [f"  {name}: {text}" for name, text in found.data.items()]
     if found.missing:
         lines += [f"missing here ({len(found.missing)}):", *(f"  {line}" for line in _by_reason(found.missing))]
     else:
@@ -164,12 +179,34 @@ def architecture(ref: str, files: Sequence[Path]) -> dict[str, Any]:
     return read_json(known[name]) if name in known else {}
 
 
-def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str]) -> int | None:
-    """Images of one data set: counted where it is here, from the catalogue where it is not."""
+def _about(data: Data, versions: int) -> dict[str, int]:
+    """What `benchmark.results.images.described` wants."""
+    present = len(np.unique(data.labels[data.labels >= 0])) if data.spec.text == "classes" else 0
+    classes = data.classes if data.spec.text == "classes" else 0
+    return {"images": versions * len(data), "versions": versions, "classes": classes, "classes_present": present}
+
+
+def _few(opened: Mapping[str, Data]) -> list[str]:
+    """One line that names the data sets with classes of few images; a limit that the suite asks for is no surprise."""
+    found = []
+    for name, data in opened.items():
+        if data.spec.text != "classes" or data.spec.limit is not None:
+            continue
+        labels, counts = np.unique(data.labels[data.labels >= 0], return_counts=True)
+        least = int(counts.argmin()) if len(counts) else 0
+        if few := int((counts < FEW).sum()):
+            example = f"{data.class_names[labels[least]]}: {counts[least]}"
+            found.append(f"'{name}' ({few} of {data.classes}, e.g. {example})")
+    return [f"classes with under {FEW} images, in data set {', '.join(found)}"] if found else []
+
+
+def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str], opened: dict[str, Data]) -> int | None:
+    """Images of one data set: counted where it is here (and put into `opened`), from the catalogue where it is not."""
     limits = [value for value in (limit, spec.limit) if value is not None]
-    single = next(iter(expand(name, spec).values()))
+    single = next(iter(expand(name, spec.model_copy(update={"limit": min(limits, default=None)})).values()))
     try:
-        count: int | None = len(open_data(single, name))
+        opened[name] = open_data(single, name)
+        count: int | None = len(opened[name])
     except ReliquantError as error:
         entries = [e for e in catalogue().values() if (e.spec.source, e.spec.path) == (spec.source, spec.path)]
         hub = next((f" (on the hub: {e.hub})" for e in entries if e.hub is not None), "")
@@ -186,3 +223,6 @@ def validate_suite(request: ValidateRequest) -> None:
         print(json.dumps(found.to_json()), file=out())
     elif not request.quiet:
         print(report(found))
+    if not request.quiet:
+        for line in found.warnings:
+            print(f"warning: {line}", file=sys.stderr)

@@ -73,6 +73,7 @@ def _decode_rows(rows: list[dict[str, Any]], start: int, preprocess: Preprocess)
         except DataError as error:
             broken.append((start + offset, str(error)))
         except OSError as error:
-            broken.append((start + offset, f"cannot be read ({error.strerror or error})"))
+            where = f"{error.filename}: " if error.filename else ""  # the id need not be the path
+            broken.append((start + offset, f"{where}cannot be read ({error.strerror or error})"))
     empty = np.empty((0, 3, *preprocess.size), np.uint8)
     return Chunk(np.stack(made) if made else empty, tuple(broken))

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from benchmark.data import corruption_fields as fields
-from benchmark.data.decode import IMAGE_FORMATS
+from benchmark.utils.image_formats import IMAGE_FORMATS
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.floating[Any]]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from benchmark.errors import DataError
+from benchmark.utils.image_formats import IMAGE_FORMATS, UNREAD
 
 if TYPE_CHECKING:
     from benchmark.models.base import Preprocess
@@ -32,23 +33,13 @@ if TYPE_CHECKING:
 DECODER_VERSION = 2
 """Raise it when a stored pixel can change."""
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-"""Pillow's names of the formats that are read, recognised by content; of several frames the first."""
-
 _KINDS = (
     (0, b"%!PS", "EPS"),
     (0, b"\xc5\xd0\xd3\xc6", "EPS"),
     (0, b"%PDF", "PDF"),
-    (0, b"8BPS", "PSD"),
-    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (4, b"ftypheic", "HEIC"),
-    (4, b"ftypheix", "HEIC"),
-    (4, b"ftypmif1", "HEIF"),
+    *UNREAD,
     (0, b"\x00\x00\x01\x00", "ICO"),
     (0, b"icns", "ICNS"),
-    (0, b"DDS ", "DDS"),
-    (0, b"qoif", "QOI"),
     (0, b"\xd7\xcd\xc6\x9a", "WMF"),
     (0, b"SIMPLE", "FITS"),
     (0, b"/* XPM", "XPM"),
@@ -58,7 +49,6 @@ _KINDS = (
     (0, b"<html", "HTML"),
     (0, b"PK\x03\x04", "ZIP"),
     (0, b"\x1f\x8b", "GZIP"),
-    *((0, b"P" + digit + space, "PPM") for digit in (b"1", b"2", b"3", b"4", b"5", b"6") for space in (b"\n", b" ")),
 )
 """Offset, magic bytes and name of other formats: to name a refused file, never to open it."""
 

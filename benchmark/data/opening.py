@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from benchmark.data import decode, prompts
 from benchmark.data.corruption_names import COMMON, EXTRA, GENERATOR_VERSION
+from benchmark.data.labels import check_prompts, class_names
 from benchmark.data.rows import check_ids, check_labels, take_classes, take_half, take_limit, take_part
 from benchmark.data.sources.base import LoadedData, Source
 from benchmark.errors import DataError, InputError, UnknownNameError
 from benchmark.registry import Registry
 from benchmark.spec import DataSpec, digest
+from benchmark.utils.files import Aside
 
 if TYPE_CHECKING:
     import datasets
@@ -28,6 +30,9 @@ LIMIT_VERSION = 2
 
 KEPT_TABLES = 8
 """Tables of images that stay in memory: some sources keep encoded images in them."""
+
+_RESOLVED = frozenset({"classes", "classes_by", "allow_equal_prompts", "allow_empty_classes"})
+"""Fields of which only the outcome counts: the names and labels."""
 
 sources: Registry[Source[Any]] = Registry("data source", "reliquant.sources", Source)
 
@@ -45,12 +50,16 @@ class DataSets:
         self._columns: WeakValueDictionary[bytes, NDArray[Any]] = WeakValueDictionary()
 
     def digest(self, spec: DataSpec) -> str:
-        """Content hash of everything that determines images, labels and ids; reads no image.
+        """Content hash of everything that determines images, labels, class names and ids; reads no image.
 
-        It covers the source and its version, the files' fingerprint, split, options, class list, limit, corruption and
-        decoder.
+        It covers the source and its version, the files' fingerprint, split, options, limit, corruption and decoder,
+        and the label of each image with the name of each label, however they came about.
         The path itself and the data set's name do not count, nor do the templates.
         """
+        return self.open(spec, "").digest
+
+    def files_digest(self, spec: DataSpec) -> str:
+        """The part of `digest` that needs no table: source, files, options."""
         source = sources.get(spec.source)
         base = _base(spec, source)
         if base.digest() not in self._fingerprints:
@@ -60,13 +69,10 @@ class DataSets:
         generated = [spec.corruption, spec.severity, GENERATOR_VERSION] if source.corruptions is None else None
         if spec.corruption is None:
             generated = None
-        fields = base.model_dump(mode="json", exclude={"path", "templates", "corruptions", "severities"})
-        fields["options"] = {k: v for k, v in base.options if k not in source.places}
-        # what is in a file counts, not its name
-        for holder, key in ((fields, "classes"), (fields["options"], "subset")):
-            value = holder.get(key)
-            if isinstance(value, str) and value not in prompts.BUILT_IN_CLASSES:
-                holder[key] = list(prompts.class_names(value))
+        fields = base.model_dump(mode="json", exclude={*_RESOLVED, "path", "templates", "corruptions", "severities"})
+        fields["options"] = options = {k: v for k, v in base.options if k not in source.places}
+        if isinstance(subset := options.get("subset"), str):  # what is in a file counts, not its name
+            options["subset"] = list(prompts.class_names(subset))
         return digest([source.version, fingerprint, fields, generated, LIMIT_VERSION, decode.DECODER_VERSION])
 
     def open(self, spec: DataSpec, name: str) -> Data:
@@ -82,10 +88,11 @@ class DataSets:
         source = sources.get(spec.source)
         base = _base(spec, source)
         with _named(name):
-            full_digest = self.digest(spec)
+            files = self.files_digest(spec)
             if base.digest() not in self._opened:
                 self._opened[base.digest()] = _open(base, source, self)
-        return replace(self._opened[base.digest()], name=name, spec=spec, digest=full_digest)
+        found = self._opened[base.digest()]
+        return replace(found, name=name, spec=spec, digest=digest([files, found.digest]))
 
     def load(self, spec: DataSpec, source: Source[Any], images: bool = True) -> LoadedData:
         """The source's table, from memory where it was among the last ones; without images a cheaper one may do."""
@@ -120,6 +127,9 @@ class Data:
         templates_origin: `spec`, `data`, `captions`, `none`, or `simple` where there are none and "a photo of a {}."
             is used. classes_origin: `spec`, `data`, `captions` or `none`.
         captions: N texts where the data has them.
+        empty_classes: names of the label space without an image in the whole data set, before any limit or subset.
+        left_out: files that are not among the images, with the reason.
+        equal_prompts: classes with one prompt are accepted: the suite says so, or the names are a published list's.
         digest: content hash of images, labels and ids (`data_digest`).
     """
 
@@ -136,6 +146,9 @@ class Data:
     group_names: tuple[str, ...] | None = None
     captions: tuple[str, ...] | None = field(default=None, repr=False)
     base_ids: NDArray[np.str_] | None = field(default=None, repr=False)
+    empty_classes: tuple[str, ...] = field(default=(), repr=False)
+    left_out: tuple[Aside, ...] = field(default=(), repr=False)
+    equal_prompts: bool = False
     _rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
     _of: int = 0
     _sets: DataSets = field(default_factory=DataSets, repr=False, compare=False)
@@ -165,6 +178,11 @@ class Data:
     def prompts(self) -> list[list[str]]:
         """All texts: for each class one text per template."""
         return [[prompts.fill(t, name) for t in self.templates] for name in self.class_names]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of the label space."""
+        return len(self.class_names)
 
     @property
     def text_digest(self) -> str:
@@ -198,6 +216,11 @@ def open_data(spec: DataSpec, name: str) -> Data:
 def data_digest(spec: DataSpec) -> str:
     """`DataSets.digest` for one data set alone."""
     return DataSets().digest(spec)
+
+
+def label_digest(labels: NDArray[np.int64], names: Sequence[str]) -> str:
+    """Content hash of which image has which class name."""
+    return digest([hashlib.sha256(np.ascontiguousarray(labels, "<i8").tobytes()).hexdigest(), list(names)])
 
 
 def expand(name: str, spec: DataSpec) -> dict[str, DataSpec]:
@@ -264,9 +287,14 @@ def _open(spec: DataSpec, source: Source[Any], sets: DataSets) -> Data:
     if not len(labels):
         raise DataError("has no images")
     check_ids(ids)
-    names, origin = _classes(spec, loaded)
-    if names:
-        check_labels(labels, ids, names)
+    found = class_names(spec, loaded)
+    if found.names:
+        check_labels(labels, ids, loaded.class_names or found.names)
+    templates, templates_origin = _templates(spec, loaded)
+    equal = spec.allow_equal_prompts or loaded.settled or spec.classes in prompts.BUILT_IN_CLASSES
+    check_prompts(found, templates, equal)
+    labels, names, origin = found.relabelled(labels), found.names, found.origin
+    empty = () if spec.limit is not None and _limits_itself(spec, source) else _empty(found.names, labels)
     options = source.parse(spec)
     rows, labels, names = take_classes(options.subset, labels, names)
     rows, labels = take_half(options.half, rows, labels, ids)
@@ -279,32 +307,23 @@ def _open(spec: DataSpec, source: Source[Any], sets: DataSets) -> Data:
     captions = tuple(dataset["caption"][:]) if "caption" in columns else None
     groups = np.asarray(dataset["group"][:], np.int64) if "group" in columns else None
     bases = sets.shared(np.asarray(dataset["base_id"][:], np.str_)) if "base_id" in columns else None
-    templates, templates_origin = _templates(spec, loaded)
     if spec.text == "captions":
         names, labels, origin = captions or (), np.arange(len(rows), dtype=np.int64), "captions"
     elif spec.text == "none":
         labels = np.full(len(rows), -1, np.int64)
     return Data(
         name="", spec=spec, labels=sets.shared(labels), sample_ids=sets.shared(ids[rows]), class_names=names,
-        templates=templates, templates_origin=templates_origin, classes_origin=origin, digest="", groups=groups,
-        group_names=loaded.group_names, captions=captions, base_ids=bases, _rows=sets.shared(rows), _of=len(ids),
-        _sets=sets,
+        templates=templates, templates_origin=templates_origin, classes_origin=origin,
+        digest=label_digest(labels, () if spec.text == "captions" else names), groups=groups,
+        group_names=loaded.group_names, captions=captions, base_ids=bases, empty_classes=empty,
+        left_out=loaded.left_out, equal_prompts=equal, _rows=sets.shared(rows), _of=len(ids), _sets=sets,
     )  # fmt: skip
 
 
-def _classes(spec: DataSpec, loaded: LoadedData) -> tuple[tuple[str, ...], str]:
-    if spec.text != "classes":
-        return (), spec.text
-    if spec.classes is None:
-        if loaded.class_names is None:
-            raise DataError("brings no class names; give 'classes:' (a list, a file, or imagenet), or 'text: none'")
-        return loaded.class_names, "data"
-    names = prompts.class_names(spec.classes)
-    if loaded.class_names is not None and len(loaded.class_names) != len(names):
-        if spec.classes == "imagenet" and set(loaded.class_names) <= set(names):
-            return loaded.class_names, "data"  # the source has already mapped a part of ImageNet
-        raise DataError(f"'classes' gives {len(names)} names, the data has {len(loaded.class_names)} classes")
-    return names, "spec"
+def _empty(names: Sequence[str], labels: NDArray[np.int64]) -> tuple[str, ...]:
+    """Names of the label space that no image has."""
+    there = set(labels.tolist())
+    return tuple(name for label, name in enumerate(names) if label not in there)
 
 
 def _templates(spec: DataSpec, loaded: LoadedData) -> tuple[tuple[str, ...], str]:

@@ -151,6 +151,7 @@ class PixelCache:
     def _pixels(self, data: Data, key: str, preprocess: Preprocess, stored: Entry) -> Pixels:
         broken = [(int(row), str(reason)) for row, reason in stored.info["broken"]]
         self._refuse(data, broken)
+        _check_classes(data, broken)
         kept = np.setdiff1d(np.arange(len(data)), [row for row, _ in broken])
         return Pixels(data, kept, preprocess.size, _lines(data, broken), key, stored["pixels"])
 
@@ -207,6 +208,7 @@ class PixelCache:
         if self.skip_broken:  # one more pass: the rows must be known before the first batch
             for chunk in self._make(data, preprocess, Silent(), workers):
                 broken += chunk.broken
+            _check_classes(data, broken)
         kept = np.setdiff1d(np.arange(len(data)), [row for row, _ in broken])
 
         def stream() -> Iterator[Images]:
@@ -221,6 +223,25 @@ class PixelCache:
             raise DataError(f"data set '{data.name}': {_line(data, *broken[0])} (--skip-broken leaves such images out)")
         if broken and len(broken) == len(data):
             raise DataError(f"data set '{data.name}': none of its {len(data)} images can be decoded; {broken[0][1]}")
+
+
+def _check_classes(data: Data, broken: list[tuple[int, str]]) -> None:
+    """A class that loses all its images to `--skip-broken` would make the others look better.
+
+    Raises:
+        DataError: names the class and the first reason, unless the data set allows empty classes.
+    """
+    if not broken or data.spec.text != "classes" or data.spec.allow_empty_classes:
+        return
+    gone = np.zeros(len(data), bool)
+    gone[[row for row, _ in broken]] = True
+    lost = np.setdiff1d(data.labels[gone & (data.labels >= 0)], data.labels[~gone])
+    if len(lost):
+        row, reason = next((row, reason) for row, reason in broken if data.labels[row] == lost[0])
+        raise DataError(
+            f"data set '{data.name}': class '{data.class_names[lost[0]]}' loses all its images; "
+            f"{_line(data, row, reason)} ('allow_empty_classes: true' goes on without them)"
+        )
 
 
 def _line(data: Data, row: int, reason: str) -> str:

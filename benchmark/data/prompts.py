@@ -7,9 +7,10 @@ import random
 import re
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 
 from benchmark.errors import DataError, UnknownNameError
-from benchmark.utils.files import read_lines, resolve
+from benchmark.utils.files import nfc, read_lines, read_names, resolve
 
 SIMPLE: tuple[str, ...] = ("a photo of a {}.",)
 """The templates of data without any; the record then says `templates_origin: simple`."""
@@ -57,20 +58,22 @@ def imagenet_templates() -> tuple[str, ...]:
 def class_names(value: str | Sequence[str]) -> tuple[str, ...]:
     """Class names from a list, a built-in (`imagenet`, `vocabulary`), or a text file with one name a line.
 
+    They are in Unicode's composed form, without blanks around them.
+
     Raises:
         UnknownNameError: a single word that is neither a built-in nor an existing file.
-        DataError: an unreadable or empty file, an empty name.
+        DataError: an unreadable or empty file, an empty name; an empty line or a comment between names.
     """
     if not isinstance(value, str):
-        names = tuple(value)
+        names = tuple(map(nfc, value))
     elif value == "imagenet":
         names = imagenet_classes()
     elif value == "vocabulary":
         names = vocabulary()
     else:
-        names = _file(value, "class list", BUILT_IN_CLASSES)
-    if not all(name.strip() for name in names):
-        raise DataError(f"class name number {[bool(n.strip()) for n in names].index(False)} is empty")
+        names = read_names(_file(value, "class list", BUILT_IN_CLASSES))
+    if not all(names):
+        raise DataError(f"class name number {[bool(name) for name in names].index(False)} is empty")
     return names
 
 
@@ -87,7 +90,7 @@ def templates(value: str | Sequence[str]) -> tuple[str, ...]:
     elif value == "simple":
         return SIMPLE
     else:
-        found = _file(value, "template list", BUILT_IN_TEMPLATES)
+        found = read_lines(_file(value, "template list", BUILT_IN_TEMPLATES))
     return tuple(normalise(template) for template in found)
 
 
@@ -120,7 +123,7 @@ def wnid_labels(folders: Sequence[str]) -> dict[str, int] | None:
     return {folder: index[folder] for folder in folders}
 
 
-def _file(value: str, kind: str, built_in: Sequence[str]) -> tuple[str, ...]:
+def _file(value: str, kind: str, built_in: Sequence[str]) -> Path:
     if "/" not in value and "." not in value and "$" not in value:
         raise UnknownNameError(f"{kind} (built-in; a file needs a path or suffix)", value, built_in)
-    return read_lines(resolve(value))
+    return resolve(value)

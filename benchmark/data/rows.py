@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.data import prompts
+from benchmark.data.labels import matched
 from benchmark.errors import DataError, UnknownNameError
 
 Ints = NDArray[np.int64]
@@ -39,17 +40,23 @@ def take_classes(
     if subset is None:
         return np.arange(len(labels)), labels, names
     kept = prompts.class_names(subset)
-    for name in kept:
-        if name not in names:
-            raise UnknownNameError("class (option subset)", name, names)
-    if len(set(kept)) != len(kept):
+    places = [_place(name, names) for name in kept]
+    if len(set(places)) != len(places):
         raise DataError("option subset names a class twice")
     renumber = np.full(len(names), -1, np.int64)
-    renumber[[names.index(name) for name in kept]] = np.arange(len(kept))
+    renumber[places] = np.arange(len(places))
     rows = np.flatnonzero((labels >= 0) & (renumber[labels] >= 0))
     if not len(rows):
         raise DataError("has no image of the classes in option subset")
-    return rows, renumber[labels[rows]], kept
+    return rows, renumber[labels[rows]], tuple(names[place] for place in places)
+
+
+def _place(name: str, names: Sequence[str]) -> int:
+    """Where a name of the option `subset` stands among the classes, in any spelling that means one of them only."""
+    found = matched([name], names)
+    if found is None and names.count(name) != 1:
+        raise UnknownNameError("class (option subset)", name, names)
+    return names.index(name) if found is None else found[0]
 
 
 def take_half(half: str | None, rows: Ints, labels: Ints, ids: NDArray[np.str_]) -> tuple[Ints, Ints]:

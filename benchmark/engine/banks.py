@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from benchmark.bank import FeatureBank
 from benchmark.data import Data
 from benchmark.data.pixels import PixelCache, Pixels
+from benchmark.engine import prompt_check
 from benchmark.engine.embed import embed_classes, embed_texts
 from benchmark.engine.execution import prepared
 from benchmark.engine.holding import ModelHolder, Quantized
 from benchmark.engine.parts import Part
 from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
-from benchmark.ledger.store import Store
+from benchmark.ledger.store import Entry, Store
 from benchmark.models.base import ClipModel
 from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize, quantize_to_store
 from benchmark.quantization.calibration import Calibration
@@ -38,6 +39,8 @@ class BankMaker:
     Attributes:
         statistics: store of calibration statistics, shared by quantizations and runs.
         forward_images: number of images embedded by a vision tower, for tests and the summary.
+        prompts: data set -> what the tokenizer made of its prompts (`prompt_check.examine`), once its bank was asked
+            for.
     """
 
     plan: Plan
@@ -48,6 +51,8 @@ class BankMaker:
     progress: Progress
     statistics: Store | None = None
     forward_images: int = 0
+    prompts: dict[str, Mapping[str, Any]] = field(default_factory=dict, init=False)
+    _seen: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
     _made: Quantized | None = field(default=None, init=False, repr=False)
     _runner: ClipModel | None = field(default=None, init=False, repr=False)
 
@@ -118,9 +123,9 @@ class BankMaker:
     def _calibration(self) -> Calibration | None:
         if self.plan.calibration is None:
             return None
-        data = self.plan.calibration_data(self.configuration.quant)
+        data = self.plan.calibration
         pixels = self.pixels_of(data)
-        captions = [(data.captions or ())[row] for row in pixels.rows]
+        captions = [data.captions[row] for row in pixels.rows] if data.captions is not None else []
         return Calibration(pixels.array, captions, pixels.digest)
 
     def pixels_of(self, data: Data) -> Pixels:
@@ -135,7 +140,7 @@ class BankMaker:
             False when the caches have every bank, so that nothing needed checking.
 
         Raises:
-            InputError: names the broken image, or the mismatch in the checkpoint.
+            InputError: names the broken image, two classes with one prompt, or the mismatch in the checkpoint.
             QuantizationError, NonFiniteError: one of its quantizations is not possible.
         """
         wanted = sorted(names)
@@ -144,6 +149,9 @@ class BankMaker:
         for name in wanted:
             self.pixels_of(self._largest(name))
         model, same = self._plain, self.configuration.model
+        for data in (self.plan.data[name] for name in wanted):
+            if self._has_classes(data):
+                prompt_check.check(data, self._examined(data.text_digest, data.class_names, data.templates))
         if same.quantized is None:
             check_model(model, [c.quant for c in self.plan.configurations if c.model is same])
         return True
@@ -203,7 +211,8 @@ class BankMaker:
 
     def texts(self, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, NDArray[np.float32]]:
         """Features (K, D) of further texts that a task's options ask for, by name."""
-        return {name: self._stored_text(self._prompt_key(prompts), prompts, None) for name, prompts in wanted.items()}
+        keys = {name: self._prompt_key(prompts) for name, prompts in wanted.items()}
+        return {name: self._stored_text(keys[name], prompts, None)["text"] for name, prompts in wanted.items()}
 
     def _stored(self, name: str, array: str) -> dict[str, NDArray[Any]]:
         """One array of a data set, with `logit` and `rows`; recomputed when the cache's copy is missing or damaged.
@@ -267,13 +276,27 @@ class BankMaker:
             captions = tuple(data.captions or ())
             names, inverse = np.unique(np.array(captions), return_inverse=True)
             prompts: tuple[str, ...] = tuple(str(name) for name in names)
-            return self._stored_text(self._text_key(data), prompts, None), prompts, inverse.astype(np.int64)
-        if data.spec.text == "none" or not data.class_names:
+            stored = self._stored_text(self._text_key(data), prompts, None)
+            self.prompts[data.name] = stored.info
+            return stored["text"], prompts, inverse.astype(np.int64)
+        if not self._has_classes(data):
             return np.zeros((0, dimension), np.float32), (), data.labels
-        weights = self._stored_text(self._text_key(data), data.class_names, data.templates)
-        return weights, data.class_names, data.labels
+        stored = self._stored_text(self._text_key(data), data.class_names, data.templates)
+        prompt_check.check(data, stored.info)
+        self.prompts[data.name] = stored.info
+        return stored["text"], data.class_names, data.labels
 
-    def _stored_text(self, key: str, names: tuple[str, ...], templates: Sequence[str] | None) -> Any:
+    @staticmethod
+    def _has_classes(data: Data) -> bool:
+        return data.spec.text == "classes" and bool(data.class_names)
+
+    def _examined(self, key: str, names: tuple[str, ...], templates: Sequence[str] | None) -> dict[str, Any]:
+        """What the tokenizer makes of prompts; once for each of them."""
+        if key not in self._seen:
+            self._seen[key] = prompt_check.examine(self._plain, names, templates)
+        return self._seen[key]
+
+    def _stored_text(self, key: str, names: tuple[str, ...], templates: Sequence[str] | None) -> Entry:
         stored = self.store.get(key)
         if stored is None:
             model = self.runner
@@ -284,8 +307,9 @@ class BankMaker:
                         made = (
                             embed_texts(model, names) if templates is None else embed_classes(model, names, templates)
                         )
-                    stored = self.store.put(key, {"text": made})
-        return stored["text"]
+                    about = self._examined(digest([list(names), list(templates or ())]), names, templates)
+                    stored = self.store.put(key, {"text": made}, about)
+        return stored
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from benchmark.bank import FeatureBank
 from benchmark.engine.banks import BankMaker
 from benchmark.engine.plan import Evaluation
-from benchmark.engine.provenance import skipped
+from benchmark.engine.provenance import counts, prompts, skipped
 from benchmark.errors import PluginError, ReliquantError, StorageError
 from benchmark.plugins import Banks, Outcome, Summary, Task
 from benchmark.utils.guard import described, guarded, text_of, within
@@ -82,7 +82,10 @@ def evaluate(maker: BankMaker, evaluation: Evaluation, about: Mapping[str, Any])
     except Exception as error:  # the rest of the sweep goes on; the reason is recorded
         return replace(failure(error, about), seconds=time.monotonic() - start)
     left_out = skipped(maker.plan, [bank for some in banks.values() for bank in some])
-    return Result(time.monotonic() - start, outcome, provenance={**about, "skipped": left_out})
+    names = {bank.dataset for some in banks.values() for bank in some}
+    cut = prompts({name: about for name, about in maker.prompts.items() if name in names})
+    seen = {"skipped": left_out, "counts": counts(maker.plan, banks), "prompts": cut}
+    return Result(time.monotonic() - start, outcome, provenance={**about, **seen})
 
 
 def _banks(maker: BankMaker, evaluation: Evaluation) -> tuple[dict[str, list[FeatureBank]], dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from benchmark.data.labels import alike
 from benchmark.errors import SpecError
 from benchmark.plugins import Task
 
@@ -30,6 +31,12 @@ def check_classes(task: Task, names: Names, where: str) -> None:
     for role, name, found, first, expected in _with_first(task.shared_classes, names):
         if not {*found} & {*expected}:
             raise SpecError(f"{where}: role '{role}': data set '{name}' shares no class with '{first}'")
+        for own in found:
+            if (other := alike(own, expected)) is not None:
+                raise SpecError(
+                    f"{where}: role '{role}': class '{own}' of '{name}' would not meet '{other}' of '{first}'; write "
+                    "them alike"
+                )
 
 
 def _with_first(roles: Sequence[str], names: Names) -> list[tuple[str, str, Sequence[str], str, Sequence[str]]]:

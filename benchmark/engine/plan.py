@@ -155,12 +155,19 @@ class Plan:
         """The calibration pairs.
 
         Raises:
-            SpecError: the suite names none; the message names the method that needs them.
+            SpecError: the suite names none, or they have no captions and the text tower needs them; the message names
+                the method.
         """
         if self.calibration is None:
             raise SpecError(
                 f"quantization '{quant.name}': method '{quant.method}' needs calibration data. "
                 f"Add 'calibration: NAME' with image-caption pairs to suite '{self.suite.name}'."
+            )
+        if self.calibration.captions is None and "text" in quant.towers:
+            raise SpecError(
+                f"quantization '{quant.name}': method '{quant.method}' needs captions: calibration "
+                f"'{self.suite.calibration}' of suite '{self.suite.name}' has images alone. Use image-caption pairs "
+                "('options: {caption: COLUMN}' names the column or suffix), or the scope 'vision'."
             )
         return self.calibration
 
@@ -185,7 +192,7 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
         roles = _bound(binding.roles, groups).items()
         names = {role: {name: data[name].class_names for name in bound} for role, bound in roles}
         check_classes(task, names, f"suite '{suite.name}': tasks.{task.name}.{label}")
-    plan = Plan(suite, settings, data, _calibration(suite, data), ())
+    plan = Plan(suite, settings, data, None if suite.calibration is None else data[suite.calibration], ())
     for quant in quants:
         plan.quant_key(quant)
     shared = [suite.name, suite.version, suite.limit, {name: single.digest for name, single in data.items()}]
@@ -267,13 +274,6 @@ def expand_sets(suite: SuiteSpec, used: set[str]) -> dict[str, dict[str, DataSpe
 
 def _limited(spec: DataSpec, limit: int | None) -> DataSpec:
     return spec.model_copy(update={"limit": min((n for n in (limit, spec.limit) if n is not None), default=None)})
-
-
-def _calibration(suite: SuiteSpec, data: Mapping[str, Data]) -> Data | None:
-    found = None if suite.calibration is None else data[suite.calibration]
-    if found is not None and found.captions is None:
-        raise SpecError(f"suite '{suite.name}': calibration '{suite.calibration}' has no captions")
-    return found
 
 
 def _bound(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmark.bank import FeatureBank
+from benchmark.data import Data
 from benchmark.engine.plan import Configuration, Plan
 from benchmark.ledger.records import Record
 
@@ -81,6 +82,87 @@ def skipped(plan: Plan, banks: Iterable[FeatureBank]) -> dict[str, dict[str, Any
             left_out = ids[~np.isin(ids, bank.sample_id)].tolist()
             found[bank.dataset] = {"count": len(left_out), "images": left_out[:NAMED_SKIPPED]}
     return found
+
+
+def counts(plan: Plan, banks: Mapping[str, Sequence[FeatureBank]]) -> dict[str, dict[str, Any]]:
+    """Data set (a group of corrupted versions once) -> what of it an evaluation looked at.
+
+    `images` over all `versions`; `classes` of its label space and `classes_present`, those with an image; `roles`; and,
+    where there are any, `empty_classes` of the whole data set and `left_out`, files that are no images of it.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    present: dict[str, set[int]] = {}
+    for role, bound in banks.items():
+        for bank in bound:
+            name = bank.dataset.split("/")[0]
+            empty = {"images": 0, "versions": 0, "classes": len(bank.class_names), "classes_present": 0, "roles": []}
+            about = found.setdefault(name, empty)
+            if role not in about["roles"]:
+                about["roles"].append(role)
+            if bank.dataset not in present:
+                about["images"] += len(bank)
+                about["versions"] += 1
+            present[bank.dataset] = set(np.unique(bank.label[bank.label >= 0]).tolist())
+            about["classes_present"] = max(about["classes_present"], len(present[bank.dataset]))
+            data = plan.data[bank.dataset]
+            if data.empty_classes:
+                about["empty_classes"] = {"count": len(data.empty_classes), "names": _first(data.empty_classes)}
+            if data.left_out:
+                about["left_out"] = left_out(data)
+    return found
+
+
+def left_out(data: Data) -> dict[str, dict[str, Any]]:
+    """Why files are not among the images -> `count` and the first `files`."""
+    reasons: dict[str, list[str]] = {}
+    for aside in data.left_out:
+        reasons.setdefault(aside.why, []).append(aside.path)
+    return {why: {"count": len(paths), "files": _first(paths)} for why, paths in reasons.items()}
+
+
+def _first(names: Sequence[str]) -> list[str]:
+    return list(names[:NAMED_SKIPPED])
+
+
+def prompts(maker_prompts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Data set -> what the tokenizer did to its prompts, where it cut some or two classes became one."""
+    found = {name.split("/")[0]: about for name, about in maker_prompts.items()}
+    return {
+        name: {**about, "equal": list(about.get("equal", ()))[:NAMED_SKIPPED]}
+        for name, about in found.items()
+        if about.get("cut") or about.get("equal")
+    }
+
+
+def data_warnings(data: Mapping[str, Data]) -> list[str]:
+    """What is not in the data sets: one line for files left out, one for classes without an image."""
+    lines = []
+    for name, single in {name.split("/")[0]: single for name, single in data.items()}.items():
+        told = [
+            f"{about['count']} {why} ({', '.join(about['files'][:2])}{', ...' if about['count'] > 2 else ''})"
+            for why, about in left_out(single).items()
+        ]
+        if told:
+            lines.append(f"data set '{name}': {len(single.left_out)} files left out: {'; '.join(told)}")
+        if (empty := single.empty_classes) and not single.spec.allow_empty_classes:
+            shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+            lines.append(f"data set '{name}': {len(empty)} of {single.classes} classes have no image: {shown}")
+    return lines
+
+
+def prompt_warnings(records: Sequence[Record]) -> list[str]:
+    """One line for each model and data set whose prompts its tokenizer cuts."""
+    found = {
+        (record.model, name): about
+        for record in records
+        for name, about in record.provenance.get("prompts", {}).items()
+        if about.get("cut")
+    }
+    return [
+        f"data set '{name}': {about['cut']} of {about['prompts']} prompts are longer than the context of {model} and "
+        f"are cut, e.g. '{about['example']}'"
+        for (model, name), about in found.items()
+    ]
 
 
 def template_warnings(plan: Plan) -> list[str]:

@@ -203,6 +203,11 @@ class Tokenizer:
         tokens: Tensor = self.inner(list(texts))
         return tokens
 
+    def longer(self, texts: Sequence[str], times: int) -> Tensor:
+        """The same in a context that is `times` as long."""
+        tokens: Tensor = self.inner(list(texts), context_length=times * self.inner.context_length)
+        return tokens
+
 
 def _token_mask(module: Any) -> TokenMask | None:
     """Which text positions the pooled output depends on; None where all of them do (SigLIP attends its padding)."""

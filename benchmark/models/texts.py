@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Tokenize = Callable[[Sequence[str]], Tensor]
@@ -66,6 +68,29 @@ class Shortened:
         tokens = self.inner(texts)
         used = self.mask(tokens).any(0).nonzero()
         return tokens[:, : int(used[-1]) + 1] if len(used) else tokens
+
+
+LONGER = 4
+"""Times its own context length at which a tokenizer is asked whether a text fits."""
+
+
+def whole_tokens(tokenizer: Tokenize, texts: Sequence[str]) -> Tensor:
+    """Tokens (B, L) as the tokenizer makes them, padded and not shortened."""
+    return tokenizer.inner(texts) if isinstance(tokenizer, Shortened) else tokenizer(texts)
+
+
+def cut_texts(tokenizer: Tokenize, texts: Sequence[str]) -> NDArray[np.bool_] | None:
+    """Which texts (B,) are longer than the context, so that their end does not count.
+
+    A text is cut where a longer context would hold other tokens. None for a tokenizer without `longer(texts, times)`.
+    """
+    inner = tokenizer.inner if isinstance(tokenizer, Shortened) else tokenizer
+    if not hasattr(inner, "longer"):
+        return None
+    own, longer, padding = inner(texts), inner.longer(texts, LONGER), inner.longer(["a"], LONGER)[0, -1]
+    length = own.shape[1]
+    cut = (longer[:, length:] != padding).any(1) | (longer[:, :length] != own).any(1)
+    return np.asarray(cut.cpu().numpy(), bool)
 
 
 def shortened(tokenizer: Tokenize, mask: TokenMask | None) -> Tokenize:

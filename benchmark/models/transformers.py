@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +178,10 @@ class Tokenizer:
         options = {"padding": "max_length", "truncation": True, "max_length": self.length, "return_tensors": "pt"}
         tokens: Tensor = self.inner(list(texts), **options)["input_ids"]
         return tokens
+
+    def longer(self, texts: Sequence[str], times: int) -> Tensor:
+        """The same in a context that is `times` as long."""
+        return replace(self, length=times * self.length)(texts)
 
 
 def _tokenizer(folder: Path, config: Any) -> tuple[Tokenizer, int | None]:

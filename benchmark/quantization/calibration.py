@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Calibration:
-    """Image-caption pairs.
+    """Image-caption pairs, or images alone for methods that look at the image tower only.
 
     Attributes:
         pixels: (N, 3, H, W) uint8, possibly memory-mapped, at the model's input size.
-        captions: N texts.
+        captions: N texts, or none.
         digest: content hash of the pairs and of their order; part of every evaluation's key.
     """
 

@@ -163,7 +163,7 @@ def probe_outputs(
 
 def _probe_features(model: ClipModel, tower: Tower, calibration: Calibration | None, count: int) -> Tensor:
     if tower == "text":
-        return model.encode_text(list(calibration.captions if calibration else _PROBE_TEXTS)[:count])
+        return model.encode_text(list((calibration.captions if calibration else ()) or _PROBE_TEXTS)[:count])
     return model.encode_image(_probe_pixels(model, calibration, count))
 
 

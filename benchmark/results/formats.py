@@ -19,13 +19,18 @@ NOTE = (
     f"q: p adjusted over all {{count}} tests of this table (Benjamini-Hochberg); {STARS}."
 )
 WIDTH = 80
+_NONE: Mapping[str, str] = MappingProxyType({})
 FIGURES = (6, 8, 18, 8, 4)
 """Least widths of value, change, interval, q and mark, so that the blocks of a table line up."""
 COLUMNS = ("metric", "quantization", "value", "fp32", "change", "95 % interval", "q", "")
 
 
-def rows(changes: Sequence[Change]) -> list[dict[str, Any]]:
-    """One flat mapping a change: all its fields, `stars`, `direction` and `relative_change`."""
+def rows(changes: Sequence[Change], data: Mapping[str, str] = _NONE) -> list[dict[str, Any]]:
+    """One flat mapping a change: all its fields, `stars`, `direction`, `relative_change` and its `data`.
+
+    Args:
+        data: evaluation -> its data sets with their images and classes (`benchmark.results.images.by_evaluation`).
+    """
     return [
         {
             "model": c.model,
@@ -45,41 +50,45 @@ def rows(changes: Sequence[Change]) -> list[dict[str, Any]]:
             "method": c.method,
             "draws": c.draws,
             "reason": c.reason,
+            "data": data.get("/".join(c.key.split("/")[:2]), ""),
         }
         for c in changes
     ]
 
 
-def to_json(changes: Sequence[Change]) -> str:
+def to_json(changes: Sequence[Change], data: Mapping[str, str] = _NONE) -> str:
     """An object with `level`, `seed`, the number of `tests` adjusted together, and `rows`."""
     tests = sum(c.p is not None for c in changes)
-    content = {"level": LEVEL, "seed": SEED, "tests": tests, "adjustment": "Benjamini-Hochberg", "rows": rows(changes)}
+    content: dict[str, Any] = {"level": LEVEL, "seed": SEED, "tests": tests, "adjustment": "Benjamini-Hochberg"}
+    content["rows"] = rows(changes, data)
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def to_csv(changes: Sequence[Change]) -> str:
+def to_csv(changes: Sequence[Change], data: Mapping[str, str] = _NONE) -> str:
     """One line a change, numbers in full precision, empty where there is none."""
     import pandas as pd
 
     columns = None if changes else ["model", "quantization", "metric"]
-    text: str = pd.DataFrame(rows(changes), columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
+    text: str = pd.DataFrame(rows(changes, data), columns=columns, dtype=object).to_csv(
+        index=False, lineterminator="\n"
+    )
     return text
 
 
-def to_markdown(changes: Sequence[Change]) -> str:
+def to_markdown(changes: Sequence[Change], data: Mapping[str, str] = _NONE) -> str:
     """One table a model. Better changes are marked `+`, worse ones `-`, in the last column, before the stars."""
     parts = []
     for model, lines in _by_model(changes).items():
         table = [f"**{model}**", "", _md_row(COLUMNS), _md_row(["---", "---", *["---:"] * 5, "---"])]
         parts.append("\n".join(table + [_md_row(line) for line in lines]))
-    return "\n\n".join([*parts, NOTE.format(count=sum(c.p is not None for c in changes))]) + "\n"
+    return "\n\n".join([*parts, NOTE.format(count=sum(c.p is not None for c in changes)), *_told(data)]) + "\n"
 
 
 def _md_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in cells) + " |"
 
 
-def to_latex(changes: Sequence[Change]) -> str:
+def to_latex(changes: Sequence[Change], data: Mapping[str, str] = _NONE) -> str:
     """One booktabs `tabular` a model."""
     import pandas as pd
 
@@ -87,7 +96,8 @@ def to_latex(changes: Sequence[Change]) -> str:
     for model, lines in _by_model(changes).items():
         frame = pd.DataFrame(lines, columns=list(COLUMNS))
         parts.append(f"% {model}\n{frame.to_latex(index=False, escape=True, column_format='llrrrrrl')}")
-    return "\n".join([*parts, f"% {NOTE.format(count=sum(c.p is not None for c in changes))}"]) + "\n"
+    notes = [NOTE.format(count=sum(c.p is not None for c in changes)), *_told(data)]
+    return "\n".join([*parts, *(f"% {note}" for note in notes)]) + "\n"
 
 
 def _by_model(changes: Sequence[Change]) -> dict[str, list[list[str]]]:
@@ -103,7 +113,7 @@ def _line(c: Change) -> list[str]:
     return [c.key, c.quantization, value, reference, change, ends, q_text(c.q), f"{MARKS[c.direction]}{c.stars}"]
 
 
-def to_table(changes: Sequence[Change]) -> str:
+def to_table(changes: Sequence[Change], data: Mapping[str, str] = _NONE) -> str:
     """For the terminal, 80 columns: one block a metric, one line a quantization (more where its name is long)."""
     lines: list[str] = []
     blocks: dict[tuple[str, str], list[Change]] = {}
@@ -119,7 +129,15 @@ def to_table(changes: Sequence[Change]) -> str:
         lines.append("")
     count = sum(c.p is not None for c in changes)
     note = f"q: p adjusted over these {count} tests (Benjamini-Hochberg); {STARS}"
-    return "\n".join([*lines, *textwrap.wrap(note, WIDTH)]) + "\n"
+    for text in (note, *_told(data)):
+        lines += textwrap.wrap(text, WIDTH)
+    return "\n".join(lines) + "\n"
+
+
+def _told(data: Mapping[str, str]) -> list[str]:
+    """The data sets of a table in one line."""
+    sets = dict.fromkeys(text for texts in data.values() for text in texts.split("; ") if text)
+    return [f"Data: {'; '.join(sets)}."] if sets else []
 
 
 def _table_lines(changes: Sequence[Change]) -> list[str]:
@@ -142,12 +160,12 @@ def _figures(c: Change) -> tuple[str, str, str, str, str]:
     return short(c.value), short(c.change, "+"), ends, q and f"q {q}", mark
 
 
-def to_jsonl(changes: Sequence[Change]) -> str:
+def to_jsonl(changes: Sequence[Change], data: Mapping[str, str] = _NONE) -> str:
     """One JSON object a line, one line a change."""
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows(changes))
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows(changes, data))
 
 
-FORMATS: Mapping[str, Callable[[Sequence[Change]], str]] = MappingProxyType(
+FORMATS: Mapping[str, Callable[[Sequence[Change], Mapping[str, str]], str]] = MappingProxyType(
     {
         "table": to_table,
         "md": to_markdown,

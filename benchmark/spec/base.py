@@ -141,21 +141,38 @@ class ModelSpec(Frozen):
         return {"ref": data} if isinstance(data, str) else data
 
 
-ClassList = Annotated[str | tuple[str, ...], Field(min_length=1)]
+def _quoted(value: Any) -> Any:
+    """A list of texts as it is; YAML reads plain numbers, yes, no and {} as something else, which is said."""
+    if isinstance(value, list | tuple):
+        for place, entry in enumerate(value, 1):
+            if not isinstance(entry, str):
+                raise ValueError(f"entry {place} reads as {entry!r}, not as text; put entries in quotes: {_EXAMPLE}")
+    elif not isinstance(value, str) and value is not None:
+        raise ValueError(f"reads as {value!r}, neither a list nor a name; put entries in quotes: {_EXAMPLE}")
+    return value
+
+
+_EXAMPLE = '["0", "1"], ["yes", "no"]'
+ClassList = Annotated[str | tuple[str, ...], Field(min_length=1), BeforeValidator(_quoted)]
 
 
 class DataSpec(Frozen):
     """One data set, or a group of corrupted versions of one (`corruptions` x `severities`).
 
     `classes` and `templates`: None takes what comes with the data; a list gives them; a string names a built-in
-    (`imagenet`) or a text file with one entry a line. `text: captions` makes every image's own caption its class
-    (image-caption pairs). `options` are the source's own fields.
+    (`imagenet`) or a text file with one entry a line. Class names meet the data's own by name, in any order;
+    `classes_by: position` pairs them in order instead. `allow_equal_prompts` accepts classes that the model cannot tell
+    apart, `allow_empty_classes` classes whose images are all left out. `text: captions` makes every image's own caption
+    its class (image-caption pairs). `options` are the source's own fields.
     """
 
     source: str
     path: str | None = None
     split: str | None = None
     classes: ClassList | None = None
+    classes_by: Literal["name", "position"] = "name"
+    allow_equal_prompts: bool = False
+    allow_empty_classes: bool = False
     templates: ClassList | None = None
     text: Literal["classes", "captions", "none"] = "classes"
     limit: Count | None = None

@@ -12,7 +12,7 @@ from typing import Any
 from benchmark.errors import DataError, SpecError
 from benchmark.spec.base import DataSpec, check_name, parse_spec
 from benchmark.spec.yaml_file import load_yaml, place
-from benchmark.utils.files import IMAGE_SUFFIXES, expand, walk
+from benchmark.utils.files import expand, list_images, walk
 
 SHIPPED = "catalogue.yaml"
 
@@ -20,9 +20,8 @@ _DETECT = {
     "webdataset": r"\.tar$",
     "parquet": r"\.(parquet|arrow)$",
     "cifar_c": r"^labels\.npy$",
-    "image_folder": rf"/[^/]*({'|'.join(map(re.escape, IMAGE_SUFFIXES))})$",
 }
-"""Source -> pattern of a file name, relative to the folder, that tells it; the first that fits."""
+"""Source -> pattern of a file name, relative to the folder, that tells it; the first that fits. Images come last."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,10 @@ def detect(path: str) -> DataSpec:
         if place.suffix not in kinds:
             raise DataError(f"{path}: expected a folder, or a file *.tar, *.parquet, *.arrow or *.txt (an image list)")
         return DataSpec(source=kinds[place.suffix], path=path)
-    names = [entry.path for entry in walk(place, None)]
+    names = [entry.path for entry in walk(place)]
     for source, pattern in _DETECT.items():
         if any(re.search(pattern, name, re.IGNORECASE) for name in names):
             return DataSpec(source=source, path=path)
+    if list_images(place)[0]:
+        return DataSpec(source="image_folder", path=path)
     raise DataError(f"{path}: no class folders with images, no *.tar, *.parquet or *.arrow files in it")

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.errors import DataError
 from benchmark.utils.content_hash import digest
+from benchmark.utils.image_formats import HEAD, IMAGE_SUFFIXES, image_format
 
 DATA_VARIABLE = "RELIQUANT_DATA"
-IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
-    *(".pgm", ".ppm"),
-)
-"""Suffixes (in any case) of files that count as images in a folder or tar file; the content decides the format.
-
-`benchmark.data.decode.IMAGE_FORMATS` are read. PGM and PPM are listed so that they are refused by name: silently
-skipping them would shrink the data set.
-"""
+JUNK = ("__MACOSX", "@eaDir")
+"""Folders that operating systems put beside the user's own; like hidden ones they are left out."""
 
 
 @dataclass(frozen=True)
@@ -66,33 +61,82 @@ def natural(text: str) -> tuple[int, int, str]:
     return (0, int(text), text) if text.isascii() and text.isdigit() else (1, 0, text)
 
 
-def walk(root: Path, suffixes: tuple[str, ...] | None = IMAGE_SUFFIXES) -> list[Entry]:
-    """All files below `root` with one of the suffixes (any case; None: all), sorted part by part of their path.
+def nfc(name: str) -> str:
+    """A name in Unicode's composed form, without blanks around it: what a Mac writes as two characters is one."""
+    return unicodedata.normalize("NFC", name).strip().strip("\ufeff")
 
-    Hidden files and folders are left out; links are followed.
+
+@dataclass(frozen=True)
+class Aside:
+    """Something below a root that is not among its entries, with the reason."""
+
+    path: str
+    why: str
+
+
+def walk(root: Path, suffixes: tuple[str, ...] | None = None) -> list[Entry]:
+    """All files below `root`, or those with one of the suffixes (any case), sorted part by part of their path.
+
+    Hidden files and folders are left out; links are followed. For images: `list_images`.
 
     Raises:
         DataError: the folder cannot be read.
     """
+    found = [e for e in _all(root) if isinstance(e, Entry)]
+    return [e for e in found if suffixes is None or e.path.lower().endswith(suffixes)]
+
+
+def list_images(root: Path) -> tuple[list[Entry], list[Aside]]:
+    """The images below `root`, in the order of `walk`, and everything that is left out.
+
+    A file is an image by its suffix (`IMAGE_SUFFIXES`, in any case) or by its first bytes, whatever its suffix.
+
+    Raises:
+        DataError: the folder or a file in it cannot be read.
+    """
+    images: list[Entry] = []
+    asides: list[Aside] = []
+    for found in _all(root):
+        if isinstance(found, Aside):
+            asides.append(found)
+        elif found.path.lower().endswith(IMAGE_SUFFIXES) or image_format(_head(root / found.path)) is not None:
+            images.append(found)
+        else:
+            asides.append(Aside(found.path, "no image" if found.size else "empty"))
+    return images, asides
+
+
+def _head(path: Path) -> bytes:
     try:
-        entries = [e for e in _walk(root, "") if suffixes is None or e.path.lower().endswith(suffixes)]
+        with path.open("rb") as file:
+            return file.read(HEAD)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _all(root: Path) -> list[Entry | Aside]:
+    try:
+        found = list(_walk(root, ""))
     except OSError as error:
         raise DataError(f"{error.filename or root}: cannot be read ({error.strerror})") from None
-    return sorted(entries, key=lambda e: [natural(part) for part in e.path.split("/")])
+    return sorted(found, key=lambda e: [natural(part) for part in e.path.split("/")])
 
 
-def _walk(folder: Path, prefix: str, depth: int = 0) -> Iterator[Entry]:
+def _walk(folder: Path, prefix: str, depth: int = 0) -> Iterator[Entry | Aside]:
     if depth > 32:
         raise DataError(f"{folder}: more than 32 folders deep (a link to itself?)")
     with os.scandir(folder) as items:
         for item in items:
-            if item.name.startswith("."):
-                continue
-            if item.is_dir():
-                yield from _walk(Path(item.path), f"{prefix}{item.name}/", depth + 1)
+            path = prefix + item.name
+            if item.name.startswith(".") or item.name in JUNK:
+                yield Aside(path, "hidden")
+            elif item.is_dir():
+                yield from _walk(Path(item.path), f"{path}/", depth + 1)
             elif item.is_file():
                 status = item.stat()
-                yield Entry(prefix + item.name, status.st_size, status.st_mtime_ns)
+                yield Entry(path, status.st_size, status.st_mtime_ns)
+            else:
+                yield Aside(path, "dangling link" if item.is_symlink() else "no file")
 
 
 def entry(path: Path) -> Entry:
@@ -109,19 +153,41 @@ def fingerprint(entries: Iterable[Entry]) -> str:
     return digest([[e.path, e.size, e.mtime_ns] for e in entries])
 
 
-def read_lines(path: Path) -> tuple[str, ...]:
-    """The non-empty lines of a UTF-8 text file, stripped.
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """The non-empty lines of a UTF-8 text file, stripped, each with its number from 1; a byte order mark is skipped.
 
     Raises:
         DataError: missing, not UTF-8, or without a line.
     """
     try:
-        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+        text = path.read_text(encoding="utf-8-sig")  # line ends of any system become \n
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
-    lines = tuple(line for line in lines if line)
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise DataError(f"{path}: has no lines")
     return lines
+
+
+def read_lines(path: Path) -> tuple[str, ...]:
+    """The lines of `numbered_lines` alone."""
+    return tuple(line for _, line in numbered_lines(path))
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Names, one a line, in the composed form of `nfc`. A name counts by the number of its line.
+
+    Raises:
+        DataError: as `numbered_lines`; an empty line between names, or a comment, which would shift or change names.
+    """
+    lines = numbered_lines(path)
+    for expected, (number, line) in enumerate(lines, 1):
+        if number != expected:
+            raise DataError(f"{path}: line {expected} is empty, and names count by their line; delete it or fill it in")
+        if re.search(r"(^|\s)#", line):
+            raise DataError(
+                f"{path}: line {number}: '{line[:60]}': comments are not read, and '#' begins one; delete it"
+            )
+    return tuple(nfc(line) for _, line in lines)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Ty
 from pydantic import Field
 
 from benchmark.errors import DataError, UnknownNameError
-from benchmark.spec import DataSpec, Frozen, parse_spec
-from benchmark.utils.files import resolve
+from benchmark.spec import ClassList, DataSpec, Frozen, parse_spec
+from benchmark.utils.files import Aside, resolve
 
 if TYPE_CHECKING:
     import datasets
@@ -35,7 +35,7 @@ class SourceOptions(Frozen):
             larger one.
     """
 
-    subset: str | tuple[str, ...] | None = None
+    subset: ClassList | None = None
     half: Literal["a", "b"] | None = None
     part: Annotated[float, Field(gt=0, lt=1)] | None = None
 
@@ -52,6 +52,13 @@ class LoadedData:
             `group` int64 and `caption` str. Images that lie inside
             a tar archive also have `offset` and `size` (int64, bytes within the file that the image's path names).
         class_names: names in the order of the labels; None where the data brings none.
+        class_keys: what marks each class in the data where that is another text than its name (a folder `bee_fly`, a
+            WordNet id), in the same order.
+        listed: names that come with the data in a list (`classnames.txt`) and meet `class_names` by name; where a
+            suite gives `classes:`, those do instead.
+        settled: the names are a published list that the suite did not replace: they may repeat ("missile" is twice
+            in ImageNet's), and `classes:` is already in them.
+        left_out: files that are not among the images, with the reason; they are counted and said.
         templates: prompt templates with one `{}` each; None where the data brings none.
         group_names: names in the order of the groups.
     """
@@ -60,6 +67,10 @@ class LoadedData:
     class_names: tuple[str, ...] | None = None
     templates: tuple[str, ...] | None = None
     group_names: tuple[str, ...] | None = None
+    class_keys: tuple[str, ...] | None = None
+    listed: tuple[str, ...] | None = None
+    settled: bool = False
+    left_out: tuple[Aside, ...] = ()
 
 
 Options = TypeVar("Options", bound=SourceOptions)

@@ -9,7 +9,7 @@ from benchmark.data import prompts
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions, paths_dataset
 from benchmark.errors import DataError, UnknownNameError
 from benchmark.spec import DataSpec
-from benchmark.utils.files import Entry, fingerprint, walk
+from benchmark.utils.files import Aside, Entry, fingerprint, list_images
 
 GROUPS = ("common", "counter")
 
@@ -34,18 +34,20 @@ class CounterAnimal(Source[CounterAnimalOptions]):
     """
 
     name = "counteranimal"
-    version = 1
+    version = 2
     title = "CounterAnimal: <class>/<common|counter>/*.jpg, ImageNet-1k labels (option group: common, counter, both)"
     options = CounterAnimalOptions
 
     def fingerprint(self, spec: DataSpec) -> str:
         """Relative paths, sizes and times of change of all images."""
-        return fingerprint(walk(self.root(spec)))
+        return fingerprint(list_images(self.root(spec))[0])
 
     def load(self, spec: DataSpec) -> LoadedData:
         """List the images of the chosen group; none is opened."""
         root, options = self.root(spec), self.parse(spec)
-        entries = [e for e in walk(root) if _group(e) is not None]
+        found, asides = list_images(root)
+        entries = [e for e in found if _group(e) is not None]
+        asides += [Aside(e.path, "image in no group folder") for e in found if _group(e) is None]
         if not entries:
             raise DataError(f"{root}: no images in <class>/common or <class>/counter")
         labels = {folder: _label(folder) for folder in sorted({e.path.split("/")[0] for e in entries})}
@@ -66,6 +68,8 @@ class CounterAnimal(Source[CounterAnimalOptions]):
             ),
             class_names=names,
             group_names=GROUPS,
+            settled=spec.classes in (None, "imagenet"),
+            left_out=tuple(asides),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from benchmark.data.sources.image_folder import CLASS_FILE, TEMPLATE_FILE
 from benchmark.data.sources.parquet import ColumnOptions, from_columns, quiet_datasets
 from benchmark.errors import DataError
 from benchmark.spec import HUB_ID, DataSpec, digest
-from benchmark.utils.files import read_lines
+from benchmark.utils.files import read_lines, read_names
 from benchmark.utils.progress import shown
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Hub(Source[HubOptions]):
     """
 
     name = "hub"
-    version = 1
+    version = 2
     title = "a data set of the Hugging Face hub by id (parquet or webdataset); options config, revision, columns"
     options = HubOptions
     needs_path = False
@@ -77,8 +78,8 @@ class Hub(Source[HubOptions]):
         if "__key__" not in table.column_names:
             return from_columns(table, options, spec)
         loaded = from_columns(table, options.model_copy(update={"id": options.id or "__key__"}), spec)
-        names = loaded.class_names if spec.classes else _lines(path, CLASS_FILE, options.revision)
-        templates = None if spec.templates else _lines(path, TEMPLATE_FILE, options.revision)
+        names = loaded.class_names or _lines(path, CLASS_FILE, options.revision, read_names)
+        templates = None if spec.templates else _lines(path, TEMPLATE_FILE, options.revision, read_lines)
         return LoadedData(loaded.dataset, names, templates, loaded.group_names)
 
 
@@ -103,13 +104,15 @@ def _load(path: str, config: str | None, split: str, revision: str | None) -> da
         raise DataError(f"hub data set '{path}' cannot be loaded ({_first_line(error)}); {WAY_OUT}") from error
 
 
-def _lines(repository: str, name: str, revision: str | None) -> tuple[str, ...] | None:
+def _lines(
+    repository: str, name: str, revision: str | None, read: Callable[[Path], tuple[str, ...]]
+) -> tuple[str, ...] | None:
     """Lines of a text file of the repository, None where it has no such file."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return read_lines(Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision)))
+        return read(Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision)))
     except LocalEntryNotFoundError as error:
         raise DataError(f"hub data set '{repository}': {name} is not in the cache; {WAY_OUT}") from error
     except EntryNotFoundError:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+from pydantic import Field
 
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions
-from benchmark.errors import DataError, UnknownNameError
+from benchmark.data.sources.parts import check_whole, of_split
+from benchmark.errors import DataError
 from benchmark.spec import DataSpec
-from benchmark.utils.files import entry, fingerprint, walk
+from benchmark.utils.files import entry, fingerprint, nfc, walk
 
 if TYPE_CHECKING:
     import datasets
 
 IMAGE_CANDIDATES = ("image", "img", "jpg", "jpeg", "png", "webp")
 LABEL_CANDIDATES = ("label", "labels", "cls")
+SUFFIXES = (".parquet", ".arrow")
 CAPTION_CANDIDATES = ("caption", "txt", "text")
 
 
@@ -27,11 +30,13 @@ class ColumnOptions(SourceOptions):
 
     Attributes:
         image: encoded bytes, a struct {bytes, path}, or a path (usual: image, img, jpg, jpeg, png, webp).
-        label: whole numbers, a ClassLabel, or class names as text (usual: label, labels, cls); no such column: -1.
+        label: whole numbers, a ClassLabel, or class names as text (usual: label, labels, cls); it may be missing, and
+            a value null, where the data are used without classes (`text: none` or `captions`).
         group: whole numbers or names; none by default.
         caption: texts (usual: caption, txt, text).
         id: unique texts or numbers; by default the position in the split.
         base: the picture behind each image (a digest, the id of the original); by default the id itself.
+        shards: number of files, where their numbers do not run from 0 without a gap.
     """
 
     image: str | None = None
@@ -40,16 +45,18 @@ class ColumnOptions(SourceOptions):
     caption: str | None = None
     id: str | None = None
     base: str | None = None
+    shards: Annotated[int, Field(ge=1)] | None = None
 
 
 class Parquet(Source[ColumnOptions]):
     """`path` is a file, a folder of files, or a folder written by `save_to_disk`.
 
-    `split` keeps the files in a folder of that name, or whose names begin with it (`test-00000-of-00001.parquet`).
+    `split` keeps the files in a folder of that name, or whose names begin with it (`test-00000-of-00001.parquet`); it
+    must be given where there are several. Paths of images are relative to the file that holds them.
     """
 
     name = "parquet"
-    version = 1
+    version = 2
     title = "parquet or arrow files; options image, label, group, caption, id name the columns"
     options = ColumnOptions
 
@@ -63,32 +70,28 @@ class Parquet(Source[ColumnOptions]):
         root = self.root(spec)
         if root.is_file():
             return fingerprint([entry(root)])
-        return fingerprint([e for e in walk(root, None) if root / e.path in self.files(spec)])
+        files = {*self.files(spec)}
+        return fingerprint([e for e in walk(root, SUFFIXES) if root / e.path in files])
 
     def files(self, spec: DataSpec) -> list[Path]:
         """The data files in order."""
         root = self.root(spec)
         if root.is_file():
             return [root]
-        names = [e.path for e in walk(root, (".parquet", ".arrow"))]
+        names = [e.path for e in walk(root, SUFFIXES)]
         if not names:
             raise DataError(f"{root}: no *.parquet or *.arrow files")
-        chosen = [n for n in names if spec.split is None or _in_split(n, spec.split)]
-        if not chosen:
-            raise DataError(f"{root}: no file of split '{spec.split}' among {', '.join(names[:8])}")
+        chosen = of_split(names, spec.split, str(root))
+        check_whole(chosen, self.parse(spec).shards, str(root))
         return [root / name for name in chosen]
 
     def load(self, spec: DataSpec) -> LoadedData:
         """Open the files (parquet is converted once to arrow in the cache of `datasets`)."""
         paths = self.files(spec)
         with quiet_datasets():
-            return from_columns(_open(paths), self.parse(spec), spec)
-
-
-def _in_split(name: str, split: str) -> bool:
-    parts = name.split("/")
-    stem = parts[-1]
-    return split in parts[:-1] or (stem.startswith(split) and not stem[len(split)].isalnum())
+            return from_columns(
+                _open(paths), self.parse(spec), spec, list(dict.fromkeys(path.parent for path in paths))
+            )
 
 
 def _open(paths: Sequence[Path]) -> datasets.Dataset:
@@ -122,11 +125,16 @@ def quiet_datasets() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def from_columns(table: datasets.Dataset, options: ColumnOptions, spec: DataSpec) -> LoadedData:
+def from_columns(
+    table: datasets.Dataset, options: ColumnOptions, spec: DataSpec, folders: Sequence[Path] = ()
+) -> LoadedData:
     """The columns of any `datasets.Dataset` in this package's form.
 
+    Args:
+        folders: where the files lie, to which paths of images are relative.
+
     Raises:
-        DataError: a column is missing; names those that are there.
+        DataError: a column is missing (names those that are there), or a label (names its row).
     """
     import datasets
 
@@ -135,29 +143,65 @@ def from_columns(table: datasets.Dataset, options: ColumnOptions, spec: DataSpec
     if image is None:
         raise DataError(f"no image column; its columns are {', '.join(have)} (option image: names one)")
     label = _column(have, "label", options.label, LABEL_CANDIDATES)
+    if label is None and spec.text == "classes":
+        raise DataError(
+            f"no label column; its columns are {', '.join(have)} (option label: names one; data without classes say "
+            "'text: none' or 'text: captions')"
+        )
     caption = _column(have, "caption", options.caption, CAPTION_CANDIDATES)
     group = _column(have, "group", options.group, ())
     key = _column(have, "id", options.id, ())
     base = _column(have, "base", options.base, ())
-    labels, names = _coded(table, label, spec.classes if isinstance(spec.classes, tuple) else None)
+    labels, names = _coded(table, label, complete=spec.text == "classes")
     ids = [str(v) for v in _values(table, key)] if key else [f"{row:08d}" for row in range(len(table))]
     columns: dict[str, list[Any]] = {"label": labels, "sample_id": ids}
     if base is not None:
         columns["base_id"] = [str(value) for value in table[base][:]]
     group_names = None
     if group is not None:
-        columns["group"], group_names = _coded(table, group, None)
+        columns["group"], group_names = _coded(table, group)
     if caption is not None:
         columns["caption"] = [str(text) for text in _values(table, caption)]
     images = table.select_columns([image])
     if image != "image":
         images = images.rename_column(image, "image")
-    images = images.cast_column("image", datasets.Image(decode=False))
+    images = _beside(images.cast_column("image", datasets.Image(decode=False)), folders)
     features = datasets.Features(
         {name: datasets.Value("int64" if name in ("label", "group") else "string") for name in columns}
     )
     rest = datasets.Dataset.from_dict(columns, features=features)
     return LoadedData(datasets.concatenate_datasets([images, rest], axis=1), names, None, group_names)
+
+
+def _beside(images: datasets.Dataset, folders: Sequence[Path]) -> datasets.Dataset:
+    """Images that are relative paths with the folder that has them: the first, where none has."""
+    import datasets
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not folders:
+        return images
+    chunks, moved = [], False
+    for chunk in images.data.column("image").chunks:
+        encoded = pc.struct_field(chunk, "bytes")
+        if encoded.null_count == 0:
+            chunks.append(chunk)
+            continue
+        paths = pc.struct_field(chunk, "path").to_pylist()
+        lies = pc.is_valid(encoded).to_pylist()
+        found = [p if p is None or inside else _place(p, folders) for p, inside in zip(paths, lies, strict=True)]
+        moved = moved or found != paths
+        parts = [encoded, pa.array(found, pa.string())]
+        chunks.append(pa.StructArray.from_arrays(parts, ["bytes", "path"], mask=chunk.is_null()))
+    if not moved:
+        return images
+    return datasets.Dataset(pa.table({"image": pa.chunked_array(chunks)})).cast(images.features)
+
+
+def _place(path: str, folders: Sequence[Path]) -> str:
+    """A path as it is where it is absolute or an address, else beside the first folder that has it."""
+    tried = [folder / path for folder in folders]
+    return path if "://" in path else str(next((place for place in tried if place.exists()), tried[0]))
 
 
 def _column(have: list[str], role: str, wanted: str | None, usual: tuple[str, ...]) -> str | None:
@@ -174,25 +218,42 @@ def _values(table: datasets.Dataset, column: str) -> list[Any]:
 
 
 def _coded(
-    table: datasets.Dataset, column: str | None, classes: tuple[str, ...] | None
+    table: datasets.Dataset, column: str | None, complete: bool = False
 ) -> tuple[list[int], tuple[str, ...] | None]:
-    """A label or group column as whole numbers, with names where the data has them."""
+    """A label or group column as whole numbers, with names where the data has them.
+
+    Args:
+        complete: a null is an error; otherwise it becomes -1.
+    """
     if column is None:
         return [-1] * len(table), None
-    feature, values = table.features[column], _values(table, column)
+    feature, values = table.features[column], [None if _is_nan(v) else v for v in _values(table, column)]
+    gone = [row for row, value in enumerate(values) if value is None]
+    if complete and gone:
+        raise DataError(
+            f"column '{column}', row {gone[0]}: no label (null; {len(gone)} of {len(values)}); remove the row, or "
+            "write -1 for out of distribution"
+        )
     if hasattr(feature, "names"):
-        return [int(v) if v is not None else -1 for v in values], tuple(feature.names)
-    kind = np.asarray(values).dtype.kind
-    if kind in "iub":
-        return [int(v) for v in values], None
-    if kind != "U":
-        raise DataError(f"column '{column}': expected whole numbers or names, got {feature}")
-    names = classes or tuple(sorted(set(values)))
-    index = {name: number for number, name in enumerate(names)}
+        return [-1 if value is None else int(value) for value in values], _listed(feature.names)
+    if all(isinstance(value, str | None) for value in values) and len(gone) < len(values):
+        texts = [None if value is None else nfc(value) for value in values]
+        names = tuple(sorted({text for text in texts if text is not None}))
+        index = {name: number for number, name in enumerate(names)}
+        return [-1 if text is None else index[text] for text in texts], names
     for row, value in enumerate(values):
-        if value not in index:
-            raise UnknownNameError(f"class (column '{column}', row {row})", value, names)
-    return [index[value] for value in values], names
+        if value is not None and not (isinstance(value, int | float) and value == int(value)):
+            raise DataError(f"column '{column}', row {row}: expected a whole number or a name, got {value!r}")
+    return [-1 if value is None else int(value) for value in values], None
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _listed(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Names of a ClassLabel; None for those that are its own numbers, which name nothing."""
+    return None if tuple(names) == tuple(map(str, range(len(names)))) else tuple(names)
 
 
 source = Parquet()
