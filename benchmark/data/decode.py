@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from benchmark.errors import DataError
+from benchmark.utils.files import misnamed
 from benchmark.utils.image_formats import IMAGE_FORMATS, UNREAD
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def read_bytes(row: Mapping[str, Any], limits: ImageLimits = LIMITS) -> bytes:
     if image["bytes"] is not None:
         return bytes(image["bytes"])
     path = Path(image["path"].split("::")[-1])
+    if not path.exists() and misnamed(str(path)):
+        raise DataError("its name is not UTF-8; rename it, e.g. with convmv")
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever, reading a device would never end
         raise DataError("not a regular file")

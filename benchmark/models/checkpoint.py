@@ -5,7 +5,6 @@ Nothing here unpickles arbitrary objects. Every problem is one `ModelError` that
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import struct
@@ -31,7 +30,6 @@ WEIGHT_NAMES = (
 """Names of weight files in a folder, the preferred first (open_clip's order, safetensors before pickles)."""
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".tar")
-_FILE_DIGESTS: dict[tuple[str, int, int], str] = {}
 
 
 def find_weights(folder: Path) -> Path:
@@ -49,16 +47,6 @@ def find_weights(folder: Path) -> Path:
     if len(others) > 1:
         raise ModelError(f"{folder}: several weight files ({', '.join(p.name for p in others)}); keep one of them")
     return others[0]
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes; remembered within the process by path, size and time of change."""
-    status = path.stat()
-    key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
-    if key not in _FILE_DIGESTS:
-        with path.open("rb") as file:
-            _FILE_DIGESTS[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _FILE_DIGESTS[key]
 
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:

@@ -66,7 +66,7 @@ class Parquet(Source[ColumnOptions]):
         self.files(spec)
 
     def fingerprint(self, spec: DataSpec) -> str:
-        """Names, sizes and times of change of the files."""
+        """Names and bytes of the files."""
         root = self.root(spec)
         if root.is_file():
             return fingerprint([entry(root)])
