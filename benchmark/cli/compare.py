@@ -13,6 +13,7 @@ from benchmark.engine.include import include_files
 from benchmark.errors import PARTIAL, InputError, StorageError, UnknownNameError
 from benchmark.ledger.records import Record
 from benchmark.plugins import tasks
+from benchmark.results.answers import mixed_versions, of_model, records_of
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.formats import FORMATS
 from benchmark.results.hypotheses import paragraph
@@ -32,13 +33,15 @@ def compare_runs(request: CompareRequest) -> int:
         raise UnknownNameError("--format", request.format, FORMATS)
     include_files(request.include)
     ledger, comparer = open_ledger(request.home), Comparer(request.home)
-    name, headline = find_suite(request.suite, ledger)
-    records = newest(record for record in ledger.records.values() if record.suite == name)
+    name, spec = find_suite(request.suite, ledger)
+    records = newest(records_of(ledger, name, spec))
     with open_progress(request.quiet) as progress:
         changes = find_changes(_chosen(request, records, name), records, comparer, ledger, progress)
     for evaluation, reason in () if request.quiet else comparer.failures.items():
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)
-    text = _text(request, name, headline, changes, records)
+    if not request.quiet and (warning := mixed_versions(records)):
+        print(f"warning: {warning}", file=sys.stderr)
+    text = _text(request, name, spec.headline if spec else (), changes, records)
     if request.output is None:
         out().write(text)
     else:
@@ -56,13 +59,11 @@ def _chosen(request: CompareRequest, records: Sequence[Record], suite: str) -> l
         UnknownNameError: a model or quantization that the ledger does not have.
     """
     for model in request.models:
-        if model not in (known := {record.model for record in records}):
+        if not any(of_model(record, model) for record in records):
+            known = {record.model for record in records}
             raise UnknownNameError(f"model in the results of '{suite}'", model, known)
-    quantized = [
-        record
-        for record in records
-        if record.quantization != "fp32" and (not request.models or record.model in request.models)
-    ]
+    asked = [r for r in records if not request.models or any(of_model(r, model) for model in request.models)]
+    quantized = [record for record in asked if record.quantization != "fp32"]
     names = {record.quantization for record in quantized}
     if not names:
         raise InputError(f"the results of suite '{suite}' hold no quantization to compare")

@@ -69,6 +69,21 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Alias:
+    """Names under which a finished evaluation was asked for again: by another suite, or of a model of another name.
+
+    Attributes:
+        key, configuration, suite, model, identity: as in a record.
+    """
+
+    key: str
+    configuration: str
+    suite: str
+    model: str
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class ReportRow:
     """The QuantizationReport of one quantized model (`Configuration.quantized_key`), as JSON."""
 
@@ -112,6 +127,7 @@ class Ledger:
             raise StorageError(f"results folder {home} cannot be written ({reason}){way}") from error
         self._lock = home / ".ledger.lock"
         self.records: dict[str, Record] = {}
+        self._names: dict[tuple[str, str, str], Alias] = {}
         self.reports: dict[str, ReportRow] = {}
         self.efficiencies: dict[str, EfficiencyRow] = {}
         self.broken_lines = 0
@@ -148,7 +164,32 @@ class Ledger:
             self._unreadable.discard(record.key)
             if old is None or (old.status, old.samples) != ("done", record.samples):  # else the old row is right again
                 self._append(file, {"kind": "record", **asdict(record)})
-                self.records[record.key] = record
+                self._keep(record)
+
+    def append_alias(self, alias: Alias) -> None:
+        """Write under which names a finished evaluation was asked for, unless that is known."""
+        if self._names.get((alias.suite, alias.model, alias.key)) == alias:
+            return
+        with self._locked() as file:
+            self._append(file, {"kind": "alias", **asdict(alias)})
+        self._name(alias)
+
+    def answers(self) -> list[Record]:
+        """Every record under every name that it was asked for, in the order in which it was."""
+        return [
+            replace(record, **{name: getattr(alias, name) for name in ("configuration", "suite", "model", "identity")})
+            for alias in self._names.values()
+            for record in [self.records[alias.key]]
+        ]
+
+    def _keep(self, record: Record) -> None:
+        self.records[record.key] = record
+        self._name(Alias(record.key, record.configuration, record.suite, record.model, record.identity))
+
+    def _name(self, alias: Alias) -> None:
+        place = (alias.suite, alias.model, alias.key)
+        self._names.pop(place, None)
+        self._names[place] = alias
 
     def append_report(self, row: ReportRow) -> None:
         """Write the report of a configuration."""
@@ -252,7 +293,9 @@ class Ledger:
                 new, old = Record(**row), self.records.get(row["key"])
                 if old is None or old.samples != new.samples:  # else it is a row that was read or written before
                     self._unreadable.discard(new.key)
-                self.records[new.key] = new
+                self._keep(new)
+            elif kind == "alias" and row["key"] in self.records:
+                self._name(Alias(**row))
             elif kind == "report":
                 self.reports[row["configuration"]] = ReportRow(**row)
             elif kind == "efficiency":
