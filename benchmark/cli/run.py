@@ -24,6 +24,7 @@ from benchmark.engine.run import Sweep
 from benchmark.engine.run import run as run_plan
 from benchmark.errors import PARTIAL
 from benchmark.ledger.records import Ledger
+from benchmark.results.answers import mixed_versions
 from benchmark.results.compare import adjust
 from benchmark.results.tables import comparison_rows, headline_keys
 from benchmark.tracking import STREAM_TRACKER, Tracker, trackers
@@ -97,6 +98,7 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
     _warn(untimed_warnings(sweep.efficiencies.values()))
     for name, reason in sweep.uncompared.items():
         print(f"warning: {name} cannot be compared with full precision: {reason}", file=sys.stderr)
+    _warn([line for line in [mixed_versions(sweep.records)] if line])
     for line in failure_lines(sweep.failed):
         print(line, file=sys.stderr)
     _warn([*skipped_warnings(sweep.records), *prompt_warnings(sweep.records)])

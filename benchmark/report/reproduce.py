@@ -11,6 +11,7 @@ from typing import Any
 from benchmark.engine.reproduce import arguments, requests
 from benchmark.ledger.records import Record
 from benchmark.plugins import tasks
+from benchmark.results.answers import mixed_versions
 from benchmark.results.rows import Results
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import FOLDER, suite_names
@@ -130,10 +131,12 @@ def _remarks(results: Results, provenance: Sequence[Any]) -> tuple[str, ...]:
     if results.spec is None:
         remarks.append(f"The file of suite '{results.suite}' was not found; give it as FILE.yaml to have it here.")
     else:
-        versions = {p.get("suite_version") for p in provenance}
+        versions = {p.get("suite_version") for p in provenance if p.get("suite") == results.suite}
         if versions - {results.spec.version}:
             written = ", ".join(sorted(map(str, versions)))
             remarks.append(f"The file has version {results.spec.version} now, the records come from {written}.")
+    if mixed := mixed_versions(record for row in results.rows for record in row.records.values()):
+        remarks.append(f"{mixed[0].upper()}{mixed[1:]}.")
     skipped = {name: entry["count"] for p in provenance for name, entry in p.get("skipped", {}).items()}
     remarks += [f"Data set '{name}': {count} broken images were left out." for name, count in skipped.items()]
     return tuple(remarks)

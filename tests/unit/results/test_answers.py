@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from benchmark.cli.app import app
+from benchmark.engine import provenance
 from benchmark.ledger.records import Alias, Ledger, Record
 from benchmark.models.references import demo_folder
 from benchmark.results.answers import mixed_versions, records_of, side_by_side
@@ -214,7 +217,24 @@ def test_an_alias_survives_a_restart_and_a_torn_line(tmp_path: Path) -> None:
     assert len((tmp_path / "ledger.jsonl").read_bytes().splitlines()) == 3
 
 
-def test_mixed_library_versions_are_one_line(tmp_path: Path) -> None:
+def test_mixed_library_versions_are_said_by_every_command(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = write(tmp_path, "one", quantizations=[W4, W8, "rtn-w5-vision"])
+    (tmp_path / "ledger.jsonl").write_bytes((home / "ledger.jsonl").read_bytes())
+    shutil.copytree(home / "samples", tmp_path / "samples")
+    monkeypatch.setattr(provenance, "version", lambda name: "9.9" if name == "pillow" else version(name))
+    line = f"different versions of pillow {version('pillow')} and 9.9; that alone may change numbers"
+    ran = call(tmp_path, "run", suite, "--tracker", "jsonl", "--no-speed", "--quiet")
+    assert line in ran.stderr
+    assert line in call(tmp_path, "compare", "--suite", suite).stderr
+    assert line in call(tmp_path, "show", W4, "--suite", suite).stderr
+    assert call(tmp_path, "report", suite, "-o", tmp_path / "page.html").exit_code == 0
+    assert line in (tmp_path / "page.html").read_text()
+    assert line not in call(home, "compare", "--suite", home / "one.yaml").stderr
+
+
+def test_mixed_library_versions_are_one_line() -> None:
     old = record("a" * 64)
     new = replace(old, provenance={"versions": {"torch": "2.2", "pillow": "13.0"}})
     assert mixed_versions([old, old]) is None
