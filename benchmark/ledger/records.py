@@ -176,11 +176,7 @@ class Ledger:
 
     def answers(self) -> list[Record]:
         """Every record under every name that it was asked for, in the order in which it was."""
-        return [
-            replace(record, **{name: getattr(alias, name) for name in ("configuration", "suite", "model", "identity")})
-            for alias in self._names.values()
-            for record in [self.records[alias.key]]
-        ]
+        return [_under(alias, self.records[alias.key]) for alias in self._names.values()]
 
     def _keep(self, record: Record) -> None:
         self.records[record.key] = record
@@ -302,6 +298,15 @@ class Ledger:
                 self.efficiencies[row["configuration"]] = EfficiencyRow(**row)
         except (ValueError, KeyError, TypeError, RecursionError):
             self.broken_lines += 1
+
+
+def _under(alias: Alias, record: Record) -> Record:
+    """A record under a name that it was asked for; most have only their own."""
+    own = (record.configuration, record.suite, record.model)
+    if own == (alias.configuration, alias.suite, alias.model) and alias.identity is record.identity:
+        return record
+    configuration, suite, model = alias.configuration, alias.suite, alias.model
+    return replace(record, configuration=configuration, suite=suite, model=model, identity=alias.identity)
 
 
 def _interned(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
