@@ -135,19 +135,16 @@ def _side_by_side(own: Sequence[str], given: Sequence[str], what: str) -> str:
 
 
 def check_prompts(found: ClassNames, templates: Sequence[str], allowed: bool) -> None:
-    """Two classes with one name have one prompt, and every image of one is a coin's toss.
+    """Two classes with one name, or names that differ in case and `_` only, have one prompt for most tokenizers.
 
     Raises:
         DataError: names the pair.
     """
-    if allowed or len(set(found.names)) == len(found.names):
-        return
     seen: dict[str, int] = {}
-    for place, name in enumerate(found.names):
-        if name in seen:
-            first = seen[name]
+    for place, name in enumerate(() if allowed else found.names):
+        first = seen.setdefault(_folded(name), place)
+        if first != place:
             raise DataError(equal_prompts((first, place), found.keys or found.names, prompts.fill(templates[0], name)))
-        seen[name] = place
 
 
 def equal_prompts(pair: tuple[int, int], names: Sequence[str], prompt: str) -> str:

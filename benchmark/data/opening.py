@@ -49,17 +49,12 @@ class DataSets:
         self._tables: dict[str, LoadedData] = {}
         self._columns: WeakValueDictionary[bytes, NDArray[Any]] = WeakValueDictionary()
 
-    def digest(self, spec: DataSpec) -> str:
-        """Content hash of everything that determines images, labels, class names and ids; reads no image.
-
-        It covers the source and its version, the files' fingerprint, split, options, limit, corruption and decoder,
-        and the label of each image with the name of each label, however they came about.
-        The path itself and the data set's name do not count, nor do the templates.
-        """
-        return self.open(spec, "").digest
-
     def files_digest(self, spec: DataSpec) -> str:
-        """The part of `digest` that needs no table: source, files, options."""
+        """Content hash of the files and of what is asked of them: the part of `Data.digest` that needs no table.
+
+        It covers the source and its version, the files' fingerprint, split, options, limit, corruption and decoder.
+        The path itself and the data set's name do not count.
+        """
         source = sources.get(spec.source)
         base = _base(spec, source)
         if base.digest() not in self._fingerprints:
@@ -130,7 +125,8 @@ class Data:
         empty_classes: names of the label space without an image in the whole data set, before any limit or subset.
         left_out: files that are not among the images, with the reason.
         equal_prompts: classes with one prompt are accepted: the suite says so, or the names are a published list's.
-        digest: content hash of images, labels and ids (`data_digest`).
+        digest: content hash of everything that determines images, labels and ids: the files, what is asked of them, and
+            the label of each image with the name of each label, however they met. The templates do not count.
     """
 
     name: str
@@ -214,8 +210,8 @@ def open_data(spec: DataSpec, name: str) -> Data:
 
 
 def data_digest(spec: DataSpec) -> str:
-    """`DataSets.digest` for one data set alone."""
-    return DataSets().digest(spec)
+    """`Data.digest` of one data set alone."""
+    return DataSets().open(spec, "data").digest
 
 
 def label_digest(labels: NDArray[np.int64], names: Sequence[str]) -> str:

@@ -228,9 +228,8 @@ def _take(
             raise DataError(f"{where} has the member .{suffix} twice")
         setattr(sample, name, _text(archive, member, where.partition(": key")[0]))
     elif image and sample.member is not None:
-        raise DataError(
-            f"{where} has two images, {sample.member} and {member.name}; option image: names the suffix of one"
-        )
+        way = "pack the shard again" if sample.member == member.name else "option image: names the suffix of one"
+        raise DataError(f"{where} has two images, {sample.member} and {member.name}; {way}")
     elif image:
         sample.member, sample.offset, sample.size = member.name, member.offset_data, member.size
     else:

@@ -43,8 +43,9 @@ def test_labels_names_and_the_stated_default_template(folder: Path) -> None:
 
 
 def test_classes_and_templates_can_be_given(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("an ant\na bee\n\na {curly} cat\n")
-    spec = of(folder, classes=str(tmp_path / "names.txt"), templates=("{} here", "see {c}!"))
+    (tmp_path / "names.txt").write_text("an ant\na bee\na {curly} cat\n\n")
+    names = str(tmp_path / "names.txt")
+    spec = of(folder, classes=names, classes_by="position", templates=("{} here", "see {c}!"))
     data = open_data(spec, "animals")
     assert data.class_names == ("an ant", "a bee", "a {curly} cat")
     assert data.prompts()[2] == ["a {curly} cat here", "see a {curly} cat!"]
@@ -53,10 +54,10 @@ def test_classes_and_templates_can_be_given(folder: Path, tmp_path: Path) -> Non
 
 
 def test_files_beside_the_folders_are_used(folder: Path) -> None:
-    (folder / "classnames.txt").write_text("Ant\nBee\nCat\n")
+    (folder / "classnames.txt").write_text("Ant\nBee fly\nCat\n")
     (folder / "zeroshot_classification_templates.txt").write_text("one {c}.\ntwo {c}.\n")
     data = open_data(of(folder), "animals")
-    assert data.class_names == ("Ant", "Bee", "Cat")
+    assert data.class_names == ("Ant", "Bee fly", "Cat")
     assert data.templates == ("one {}.", "two {}.")
     assert data.templates_origin == "data"
 
@@ -188,7 +189,10 @@ def test_imagenet_folders_by_wordnet_id(tmp_path: Path) -> None:
     data = open_data(of(tmp_path / "a"), "a")
     assert data.class_names == ("tench", "ostrich", "toilet paper")
     assert data.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert open_data(of(tmp_path / "a", classes="imagenet"), "a").class_names == data.class_names
+    named = open_data(of(tmp_path / "a", classes="imagenet"), "a")  # the label space is the named one
+    assert (named.labels.tolist(), len(named.class_names)) == ([0, 0, 9, 9, 999, 999], 1000)
+    present = of(tmp_path / "a", classes="imagenet", options={"label_space": "present"})
+    assert open_data(present, "a").class_names == data.class_names
     whole = open_data(of(tmp_path / "a", options={"label_space": "imagenet"}), "a")
     assert whole.labels.tolist() == [0, 0, 9, 9, 999, 999]
     assert whole.class_names == prompts.imagenet_classes()
@@ -247,15 +251,17 @@ def test_what_the_digest_covers(folder: Path) -> None:
     base = data_digest(of(folder))
     assert data_digest(of(folder, templates=("{}",))) == base  # prompts have a digest of their own
     assert data_digest(of(folder, limit=5)) != base
-    assert data_digest(of(folder, classes=("a", "b", "c"))) != base
+    assert data_digest(of(folder, classes=("a", "b", "c"), classes_by="position")) != base
+    assert data_digest(of(folder, classes=("cat", "bee fly", "ant"))) != base
+    assert data_digest(of(folder, classes=("ant", "bee fly", "cat"))) == base  # which says nothing new
     assert data_digest(of(folder, options={"subset": ["ant"]})) != base
     assert data_digest(of(folder, corruption="fog", severity=1)) != base
     (folder / "notes.md").write_text("not an image")
     sets = DataSets()
-    assert sets.digest(of(folder)) == base
+    assert sets.open(of(folder), "a").digest == base
     (folder / "ant" / "new.png").write_bytes(layouts.encoded(layouts.picture(1), "png"))
-    assert sets.digest(of(folder)) == base  # files are looked at once ...
-    assert DataSets().digest(of(folder)) != base  # ... by each object
+    assert sets.open(of(folder), "a").digest == base  # files are looked at once ...
+    assert DataSets().open(of(folder), "a").digest != base  # ... by each object
 
 
 def test_the_digest_covers_what_is_in_a_list_file(folder: Path, tmp_path: Path) -> None:
@@ -271,7 +277,12 @@ def test_the_digest_covers_what_is_in_a_list_file(folder: Path, tmp_path: Path) 
 def test_the_text_digest_follows_names_and_templates(folder: Path) -> None:
     digests = {
         open_data(of(folder, **fields), "a").text_digest  # type: ignore[arg-type]
-        for fields in ({}, {"templates": ("a {}",)}, {"classes": ("x", "y", "z")}, {"text": "none"})
+        for fields in (
+            {},
+            {"templates": ("a {}",)},
+            {"classes": ("x", "y", "z"), "classes_by": "position"},
+            {"text": "none"},
+        )
     }
     assert len(digests) == 4
     assert open_data(of(folder), "a").text_digest == open_data(of(folder, limit=3), "b").text_digest

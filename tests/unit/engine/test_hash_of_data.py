@@ -50,7 +50,12 @@ DATA_FIELDS: Table = {
     "source": Row({"source": "twin"}, IMAGES),
     "path": Irrelevant("what lies there counts: test_a_moved_folder_is_the_same"),
     "split": Row({"split": "two"}, IMAGES, {"split": "one"}),
-    "classes": Row({"classes": ("a", "b", "c")}, NAMES, may=IMAGES),
+    "classes": Row({"classes": ("Cat", "Ant", "Bee")}, NAMES, may=IMAGES),
+    "classes_by": Row(
+        {"classes": ("Cat", "Ant", "Bee"), "classes_by": "position"}, IMAGES, {"classes": ("Cat", "Ant", "Bee")}
+    ),
+    "allow_equal_prompts": Row({"allow_equal_prompts": True}, why="it refuses data or not, and changes no number"),
+    "allow_empty_classes": Row({"allow_empty_classes": True}, why="it refuses data or not, and changes no number"),
     "templates": Row({"templates": ("see {}",)}, NAMES),
     "text": Row({"text": "none"}, NAMES, of="others", may=IMAGES),
     "limit": Row({"limit": 4}, IMAGES),
@@ -108,9 +113,9 @@ def test_every_option_of_every_source_counts_but_for_places(name: str, monkeypat
     source = sources.get(name)
     monkeypatch.setattr(type(source), "fingerprint", lambda self, spec: "files")
     monkeypatch.setattr(type(source), "check", lambda self, spec: None)
-    before = DataSets().digest(DataSpec(source=name))
+    before = DataSets().files_digest(DataSpec(source=name))
     for option in source.options.model_fields:
-        after = DataSets().digest(DataSpec.model_validate({"source": name, "options": {option: ["x"]}}))
+        after = DataSets().files_digest(DataSpec.model_validate({"source": name, "options": {option: ["x"]}}))
         assert (after == before) == (option in source.places), option
 
 
@@ -129,7 +134,7 @@ def relabel(scene: Scene) -> None:
 
 def captions(scene: Scene) -> None:
     """The same images in the same shard, with other captions."""
-    parts = [[replace(one, key=f"{one.key[:-1]}x") for one in layouts.samples(4, 1)]]
+    parts = [[replace(one, key=f"x{one.key[1:]}") for one in layouts.samples(4, 1)]]
     layouts.write_shards(scene.root / "pairs", parts, None, None, captions=True)
 
 
@@ -137,7 +142,7 @@ FILES: dict[str, tuple[Callable[[Scene], None], frozenset[str], frozenset[str]]]
     "an image": (lambda s: picture(sorted((s.root / "photos" / "ant").iterdir())[0]), IMAGES, frozenset()),
     "an image more": (lambda s: picture(s.root / "photos" / "ant" / "new.jpg"), IMAGES, frozenset()),
     "a label": (relabel, IMAGES, frozenset()),
-    "the class names": (lambda s: rewrite(s.root / "photos" / "classnames.txt", "A\nB\nC\n"), NAMES, IMAGES),
+    "the class names": (lambda s: rewrite(s.root / "photos" / "classnames.txt", "Cat\nBee\nAnt\n"), NAMES, IMAGES),
     "the templates": (
         lambda s: rewrite(s.root / "photos" / "zeroshot_classification_templates.txt", "the {c}.\n"), NAMES, IMAGES,
     ),
@@ -155,9 +160,9 @@ def test_files(own: Scene, name: str) -> None:
 
 def test_class_names_beside_the_images_choose_the_images_of_a_limit(own: Scene) -> None:
     """The classes take their turns in the order of their names' hashes."""
-    before = keys(own.with_data("photos", limit=4))
+    before = keys(own.with_data("photos", limit=4, classes_by="position"))
     rewrite(own.root / "photos" / "classnames.txt", "A\nB\nC\n")
-    Row({}, IMAGES | NAMES).check(before, keys(own.with_data("photos", limit=4)))
+    Row({}, IMAGES | NAMES).check(before, keys(own.with_data("photos", limit=4, classes_by="position")))
 
 
 COMES = Irrelevant("it comes with the digest: files, source and specification determine it")
@@ -175,6 +180,9 @@ DATA_PROPERTIES: dict[str, frozenset[str] | Irrelevant] = {
     "group_names": COMES,
     "captions": COMES,
     "base_ids": COMES,
+    "empty_classes": COMES,
+    "left_out": Irrelevant("it is for people"),
+    "equal_prompts": Irrelevant("it refuses data or not, and changes no number"),
 }
 
 

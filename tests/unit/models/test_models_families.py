@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from benchmark.errors import NonFiniteError, UnknownNameError
 from benchmark.models import resolve
 from benchmark.models.base import ClipModel
-from benchmark.models.texts import Shortened
+from benchmark.models.texts import Shortened, cut_texts, whole_tokens
 from benchmark.spec import Tower
 from tests.models_zoo import FAMILIES, write_checkpoint
 
@@ -202,6 +203,43 @@ def test_a_text_as_long_as_the_context_or_longer(words: int, load: Loader) -> No
     length = min(words + 2, 16)
     assert model.tokenizer(["dog " * words]).shape == (1, length)
     assert model.encode_text(["dog " * words]).isfinite().all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_is_cut_where_its_last_word_does_not_count(family: str, load: Loader) -> None:
+    model, words = (
+        load(family),
+        [
+            "red",
+            "cat",
+            "dog",
+            "sun",
+            "sea",
+            "sky",
+            "car",
+            "bus",
+            "hat",
+            "cup",
+            "key",
+            "map",
+            "net",
+            "oak",
+            "pen",
+            "pig",
+            "ray",
+            "rug",
+            "tea",
+            "toy",
+        ],
+    )
+    texts = [" ".join(words[:count]) for count in range(len(words) + 1)]
+    tokens = whole_tokens(model.tokenizer, texts)
+    expected = [False] + [torch.equal(*pair) for pair in pairwise(tokens)]  # the same with and without the last word
+    cut = cut_texts(model.tokenizer, texts)
+    assert cut is not None
+    assert cut.tolist() == expected
+    assert any(expected)
+    assert not all(expected)
 
 
 def test_token_mask_of_a_causal_tower_ends_with_the_text(load: Loader) -> None:

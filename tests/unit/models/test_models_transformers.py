@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from benchmark.errors import ModelError, NonFiniteError
 from benchmark.models import resolve
 from benchmark.models.base import ClipModel
 from benchmark.models.preprocess import OPENAI_MEAN, OPENAI_STD, from_transformers
-from benchmark.models.texts import Shortened
+from benchmark.models.texts import Shortened, cut_texts, whole_tokens
 from benchmark.spec import Tower
 from tests.models_zoo import TEXT, VIT
 
@@ -383,3 +384,15 @@ class TestInsideOpenClip:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else found(name))
         with pytest.raises(ModelError, match=r"pip install 'reliquant\[transformers\]'"):
             resolve(ref)
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_a_text_is_cut_where_its_last_word_does_not_count(family: str, load: Loader) -> None:
+    model = load(family)[0]
+    words = [word for word in WORDS if word.isalpha()] * 3
+    texts = [" ".join(words[:count]) for count in range(1, 16)]
+    tokens = whole_tokens(model.tokenizer, texts)
+    cut = cut_texts(model.tokenizer, texts)
+    assert cut is not None
+    assert cut.tolist() == [False] + [torch.equal(*pair) for pair in pairwise(tokens)]
+    assert cut.tolist() == [len(text.split()) + 2 > 12 for text in texts]  # with [CLS] and [SEP]

@@ -148,12 +148,12 @@ def test_a_run_of_an_older_layout_is_completed_in_place(opened: Callable[[], MLf
     tracker.log(finished("older"))
     before = runs(tracker, "older")
     parent = before[QUANT.name]
-    tracker._client.set_tag(parent.info.run_id, "eval.content", parent.data.tags["eval.content"].removeprefix("2,"))
+    tracker._client.set_tag(parent.info.run_id, "eval.content", parent.data.tags["eval.content"].removeprefix("3,"))
     tracker._client.delete_tag(parent.info.run_id, "mlflow.note.content")
     opened().log(finished("older"))
     after = runs(tracker, "older")
     assert {name: run.info.run_id for name, run in after.items()} == {n: run.info.run_id for n, run in before.items()}
-    assert after[QUANT.name].data.tags["eval.content"].startswith("2,")
+    assert after[QUANT.name].data.tags["eval.content"].startswith("3,")
     assert after[QUANT.name].data.tags["mlflow.note.content"]
 
 
