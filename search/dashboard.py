@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 from contextlib import suppress
 from importlib.util import find_spec
@@ -66,7 +67,8 @@ def serve(home: Path, host: str, port: int, storage: str | None = None, browse: 
         )
     where = storage or str(journal_path(home))
     if storage is None and not Path(where).is_file():
-        raise InputError(f"--home {home}: it holds no study. Create one with `reliquant search demo --home {home}`.")
+        way = f"reliquant search demo --home {shlex.quote(str(home))}"
+        raise InputError(f"--home {home}: it holds no study. Create one with `{way}`.")
     check_studies(where)
     check_port(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/dashboard"
@@ -76,7 +78,8 @@ def serve(home: Path, host: str, port: int, storage: str | None = None, browse: 
     from optuna_dashboard import wsgi
 
     kind = _Server6 if ":" in host else _Server
-    guarded = WsgiGuard(wsgi(where), host, port)
+    absolute = where if "://" in where else str(Path(where).absolute())  # `redis-...` is taken for an address
+    guarded = WsgiGuard(wsgi(absolute), host, port)
     with suppress(KeyboardInterrupt), make_server(host, port, guarded, kind, _Handler) as server:
         server.serve_forever()
 

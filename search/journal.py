@@ -11,6 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import get_lock_file
 
 from benchmark.errors import StorageError
+from benchmark.utils.sqlite import sqlite_address
 
 _BEGINNING = b'{"op_code":'
 _LONGEST = 1 << 20
@@ -63,6 +64,6 @@ def check_journal(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(len(_BEGINNING))
     if start == b"SQLite form":
-        raise StorageError(f"--storage {path}: this is a database. Write --storage sqlite:///{path}")
+        raise StorageError(f"--storage {path}: this is a database. Write --storage {sqlite_address(path)}")
     if not _BEGINNING.startswith(start):
         raise StorageError(f"--storage {path}: this is not an Optuna journal. Name another file, or a new one.")

@@ -39,6 +39,7 @@ TRACKERS_MAY_IMPORT = (
     "benchmark.utils.options",
     "benchmark.utils.origins",
     "benchmark.utils.processes",
+    "benchmark.utils.sqlite",
 )
 RUNS_MODELS = {"encode_image", "encode_image_with", "encode_text"}
 MAY_RUN_MODELS = (

@@ -22,6 +22,7 @@ from benchmark.results.tables import headline_metrics, narrow_metrics
 from benchmark.spec import SuiteSpec, digest
 from benchmark.tracking import VIEW, FinishedConfiguration, FinishedStudy, FinishedSweep, ServedModel, StudyLog, Tracker
 from benchmark.utils.processes import owner
+from benchmark.utils.sqlite import sqlite_path
 from trackers.mlflow_files import data_inputs, write_evaluation, write_sweep
 from trackers.mlflow_names import data_tags, grouping, metric_name, quant_params, safe_name, verdict_tags
 from trackers.mlflow_notes import NOTE, configuration_note, evaluation_note, experiment_note, sweep_note
@@ -193,7 +194,7 @@ class MLflowTracker(Tracker):
         if name not in self._experiments:
             found = self._client.get_experiment_by_name(name)
             if found is None:
-                local = self._uri.startswith("sqlite:///")
+                local = sqlite_path(self._uri) is not None
                 place = (self._home / "artifacts" / name).resolve().as_uri() if local else None
                 with suppress(Exception):  # another process may be faster; another reason shows below
                     self._client.create_experiment(name, artifact_location=place)

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from benchmark.errors import InputError
 from benchmark.utils.browser import check_port
 from benchmark.utils.origins import App, GuardedProtocol, Receive, Scope, Send, answer, header
+from benchmark.utils.sqlite import sqlite_address
 from trackers.request import ServeRequest
 
 JSON = b"application/json"
@@ -194,7 +195,7 @@ def serve(model: str, home: Path, host: str, port: int, tracking_uri: str | None
     limits = RequestLimits()
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{(home / 'mlflow.db').resolve()}",
+        "MLFLOW_TRACKING_URI": sqlite_address(home / "mlflow.db"),
         "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": f"{limits.seconds:g}",
         **os.environ,
         **({"MLFLOW_TRACKING_URI": tracking_uri} if tracking_uri else {}),

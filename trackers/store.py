@@ -21,11 +21,11 @@ from filelock import FileLock
 
 from benchmark.errors import StorageError, masked
 from benchmark.utils.processes import is_gone, owner
+from benchmark.utils.sqlite import sqlite_address, sqlite_path
 
 KEY, CONTENT, ERROR, OWNER = "eval.key", "eval.content", "error", "reliquant.owner"
 KILLED = "the process that wrote this run was killed"
 """Value of the tag `ERROR` of a run that its process did not end."""
-SQLITE = "sqlite:///"
 ANALYZE_EVERY = 2000
 """Runs after which SQLite's statistics are renewed: without them the UI's queries choose bad plans (50,000 runs
 ordered by a metric: minutes instead of a second)."""
@@ -55,7 +55,7 @@ _RUNNING = """
 
 def default_uri(home: Path) -> str:
     """Where runs are tracked unless the user says otherwise."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{(home / 'mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(home / "mlflow.db")
 
 
 def connect(address: str) -> Any:
@@ -71,9 +71,10 @@ def connect(address: str) -> Any:
     from mlflow import MlflowClient
 
     try:
-        with FileLock(f"{address.removeprefix(SQLITE)}.lock") if address.startswith(SQLITE) else nullcontext():
-            if address.startswith(SQLITE) and sqlite_file(address) is None:
-                _create(Path(address.removeprefix(SQLITE)))
+        place = sqlite_path(address)
+        with FileLock(f"{place}.lock") if place is not None else nullcontext():
+            if place is not None and not place.is_file():
+                _create(place)
             client = MlflowClient(tracking_uri=address)
             client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
@@ -128,20 +129,20 @@ def _create(path: Path) -> None:
 
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)
-    MlflowClient(tracking_uri=f"{SQLITE}{aside}").search_experiments(max_results=1)
+    MlflowClient(tracking_uri=sqlite_address(aside)).search_experiments(max_results=1)
     aside.rename(path)
 
 
 def sqlite_file(address: str) -> Path | None:
     """The file of a SQLite store; None for other stores, and where there is no such file."""
-    path = Path(address.removeprefix(SQLITE))
-    return path if address.startswith(SQLITE) and path.is_file() else None
+    path = sqlite_path(address)
+    return path if path is not None and path.is_file() else None
 
 
 def artifact_folder(address: str, location: str) -> Path | None:
     """Folder of an experiment's artifacts, `<RUN>/artifacts` below it; None where MLflow must carry them."""
     place = urlparse(location)
-    return Path(url2pathname(place.path)) if address.startswith(SQLITE) and place.scheme == "file" else None
+    return Path(url2pathname(place.path)) if sqlite_path(address) is not None and place.scheme == "file" else None
 
 
 def complete_configurations(address: str, experiment: str) -> dict[str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -12,6 +13,7 @@ from benchmark.errors import InputError, StorageError, masked
 from benchmark.tracking import RUNS_FILTER, VIEW
 from benchmark.utils.browser import LOOPBACK, check_port, open_later
 from benchmark.utils.origins import HOSTS_VARIABLE, ORIGINS_VARIABLE, own_hosts, own_origins
+from benchmark.utils.sqlite import sqlite_address, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -31,9 +33,9 @@ def serve(home: Path, host: str, port: int, tracking_uri: str | None, browse: bo
         InputError: there are no results yet, the port is taken, or a browser was asked for on another machine's name.
         StorageError: the store cannot be read.
     """
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(home / 'mlflow.db').resolve()}"
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise InputError(f"no results in {home} yet; `reliquant run demo --home {home}` makes some")
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(home / "mlflow.db")
+    if (file := sqlite_path(uri)) is not None and not file.is_file():
+        raise InputError(f"no results in {home} yet; `reliquant run demo --home {shlex.quote(str(home))}` makes some")
     check_port(host, port)
     if host not in LOOPBACK:
         print(
@@ -56,7 +58,7 @@ def serve(home: Path, host: str, port: int, tracking_uri: str | None, browse: bo
     if (hosts := own_hosts(host, port)) is not None:
         environment[HOSTS_VARIABLE] = ",".join(hosts)
         environment[ORIGINS_VARIABLE] = ",".join(own_origins(host, port))
-    if uri.startswith("sqlite:///"):
+    if file is not None:
         command += ["--default-artifact-root", (home / "artifacts").resolve().as_uri()]
     os.execve(command[0], command, environment)  # the server takes this process's place: signals reach it directly
 

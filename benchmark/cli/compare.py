@@ -14,6 +14,7 @@ from benchmark.errors import PARTIAL, InputError, StorageError, UnknownNameError
 from benchmark.ledger.records import Ledger, Record
 from benchmark.plugins import tasks
 from benchmark.results import findings, group_formats, hypotheses
+from benchmark.results.answers import mixed_versions, of_model, records_of
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.effects import asked_of, collect, companion
 from benchmark.results.evidence import evidence_of
@@ -22,7 +23,8 @@ from benchmark.results.groups import facts_by_model, few_models, group_means, ke
 from benchmark.results.images import by_evaluation
 from benchmark.results.load import find_suite, newest, open_ledger
 from benchmark.results.tables import shallowest_headlines
-from benchmark.spec.suite import expand_all, load_suite, suite_names
+from benchmark.spec import SuiteSpec
+from benchmark.spec.suite import expand_all
 from benchmark.utils.output import out
 from benchmark.utils.progress import Progress, open_progress
 
@@ -35,12 +37,13 @@ def compare_runs(request: CompareRequest) -> int:
     include_files(request.include)
     ledger = open_ledger(request.home)
     comparer = Comparer(ledger)
-    name, headline = find_suite(request.suite, ledger)
-    records = newest(record for record in ledger.records.values() if record.suite == name)
+    name, spec = find_suite(request.suite, ledger)
+    headline = spec.headline if spec else ()
+    records = newest(records_of(ledger, name, spec))
     chosen = _chosen(request, records, name)
     with open_progress(request.quiet) as progress:
         if request.by or request.claims:
-            text, failures = _grouped(request, ledger, records, chosen, (name, headline), progress)
+            text, failures = _grouped(request, ledger, records, chosen, (name, spec), progress)
         else:
             changes = find_changes(chosen, records, comparer, progress)
             shown = _shown(request, headline, changes)
@@ -49,6 +52,8 @@ def compare_runs(request: CompareRequest) -> int:
             text, failures = FORMATS[request.format](adjust(shown), data), comparer.failures
     for evaluation, reason in () if request.quiet else failures.items():
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)
+    if not request.quiet and (warning := mixed_versions(records)):
+        print(f"warning: {warning}", file=sys.stderr)
     if request.output is None:
         out().write(text)
     else:
@@ -74,13 +79,12 @@ def _grouped(
     ledger: Ledger,
     records: Sequence[Record],
     chosen: Sequence[Record],
-    suite: tuple[str, Sequence[str]],
+    suite: tuple[str, SuiteSpec | None],
     progress: Progress,
 ) -> tuple[str, dict[str, str]]:
     """Means over groups or the study's claims, as text; and what could not be compared."""
-    name, headline = suite
-    known = request.suite in suite_names() or request.suite.endswith((".yaml", ".yml"))
-    models = load_suite(request.suite).models if known else ()
+    name, spec = suite
+    models = spec.models if spec else ()
     runs = runs_of([(record.model, record.quantization) for record in chosen], facts_by_model(records, models))
     kept = [record for record in chosen if (record.model, record.quantization) in runs]
     load = partial(evidence_of, ledger)
@@ -91,7 +95,7 @@ def _grouped(
     require_keys(runs, keys)
     if not request.quiet and (note := few_models(runs, keys)):
         print(f"note: {note}", file=sys.stderr)
-    metrics = _keys(request, headline, [key for record in kept for key in record.metrics])
+    metrics = _keys(request, spec.headline if spec else (), [key for record in kept for key in record.metrics])
     effects, failures = collect(kept, records, load, lambda record: asked_of(record, metrics), progress)
     order = {name: at for at, key in enumerate(metrics) for name in (key, companion(key))}
     effects.sort(key=lambda effect: order[effect.key])
@@ -105,13 +109,11 @@ def _chosen(request: CompareRequest, records: Sequence[Record], suite: str) -> l
         UnknownNameError: a model or quantization that the ledger does not have.
     """
     for model in request.models:
-        if model not in (known := {record.model for record in records}):
+        if not any(of_model(record, model) for record in records):
+            known = {record.model for record in records}
             raise UnknownNameError(f"model in the results of '{suite}'", model, known)
-    quantized = [
-        record
-        for record in records
-        if record.quantization != "fp32" and (not request.models or record.model in request.models)
-    ]
+    asked = [r for r in records if not request.models or any(of_model(r, model) for model in request.models)]
+    quantized = [record for record in asked if record.quantization != "fp32"]
     names = {record.quantization for record in quantized}
     if not names:
         raise InputError(f"the results of suite '{suite}' hold no quantization to compare")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -23,6 +24,7 @@ from benchmark.engine.run import Sweep
 from benchmark.engine.run import run as run_plan
 from benchmark.errors import PARTIAL
 from benchmark.ledger.records import Ledger
+from benchmark.results.answers import mixed_versions
 from benchmark.results.compare import adjust
 from benchmark.results.tables import comparison_rows, headline_keys
 from benchmark.tracking import STREAM_TRACKER, Tracker, trackers
@@ -97,6 +99,7 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
     _warn(untimed_warnings(sweep.efficiencies.values()))
     for name, reason in sweep.uncompared.items():
         print(f"warning: {name} cannot be compared with full precision: {reason}", file=sys.stderr)
+    _warn([line for line in [mixed_versions(sweep.records)] if line])
     for line in failure_lines(sweep.failed):
         print(line, file=sys.stderr)
     _warn([*skipped_warnings(sweep.records), *prompt_warnings(sweep.records)])
@@ -110,6 +113,6 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
     print(
         f"{total} evaluations: {sweep.computed} computed, {total - sweep.computed} from the ledger, "
         f"{len(sweep.failed)} failed. Results: {request.home}. Browse them: reliquant ui"
-        + ("" if request.home == Path("mlruns") else f" --home {request.home}"),
+        + ("" if request.home == Path("mlruns") else f" --home {shlex.quote(str(request.home))}"),
         file=out,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from benchmark.engine.request import RunRequest
 from benchmark.errors import ReliquantError, UnknownNameError
 from benchmark.plugins import tasks
 from benchmark.quantization.registry import read
+from benchmark.results.answers import mixed_versions, records_of
 from benchmark.results.compare import Change, adjust
 from benchmark.results.decide import images_told, margins_told, told
 from benchmark.results.decide import to_json as decision_json
@@ -48,10 +50,12 @@ def _show(request: ShowRequest) -> None:
     ledger = open_ledger(request.home)
     asked = find(ledger, request.run, request.suite)
     if not asked.runs:
-        known = {record.quantization for record in ledger.records.values() if record.suite == asked.suite}
+        known = {record.quantization for record in records_of(ledger, asked.suite, asked.spec)}
         raise UnknownNameError("run", request.run, known)
     results = read_results(ledger, asked.suite, asked.spec)
     console = Console()
+    if not request.quiet and (warning := mixed_versions(r for row in results.rows for r in row.records.values())):
+        print(f"warning: {warning}", file=sys.stderr)
     for row in (row for row in results.rows if (row.model, row.quantization) in asked.runs):
         if request.json:
             words = [["reliquant", *arguments(each)] for each in _requests(results, row, asked.name)]
@@ -297,7 +301,7 @@ def _device(about: Mapping[str, Any]) -> str | None:
 
 def _model(about: Mapping[str, Any]) -> str | None:
     model = about.get("model")
-    return None if model is None else f"{model['ref']} {_short(model['digest'])}"
+    return None if model is None else ", ".join([f"{model['ref']} {_short(model['digest'])}", *model.get("notes", ())])
 
 
 def _short(digest: str | None) -> str | None:

@@ -1,8 +1,9 @@
 """From an image file's bytes to uint8 pixels of the model's input size, as CLIP_benchmark and open_clip make them.
 
-CLIP_benchmark decodes with Pillow, converts to RGB first and then applies open_clip's inference transform; it does
-not rotate by the EXIF orientation. So does this module, with two differences, both documented in `to_rgb`:
-16-bit greyscale is scaled to 8 bits, and floating-point images are refused.
+CLIP_benchmark, and open_clip's own loaders (torchvision's ImageFolder, webdataset's `pilrgb`), decode with Pillow,
+convert to RGB first and then apply open_clip's inference transform; none of them rotates by the EXIF orientation. So
+does this module, with two differences, both documented in `to_rgb`: 16-bit greyscale is scaled to 8 bits, and
+floating-point images are refused. What becomes of transparency is the model's own choice (`Preprocess.alpha`).
 
 Images are untrusted input: `IMAGE_FORMATS` are the only ones that Pillow may try (its EPS plugin starts Ghostscript),
 and `ImageLimits` are checked on the header, before a pixel is decoded.
@@ -23,10 +24,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from benchmark.errors import DataError
+from benchmark.utils.files import misnamed
 from benchmark.utils.image_formats import IMAGE_FORMATS, UNREAD
 
 if TYPE_CHECKING:
     from benchmark.models.base import Preprocess
+    from benchmark.models.preprocess import Alpha
 
 DECODER_VERSION = 2
 """Raise it when a stored pixel can change."""
@@ -91,6 +94,8 @@ def read_bytes(row: Mapping[str, Any], limits: ImageLimits = LIMITS) -> bytes:
     if image["bytes"] is not None:
         return bytes(image["bytes"])
     path = Path(image["path"].split("::")[-1])
+    if not path.exists() and misnamed(str(path)):
+        raise DataError("its name is not UTF-8; rename it, e.g. with convmv")
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever, reading a device would never end
         raise DataError("not a regular file")
@@ -102,11 +107,15 @@ def read_bytes(row: Mapping[str, Any], limits: ImageLimits = LIMITS) -> bytes:
         return file.read(size)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, alpha: Alpha = "dropped") -> Image.Image:
     """Any Pillow mode as RGB.
 
-    Transparency is dropped, palettes and CMYK are converted by Pillow, as torchvision's and CLIP_benchmark's loaders
-    do. 16-bit greyscale keeps its upper 8 bits: Pillow would clip everything above 255 to white.
+    Palettes and CMYK are converted by Pillow, as torchvision's and CLIP_benchmark's loaders do. 16-bit greyscale keeps
+    its upper 8 bits: Pillow would clip everything above 255 to white.
+
+    Args:
+        alpha: `dropped` keeps the colours under transparent pixels, as Pillow's `convert("RGB")` and so open_clip's
+            loaders do; `white` lays the image on white, as `transformers.image_transforms.convert_to_rgb` does.
 
     Raises:
         DataError: a mode without a defined range (F, or 32-bit integers beyond 16 bits).
@@ -118,6 +127,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.mode == "F":
         raise DataError("floating-point pixels (mode F) have no defined range; convert them to 8 bits first")
+    if alpha == "white" and ("A" in image.getbands() or "transparency" in image.info):
+        above = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), above).convert("RGB")
     image.info.pop("transparency", None)  # Pillow would only warn about it: the alpha channel is dropped anyway
     return image.convert("RGB")
 
@@ -126,7 +138,7 @@ def decode(encoded: bytes, preprocess: Preprocess | None = None, limits: ImageLi
     """An RGB image from an encoded file, fully read; EXIF orientation is not applied.
 
     Args:
-        preprocess: the resizing to come; None where there is none.
+        preprocess: the resizing to come, and what becomes of transparency; None where there is none.
         limits: checked before a pixel is decoded.
 
     Raises:
@@ -140,7 +152,7 @@ def decode(encoded: bytes, preprocess: Preprocess | None = None, limits: ImageLi
             if image.format in ("JPEG", "MPO") and encoded.count(b"\xff\xda") > limits.scans:
                 raise DataError(f"a JPEG of more than {limits.scans} scans; save it again, not progressive")
             image.load()
-            return to_rgb(image)
+            return to_rgb(image, preprocess.alpha if preprocess else "dropped")
     except (DataError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -11,7 +11,7 @@ from benchmark.engine.evaluate import Result, failure, run_comparison
 from benchmark.engine.leases import Leases
 from benchmark.engine.plan import Configuration, Evaluation, Plan
 from benchmark.errors import DamagedSamplesError, ReliquantError, StorageError
-from benchmark.ledger.records import Ledger, Record, ReportRow
+from benchmark.ledger.records import Alias, Ledger, Record, ReportRow
 from benchmark.plugins import Outcome, Summary
 from benchmark.results.compare import Change, Comparer
 from benchmark.results.evidence import pack
@@ -152,6 +152,11 @@ class Driver:
             DamagedSamplesError: the samples of one cannot be read; it is then pending again.
         """
         found = [self.ledger.records[e.key] for e in configuration.evaluations]
+        for evaluation, record in zip(configuration.evaluations, found, strict=True):
+            if record.status == "done":
+                names = configuration.key, self.plan.suite.name, configuration.model.name
+                identity = identity_of(self.plan, configuration, evaluation)
+                self.ledger.append_alias(Alias(record.key, *names, identity))
         records = [adopted(record, self.plan, configuration) for record in found]
         bases = reference_records(configuration, self._full, self.ledger)
         finished = finished_configuration(

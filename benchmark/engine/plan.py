@@ -100,7 +100,8 @@ class Configuration:
     """One model under one quantization, with its evaluations.
 
     Attributes:
-        key: its identity among all runs: a hash of its content, the suite with version and limit, and the data.
+        key: its identity among all runs: a hash of its content, the model's name, the suite with version and limit,
+            and the data.
         quantized_key: hash of what determines the quantized model alone; names its QuantizationReport.
     """
 
@@ -211,7 +212,8 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
                 replace(evaluation, key=digest_of({**parts, **own}))
                 for evaluation, (_, own) in zip(paired, unnamed, strict=True)
             )
-            configurations.append(Configuration(digest([shared, content]), digest(content), model, quant, evaluations))
+            key = digest([shared, model.name, content])
+            configurations.append(Configuration(key, digest(content), model, quant, evaluations))
     return replace(plan, configurations=tuple(configurations))
 
 

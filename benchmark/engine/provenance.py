@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,14 @@ from benchmark.bank import FeatureBank
 from benchmark.data import Data
 from benchmark.engine.plan import Configuration, Plan
 from benchmark.ledger.records import Record
+from benchmark.spec import digest
 
-PACKAGES = ("reliquant", "torch", "open_clip_torch", "bitsandbytes", "numpy")
+PACKAGES = (
+    *("reliquant", "torch", "open_clip_torch", "timm", "transformers", "tokenizers"),
+    *("bitsandbytes", "torchao", "numpy", "scipy", "pillow"),
+)
+"""What can change a number: models, tokens, kernels, decoding, corruptions, metrics."""
+
 NAMED_SKIPPED = 20
 """A record names at most so many skipped images; it always has their number."""
 
@@ -30,10 +37,9 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
     (none).
     """
     device = plan.settings.device
-    whole = {name: data for name, data in plan.data.items() if "/" not in name}
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": _versions() | {"python": platform.python_version()},
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -42,15 +48,32 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
             "ref": configuration.model.ref,
             "digest": configuration.model.digest,
             "quantized": configuration.model.quantized is not None,
+            "notes": list(configuration.model.notes),
         },
         "quantized_model": configuration.quantized_key,
         "suite": plan.suite.name,
         "suite_version": plan.suite.version,
         "limit": plan.suite.limit,
         "calibration": plan.calibration.digest if plan.calibration else None,
-        "data": {name: data.digest for name, data in whole.items()},
+        "data": _data(plan),
         "templates_origin": templates_origin(plan),
     }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):  # an extra
+            found[name] = version(name)
+    return found
+
+
+def _data(plan: Plan) -> dict[str, str]:
+    """Data set -> its digest; of a group of corrupted versions one of all of them."""
+    groups: dict[str, list[str]] = {}
+    for name, data in plan.data.items():
+        groups.setdefault(name.split("/")[0], []).append(data.digest)
+    return {name: found[0] if len(found) == 1 else digest(found) for name, found in groups.items()}
 
 
 def settings(plan: Plan) -> dict[str, Any]:

@@ -33,6 +33,8 @@ def requested_plan(request: Evaluations) -> Plan:
     suite = _requested_suite(request)
     check_device(request.device)
     plan = replace(make_plan(suite, _settings(request)), asked=asked(request))
+    for ref, note in dict.fromkeys((c.model.ref, note) for c in plan.configurations for note in c.model.notes):
+        print(f"{ref}: {note}", file=sys.stderr)
     stored = {c.model.ref: c for c in plan.configurations if c.model.quantized}
     if request.quantizations or request.overrides:
         refuse_quantized((c.model for c in stored.values()), "--override" if request.overrides else "--quant")

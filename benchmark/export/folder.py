@@ -21,12 +21,12 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from benchmark.errors import ModelError, SpecError
-from benchmark.models.checkpoint import file_digest
 from benchmark.models.identity import read_json
 from benchmark.models.preprocess import Preprocess
 from benchmark.models.references import EXPORT_NAME
 from benchmark.results.baseline import RECORD
 from benchmark.spec import Frozen, Name, QuantSpec, parse_spec
+from benchmark.utils.digests import file_digest
 
 VERSION = 2
 """Of the folder's layout; a folder of another version is refused."""

@@ -73,6 +73,21 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Alias:
+    """Names under which a finished evaluation was asked for again: by another suite, or of a model of another name.
+
+    Attributes:
+        key, configuration, suite, model, identity: as in a record.
+    """
+
+    key: str
+    configuration: str
+    suite: str
+    model: str
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class ReportRow:
     """The QuantizationReport of one quantized model (`Configuration.quantized_key`), as JSON."""
 
@@ -117,6 +132,7 @@ class Ledger:
             raise StorageError(f"results folder {home} cannot be written ({reason}){way}") from error
         self._lock = home / ".ledger.lock"
         self.records: dict[str, Record] = {}
+        self._names: dict[tuple[str, str, str], Alias] = {}
         self.reports: dict[str, ReportRow] = {}
         self.efficiencies: dict[str, EfficiencyRow] = {}
         self.broken_lines = 0
@@ -160,7 +176,28 @@ class Ledger:
             own = ("done", record.samples, record.replicates)
             if old is None or (old.status, old.samples, old.replicates) != own:  # else the old row is right again
                 self._append(file, {"kind": "record", **asdict(record)})
-                self.records[record.key] = record
+                self._keep(record)
+
+    def append_alias(self, alias: Alias) -> None:
+        """Write under which names a finished evaluation was asked for, unless that is known."""
+        if self._names.get((alias.suite, alias.model, alias.key)) == alias:
+            return
+        with self._locked() as file:
+            self._append(file, {"kind": "alias", **asdict(alias)})
+        self._name(alias)
+
+    def answers(self) -> list[Record]:
+        """Every record under every name that it was asked for, in the order in which it was."""
+        return [_under(alias, self.records[alias.key]) for alias in self._names.values()]
+
+    def _keep(self, record: Record) -> None:
+        self.records[record.key] = record
+        self._name(Alias(record.key, record.configuration, record.suite, record.model, record.identity))
+
+    def _name(self, alias: Alias) -> None:
+        place = (alias.suite, alias.model, alias.key)
+        self._names.pop(place, None)
+        self._names[place] = alias
 
     def append_report(self, row: ReportRow) -> None:
         """Write the report of a configuration."""
@@ -283,13 +320,24 @@ class Ledger:
                 new, old = Record(**row), self.records.get(row["key"])
                 if old is None or old.samples != new.samples:  # else it is a row that was read or written before
                     self._unreadable.discard(new.key)
-                self.records[new.key] = new
+                self._keep(new)
+            elif kind == "alias" and row["key"] in self.records:
+                self._name(Alias(**row))
             elif kind == "report":
                 self.reports[row["configuration"]] = ReportRow(**row)
             elif kind == "efficiency":
                 self.efficiencies[row["configuration"]] = EfficiencyRow(**row)
         except (ValueError, KeyError, TypeError, RecursionError):
             self.broken_lines += 1
+
+
+def _under(alias: Alias, record: Record) -> Record:
+    """A record under a name that it was asked for; most have only their own."""
+    own = (record.configuration, record.suite, record.model)
+    if own == (alias.configuration, alias.suite, alias.model) and alias.identity is record.identity:
+        return record
+    configuration, suite, model = alias.configuration, alias.suite, alias.model
+    return replace(record, configuration=configuration, suite=suite, model=model, identity=alias.identity)
 
 
 def _interned(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

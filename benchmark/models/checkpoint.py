@@ -5,7 +5,6 @@ Nothing here unpickles arbitrary objects. Every problem is one `ModelError` that
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import struct
@@ -31,7 +30,6 @@ WEIGHT_NAMES = (
 """Names of weight files in a folder, the preferred first (open_clip's order, safetensors before pickles)."""
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".tar")
-_FILE_DIGESTS: dict[tuple[str, int, int], str] = {}
 
 
 def find_weights(folder: Path) -> Path:
@@ -49,16 +47,6 @@ def find_weights(folder: Path) -> Path:
     if len(others) > 1:
         raise ModelError(f"{folder}: several weight files ({', '.join(p.name for p in others)}); keep one of them")
     return others[0]
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes; remembered within the process by path, size and time of change."""
-    status = path.stat()
-    key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
-    if key not in _FILE_DIGESTS:
-        with path.open("rb") as file:
-            _FILE_DIGESTS[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _FILE_DIGESTS[key]
 
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
@@ -154,8 +142,11 @@ def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
             raise NonFiniteError(f"{path}: tensor '{name}' holds {count:,} values that are NaN or infinite")
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, unused: str | None = None) -> None:
     """Copy a state dict into a module whose tensors must match it exactly in name and shape.
+
+    Args:
+        unused: name of a part that will be deleted: its weights may be NaN.
 
     Raises:
         ModelError: names the first missing, unexpected and mismatched tensors.
@@ -165,7 +156,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     problems = _mismatches(expected, state)
     if problems:
         raise ModelError(f"{path} does not match its architecture: {'; '.join(problems)}")
-    check_finite(state, path)
+    check_finite({name: v for name, v in state.items() if not (unused and name.startswith(f"{unused}."))}, path)
     module.load_state_dict(dict(state), strict=True)
 
 

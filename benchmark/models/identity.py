@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import ModelError
-from benchmark.models.checkpoint import file_digest
 from benchmark.models.preprocess import Preprocess
 from benchmark.spec import digest
+from benchmark.utils.digests import file_digest
 
 ADAPTER_VERSION = 1
 """Part of every model's digest; raise it when an adapter changes a model's output."""

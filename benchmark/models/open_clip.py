@@ -31,6 +31,9 @@ CLIP_TEXT = ("token_embedding", "positional_embedding", "transformer", "ln_final
 """The text tower of open_clip's CLIP class, whose parts lie beside `visual`; other classes have a `text` module."""
 
 
+CAPTION_DECODER = "text_decoder"
+"""CoCa's."""
+
 PLACEHOLDER = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
 """The smallest text tower, built where one of transformers takes its place."""
 
@@ -61,10 +64,10 @@ def load(source: Source, device: str = "cpu", restore: Callable[[nn.Module], Non
     tokenizer = _tokenizer(source, config["text_cfg"])
     module = _build(source, config)
     if restore is None:
-        fill(module, _adapted(module, read_state(source.weights)), source.weights)
+        fill(module, _adapted(module, read_state(source.weights)), source.weights, unused=CAPTION_DECODER)
     module.eval().requires_grad_(False)
-    if hasattr(module, "text_decoder"):
-        del module.text_decoder  # CoCa's caption decoder: encode_image and encode_text never run it
+    if hasattr(module, CAPTION_DECODER):
+        delattr(module, CAPTION_DECODER)  # encode_image and encode_text never run it
     unroll(module)
     if restore is not None:
         restore(module)

@@ -11,6 +11,10 @@ from benchmark.spec import digest
 
 Resize = Literal["shortest", "longest", "squash"]
 Interpolation = Literal["bicubic", "bilinear"]
+Alpha = Literal["dropped", "white"]
+
+RGB_ONLY = ("EfficientNetImageProcessor", "ViTImageProcessor", "FlavaImageProcessor")
+"""transformers' image processors of dual encoders that convert nothing unless their configuration says so."""
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -22,7 +26,8 @@ class Preprocess:
 
     Decoding, resizing and cropping give uint8 pixels, which are stored; `mean` and `std` (of values in [0, 1]) are
     applied when the model runs. `size` is (height, width). `scaled` is the size before the centre crop where that
-    differs from `size`: ALIGN resizes to 346 x 346 and crops 289 x 289.
+    differs from `size`: ALIGN resizes to 346 x 346 and crops 289 x 289. `alpha` says what becomes of transparency:
+    open_clip's loaders drop it, transformers' image processors lay the image on white.
     """
 
     size: tuple[int, int]
@@ -32,11 +37,12 @@ class Preprocess:
     resize: Resize = "shortest"
     fill: int = 0
     scaled: tuple[int, int] | None = None
+    alpha: Alpha = "dropped"
 
     def pixel_digest(self) -> str:
         """Content hash of what determines the stored uint8 pixels (mean and std do not)."""
         scaled = list(self.scaled) if self.scaled else None
-        return digest([list(self.size), self.interpolation, self.resize, self.fill, scaled])
+        return digest([list(self.size), self.interpolation, self.resize, self.fill, scaled, self.alpha])
 
 
 def from_open_clip(image_size: Any, config: Mapping[str, Any], where: str) -> Preprocess:
@@ -85,7 +91,14 @@ def from_transformers(config: Mapping[str, Any], where: str) -> Preprocess:
         raise ModelError(f"{where}: size.shortest_edge needs do_center_crop and crop_size")
     final = scaled if crop is None else _pair(crop, f"{where}: crop_size")
     mean, std = _normalisation(config, where)
-    return Preprocess(final, mean, std, filters[config.get("resample")], resize, 0, scaled if scaled != final else None)
+    larger = scaled if scaled != final else None
+    return Preprocess(final, mean, std, filters[config.get("resample")], resize, 0, larger, _alpha(config))
+
+
+def _alpha(config: Mapping[str, Any]) -> Alpha:
+    """As transformers 5 does: with `do_convert_rgb` the image is laid on white; without, only RGB images are taken."""
+    kind = str(config.get("image_processor_type", "")).removesuffix("Fast").removesuffix("Pil")
+    return "white" if config.get("do_convert_rgb", kind not in RGB_ONLY) else "dropped"
 
 
 def _normalisation(

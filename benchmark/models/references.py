@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -94,6 +94,7 @@ class ResolvedModel:
         parameters: number of stored values, None where the weight file does not tell without being loaded.
         recipe: what its module is built from.
         quantized: for a folder that `reliquant export` wrote; such a model is not quantized again.
+        notes: what a reader should know of how it is built, one line each.
     """
 
     spec: ModelSpec
@@ -106,6 +107,7 @@ class ResolvedModel:
     loader: Callable[[str], ClipModel] = field(repr=False, compare=False)
     recipe: Recipe | None = None
     quantized: Quantized | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def ref(self) -> str:
@@ -146,6 +148,7 @@ class _Parts:
     weights: Path
     folder: Path | None
     where: str
+    notes: tuple[str, ...] = ()
 
 
 def resolve(spec: ModelSpec | str, *, download: bool = True) -> ResolvedModel:
@@ -260,15 +263,24 @@ def _from_architecture(ref: str, download: bool) -> _Parts:
         )
     entry = tags().get_pretrained_cfg(name, pretrained)
     if entry:
-        if entry.get("quick_gelu"):  # the weights were trained with it; `NAME-quickgelu` says the same
-            config["quick_gelu"] = True
-        return _Parts(config, entry, fetch_pretrained(entry, ref, download), None, ref)
+        notes: tuple[str, ...] = ()
+        if entry.get("quick_gelu"):  # `NAME-quickgelu` says the same; open_clip itself only warns
+            config["quick_gelu"], notes = True, ("built with QuickGELU, with which these weights were trained",)
+        return _Parts(config, entry, fetch_pretrained(entry, ref, download), None, ref, notes)
     file = Path(pretrained).expanduser()
     if file.is_file():
-        return _Parts(config, {}, file, None, ref)
+        return _Parts(config, {}, file, None, ref, _activation_unknown(name, file, known))
     if file.suffix in (".safetensors", *TORCH_SUFFIXES):
         raise ModelError(f"{file}: no such weight file (from --model {ref})")
     raise UnknownNameError(f"pretrained tag of {name}", pretrained, catalogue)
+
+
+def _activation_unknown(name: str, file: Path, known: Container[str]) -> tuple[str, ...]:
+    """A note on a weight file, which does not tell its activation, where open_clip knows the architecture with both."""
+    twin = f"{name}-quickgelu"
+    if twin not in known:
+        return ()
+    return (f"built with GELU; weights trained with QuickGELU (OpenAI, DFN, MetaCLIP) need {twin}/{file}",)
 
 
 def weight_location(entry: Mapping[str, Any]) -> tuple[str, list[str]] | None:
@@ -316,7 +328,9 @@ def _resolve_open_clip(spec: ModelSpec, parts: _Parts, download: bool) -> Resolv
         return load(Source(name, family, content, recipe, preprocess, parts.weights), device)
 
     parameters = count_parameters(parts.weights)
-    return ResolvedModel(spec, name, family, content, tuple(files), parameters, preprocess, loader, recipe)
+    return ResolvedModel(
+        spec, name, family, content, tuple(files), parameters, preprocess, loader, recipe, notes=parts.notes
+    )
 
 
 def _companions(parts: _Parts, download: bool) -> tuple[Path | None, Path | None]:

@@ -63,9 +63,9 @@ def load(
         module = _build(folder) if restore is None else _blank(folder)
         _check_towers(module, folder)
         tokenizer, padding = _tokenizer(folder, module.config)
-    check_finite(dict(module.named_parameters()), folder)
     if family == "ALIGN":
         module.text_model.pooler = None  # BERT's pooler runs, but ALIGN projects the class token's own output
+    check_finite(dict(module.named_parameters()), folder)
     module.eval().requires_grad_(False)
     unroll(module)
     if restore is not None:

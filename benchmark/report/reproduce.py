@@ -11,9 +11,11 @@ from typing import Any
 from benchmark.engine.reproduce import arguments, requests
 from benchmark.ledger.records import Record
 from benchmark.plugins import tasks
+from benchmark.results.answers import mixed_versions
 from benchmark.results.rows import Results
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import FOLDER, suite_names
+from benchmark.spec.yaml_file import file_text
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def origin(results: Results, source: Path | None) -> Origin:
     """
     records = [record for row in results.rows for record in row.records.values()]
     provenance = [record.provenance for record in records]
-    text = source.read_text(encoding="utf-8") if source is not None else ""
+    text = file_text(source) if source is not None else ""
     return Origin(
         _commands(results, source, records),
         text,
@@ -129,10 +131,12 @@ def _remarks(results: Results, provenance: Sequence[Any]) -> tuple[str, ...]:
     if results.spec is None:
         remarks.append(f"The file of suite '{results.suite}' was not found; give it as FILE.yaml to have it here.")
     else:
-        versions = {p.get("suite_version") for p in provenance}
+        versions = {p.get("suite_version") for p in provenance if p.get("suite") == results.suite}
         if versions - {results.spec.version}:
             written = ", ".join(sorted(map(str, versions)))
             remarks.append(f"The file has version {results.spec.version} now, the records come from {written}.")
+    if mixed := mixed_versions(record for row in results.rows for record in row.records.values()):
+        remarks.append(f"{mixed[0].upper()}{mixed[1:]}.")
     skipped = {name: entry["count"] for p in provenance for name, entry in p.get("skipped", {}).items()}
     remarks += [f"Data set '{name}': {count} broken images were left out." for name, count in skipped.items()]
     return tuple(remarks)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from benchmark.ledger.records import Record
 from benchmark.plugins import Task, tasks
 from benchmark.registry import Registry
-from benchmark.spec import FP32, DataSpec, ModelSpec, QuantSpec, SuiteSpec, parse_short_name
+from benchmark.spec import FP32, DataSpec, ModelSpec, QuantSpec, SuiteSpec, canonical, parse_short_name
 
 
 def identity(
@@ -71,13 +71,19 @@ def identities(suite: SuiteSpec) -> list[dict[str, Any]]:
 
 
 def same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two identities ask the same; a digest that one of them does not know is not compared."""
-    digests = {each["model"]["digest"] for each in (first, second)} - {None}
-    return len(digests) < 2 and _without_digest(first) == _without_digest(second)
+    """Whether two identities ask the same; a digest that one of them does not know is not compared.
+
+    Nor are calibration pairs that one of them lacks: its suite runs without, so the method does not look at them.
+    """
+    both = (first, second)
+    digests = {each["model"]["digest"] for each in both} - {None}
+    pairs = {canonical(each["calibration"]) for each in both if each["calibration"] is not None}
+    return len(digests) < 2 and len(pairs) < 2 and question(first) == question(second)
 
 
-def _without_digest(one: Mapping[str, Any]) -> dict[str, Any]:
-    return {**one, "model": one["model"]["ref"]}
+def question(one: Mapping[str, Any]) -> str:
+    """What an identity asks, without what `same` compares by itself: equal for identities that may ask the same."""
+    return canonical({**one, "model": one["model"]["ref"], "calibration": None}) if "model" in one else ""
 
 
 def found(records: Iterable[Record], wanted: Mapping[str, Any]) -> Record | None:

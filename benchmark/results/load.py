@@ -11,8 +11,10 @@ from pathlib import Path
 
 from benchmark.errors import InputError, UnknownNameError
 from benchmark.ledger.records import Ledger, Record
+from benchmark.results.answers import of_model, records_of
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import expand_braces, load_suite, suite_names
+from benchmark.utils.sqlite import sqlite_address, sqlite_path
 
 DEFAULT = "demo"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -48,16 +50,18 @@ def find(
     Raises:
         UnknownNameError: neither; with a suggestion.
     """
-    recorded = {record.suite for record in ledger.records.values()}
+    recorded = {record.suite for record in ledger.answers()}
     suite = suite or (next(iter(recorded)) if len(recorded) == 1 else DEFAULT)
     what = what or suite
     if what in recorded or what.endswith((".yaml", ".yml")):
         return _suite(ledger, what, data, catalogues)
     if RUN_ID.fullmatch(what):
         found_suite, run = mlflow_run(ledger.home, what)
-        return _with_runs(_suite(ledger, found_suite, data, catalogues), (run,))
+        asked = _suite(ledger, found_suite, data, catalogues)
+        records = [r for r in records_of(ledger, asked.suite, asked.spec) if of_model(r, run[0])]
+        return _with_runs(asked, tuple({(r.model, run[1]): None for r in records} or [run]))
     asked = _suite(ledger, suite, data, catalogues)
-    known = list(dict.fromkeys((r.model, r.quantization) for r in ledger.records.values() if r.suite == asked.suite))
+    known = list(dict.fromkeys((r.model, r.quantization) for r in records_of(ledger, asked.suite, asked.spec)))
     runs = tuple(run for run in known if any(fnmatchcase(run[1], pattern) for pattern in expand_braces(what)))
     if not runs:
         if what in suite_names():
@@ -73,9 +77,8 @@ def _with_runs(asked: Asked, runs: tuple[Run, ...]) -> Asked:
 
 
 def _suite(ledger: Ledger, name: str, data: Sequence[str], catalogues: Sequence[Path]) -> Asked:
-    recorded, _ = find_suite(name, ledger)
-    known = name in suite_names() or name.endswith((".yaml", ".yml"))
-    return Asked(recorded, name, load_suite(name, data, catalogues) if known else None)
+    recorded, spec = find_suite(name, ledger, data, catalogues)
+    return Asked(recorded, name, spec)
 
 
 def mlflow_run(home: Path, run_id: str) -> tuple[str, Run]:
@@ -85,9 +88,8 @@ def mlflow_run(home: Path, run_id: str) -> tuple[str, Run]:
         InputError: no such run, or it is none of a quantization.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    store = home / "mlflow.db"
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.resolve()}"
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(home / "mlflow.db")
+    if (file := sqlite_path(uri)) is not None and not file.is_file():
         raise InputError(f"run '{run_id}': {home} holds no MLflow store")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -117,17 +119,26 @@ def open_ledger(home: Path) -> Ledger:
     return Ledger(home)
 
 
-def find_suite(asked: str, ledger: Ledger) -> tuple[str, tuple[str, ...]]:
-    """Name of the suite in the ledger and its headline metrics, if its file can be found."""
-    recorded = {record.suite for record in ledger.records.values()}
+def find_suite(
+    asked: str, ledger: Ledger, data: Sequence[str] = (), catalogues: Sequence[Path] = ()
+) -> tuple[str, SuiteSpec | None]:
+    """Name of a suite that has results, and its content if its file can be found.
+
+    Args:
+        asked: its name or file. data, catalogues: as for `load_suite`.
+
+    Raises:
+        InputError: no record answers it. UnknownNameError: no such suite.
+    """
+    recorded = {record.suite for record in ledger.answers()}
     if asked in suite_names() or asked.endswith((".yaml", ".yml")):
-        suite = load_suite(asked)
-        if suite.name not in recorded:
+        suite = load_suite(asked, data, catalogues)
+        if not records_of(ledger, suite.name, suite):
             raise InputError(f"suite '{suite.name}' has no results in {ledger.home}; there are: {', '.join(recorded)}")
-        return suite.name, suite.headline
+        return suite.name, suite
     if asked not in recorded:
         raise UnknownNameError(f"suite in {ledger.home}", asked, recorded)
-    return asked, ()
+    return asked, None
 
 
 def newest(records: Iterable[Record]) -> list[Record]:

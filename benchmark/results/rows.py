@@ -14,6 +14,7 @@ from benchmark.ledger.records import Ledger, Record
 from benchmark.plugins import Better, tasks
 from benchmark.quantization.registry import read
 from benchmark.results import sizes
+from benchmark.results.answers import records_of
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.decide import Decision, decide
 from benchmark.results.load import newest
@@ -152,7 +153,7 @@ class Results:
 
 def read_results(ledger: Ledger, suite: str, spec: SuiteSpec | None) -> Results:
     """Read, pair with full precision and compare what the ledger has of a suite."""
-    own = [record for record in ledger.records.values() if record.suite == suite]
+    own = records_of(ledger, suite, spec)
     done = newest(own)
     comparer = Comparer(ledger)
     found = find_changes([r for r in done if r.quantization != FP32.name], done, comparer)

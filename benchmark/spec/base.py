@@ -5,7 +5,7 @@ Nothing here reads data or loads a model; the registries are consulted by `bench
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -283,8 +283,11 @@ class SuiteSpec(Frozen):
         return self
 
 
-def parse_spec(kind: type[S], data: Any, where: str) -> S:
+def parse_spec(kind: type[S], data: Any, where: str, place: Callable[[str], str] | None = None) -> S:
     """Validate `data` as a specification; the first problem becomes one clear line.
+
+    Args:
+        place: field -> where it stands in the file that `data` comes from; empty where it is not known.
 
     Raises:
         SpecError: names `where` (a file or option), the field, and what would be right.
@@ -293,7 +296,9 @@ def parse_spec(kind: type[S], data: Any, where: str) -> S:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise SpecError(f"{where}: {first_problem(kind, children, error)}") from None
+        problem = first_problem(kind, children, error)
+        found = place(problem.partition(": ")[0]) if place else ""
+        raise SpecError(f"{where}: {problem.rstrip('.')} ({found})" if found else f"{where}: {problem}") from None
 
 
 def check_name(text: str, where: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmark.errors import DataError, SpecError
 from benchmark.spec.base import DataSpec, check_name, parse_spec
-from benchmark.spec.yaml_file import load_yaml
+from benchmark.spec.yaml_file import load_yaml, place
 from benchmark.utils.files import expand, list_images, walk
 
 SHIPPED = "catalogue.yaml"
@@ -91,7 +91,9 @@ def _entry(name: str, fields: dict[str, Any], origin: str) -> Entry:
     where = f"{'catalogue' if origin == 'reliquant' else origin}: {name}"
     if images is not None and (not isinstance(images, int) or images < 1):
         raise SpecError(f"{where}: images: expected a positive number, got {images!r}")
-    return Entry(parse_spec(DataSpec, fields, where), str(about), None if hub is None else str(hub), images, origin)
+    at = None if origin == "reliquant" else lambda field: place(Path(origin), f"{name}.{field}")
+    spec = parse_spec(DataSpec, fields, where, at)
+    return Entry(spec, str(about), None if hub is None else str(hub), images, origin)
 
 
 def detect(path: str) -> DataSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from benchmark.errors import SpecError, UnknownNameError
 from benchmark.spec.base import ModelSpec, SuiteSpec, parse_spec
 from benchmark.spec.catalogue import detect, load_catalogue
 from benchmark.spec.groups import groups
-from benchmark.spec.yaml_file import load_yaml
+from benchmark.spec.yaml_file import load_yaml, place
 
 FOLDER = Path(__file__).parent.parent / "suites"
 MOST_ALTERNATIVES = 10_000
@@ -52,7 +53,7 @@ def load_suite(name: str, data: Sequence[str] = (), catalogues: Sequence[Path] =
     for field, expand in (("models", _models), ("quantizations", _quantizations)):
         if isinstance(content.get(field), list):
             content[field] = expand(content[field])
-    return parse_spec(SuiteSpec, content, str(path))
+    return parse_spec(SuiteSpec, content, str(path), partial(place, path))
 
 
 def _catalogued(sets: Mapping[str, Any], catalogues: Sequence[Path]) -> dict[str, Any]:

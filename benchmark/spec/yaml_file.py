@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +82,81 @@ def load_yaml(path: Path) -> Any:
     """Read a YAML file with the safe loader.
 
     Raises:
-        SpecError: the file is missing, not UTF-8, not YAML, larger than `LARGEST_FILE` or `LARGEST_CONTENT`, or holds
-            a tag that is not plain data, a field twice or a number that is out of range.
+        SpecError: the file is missing, not text (UTF-8, or UTF-16 with a byte order mark), not YAML, larger than
+            `LARGEST_FILE` or `LARGEST_CONTENT`, or holds a tag that is not plain data, a field twice or a number that
+            is out of range. An error of the text names line and column.
     """
+    return _parsed(path, lambda text: yaml.load(text, Loader=_Loader))
+
+
+def place(path: Path, field: str) -> str:
+    """Where a field stands in a YAML file that can be read, `line 7, column 12`; empty where it is not there.
+
+    Args:
+        field: dotted, e.g. `data.pets.limit` or `models.0`; where its end is not in the file, the last part that is.
+    """
+    node = _parsed(path, lambda text: yaml.compose(text, Loader=_Loader))
+    mark, rest = None, field
+    while rest:
+        found = [pair for pair in _children(node) if rest == pair[0] or rest.startswith(f"{pair[0]}.")]
+        if found:
+            name, mark, node = max(found, key=lambda pair: len(pair[0]))
+            rest = rest[len(name) + 1 :]
+        else:  # a part that says which kind of value was tried, or a field that is missing
+            rest = rest.partition(".")[2]
+    return "" if mark is None else _at(mark)
+
+
+def _children(node: yaml.Node | None) -> list[tuple[str, yaml.Mark, yaml.Node]]:
+    """Name, place and content of each field or entry of a node."""
+    if isinstance(node, yaml.MappingNode):
+        return [(str(key.value), key.start_mark, child) for key, child in node.value]
+    if isinstance(node, yaml.SequenceNode):
+        return [(str(number), child.start_mark, child) for number, child in enumerate(node.value)]
+    return []
+
+
+def _parsed(path: Path, read: Callable[[str], Any]) -> Any:
     try:
         if path.is_file() and path.stat().st_size > LARGEST_FILE:
             raise SpecError(f"{path}: larger than {LARGEST_FILE} bytes: this is no suite or catalogue")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return read(file_text(path))
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error})") from None
+    except yaml.reader.ReaderError as error:
+        where = _behind(file_text(path)[: error.position])
+        raise SpecError(f"{path}: not valid YAML at {where} ({chr(error.character)!r} is not allowed)") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        raise SpecError(f"{path}: not valid YAML{line} ({getattr(error, 'problem', None) or error})") from None
+        where = f" at {_at(mark)}" if mark else ""
+        raise SpecError(f"{path}: not valid YAML{where} ({getattr(error, 'problem', None) or error})") from None
     except RecursionError:
         raise SpecError(f"{path}: not valid YAML (nested too deeply)") from None
+
+
+def file_text(path: Path) -> str:
+    """A file's text with `\\n` at line ends; editors on Windows write UTF-16, and byte order marks before UTF-8.
+
+    Raises:
+        SpecError: neither. OSError: the file cannot be read.
+    """
+    content = path.read_bytes()
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = _behind(content[: error.start].decode(error.encoding))
+        wrong = f"not UTF-8 text at {where} (byte {content[error.start]:#x})"
+        raise SpecError(f"{path}: {wrong}; save it as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _behind(before: str) -> str:
+    """The place behind a text."""
+    return f"line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
+
+
+def _at(mark: yaml.Mark) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}"

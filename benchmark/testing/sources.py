@@ -138,13 +138,18 @@ class SourceContract(ABC):
         assert "\n" not in str(error.value)
 
     @pytest.mark.usefixtures("on_disk")
-    def test_the_digest_sees_a_changed_file_but_not_where_the_data_lies(self, spec: DataSpec, tmp_path: Path) -> None:
-        """Moving the data keeps what was computed, touching a file does not."""
+    def test_the_digest_sees_changed_bytes_but_not_where_or_when(self, spec: DataSpec, tmp_path: Path) -> None:
+        """Moving and touching the data keeps what was computed; other bytes do not, even of equal size and time."""
         before = data_digest(spec)
         root, moved = tmp_path / "data", tmp_path / "elsewhere"
         root.rename(moved)
         there = DataSpec.model_validate_json(spec.model_dump_json().replace(str(root), str(moved)))
         assert data_digest(there) == before
         for file in moved.rglob("*.*"):
+            os.utime(file, ns=(1, 1))
+        assert data_digest(there) == before
+        for file in (path for path in moved.rglob("*.*") if path.is_file()):
+            content = file.read_bytes()
+            file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
             os.utime(file, ns=(1, 1))
         assert data_digest(there) != before

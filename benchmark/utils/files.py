@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmark.errors import DataError
 from benchmark.utils.content_hash import digest
+from benchmark.utils.digests import Stamp, file_digests, stamp
 from benchmark.utils.image_formats import HEAD, IMAGE_SUFFIXES, image_format
 
 DATA_VARIABLE = "RELIQUANT_DATA"
@@ -20,11 +21,16 @@ JUNK = ("__MACOSX", "@eaDir")
 
 @dataclass(frozen=True)
 class Entry:
-    """One file below a root: path relative to it with forward slashes, bytes, time of the last change."""
+    """One file below a root: path relative to it with forward slashes, the file itself, what changes with its bytes."""
 
     path: str
-    size: int
-    mtime_ns: int
+    file: Path
+    stamp: Stamp
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.stamp[0]
 
 
 def expand(path: str) -> Path:
@@ -63,7 +69,22 @@ def natural(text: str) -> tuple[int, int, str]:
 
 def nfc(name: str) -> str:
     """A name in Unicode's composed form, without blanks around it: what a Mac writes as two characters is one."""
-    return unicodedata.normalize("NFC", name).strip().strip("\ufeff")
+    return unicodedata.normalize("NFC", escaped(name)).strip().strip("\ufeff")
+
+
+def escaped(name: str) -> str:
+    r"""A file's name as text that can be printed and stored: bytes that are no UTF-8 become `\xNN`.
+
+    >>> print(escaped(b"caf\xe9.jpg".decode("utf-8", "surrogateescape")))
+    caf\xe9.jpg
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def misnamed(path: str) -> bool:
+    """Whether an `escaped` path, which names no file itself, stands for one whose name is not UTF-8."""
+    raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda match: bytes.fromhex(match[1].decode()), path.encode())
+    return raw != path.encode() and os.path.lexists(raw)
 
 
 @dataclass(frozen=True)
@@ -102,7 +123,7 @@ def list_images(root: Path) -> tuple[list[Entry], list[Aside]]:
         elif found.path.lower().endswith(IMAGE_SUFFIXES) or image_format(_head(root / found.path)) is not None:
             images.append(found)
         else:
-            asides.append(Aside(found.path, "no image" if found.size else "empty"))
+            asides.append(Aside(escaped(found.path), "no image" if found.size else "empty"))
     return images, asides
 
 
@@ -129,28 +150,31 @@ def _walk(folder: Path, prefix: str, depth: int = 0) -> Iterator[Entry | Aside]:
         for item in items:
             path = prefix + item.name
             if item.name.startswith(".") or item.name in JUNK:
-                yield Aside(path, "hidden")
+                yield Aside(escaped(path), "hidden")
             elif item.is_dir():
                 yield from _walk(Path(item.path), f"{path}/", depth + 1)
             elif item.is_file():
-                status = item.stat()
-                yield Entry(path, status.st_size, status.st_mtime_ns)
+                yield Entry(path, Path(item.path), stamp(item.stat()))
             else:
-                yield Aside(path, "dangling link" if item.is_symlink() else "no file")
+                yield Aside(escaped(path), "dangling link" if item.is_symlink() else "no file")
 
 
 def entry(path: Path) -> Entry:
     """A single file as an Entry under its own name."""
     try:
-        status = path.stat()
+        return Entry(path.name, path.absolute(), stamp(path.stat()))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    return Entry(path.name, status.st_size, status.st_mtime_ns)
 
 
 def fingerprint(entries: Iterable[Entry]) -> str:
-    """Content hash of names, sizes and times of change."""
-    return digest([[e.path, e.size, e.mtime_ns] for e in entries])
+    """Content hash of names and bytes: where files lie and when they were written does not count.
+
+    Files that have not changed since an earlier call, in any process, are not read again (`benchmark.utils.digests`).
+    """
+    found = list(entries)
+    digests = file_digests({e.file: e.stamp for e in found})
+    return digest([[e.path, digests[e.file]] for e in found])
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:

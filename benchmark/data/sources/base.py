@@ -14,7 +14,7 @@ from pydantic import Field
 
 from benchmark.errors import DataError, UnknownNameError
 from benchmark.spec import ClassList, DataSpec, Frozen, parse_spec
-from benchmark.utils.files import Aside, resolve
+from benchmark.utils.files import Aside, escaped, resolve
 
 if TYPE_CHECKING:
     import datasets
@@ -114,7 +114,7 @@ class Source(ABC, Generic[Options]):
 
     @abstractmethod
     def fingerprint(self, spec: DataSpec) -> str:
-        """Content fingerprint without decoding: changes when a file is added, removed, resized or touched."""
+        """Content fingerprint without decoding: changes when a file is added, removed, renamed or its bytes change."""
 
     def check(self, spec: DataSpec) -> None:
         """Check before any work that the options are valid and the path exists.
@@ -141,15 +141,15 @@ class Source(ABC, Generic[Options]):
 
 
 def paths_dataset(paths: list[str], labels: list[int], ids: list[str], **columns: list[Any]) -> datasets.Dataset:
-    """A data set of image files, by absolute path; nothing is read.
+    """A data set of image files, by absolute path; nothing is read. Names that are not UTF-8 are `escaped`.
 
     Args:
         columns: `base_id` (texts), `group` (ints), `caption` (texts), `offset` and `size` (ints).
     """
     rows: dict[str, list[Any]] = {
-        "image": [{"bytes": None, "path": path} for path in paths],
+        "image": [{"bytes": None, "path": escaped(path)} for path in paths],
         "label": labels,
-        "sample_id": ids,
+        "sample_id": [escaped(name) for name in ids],
         **columns,
     }
     return images_dataset(rows)

@@ -38,7 +38,7 @@ class CifarC(Source[SourceOptions]):
         self.files(spec)
 
     def fingerprint(self, spec: DataSpec) -> str:
-        """Sizes and times of change of the two files."""
+        """Names and bytes of the two files."""
         return fingerprint([entry(path) for path in self.files(spec)])
 
     def files(self, spec: DataSpec) -> tuple[Path, Path]:

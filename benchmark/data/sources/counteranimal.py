@@ -39,7 +39,7 @@ class CounterAnimal(Source[CounterAnimalOptions]):
     options = CounterAnimalOptions
 
     def fingerprint(self, spec: DataSpec) -> str:
-        """Relative paths, sizes and times of change of all images."""
+        """Relative paths and bytes of all images."""
         return fingerprint(list_images(self.root(spec))[0])
 
     def load(self, spec: DataSpec) -> LoadedData:

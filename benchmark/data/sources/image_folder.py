@@ -55,7 +55,7 @@ class ImageFolder(Source[FolderOptions]):
     options = FolderOptions
 
     def fingerprint(self, spec: DataSpec) -> str:
-        """Relative paths, sizes and times of change of all images and of the text files beside them."""
+        """Relative paths and bytes of all images and of the text files beside them."""
         root = self.folder(spec)
         return fingerprint([*list_images(root)[0], *walk_texts(root)])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions, paths_dataset
 from benchmark.errors import DataError
 from benchmark.spec import DataSpec
+from benchmark.utils.digests import stamp
 from benchmark.utils.files import Entry, expand, fingerprint, numbered_lines
 
 
@@ -30,7 +31,7 @@ class ImageList(Source[ListOptions]):
     places = ("root",)
 
     def fingerprint(self, spec: DataSpec) -> str:
-        """Paths, labels, sizes and times of change of all listed images."""
+        """Paths, labels and bytes of all listed images."""
         return fingerprint([entry for entry, _ in self.listed(spec)])
 
     def listed(self, spec: DataSpec) -> list[tuple[Entry, int]]:
@@ -56,7 +57,7 @@ class ImageList(Source[ListOptions]):
                 raise DataError(
                     f"{path}: line {number}: {folder / name.strip()}: {error.strerror or error}{hint}"
                 ) from None
-            found.append((Entry(f"{name.strip()} {value}", status.st_size, status.st_mtime_ns), value))
+            found.append((Entry(f"{name.strip()} {value}", folder / name.strip(), stamp(status)), value))
         return found
 
     def folder(self, spec: DataSpec) -> Path:

@@ -66,7 +66,7 @@ class Parquet(Source[ColumnOptions]):
         self.files(spec)
 
     def fingerprint(self, spec: DataSpec) -> str:
-        """Names, sizes and times of change of the files."""
+        """Names and bytes of the files."""
         root = self.root(spec)
         if root.is_file():
             return fingerprint([entry(root)])
@@ -104,7 +104,9 @@ def _open(paths: Sequence[Path]) -> datasets.Dataset:
     try:
         if kinds == {".arrow"}:
             return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in paths])
-        return datasets.Dataset.from_parquet([str(path) for path in paths])
+        # `datasets` knows a converted file by path and time; a name of its own for these bytes keeps it from an old one
+        place = Path(datasets.config.HF_DATASETS_CACHE) / "reliquant" / fingerprint(map(entry, paths))[:32]
+        return datasets.Dataset.from_parquet([str(path) for path in paths], cache_dir=str(place))
     except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
         cause = error.__cause__ or error
         where = paths[0] if len(paths) == 1 else f"{paths[0].parent} ({len(paths)} files)"

@@ -80,7 +80,7 @@ class Webdataset(Source[WebdatasetOptions]):
         self.shards(spec)
 
     def fingerprint(self, spec: DataSpec) -> str:
-        """Names, sizes and times of change of the shards and of the text files."""
+        """Names and bytes of the shards and of the text files."""
         return fingerprint([entry(p) for p in self.shards(spec)] + walk_texts(self.root(spec)))
 
     def shards(self, spec: DataSpec) -> list[Path]:
@@ -187,7 +187,7 @@ def _index(shard: Path, options: WebdatasetOptions, asides: list[Aside]) -> dict
     samples: dict[str, Sample] = {}
     length = shard.stat().st_size
     try:
-        with tarfile.open(shard, "r:") as archive:
+        with tarfile.open(shard, "r:", errors="backslashreplace") as archive:
             for member in archive:
                 if member.isdir():
                     continue

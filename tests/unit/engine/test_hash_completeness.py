@@ -235,6 +235,7 @@ RESOLVED_FIELDS: Table = {
     "preprocess": Row({"preprocess": SMALL}, frozenset({PIXELS, STATISTICS})),  # the digest holds it too
     "loader": Irrelevant("the digest holds what it builds, ADAPTER_VERSION how"),
     "recipe": Irrelevant("the digest holds the architecture and the files"),
+    "notes": Row({"notes": ("built so",)}, why="the digest holds the architecture"),
     "quantized": Row({"quantized": Quantized(QUANT, "base", never)}, TOWERS | ANSWERS),
 }
 
@@ -261,6 +262,7 @@ PREPROCESS: dict[str, tuple[object, bool]] = {
     "resize": ("squash", True),
     "fill": (7, True),
     "scaled": ((40, 40), True),
+    "alpha": ("white", True),
 }
 """Field -> another value, and whether the stored pixels depend on it; the model's digest holds all."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -12,9 +13,10 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmark.errors import UnknownNameError
+from benchmark.errors import NonFiniteError, UnknownNameError
 from benchmark.models import resolve
 from benchmark.models.base import ClipModel
 from benchmark.models.texts import Shortened, cut_texts, whole_tokens
@@ -347,6 +349,21 @@ def test_clone_is_independent(load: Loader) -> None:
 
 def test_coca_drops_its_caption_decoder(load: Loader) -> None:
     assert not any(name.startswith("text_decoder") for name, _ in load("CoCa").module.named_modules())
+
+
+def test_a_coca_whose_unused_caption_decoder_is_broken_is_used(folder: Path, load: Loader, tmp_path: Path) -> None:
+    expected, name = load("CoCa").encode_text(TEXTS), "open_clip_model.safetensors"
+    shutil.copytree(folder / "CoCa", tmp_path / "CoCa")
+    state = load_file(tmp_path / "CoCa" / name)
+    for key in [key for key in state if key.startswith("text_decoder.")]:
+        state[key].fill_(float("nan"))
+    save_file(state, tmp_path / "CoCa" / name)
+    found = resolve(f"local-dir:{tmp_path / 'CoCa'}").load()
+    torch.testing.assert_close(found.encode_text(TEXTS), expected, atol=0, rtol=0)
+    state["text.token_embedding.weight"][3] = float("nan")
+    save_file(state, tmp_path / "CoCa" / name)
+    with pytest.raises(NonFiniteError, match=r"'text\.token_embedding\.weight' holds"):
+        resolve(f"local-dir:{tmp_path / 'CoCa'}").load()
 
 
 def test_unrolled_coca_captions_as_before(folder: Path, load: Loader) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -281,6 +282,15 @@ class TestBadFolders:
         save_file(state, folder / "model.safetensors", {"format": "pt"})
         with pytest.raises(NonFiniteError, match=r"tensor 'visual_projection\.weight'"):
             resolve(f"transformers:{folder}").load()
+
+    def test_what_align_does_not_use_may_be_broken(self, tmp_path: Path, load: Loader) -> None:
+        shutil.copytree(load("ALIGN")[2], tmp_path / "align")
+        weights = tmp_path / "align" / "model.safetensors"
+        state = load_file(weights)
+        state["text_model.pooler.dense.weight"].fill_(float("nan"))
+        save_file(state, weights, {"format": "pt"})
+        found = resolve(f"transformers:{tmp_path / 'align'}").load()
+        torch.testing.assert_close(found.encode_text(TEXTS), load("ALIGN")[0].encode_text(TEXTS), atol=0, rtol=0)
 
     def test_no_tokenizer(self, folder: Path) -> None:
         for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):

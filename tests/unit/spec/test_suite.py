@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmark.errors import InputError, SpecError, UnknownNameError
+from benchmark.spec import SuiteSpec
+from benchmark.spec.catalogue import load_catalogue
 from benchmark.spec.suite import FOLDER, load_suite, narrow, suite_names
 
 VALID = """
@@ -101,7 +104,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (VALID.replace("version: 1", "version: 0x" + "f" * 5000), "out of range"),
         (VALID.replace("version: 1", "version: .inf"), "version"),
         (VALID.replace("version: 1", "version: 2001-01-01"), "version"),
-        (VALID.replace("version: 1", "version: &v [*v]"), "line 3 (an alias that contains itself)"),
+        (VALID.replace("version: 1", "version: &v [*v]"), "line 3, column 10 (an alias that contains itself)"),
         (VALID + LAUGHS, "with its aliases written out"),
         (VALID.replace("models: [demo]", "models: demo"), "models"),
         (VALID.replace("models: [demo]", "modles: [demo]"), "modles: unknown field 'modles'. Did you mean 'models'"),
@@ -111,11 +114,11 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (VALID.replace("limit: 50", "limit: 1e3"), "data.far.limit"),
         (VALID.replace("limit: 50", "limit: no"), "data.far.limit"),
         (VALID.replace("limit: 50", "options: {x: .nan}"), "data.far.options"),
-        (VALID.replace("limit: 50", "options: &o {x: *o}"), "line 8 (an alias that contains itself)"),
+        (VALID.replace("limit: 50", "options: &o {x: *o}"), "line 8, column 60 (an alias that contains itself)"),
         (VALID.replace("limit: 50", "options: {x: 2020-01-01}"), "data.far.options"),
         (VALID.replace("limit: 50", "options: {x: !!binary /w==}"), "data.far.options"),
         (VALID.replace("limit: 50", "options: {x: !!set {a, b}}"), "data.far.options"),
-        (VALID.replace("limit: 50", "options: {x: 0x" + "f" * 5000 + "}"), "line 8 (a number is out of range)"),
+        (VALID.replace("limit: 50", "options: {x: 0x" + "f" * 5000 + "}"), "column 64 (a number is out of range)"),
         (VALID.replace("test: scenes", "test: scenes, options: {x: .inf}"), "tasks.zero_shot.scenes"),
         ("[" * 5000, "YAML"),
     ],
@@ -209,3 +212,39 @@ def test_a_data_set_pointed_wrongly(write, item: str, says: str) -> None:  # typ
         assert says in str(caught.value)
     with pytest.raises(InputError):
         load_suite(write("data: [1]"), data=[item])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_files_of_any_editor_say_the_same(tmp_path: Path, encoding: str, ending: str) -> None:
+    text = VALID.replace("name: small", 'name: small\ndescription: "d\xe9j\xe0 vu"')
+    path = tmp_path / "suite.yaml"
+    path.write_bytes(text.replace("\n", ending).encode(encoding))
+    assert load_suite(str(path)) == SuiteSpec.model_validate(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("split: test", "spilt: test", "line 7, column 26"),
+        ("limit: 50", "limit: none", "line 8, column 51"),
+        ("{test: scenes}", "{test: scnes}", "line 10, column 24"),
+        ("models: [demo]", "models: [demo, {ref: ''}]", "line 4, column 17"),
+        ("version: 1", "version: [1", "line 4, column 7"),
+        ("name: small", "name: sm\x00ll", "line 2, column 9"),
+    ],
+)
+def test_an_error_names_line_and_column(write, old: str, new: str, says: str) -> None:  # type: ignore[no-untyped-def]
+    assert says in refused(write(VALID.replace(old, new)))
+
+
+def test_text_in_another_encoding_is_named_by_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_bytes(VALID.replace("name: small", "name: small\ndescription: caf\xe9").encode("latin-1"))
+    assert "not UTF-8 text at line 3, column 17 (byte 0xe9); save it as UTF-8" in refused(str(path))
+
+
+def test_an_error_in_a_catalogue_names_line_and_column(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("pets:\n  source: demo\n  limit: -1\n")
+    with pytest.raises(SpecError, match=r"mine.yaml: pets: limit: .* \(line 3, column 3\)$"):
+        load_catalogue([tmp_path / "mine.yaml"])

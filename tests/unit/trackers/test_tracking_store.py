@@ -74,24 +74,24 @@ def test_what_was_deleted_or_left_running_counts_not(address: str, home: Path, t
         copy.execute(change.format(name=QUANT.name))
         copy.commit()
     assert complete(address)
-    assert not store.complete_configurations(f"{store.SQLITE}{tmp_path / 'm.db'}", "known")
+    assert not store.complete_configurations(f"sqlite:///{tmp_path / 'm.db'}", "known")
 
 
 def test_other_stores_and_other_schemas_are_left_to_mlflow(tmp_path: Path) -> None:
     assert store.complete_configurations("http://127.0.0.1:1", "known") is None
-    assert store.complete_configurations(f"{store.SQLITE}{tmp_path / 'none.db'}", "known") is None
+    assert store.complete_configurations(f"sqlite:///{tmp_path / 'none.db'}", "known") is None
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("CREATE TABLE runs (a)")
         other.commit()
-    assert store.complete_configurations(f"{store.SQLITE}{tmp_path / 'other.db'}", "known") is None
+    assert store.complete_configurations(f"sqlite:///{tmp_path / 'other.db'}", "known") is None
     (tmp_path / "text.db").write_text("no database, but long enough to be looked at as one " * 40)
-    assert store.complete_configurations(f"{store.SQLITE}{tmp_path / 'text.db'}", "known") is None
+    assert store.complete_configurations(f"sqlite:///{tmp_path / 'text.db'}", "known") is None
     assert not list(tmp_path.glob("none.db"))
 
 
 def test_statistics_are_renewed_after_many_runs_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "ANALYZE_EVERY", 10)
-    address = f"{store.SQLITE}{tmp_path / 'm.db'}"
+    address = f"sqlite:///{tmp_path / 'm.db'}"
     assert not store.renew_statistics("http://127.0.0.1:1")
     with closing(sqlite3.connect(tmp_path / "m.db")) as database:
         database.execute("CREATE TABLE runs (run_uuid VARCHAR PRIMARY KEY)")
@@ -114,9 +114,9 @@ def test_a_locked_database_keeps_its_old_statistics(tmp_path: Path, monkeypatch:
         database.execute("INSERT INTO runs VALUES ('a')")
         database.commit()
         database.execute("BEGIN EXCLUSIVE")
-        assert not store.renew_statistics(f"{store.SQLITE}{tmp_path / 'm.db'}")
+        assert not store.renew_statistics(f"sqlite:///{tmp_path / 'm.db'}")
         database.rollback()
-        assert store.renew_statistics(f"{store.SQLITE}{tmp_path / 'm.db'}")
+        assert store.renew_statistics(f"sqlite:///{tmp_path / 'm.db'}")
 
 
 def test_mlflow_leaves_stdout_to_the_command_line(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,3 +126,14 @@ def test_mlflow_leaves_stdout_to_the_command_line(address: str, monkeypatch: pyt
     from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
 
     assert MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.get() is True
+
+
+def test_a_results_folder_of_any_name_holds_its_own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "a b%20c?d#e;f'g\"h&i%"
+    folder.mkdir()
+    MLflowTracker().open(folder).log(finished("known"))
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name], "nothing beside it"
+    assert store.complete_configurations(store.default_uri(folder), "known")
+    written = {path.name for path in (folder / "artifacts").rglob("*") if path.is_file()}
+    assert {"quantization_report.json", "curve.png"} <= written
