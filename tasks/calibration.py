@@ -119,21 +119,39 @@ def _slopes(cos: NDArray[np.float64], bank: FeatureBank, scale: float) -> dict[s
     }
 
 
+def _tuned(columns: Columns) -> dict[str, NDArray[np.float64]] | None:
+    """What `_seen` gives at the tuned logit scale; None where it could not be tuned."""
+    if "untuned" in columns.about:
+        return None
+    test, step = columns["test"], _newton_step(columns)
+    moved = {name: test[f"{name}_tuned"] + step * test[f"{name}_tuned_slope"] for name in _MEASURED}
+    return moved | {"confidence": moved["confidence"].clip(0.0, 1.0)}
+
+
+@calibration.tables
+def tables(columns: Columns, options: NoOptions) -> dict[str, NDArray[Any]]:
+    """Reliability bins before and after tuning; netcal, which brings torch, is not needed for them."""
+    test, tuned = columns["test"], _tuned(columns)
+    found = _bins(test["confidence"], test["correct"])
+    if tuned is not None:
+        bins = _bins(tuned["confidence"], test["correct"])
+        found |= {f"{name}_tuned": table for name, table in bins.items()}
+    return found
+
+
 @calibration.summarise
 def summarise(columns: Columns, options: NoOptions) -> Summary:
     """Errors before and after tuning; without some samples of `fit`, the scale is tuned again by one Newton step."""
     test, about = columns["test"], columns.about
-    metrics, tables = _measures({name: test[name] for name in _MEASURED}, test["correct"])
+    metrics = _measures({name: test[name] for name in _MEASURED}, test["correct"])
     metrics |= {"logit_scale": float(about["logit_scale"]), "samples": float(len(test["correct"]))}
     metrics["ece_15_floor"] = ece_floor(test["confidence"], bins=BINS)
-    if "untuned" in about:
-        return Summary(metrics, tables, {"logit_scale_tuned": str(about["untuned"])})
-    step = _newton_step(columns)
-    moved = {name: test[f"{name}_tuned"] + step * test[f"{name}_tuned_slope"] for name in _MEASURED}
-    tuned, tuned_tables = _measures(moved | {"confidence": moved["confidence"].clip(0.0, 1.0)}, test["correct"])
-    metrics |= {f"{name}_tuned": value for name, value in tuned.items()}
-    metrics["logit_scale_tuned"] = float(about["logit_scale_tuned"]) * math.exp(step)
-    return Summary(metrics, tables | {f"{name}_tuned": value for name, value in tuned_tables.items()})
+    tuned, bins = _tuned(columns), tables(columns, options)
+    if tuned is None:
+        return Summary(metrics, bins, {"logit_scale_tuned": str(about["untuned"])})
+    metrics |= {f"{name}_tuned": value for name, value in _measures(tuned, test["correct"]).items()}
+    metrics["logit_scale_tuned"] = float(about["logit_scale_tuned"]) * math.exp(_newton_step(columns))
+    return Summary(metrics, bins)
 
 
 def _newton_step(columns: Columns) -> float:
@@ -162,12 +180,10 @@ def _netcal(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict
     }
 
 
-def _measures(
-    seen: Mapping[str, NDArray[np.float64]], correct: NDArray[np.bool_]
-) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
-    """Metrics and reliability bins at one logit scale."""
+def _measures(seen: Mapping[str, NDArray[np.float64]], correct: NDArray[np.bool_]) -> dict[str, float]:
+    """Metrics at one logit scale."""
     confidence = seen["confidence"]
-    metrics = {
+    return {
         **_netcal(confidence, correct),
         "adaptive_ece_15": adaptive_ece(confidence, correct, BINS),
         "brier": float(seen["brier"].mean()),
@@ -176,14 +192,17 @@ def _measures(
         "overconfidence_15": overconfidence(confidence, correct, BINS),
         "underconfidence_15": underconfidence(confidence, correct, BINS),
     }
+
+
+def _bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """Reliability bins at one logit scale."""
     bins = reliability_bins(confidence, correct, BINS)
-    tables = {
+    return {
         "bin_edges": bins.edges,
         "bin_confidence": bins.confidence,
         "bin_accuracy": bins.accuracy,
         "bin_count": bins.count,
     }
-    return metrics, tables
 
 
 @calibration.significance

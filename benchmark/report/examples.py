@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark.data import open_data
-from benchmark.data.decode import decode, read_bytes
+from benchmark.data.decode import decode
 from benchmark.data.opening import Data
 from benchmark.errors import ReliquantError
 from benchmark.ledger.records import Record
@@ -147,17 +147,8 @@ def _with_images(found: Sequence[Flip], data: Data) -> tuple[Example, ...]:
     names = data.class_names
     return tuple(
         Example(flip, thumbnail(encoded), names[flip.label], names[flip.before], names[flip.after])
-        for (flip, _), encoded in zip(kept, _encoded(data, [row for _, row in kept]), strict=True)
+        for (flip, _), encoded in zip(kept, data.encoded([row for _, row in kept]), strict=True)
     )
-
-
-def _encoded(data: Data, rows: Sequence[int]) -> list[bytes]:
-    """The encoded images of some rows, in their order."""
-    if not rows:
-        return []
-    table = data.dataset
-    table = table.select_columns([c for c in ("image", "offset", "size") if c in table.column_names])
-    return [read_bytes(row) for row in table.with_format("arrow")[list(rows)].to_pylist()]
 
 
 def thumbnail(encoded: bytes) -> str:
