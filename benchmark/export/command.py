@@ -148,7 +148,7 @@ def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str |
     )
     suite = f"{plan.suite.name} (version {plan.suite.version})"
     size = (folder / WEIGHTS).stat().st_size
-    about = (found.headline, found.changes, found.values)
+    about = (found.headline, found.changes, found.values, found.efficiency)
     used = file_name(request.used_suite)
     facts = CardFacts(request.to.name, config, report, size, suite, used, request.line, *about)
     (folder / CARD).write_text(card(facts), encoding="utf-8")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmark.engine.plan import Configuration, Evaluation, Plan
 from benchmark.errors import UnknownNameError
@@ -17,11 +18,14 @@ from benchmark.results.tables import headline_keys
 
 @dataclass(frozen=True)
 class Found:
-    """What the ledger knows of the configuration: finished records, headline keys, changes against full precision."""
+    """What the ledger knows of the configuration: finished records, headline keys, changes against full precision, and
+    its Efficiency as JSON.
+    """
 
     records: Sequence[Record]
     headline: Sequence[str]
     changes: Sequence[Change]
+    efficiency: Mapping[str, Any] | None = None
 
     @property
     def values(self) -> dict[str, float]:
@@ -54,7 +58,8 @@ def find_results(plan: Plan, configuration: Configuration, home: Path) -> Found:
             changes += comparer.changes(evaluation.task, record, base, ledger.outcome)
     for name, reason in comparer.failures.items():
         print(f"warning: {name} cannot be compared with full precision: {reason}", file=sys.stderr)
-    return Found(records, headline_keys(plan, records), changes)
+    timed = ledger.efficiencies.get(configuration.quantized_key)
+    return Found(records, headline_keys(plan, records), changes, timed.efficiency if timed else None)
 
 
 def tuned_scale(evaluations: Sequence[Evaluation], records: Sequence[Record], chosen: str | None) -> TunedScale | None:

@@ -3,7 +3,7 @@
 The rule: among the quantizations that have every headline metric, at least one of them tested, and that are
 non-inferior to full precision (`benchmark.results.decide` names the margin), the one with the fewest effective
 bits; of equal ones the one with the higher reliability score. Where nothing qualifies, it says so. The worst observed
-change, the worst that the intervals allow, and a slower speed are always told.
+change, the worst that the intervals allow, and a slower speed are always told; a noisy timing is never used.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from benchmark.results.compare import Change
 from benchmark.results.decide import Judged, beyond, judged, noninferior
 from benchmark.results.hypotheses import Finding
 from benchmark.results.rows import Row
+from benchmark.results.speed import is_slower, speed_sentence
 
 RULE = (
     f"Rule: among quantizations that are non-inferior to full precision, the one with the fewest effective bits per "
@@ -74,7 +75,7 @@ def advise(model: str, rows: Sequence[Row], headline: Sequence[str]) -> Advice:
             "effective bits are unknown, so that none can be preferred."
         )
         return Advice(model, None, "No recommendation", (why, *left_out))
-    return _recommend(model, ranked, tested, next((row for row in rows if row.full_precision), None), left_out)
+    return _recommend(model, ranked, tested, left_out)
 
 
 def about(row: Row) -> tuple[str, ...]:
@@ -104,12 +105,10 @@ def _rank(row: Row) -> tuple[float, float, str]:
     return (round(bits, 6), -(row.reliability or 0.0), row.quantization)
 
 
-def _recommend(
-    model: str, ranked: Sequence[Row], tested: Sequence[Row], base: Row | None, left_out: Sequence[str]
-) -> Advice:
+def _recommend(model: str, ranked: Sequence[Row], tested: Sequence[Row], left_out: Sequence[str]) -> Advice:
     chosen = ranked[0]
     kept = sum(noninferior(row) for row in tested)
-    words = [f"{_kept_of(model, kept, len(tested))}: {_within()}.", *_size(chosen), *_speed(chosen, base)]
+    words = [f"{_kept_of(model, kept, len(tested))}: {_within()}.", *_size(chosen), speed_sentence(chosen.efficiency)]
     words += [*_worst(chosen), *_significant(chosen), *_untested(chosen), *_unmoved(chosen)]
     fewer = sorted((row for row in tested if row.size and _rank(row)[0] < _rank(chosen)[0]), key=_rank)
     if fewer:
@@ -121,7 +120,7 @@ def _recommend(
             f"({percent(best.reliability)} against {percent(chosen.reliability)}); differences of this score are not "
             "tested."
         )
-    slower = " for its size: it is slower than full precision" if _slower(chosen, base) else ""
+    slower = " for its size: it is slower than full precision" if is_slower(chosen.efficiency) else ""
     return Advice(model, chosen.quantization, f"Deploy `{chosen.quantization}`{slower}", (*words, *left_out))
 
 
@@ -145,24 +144,6 @@ def _size(row: Row) -> list[str]:
         f"Of these `{row.quantization}` has the fewest effective bits: {row.size.effective_bits:.1f} per weight over "
         f"both towers, {row.size.megabytes:.2f} MB instead of {row.size.float_megabytes:.2f} MB."
     ]
-
-
-def _slower(row: Row, base: Row | None) -> bool:
-    return bool(row.latency and base and base.latency and row.latency.milliseconds > base.latency.milliseconds)
-
-
-def _speed(row: Row, base: Row | None) -> list[str]:
-    """Measured latency against full precision's; nothing is said of a speed that nobody measured."""
-    if row.latency is None:
-        return ["Its speed was not measured: no real kernel of it was timed."]
-    kernel = f", through the kernel of `{row.latency.timed}`" if row.latency.timed != row.quantization else ""
-    where = f"({row.latency.where}{kernel})"
-    now = f"{row.latency.milliseconds:.2f} ms"
-    if base is None or base.latency is None:
-        return [f"Measured latency of one image: {now} {where}; full precision was not timed there."]
-    verdict = "slower" if _slower(row, base) else "not slower"
-    before = f"{base.latency.milliseconds:.2f} ms"
-    return [f"It is {verdict} than full precision: {now} instead of {before} for one image {where}."]
 
 
 def _worst(row: Row) -> list[str]:

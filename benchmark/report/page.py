@@ -25,6 +25,7 @@ from benchmark.report.reproduce import Origin
 from benchmark.results.compare import Change, adjust
 from benchmark.results.hypotheses import CLAIMS, Finding, runs_of
 from benchmark.results.rows import Results, Row, better_of
+from benchmark.results.speed import timing_state
 from benchmark.results.tables import shallowest_headlines
 
 MOST_COLUMNS = 8
@@ -103,7 +104,8 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
             left_out=sum(not row.full_precision for row in results.rows) - len(chosen),
             panel_ids={(row.model, row.quantization): i for i, row in enumerate(chosen, 1)},
             chosen_rows={(chapter.model, chapter.advice.chosen) for chapter in chapters},
-            has_latency=any(row.latency is not None for row in results.rows),
+            has_latency=any(row.efficiency and row.efficiency["speed"] for row in results.rows),
+            timing_state=timing_state,
             latency_machine=overview.machine(results.rows),
             scores=score.explained(results.rows),
             score_meaning=score.MEANING,

@@ -17,21 +17,16 @@ from benchmark.results import sizes
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.load import newest
 from benchmark.results.reliability import by_task, reliability_keys
+from benchmark.results.speed import timing_state
 from benchmark.results.tables import shallowest_headlines
 from benchmark.spec import FP32, SuiteSpec
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Measured time of the image tower for one image alone, median.
-
-    Attributes:
-        timed: short name of the configuration whose kernel was timed; another one with the same codes where the row
-            itself is simulated. where: device and threads.
-    """
+    """Measured time of the image tower for one image alone, median; `where`: device and threads."""
 
     milliseconds: float
-    timed: str
     where: str
 
 
@@ -220,12 +215,12 @@ def _content(row: Row, ledger: Ledger) -> str:
 
 
 def _with_latencies(rows: Sequence[Row], ledger: Ledger) -> list[Row]:
-    """Times of the machine, device and threads that most rows were timed on; others are not comparable."""
+    """Times of the machine, device and threads that most rows were timed on; others, and noisy ones, mean nothing."""
     machines = {key: found.machine for key, found in ledger.efficiencies.items()}
     timed: dict[int, tuple[Any, ...]] = {}
     for i, row in enumerate(rows):
         speed = row.efficiency["speed"] if row.efficiency else None
-        if speed is not None:
+        if speed is not None and timing_state(row.efficiency) == "measured":
             timed[i] = (machines[_content(row, ledger)], speed["device"], speed["cpu"], speed["threads"])
     if not timed:
         return list(rows)
@@ -238,7 +233,7 @@ def _with_latencies(rows: Sequence[Row], ledger: Ledger) -> list[Row]:
 
 def _latency(row: Row, where: str) -> Latency:
     speed = (row.efficiency or {})["speed"]
-    return Latency(speed["latency_ms_p50"], speed["timed"], where)
+    return Latency(speed["latency_ms_p50"], where)
 
 
 def read_spectra(home: Path, models: Sequence[str], data: Callable[[str], bool]) -> list[dict[str, Any]]:

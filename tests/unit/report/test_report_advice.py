@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from benchmark.report.advice import RULE, about, advise, claims_sentence
 from benchmark.results.compare import Change
 from benchmark.results.decide import judge, margin_of, noninferior
 from benchmark.results.hypotheses import Finding
-from benchmark.results.rows import Latency, Row
+from benchmark.results.rows import Row
 from benchmark.results.sizes import Size
 
 ACCURACY, ECE = "zero_shot/a/accuracy", "calibration/a/ece_15"
@@ -187,22 +188,48 @@ def test_controls_and_full_precision_are_not_recommended() -> None:
     assert "no quantization of `demo`" in text
 
 
+def efficiency(ratio: float, noisy: bool = False) -> dict[str, Any]:
+    """An Efficiency as JSON whose ratio is known within 5 %, or said to be noisy."""
+    speed = {
+        "engine": "int8-onednn", "latency_ms_p50": 6 * ratio, "full_ms_p50": 6.0, "latency_ratio": ratio,
+        "latency_ratio_low": ratio / 1.05, "latency_ratio_high": ratio * 1.05, "noisy": noisy, "rounds": 9,
+        "threads": 2, "device": "cpu", "cpu": "AVX2",
+    }  # fmt: skip
+    return {"kernel": "real", "speed": speed, "error": None}
+
+
 @pytest.mark.parametrize(
-    ("milliseconds", "title", "verdict"),
+    ("ratio", "verdict"),
     [
-        (3.0, "Deploy `rtn-w8-vision`", "It is not slower than full precision: 3.00 ms instead of 6.00 ms"),
-        (9.0, "Deploy `rtn-w8-vision` for its size: it is slower than", "It is slower than full precision: 9.00 ms"),
+        (0.5, "It is faster than full precision: one image takes 0.50 times as long (95 % interval 0.48 to 0.53; "),
+        (1.5, "It is slower than full precision: one image takes 1.50 times as long (95 % interval 1.43 to 1.58; "),
+        (1.02, "It is about as fast as full precision: one image takes 1.02 times as long (95 % interval 0.97 to "),
     ],
 )
-def test_speed_is_measured_or_not_mentioned_as_a_number(milliseconds: float, title: str, verdict: str) -> None:
-    timed = replace(row("rtn-w8-vision"), latency=Latency(milliseconds, "torchao-int8da-vision", "AVX2, 2 threads"))
-    advice = advise("demo", [replace(BASE, latency=Latency(6.0, "fp32", "AVX2, 2 threads")), timed], HEADLINE)
-    assert advice.title.startswith(title)
-    assert ("slower" in advice.title) == (milliseconds > 6)
-    assert verdict in " ".join(advice.sentences)
-    assert "(AVX2, 2 threads, through the kernel of `torchao-int8da-vision`)" in " ".join(advice.sentences)
-    assert "was not measured" in text_of(row("rtn-w8-vision"))[2]
-    assert "full precision was not timed" in text_of(timed)[2]
+def test_a_measured_speed_is_told_against_full_precision(ratio: float, verdict: str) -> None:
+    timed = replace(row("rtn-w8-vision"), efficiency=efficiency(ratio))
+    _, title, text = text_of(timed)
+    assert title.startswith("Deploy `rtn-w8-vision`")
+    assert ("for its size: it is slower" in title) == (ratio == 1.5)
+    assert verdict in text
+    assert "ms instead of 6.00 ms; int8-onednn, AVX2, 2 threads)" in text
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (efficiency(9.0, noisy=True), "Its timing was noisy: the ratio to full precision is not known within 10%"),
+        ({"kernel": "simulated", "speed": None, "error": None}, "it is simulated, nothing that `export` writes runs"),
+        ({"kernel": "real", "speed": None, "error": "OSError: no"}, "could not be measured: OSError: no."),
+        (None, "Its speed was not measured."),
+    ],
+)
+def test_no_other_speed_is_told(found: dict[str, Any] | None, words: str) -> None:
+    _, title, text = text_of(replace(row("rtn-w8-vision"), efficiency=found))
+    assert title == "Deploy `rtn-w8-vision`"
+    assert words in text
+    assert "slower" not in text
+    assert " ms" not in text
 
 
 def test_about_a_quantization_that_was_asked_for() -> None:
