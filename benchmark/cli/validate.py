@@ -21,7 +21,7 @@ from benchmark.models.identity import read_json
 from benchmark.models.pretrained import architectures
 from benchmark.spec import DataSpec, ModelSpec, SuiteSpec
 from benchmark.spec.catalogue import catalogue
-from benchmark.spec.suite import load_suite
+from benchmark.spec.suite import limit_of, load_suite
 from benchmark.utils.output import out
 
 POSITIONS, VISION_SHARE = 150, 0.6
@@ -74,7 +74,7 @@ def survey(suite: SuiteSpec) -> Survey:
     costs = [cost for model in suite.models if (cost := _forward_flops(model, missing)) is not None]
     images, unknown = 0, []
     for name in groups:
-        count = _count(suite.data[name], name, suite.limit, missing)
+        count = _count(suite.data[name], name, limit_of(suite, name), missing)
         if count is None:
             unknown.append(name)
         else:
@@ -166,7 +166,6 @@ def architecture(ref: str, files: Sequence[Path]) -> dict[str, Any]:
 
 def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str]) -> int | None:
     """Images of one data set: counted where it is here, from the catalogue where it is not."""
-    limits = [value for value in (limit, spec.limit) if value is not None]
     single = next(iter(expand(name, spec).values()))
     try:
         count: int | None = len(open_data(single, name))
@@ -175,7 +174,7 @@ def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str]) -> 
         hub = next((f" (on the hub: {e.hub})" for e in entries if e.hub is not None), "")
         missing.append(f"{error}{hub}")
         count = next((e.images for e in entries if e.images is not None), None)
-    return None if count is None else min([count, *limits])
+    return count if count is None or limit is None else min(count, limit)
 
 
 def validate_suite(request: ValidateRequest) -> None:

@@ -16,6 +16,7 @@ from benchmark.errors import ReliquantError
 from benchmark.ledger.records import Record
 from benchmark.plugins import Columns, paired
 from benchmark.results.rows import Results, Row
+from benchmark.spec.suite import limit_of
 
 LOST, REPAIRED = 8, 4
 """Shown images that turn from right to wrong, and from wrong to right."""
@@ -123,10 +124,9 @@ def _open(results: Results, record: Record, role: str) -> Data | str:
     if binding is None or role not in binding.roles:
         return f"the suite's file has no evaluation {record.name} any more"
     name = binding.data(role)[0]
-    spec = results.spec.data[name]
-    limits = [limit for limit in (record.provenance.get("limit", results.spec.limit), spec.limit) if limit is not None]
+    asked = results.spec.model_copy(update={"limit": record.provenance.get("limit", results.spec.limit)})
     try:
-        data = open_data(spec.model_copy(update={"limit": min(limits, default=None)}), name)
+        data = open_data(asked.data[name].model_copy(update={"limit": limit_of(asked, name)}), name)
     except ReliquantError as error:
         return str(error)
     recorded = record.provenance.get("data", {}).get(name)
