@@ -119,3 +119,11 @@ def test_flips_by_hand() -> None:
     assert (found[0].confidence_before, found[0].confidence_after) == (0.8, 0.95)
     with pytest.raises(DataError, match="cannot be paired"):
         flips(quantized, columns(["0", "1", "2"], [0, 1, 2], [1.0, 1.0, 1.0]), "test")
+
+
+def test_collection_is_rare_while_figures_are_drawn_and_as_before_afterwards() -> None:
+    before = gc.get_threshold()
+    with pytest.raises(RuntimeError, match="stop"), rare_collection(50_000):
+        assert gc.get_threshold() == (50_000, *before[1:])
+        raise RuntimeError("stop")
+    assert gc.get_threshold() == before
