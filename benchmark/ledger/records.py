@@ -159,7 +159,7 @@ class Ledger:
     def append_efficiency(self, row: EfficiencyRow) -> None:
         """Write the efficiency of a configuration."""
         with self._locked() as file:
-            self._append(file, {"kind": "efficiency", **asdict(row)})
+            self._append(file, {"kind": "timing", **asdict(row)})
         self.efficiencies[row.configuration] = row
 
     def outcome(self, record: Record, whole: bool = True) -> Outcome:
@@ -255,7 +255,7 @@ class Ledger:
                 self.records[new.key] = new
             elif kind == "report":
                 self.reports[row["configuration"]] = ReportRow(**row)
-            elif kind == "efficiency":
+            elif kind == "timing":
                 self.efficiencies[row["configuration"]] = EfficiencyRow(**row)
         except (ValueError, KeyError, TypeError, RecursionError):
             self.broken_lines += 1
