@@ -238,6 +238,7 @@ class Errors:
 
 Observe = Callable[[Banks, Any], Columns]
 Summarise = Callable[[Columns, Any], Summary]
+Tabulate = Callable[[Columns, Any], Arrays]
 Compare = Callable[[Columns, Columns, Any], Summary]
 KnowErrors = Callable[[Columns, Any, Arrays], Errors]
 Draw = Callable[[Summary, "Summary | None"], Mapping[str, Any]]
@@ -265,6 +266,7 @@ class Task:
     taps: tuple[str, ...] = ()
     options: type[BaseModel] = NoOptions
     summary_of: Summarise | None = None
+    tables_of: Tabulate | None = None
     comparison: Compare | None = None
     known_errors: KnowErrors | None = None
     drawing: Draw | None = None
@@ -357,6 +359,12 @@ class Task:
             raise PluginError(f"task '{self.name}' has no summarise; decorate a function with @{self.name}.summarise")
         return self._checked(self.summary_of(columns, options))
 
+    def run_tables(self, columns: Columns, options: Any) -> Arrays:
+        """The tables of `run_summarise`; a task with a function for them computes no metric."""
+        if self.tables_of is None:
+            return self.run_summarise(columns, options).tables
+        return self._checked(Summary({}, self.tables_of(columns, options))).tables
+
     def run_comparison(self, quantized: Columns, reference: Columns, options: Any) -> Summary:
         """Metrics against full precision, checked likewise; empty for a task without a comparison.
 
@@ -401,6 +409,14 @@ class Task:
         It also gets columns that lack some samples; what it then has to know of the others stands in the columns.
         """
         self.summary_of = function
+        return function
+
+    def tables(self, function: Tabulate) -> Tabulate:
+        """Decorator: the tables of `summarise` alone, `f(columns, options) -> Arrays`, for one whose metrics are slow.
+
+        Figures are drawn from stored columns: they need the tables again, and the metrics stand in the record.
+        """
+        self.tables_of = function
         return function
 
     def compare(self, function: Compare) -> Compare:

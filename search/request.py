@@ -56,7 +56,7 @@ class SearchRequest(Quiet, Plugins, Home, Store, TaskLimit, Batches, Device, Dat
     per_block: bool = option(False, "Choose the weight bits of each block separately.")
     racing: bool | None = option(None, "Prune dominated trials early (default: yes).")
     rungs: str | None = option(None, "Shares of the images to prune at: 1/9,1/3.")
-    limit: int | None = option(None, "At most N images of each data set.")
+    limit: int | None = option(None, "At most N images of each test set; calibration and fit sets stay whole.")
     no_tracking: bool = option(False, "Do not log to MLflow.")
     json: bool = option(False, "Print the front on stdout, one JSON object a line.")
 

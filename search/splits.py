@@ -13,9 +13,9 @@ Values on the data that the search chose on would be too good (the winner's curs
 from __future__ import annotations
 
 from benchmark.spec import BindingSpec, DataSpec, SuiteSpec, digest
+from benchmark.spec.suite import FITTED_ROLES
 
 VALIDATION, TEST = "validation", "test"
-_UNSCORED_ROLES = ("fit",)
 _SAME_IMAGES = ("half", "part", "subset")
 """Options that choose among the images of a source."""
 
@@ -72,12 +72,12 @@ def _bindings(suite: SuiteSpec) -> list[BindingSpec]:
 
 
 def _scored(suite: SuiteSpec) -> set[str]:
-    return {n for b in _bindings(suite) for role in b.roles if role not in _UNSCORED_ROLES for n in b.data(role)}
+    return {n for b in _bindings(suite) for role in b.roles if role not in FITTED_ROLES for n in b.data(role)}
 
 
 def _fitted(suite: SuiteSpec) -> set[str]:
     """Names of the data sets that are used for fitting or calibration."""
-    found = {n for b in _bindings(suite) for role in b.roles if role in _UNSCORED_ROLES for n in b.data(role)}
+    found = {n for b in _bindings(suite) for role in b.roles if role in FITTED_ROLES for n in b.data(role)}
     return found | ({suite.calibration} if suite.calibration else set())
 
 
@@ -89,7 +89,7 @@ def _origin(spec: DataSpec) -> str:
 
 def _rebound(binding: BindingSpec, apart: dict[str, str]) -> BindingSpec:
     def names(role: str, bound: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if role not in _UNSCORED_ROLES:
+        if role not in FITTED_ROLES:
             return bound
         return apart.get(bound, bound) if isinstance(bound, str) else tuple(apart.get(n, n) for n in bound)
 

@@ -47,7 +47,7 @@ _MEASURES = [
 _REPLICATED = ("ece_15", *(measure.name for measure in _MEASURES if not measure.no_interval))
 
 
-def _tuned(measure: Metric) -> Metric:
+def _at_tuned_scale(measure: Metric) -> Metric:
     """The same measure at the tuned scale; no headline."""
     by = measure.judged_by and f"{measure.judged_by}_tuned"
     return replace(measure, name=f"{measure.name}_tuned", headline=False, judged_by=by)
@@ -62,7 +62,7 @@ def _tuned(measure: Metric) -> Metric:
     words={"ece_15": "expected calibration error, 15 bins of equal width"},
     metrics=[
         *_MEASURES,
-        *map(_tuned, _MEASURES),
+        *map(_at_tuned_scale, _MEASURES),
         Metric("ece_15_floor", "neither", no_interval="it is a reference line, not an estimate"),
         Metric("logit_scale", "neither", unit="scale", no_interval="it is the model's own, not an estimate"),
         Metric("logit_scale_tuned", "neither", unit="scale"),
@@ -131,26 +131,39 @@ def _slopes(cos: NDArray[np.float64], bank: FeatureBank, scale: float) -> dict[s
     }
 
 
+def _tuned(columns: Columns, rows: slice | NDArray[np.bool_] = slice(None)) -> dict[str, NDArray[np.float64]] | None:
+    """What `_seen` gives of some test images at the scale that `fit` asks for; None where it could not be tuned."""
+    if "untuned" in columns.about:
+        return None
+    test, step = columns["test"], _newton_step(columns)
+    moved = {name: test[f"{name}_tuned"][rows] + step * test[f"{name}_tuned_slope"][rows] for name in _MEASURED}
+    return moved | {"confidence": moved["confidence"].clip(0.0, 1.0)}
+
+
+@calibration.tables
+def tables(columns: Columns, options: NoOptions) -> dict[str, NDArray[Any]]:
+    """Reliability bins before and after tuning; netcal, which brings torch, is not needed for them."""
+    test, tuned = columns["test"], _tuned(columns)
+    found = _bins(test["confidence"], test["correct"])
+    if tuned is not None:
+        bins = _bins(tuned["confidence"], test["correct"])
+        found |= {f"{name}_tuned": table for name, table in bins.items()}
+    return found
+
+
 @calibration.summarise
 def summarise(columns: Columns, options: NoOptions) -> Summary:
     """Errors before and after tuning; without some samples of `fit`, the scale is tuned again by one Newton step."""
     test, about = columns["test"], columns.about
-    metrics, tables = _measures({name: test[name] for name in _MEASURED}, test["correct"])
+    metrics = _measures({name: test[name] for name in _MEASURED}, test["correct"])
     metrics |= {"logit_scale": float(about["logit_scale"]), "samples": float(len(test["correct"]))}
     metrics["ece_15_floor"] = ece_floor(test["confidence"], bins=BINS)
-    if "untuned" in about:
-        return Summary(metrics, tables, {"logit_scale_tuned": str(about["untuned"])})
-    tuned, tuned_tables = _measures(_moved(columns, np.ones(len(test["correct"]), dtype=bool)), test["correct"])
-    metrics |= {f"{name}_tuned": value for name, value in tuned.items()}
+    tuned, bins = _tuned(columns), tables(columns, options)
+    if tuned is None:
+        return Summary(metrics, bins, {"logit_scale_tuned": str(about["untuned"])})
+    metrics |= {f"{name}_tuned": value for name, value in _measures(tuned, test["correct"]).items()}
     metrics["logit_scale_tuned"] = _tuned_scale(columns)
-    return Summary(metrics, tables | {f"{name}_tuned": value for name, value in tuned_tables.items()})
-
-
-def _moved(columns: Columns, rows: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-    """What was seen of some test images at the scale that the samples of `fit` ask for."""
-    test, step = columns["test"], _newton_step(columns)
-    moved = {name: test[f"{name}_tuned"][rows] + step * test[f"{name}_tuned_slope"][rows] for name in _MEASURED}
-    return moved | {"confidence": moved["confidence"].clip(0.0, 1.0)}
+    return Summary(metrics, bins)
 
 
 def _tuned_scale(columns: Columns) -> float:
@@ -184,12 +197,10 @@ def _netcal(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict
     }
 
 
-def _measures(
-    seen: Mapping[str, NDArray[np.float64]], correct: NDArray[np.bool_]
-) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
-    """Metrics and reliability bins at one logit scale."""
+def _measures(seen: Mapping[str, NDArray[np.float64]], correct: NDArray[np.bool_]) -> dict[str, float]:
+    """Metrics at one logit scale."""
     confidence = seen["confidence"]
-    metrics = {
+    return {
         **_netcal(confidence, correct),
         "ece_15_debiased": debiased_ece(confidence, correct, BINS),
         "adaptive_ece_15": adaptive_ece(confidence, correct, BINS),
@@ -199,14 +210,17 @@ def _measures(
         "overconfidence_15": overconfidence(confidence, correct, BINS),
         "underconfidence_15": underconfidence(confidence, correct, BINS),
     }
+
+
+def _bins(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """Reliability bins at one logit scale."""
     bins = reliability_bins(confidence, correct, BINS)
-    tables = {
+    return {
         "bin_edges": bins.edges,
         "bin_confidence": bins.confidence,
         "bin_accuracy": bins.accuracy,
         "bin_count": bins.count,
     }
-    return metrics, tables
 
 
 @calibration.errors
@@ -217,10 +231,10 @@ def errors(columns: Columns, options: NoOptions, groups: Mapping[str, NDArray[An
     for group in range(GROUPS):
         kept = groups["test"] != group
         values = _judged({name: test[name][kept] for name in _MEASURED}, test["correct"][kept])
-        if "untuned" not in columns.about:
-            left = columns.take({"fit": groups["fit"] != group})
-            tuned = _judged(_moved(left, kept), test["correct"][kept])
-            values |= {f"{name}_tuned": value for name, value in tuned.items()}
+        left = columns.take({"fit": groups["fit"] != group} if "fit" in columns else {})
+        if (tuned := _tuned(left, kept)) is not None:
+            judged = _judged(tuned, test["correct"][kept])
+            values |= {f"{name}_tuned": value for name, value in judged.items()}
             values["logit_scale_tuned"] = _tuned_scale(left)
         rows.append(values)
     found = {name: np.array([row[name] for row in rows]) for name in rows[0]}

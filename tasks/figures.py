@@ -116,6 +116,7 @@ def histograms(
         label: of the x axis. names: of densities, for the legend.
     """
     from matplotlib.figure import Figure
+    from matplotlib.patches import StepPatch
 
     figure = Figure(figsize=(3.6 * len(panels), 3.4))
     grid = np.atleast_1d(figure.subplots(1, len(panels)))
@@ -127,13 +128,26 @@ def histograms(
         axes.locator_params(axis="x", nbins=4)
         for table, filled in zip(tables, (True, False), strict=False):
             edges = np.append(table["low"], table["high"][-1])
-            densities = [(name, values) for name, values in table.items() if name not in ("low", "high")]
-            for (name, density), colour in zip(densities, (BLUE, *OTHERS), strict=False):
-                style = {"fill": True, "alpha": 0.55, "label": names.get(name, name)} if filled else {"linewidth": 1}
-                axes.stairs(density, edges, color=colour, **style)
-        axes.set_ylim(0, None)
+            for (name, density), colour in zip(_densities(table).items(), (BLUE, *OTHERS), strict=False):
+                style = {"linewidth": 0, "alpha": 0.55, "label": names.get(name, name)} if filled else {"linewidth": 1}
+                axes.add_artist(StepPatch(density, edges, baseline=0, fill=filled, color=colour, **style))
+        _fit(axes, tables)
     grid[0].legend(fontsize=8)
     return figure
+
+
+def _densities(table: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    return {name: values for name, values in table.items() if name not in ("low", "high")}
+
+
+def _fit(axes: Axes, tables: Sequence[Mapping[str, NDArray[np.float64]]]) -> None:
+    """Limits of a panel of histograms with matplotlib's margins of 5 %, which would follow each step to find them."""
+    low = min((float(table["low"].min()) for table in tables), default=0.0)
+    high = max((float(table["high"].max()) for table in tables), default=1.0)
+    top = max((float(density.max()) for table in tables for density in _densities(table).values()), default=1.0)
+    margin = 0.05 * (high - low)
+    axes.set_xlim(low - margin, high + margin)
+    axes.set_ylim(0, 1.05 * top)
 
 
 def curves(

@@ -18,6 +18,7 @@ from typing import Any
 from benchmark.ledger.records import Record
 from benchmark.results.compare import adjust
 from benchmark.results.formats import to_csv, to_json
+from benchmark.results.speed import timing_state
 from benchmark.results.tables import headline_metrics, narrow_metrics
 from benchmark.spec import SuiteSpec, digest
 from benchmark.tracking import VIEW, FinishedConfiguration, FinishedStudy, FinishedSweep, ServedModel, StudyLog, Tracker
@@ -250,6 +251,7 @@ class MLflowTracker(Tracker):
 
     def _write_parent(self, finished: FinishedConfiguration, parent: str, errors: Mapping[str, str]) -> None:
         tags = {**errors, **({"kernel": finished.efficiency["kernel"]} if finished.efficiency else {})}
+        tags["timing"] = timing_state(finished.efficiency)
         tags |= {NOTE: configuration_note(finished), **verdict_tags(finished)}
         params = {"model": finished.configuration.model, **quant_params(finished.configuration.quant)}
         tags |= data_tags(finished.records)

@@ -19,6 +19,7 @@ from benchmark.engine.include import include_files
 from benchmark.engine.reproduce import arguments, in_lines, requests
 from benchmark.engine.request import RunRequest
 from benchmark.errors import ReliquantError, UnknownNameError
+from benchmark.metrics.speed_ratio import WITHIN
 from benchmark.plugins import tasks
 from benchmark.quantization.registry import read
 from benchmark.results.answers import mixed_versions, records_of
@@ -29,6 +30,7 @@ from benchmark.results.formats import rows as export_rows
 from benchmark.results.load import find, open_ledger
 from benchmark.results.notation import ARROWS, STARS, STYLES, interval
 from benchmark.results.rows import Results, Row, better_of, read_results
+from benchmark.results.speed import ratio_of, speed_sentence, timing_state, where
 from benchmark.utils.output import out
 from benchmark.utils.progress import open_progress
 
@@ -226,23 +228,28 @@ def _report_facts(row: Row) -> Iterator[tuple[str, str]]:
 
 def _speed_facts(row: Row) -> Iterator[tuple[str, str]]:
     """The measured speed, or why there is none; simulated quantizations have no speed."""
-    if row.efficiency is None:
-        yield "speed", "not measured"
-    elif row.efficiency["speed"] is None:
-        error = row.efficiency["error"]
-        yield "speed", f"could not be timed: {error}" if error else "none: simulated, no real kernel computes it here"
-    else:
-        speed = row.efficiency["speed"]
-        device = speed["cpu"] if speed["device"] == "cpu" else speed["device"]
-        kernel = speed["engine"] if speed["timed"] == row.quantization else f"kernel of {speed['timed']}"
-        yield (
-            "speed",
-            (
-                f"{speed['latency_ms_p50']:.2f} ms for one image (p95 {speed['latency_ms_p95']:.2f}), "
-                f"{speed['images_per_second']:.0f} images/s in batches of {speed['batch']} "
-                f"({kernel}; {device}, {speed['threads']} threads)"
-            ),
-        )
+    state = timing_state(row.efficiency)
+    if row.efficiency is None or row.efficiency["speed"] is None:
+        words = speed_sentence(row.efficiency).removeprefix("Its speed ").removesuffix(".")
+        yield "speed", words.removeprefix("was ")
+        return
+    speed = row.efficiency["speed"]
+    yield (
+        "speed",
+        (
+            f"{speed['latency_ms_p50']:.2f} ms for one image (p95 {speed['latency_ms_p95']:.2f}), "
+            f"{speed['images_per_second']:.0f} images/s in batches of {speed['batch']} ({where(speed)})"
+        ),
+    )
+    ratio = ratio_of(speed)
+    noisy = f"; noisy: not known within {WITHIN:.0%}, measure on a quiet machine with --speed"
+    yield (
+        "",
+        (
+            f"{ratio.value:.2f} times full precision's latency, 95 % interval {ratio.low:.2f} to {ratio.high:.2f} "
+            f"({ratio.rounds} rounds){noisy if state == 'noisy' else ''}"
+        ),
+    )
 
 
 def _print_provenance(console: Console, row: Row) -> None:

@@ -26,6 +26,7 @@ from benchmark.results.decide import (
 )
 from benchmark.results.images import grouped
 from benchmark.results.notation import ARROWS, STARS, STYLES, fold
+from benchmark.results.speed import ratio_text, timing_state
 from benchmark.results.tables import Cell, TableRow, declared, efficiency_figures, report_figures
 from benchmark.spec import FP32
 
@@ -163,35 +164,42 @@ def print_verdicts(changes: Sequence[Change], keys: Sequence[str], reports: Mapp
 def print_efficiency(efficiencies: Mapping[str, Any], plan: Plan) -> None:
     """One row per quantization: packed size of the whole model, and the image tower's speed on a real kernel.
 
-    `images/s` is of whole batches, the latencies are of one image alone.
+    `images/s` is of whole batches, the latencies are of one image alone; `x fp32`: latency as a share of full
+    precision's in the same minute, with the half width of its interval, or `noisy` where that is above 10 %.
 
     Args:
-        efficiencies: configuration key -> Efficiency as JSON; configurations without one are left out.
+        efficiencies: configuration key -> Efficiency as JSON; of a model without any nothing is printed.
 
-    `simulated` marks configurations without a real kernel here: they have a size and no speed.
+    `simulated` marks configurations that nothing shipped runs as: they have a size and no speed.
     """
     console = Console()
     for model in dict.fromkeys(c.model.name for c in plan.configurations if c.key in efficiencies):
         found = [efficiencies[c.key] for c in plan.configurations if c.model.name == model and c.key in efficiencies]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-        for header in ("run", "MB", "images/s", "p50 ms", "p95 ms", "kernel"):
+        for header in ("run", "MB", "images/s", "p50 ms", "p95 ms", "x fp32", "kernel"):
             side: Literal["left", "right"] = "left" if header in ("run", "kernel") else "right"
             table.add_column(header, justify=side, overflow="fold", no_wrap=header not in ("run", "kernel"))
         for each in found:
             figures = efficiency_figures(each)
             speed = [_number(figures.get(name)) for name in ("images_per_second", "latency_ms_p50", "latency_ms_p95")]
             name = fold(each["quantization"], NARROWEST_NAME * 2)
-            table.add_row(name, f"{figures['packed_mb']:.1f}", *speed, fold(_kernel(each), NARROWEST_NAME * 2))
+            cells = [f"{figures['packed_mb']:.1f}", *speed, _ratio(each), fold(_kernel(each), NARROWEST_NAME * 2)]
+            table.add_row(name, *cells)
+        for each in plan.configurations:
+            if each.model.name == model and each.key not in efficiencies:
+                table.add_row(fold(each.quant.name, NARROWEST_NAME * 2), *["-"] * 5, timing_state(None))
         console.print(Text(f"{model}: packed size, speed of the image tower{_machine(found)}", style="bold"))
         console.print(table)
 
 
 def _kernel(efficiency: Mapping[str, Any]) -> str:
-    """The timed kernel, with its configuration where that is another one."""
-    speed = efficiency["speed"]
-    if speed is None:
-        return "not timed" if efficiency["error"] else "simulated"
-    return str(speed["engine"] if speed["timed"] == efficiency["quantization"] else speed["timed"])
+    """The timed kernel, or why there is none."""
+    return str(efficiency["speed"]["engine"]) if efficiency["speed"] else timing_state(efficiency)
+
+
+def _ratio(efficiency: Mapping[str, Any]) -> str:
+    state = timing_state(efficiency)
+    return ratio_text(efficiency["speed"]) if state == "measured" else state if state == "noisy" else "-"
 
 
 def _machine(efficiencies: Sequence[Mapping[str, Any]]) -> str:

@@ -26,7 +26,7 @@ from benchmark.models.pretrained import architectures
 from benchmark.results.images import described
 from benchmark.spec import DataSpec, ModelSpec, SuiteSpec
 from benchmark.spec.catalogue import catalogue
-from benchmark.spec.suite import load_suite
+from benchmark.spec.suite import limit_of, load_suite
 from benchmark.utils.output import out
 
 POSITIONS, VISION_SHARE = 150, 0.6
@@ -86,7 +86,7 @@ def survey(suite: SuiteSpec) -> Survey:
     costs = [cost for model in suite.models if (cost := _forward_flops(model, missing)) is not None]
     images, unknown, opened = 0, [], dict[str, Data]()
     for name in groups:
-        count = _count(suite.data[name], name, suite.limit, missing, opened)
+        count = _count(suite.data[name], name, limit_of(suite, name), missing, opened)
         if count is None:
             unknown.append(name)
         else:
@@ -202,8 +202,7 @@ def _few(opened: Mapping[str, Data]) -> list[str]:
 
 def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str], opened: dict[str, Data]) -> int | None:
     """Images of one data set: counted where it is here (and put into `opened`), from the catalogue where it is not."""
-    limits = [value for value in (limit, spec.limit) if value is not None]
-    single = next(iter(expand(name, spec.model_copy(update={"limit": min(limits, default=None)})).values()))
+    single = next(iter(expand(name, spec).values()))
     try:
         opened[name] = open_data(single, name)
         count: int | None = len(opened[name])
@@ -212,7 +211,7 @@ def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str], ope
         hub = next((f" (on the hub: {e.hub})" for e in entries if e.hub is not None), "")
         missing.append(f"{error}{hub}")
         count = next((e.images for e in entries if e.images is not None), None)
-    return None if count is None else min([count, *limits])
+    return count if count is None or limit is None else min(count, limit)
 
 
 def validate_suite(request: ValidateRequest) -> None:

@@ -16,7 +16,7 @@ from benchmark.data import decode, prompts
 from benchmark.data.corruption_names import COMMON, EXTRA, GENERATOR_VERSION
 from benchmark.data.labels import check_prompts, class_names
 from benchmark.data.rows import check_ids, check_labels, take_classes, take_half, take_limit, take_part
-from benchmark.data.sources.base import LoadedData, Source
+from benchmark.data.sources.base import Described, LoadedData, Source
 from benchmark.errors import DataError, InputError, UnknownNameError
 from benchmark.registry import Registry
 from benchmark.spec import DataSpec, digest
@@ -91,8 +91,7 @@ class DataSets:
 
     def load(self, spec: DataSpec, source: Source[Any], images: bool = True) -> LoadedData:
         """The source's table, from memory where it was among the last ones; without images a cheaper one may do."""
-        if not _limits_itself(spec, source):
-            spec = spec.model_copy(update={"limit": None})
+        spec = _loadable(spec, source)
         key = spec.digest()
         if not images and key not in self._tables and type(source).describe is not Source.describe:
             return source.describe(spec)
@@ -160,6 +159,16 @@ class Data:
         if len(table) != self._of:
             raise DataError(f"data set '{self.name}': had {self._of} images, has {len(table)} now")
         return table if len(self._rows) == self._of else table.select(self._rows)
+
+    def encoded(self, rows: Sequence[int]) -> list[bytes]:
+        """The encoded images of some rows, in their order; a source that computes its images makes no others."""
+        source, at = sources.get(self.spec.source), list(rows)
+        drawn = source.draw(_loadable(_base(self.spec, source), source), self._rows[at].tolist()) if at else []
+        if drawn is not None:
+            return drawn
+        table = self.dataset
+        table = table.select_columns([c for c in ("image", "offset", "size") if c in table.column_names])
+        return [decode.read_bytes(row) for row in table.with_format("arrow")[at].to_pylist()]
 
     @property
     def generated(self) -> bool:
@@ -266,6 +275,11 @@ def _limits_itself(spec: DataSpec, source: Source[Any]) -> bool:
     return source.limits_itself and options.subset is None and options.half is None
 
 
+def _loadable(spec: DataSpec, source: Source[Any]) -> DataSpec:
+    """The specification that the source is given: with a limit only where the source applies it itself."""
+    return spec if _limits_itself(spec, source) else spec.model_copy(update={"limit": None})
+
+
 def _undecoded(loaded: LoadedData) -> LoadedData:
     """With images that `datasets` does not decode on access: it would let Pillow try every format it has."""
     import datasets
@@ -278,7 +292,8 @@ def _undecoded(loaded: LoadedData) -> LoadedData:
 def _open(spec: DataSpec, source: Source[Any], sets: DataSets) -> Data:
     loaded = sets.load(spec, source, images=False)
     columns = loaded.dataset.column_names
-    labels = np.asarray(loaded.dataset.with_format("numpy")["label"][:], np.int64)
+    quick = loaded.dataset if isinstance(loaded.dataset, Described) else loaded.dataset.with_format("numpy")
+    labels = np.asarray(quick["label"][:], np.int64)
     ids = np.asarray(loaded.dataset["sample_id"][:], dtype=np.str_)
     if not len(labels):
         raise DataError("has no images")

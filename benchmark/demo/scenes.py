@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import io
-from typing import NamedTuple
+from collections.abc import Sequence
+from importlib.metadata import distribution
+from typing import TYPE_CHECKING, NamedTuple
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -37,6 +38,9 @@ from benchmark.demo.shapes import SHAPES, UNSEEN_SHAPES, Plane, Shape, as_plane
 from benchmark.demo.textures import BACKGROUND_PATTERNS, FAR_PATTERNS, GRID_X, GRID_Y, SIDE, far_texture
 from benchmark.errors import InputError, UnknownNameError
 
+if TYPE_CHECKING:
+    import datasets
+
 __all__ = [
     "BACKGROUNDS",
     "CLASS_NAMES",
@@ -46,6 +50,8 @@ __all__ = [
     "SPLITS",
     "TEMPLATES",
     "dataset",
+    "described",
+    "encoded",
     "render",
     "render_split",
 ]
@@ -66,7 +72,9 @@ def _between(rng: np.random.Generator, limits: tuple[float, float]) -> np.float3
 
 
 def split_labels(split: Split, count: int) -> Ints:
-    """Blockwise shuffled labels: each block of len(classes) images holds every class once."""
+    """Blockwise shuffled labels: each block of len(classes) images holds every class once; -1 out of distribution."""
+    if split.content not in ("seen", "all"):
+        return np.full(count, -1, np.int64)
     classes = np.array(SEEN if split.content == "seen" else range(len(CLASS_NAMES)), np.int64)
     blocks = -(-count // len(classes))
     order = [_generator(split.seed, _LABELS, block).permutation(classes) for block in range(blocks)]
@@ -151,7 +159,7 @@ def describe_split(split: Split, limit: int | None = None) -> tuple[Ints, Ints |
     count = split.size if limit is None else min(limit, split.size)
     if split.content == "digits":
         return _digits(train=split.captions)[1][:count], None
-    labels = split_labels(split, count) if split.content in ("seen", "all") else np.full(count, -1, np.int64)
+    labels = split_labels(split, count)
     if split.content == "far":
         return labels, None
     return labels, np.array([_cast(split, i, label).background for i, label in enumerate(labels.tolist())], np.int64)
@@ -205,9 +213,10 @@ def draw(split: Split, index: int, label: int) -> Drawing:
 @functools.cache
 def _digits(train: bool) -> tuple[Images, Ints]:
     """One part of scikit-learn's 1,797 handwritten digits, enlarged to 64 x 64 by linear interpolation."""
-    from sklearn.datasets import load_digits
-
-    pixels, target = load_digits(return_X_y=True)
+    # The table of `sklearn.datasets.load_digits`, from its file: importing scikit-learn takes most of a second.
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    table = np.loadtxt(str(file), delimiter=",")
+    pixels, target = table[:, :-1], table[:, -1].astype(np.int64)
     order = _generator(SPLITS["digits"].seed, _DIGITS).permutation(len(target))
     size = SPLITS["digits_train"].size
     chosen = order[:size] if train else order[size:]
@@ -215,7 +224,7 @@ def _digits(train: bool) -> tuple[Images, Ints]:
     weights = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(8)))
     large = weights @ (pixels[chosen].reshape(-1, 8, 8) * (255 / 16)) @ weights.T
     images = np.repeat(np.rint(large).astype(np.uint8)[..., None], 3, axis=3)
-    return images, target[chosen].astype(np.int64)
+    return images, target[chosen]
 
 
 def _split(name: str) -> Split:
@@ -261,14 +270,8 @@ def _captions(split: Split, labels: Ints) -> list[str]:
     return [templates[index % len(templates)].format(names[label]) for index, label in enumerate(labels)]
 
 
-def dataset(name: str, limit: int | None = None, drawn: bool = True) -> datasets.Dataset:
-    """A split as a Hugging Face data set.
-
-    Columns: `image` (PNG bytes, decoded to PIL on access), `label` int64 (-1: out of distribution), `sample_id` such
-    as "test/000123", `base_id` (`counter` shows the scenes of `common`, so it has its ids), `group` int64 (index into
-    `BACKGROUNDS`) where it has a meaning, and `caption` for splits made of image-caption pairs. Arguments and errors as
-    for `render`; with `drawn` false there is no column `image`, and nothing is drawn.
-    """
+def described(name: str, limit: int | None = None) -> dict[str, list[object]]:
+    """The columns of a split without its images, by name; nothing is drawn. See `dataset`."""
     split = _split(name)
     labels, groups = describe_split(split, limit)
     columns: dict[str, list[object]] = {
@@ -276,16 +279,34 @@ def dataset(name: str, limit: int | None = None, drawn: bool = True) -> datasets
         "sample_id": [f"{name}/{index:06d}" for index in range(len(labels))],
         "base_id": [f"{_scenes_of(name)}/{index:06d}" for index in range(len(labels))],
     }
-    features: dict[str, object] = {
-        "label": datasets.Value("int64"),
-        "sample_id": datasets.Value("string"),
-        "base_id": datasets.Value("string"),
-    }
-    if drawn:
-        columns["image"] = [{"bytes": _png(image), "path": None} for image in render_split(split, limit)[0]]
-        features["image"] = datasets.Image()
     if groups is not None:
-        columns["group"], features["group"] = groups.tolist(), datasets.Value("int64")
+        columns["group"] = groups.tolist()
     if split.captions:
-        columns["caption"], features["caption"] = list(_captions(split, labels)), datasets.Value("string")
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+        columns["caption"] = list(_captions(split, labels))
+    return columns
+
+
+def encoded(name: str, rows: Sequence[int]) -> list[bytes]:
+    """Some images of a split as PNG, in the order of `rows`; the others are not drawn."""
+    split = _split(name)
+    if split.content == "digits":
+        images = _digits(train=split.captions)[0]
+        return [_png(images[row]) for row in rows]
+    labels = split_labels(split, max(rows, default=0) + 1)
+    return [_png(draw(split, row, int(labels[row])).image) for row in rows]
+
+
+def dataset(name: str, limit: int | None = None) -> datasets.Dataset:
+    """A split as a Hugging Face data set.
+
+    Columns: `image` (PNG bytes, decoded to PIL on access), `label` int64 (-1: out of distribution), `sample_id` such
+    as "test/000123", `base_id` (`counter` shows the scenes of `common`, so it has its ids), `group` int64 (index into
+    `BACKGROUNDS`) where it has a meaning, and `caption` for splits made of image-caption pairs. Arguments and errors as
+    for `render`.
+    """
+    import datasets
+
+    columns = described(name, limit)
+    features = {key: datasets.Value("int64" if key in ("label", "group") else "string") for key in columns}
+    columns["image"] = [{"bytes": image, "path": None} for image in encoded(name, range(len(columns["label"])))]
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features | {"image": datasets.Image()}))

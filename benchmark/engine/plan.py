@@ -20,6 +20,7 @@ from benchmark.models import ResolvedModel, resolve
 from benchmark.plugins import Task, TextList, tasks
 from benchmark.quantization import calibrate, integer_engine, parse, quantizers
 from benchmark.spec import FP32, BindingSpec, DataSpec, QuantSpec, SuiteSpec, Tower, canonical, digest, digest_of
+from benchmark.spec.suite import limit_of
 
 Binding = tuple[Task, str, BindingSpec]
 
@@ -297,11 +298,8 @@ def _check_roles(task: Task, roles: Mapping[str, Any], where: str) -> None:
 def expand_sets(suite: SuiteSpec, used: set[str]) -> dict[str, dict[str, DataSpec]]:
     """Each used data set of the suite, and its calibration data -> the single data sets it stands for."""
     names = used | ({suite.calibration} if suite.calibration else set())
-    return {name: expand(name, _limited(spec, suite.limit)) for name, spec in suite.data.items() if name in names}
-
-
-def _limited(spec: DataSpec, limit: int | None) -> DataSpec:
-    return spec.model_copy(update={"limit": min((n for n in (limit, spec.limit) if n is not None), default=None)})
+    limited = {name: suite.data[name].model_copy(update={"limit": limit_of(suite, name)}) for name in names}
+    return {name: expand(name, limited[name]) for name in suite.data if name in names}
 
 
 def _bound(

@@ -107,7 +107,7 @@ class Tasks:
 class Limit:
     """The number of images."""
 
-    limit: int | None = option(None, "At most N images of each data set.")
+    limit: int | None = option(None, "At most N images of each test set; calibration and fit sets stay whole.")
 
 
 @dataclass(frozen=True, kw_only=True)

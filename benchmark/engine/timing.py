@@ -10,8 +10,8 @@ from benchmark.ledger.records import EfficiencyRow, Ledger
 from benchmark.quantization.efficiency import efficiency
 from benchmark.utils.guard import guarded, text_of
 
-BUDGET_S = 0.5
-"""Seconds for each of the two timings of a configuration (whole batches, single images)."""
+BUDGET_S = 1.5
+"""Seconds at most for the alternating rounds of a configuration; a quiet machine needs a fraction of it."""
 
 
 def time_configuration(maker: BankMaker, ledger: Ledger, timing: Timing) -> None:
@@ -23,7 +23,7 @@ def time_configuration(maker: BankMaker, ledger: Ledger, timing: Timing) -> None
     if timing == "never" or (timing == "new" and not (maker.in_memory and _unknown(ledger, content))):
         return
     if maker.configuration.model.quantized is not None:
-        return  # times are shares of full precision's, and that model is not here
+        return  # the ratio is to full precision, and that model is not here
     quant = maker.configuration.quant
     with maker.progress.phase(f"time {quant.name}", 1) as advance:
         try:
@@ -38,6 +38,9 @@ def time_configuration(maker: BankMaker, ledger: Ledger, timing: Timing) -> None
 
 
 def _unknown(ledger: Ledger, content: str) -> bool:
-    """Whether this machine has no times of a configuration; those that could not be taken are tried again."""
+    """Whether this machine has no good times of a configuration: those that failed or were noisy are taken again."""
     row = ledger.efficiencies.get(content)
-    return row is None or row.machine != platform.node() or row.efficiency["error"] is not None
+    if row is None or row.machine != platform.node() or row.efficiency["error"] is not None:
+        return True
+    speed = row.efficiency["speed"]
+    return speed is not None and bool(speed["noisy"])

@@ -14,6 +14,7 @@ from benchmark.quantization import QuantizationReport
 from benchmark.results.compare import Change, adjust
 from benchmark.results.decide import Decision, images_told, margins_told, told
 from benchmark.results.formats import to_markdown
+from benchmark.results.speed import speed_sentence
 from benchmark.results.tables import report_figures
 
 
@@ -27,6 +28,7 @@ class CardFacts:
         headline: metric keys of the reliability table. changes: against full precision, unadjusted; empty where the
             ledger has no evaluation. decision: what they say; None without changes. values: metrics of the quantized
             model, where there is nothing to compare with.
+        efficiency: size and speed as the ledger has them, as JSON.
     """
 
     folder: str
@@ -40,11 +42,13 @@ class CardFacts:
     changes: Sequence[Change]
     values: Mapping[str, float]
     decision: Decision | None = None
+    efficiency: Mapping[str, Any] | None = None
 
 
 def card(facts: CardFacts) -> str:
     """Markdown with the YAML front matter that model hubs read."""
-    parts = [_front_matter(facts), _about(facts), _reliability(facts), _sizes(facts), _use(facts), _provenance(facts)]
+    results = [_reliability(facts), _sizes(facts), _speed(facts)]
+    parts = [_front_matter(facts), _about(facts), *results, _use(facts), _provenance(facts)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -91,11 +95,11 @@ def _result(facts: CardFacts, key: str, value: float) -> dict[str, Any]:
 
 
 def _about(facts: CardFacts) -> str:
-    config, kernel = facts.config, facts.report.kernel
+    config = facts.config
     how = (
-        "Its kernels are simulated: the numbers are those of the quantized model, its speed is not measured by them."
-        if kernel == "simulated"
-        else "It runs on the quantizing library's own kernels."
+        "It runs on the quantizing library's own kernels."
+        if facts.report.kernel == "real"
+        else "reliquant runs it on the machine's integer kernels where its codes fit them, else on dequantized floats."
     )
     licence = "The licence of the full-precision model applies to these weights; this card does not know it."
     return (
@@ -140,6 +144,10 @@ def _sizes(facts: CardFacts) -> str:
         f"| both towers, float32 | {figures['float_mb']:.2f} MB |\n"
         f"| the file `{WEIGHTS}` | {facts.weight_bytes / 1e6:.2f} MB |"
     )
+
+
+def _speed(facts: CardFacts) -> str:
+    return f"## Speed\n\n{speed_sentence(facts.efficiency)}"
 
 
 def _use(facts: CardFacts) -> str:

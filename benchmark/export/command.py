@@ -153,7 +153,7 @@ def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str |
     decision = None
     if found.changes:
         decision = decide(found.headline, {change.key: change for change in found.changes}, plan.suite.margins)
-    about = (found.headline, found.changes, found.values, decision)
+    about = (found.headline, found.changes, found.values, decision, found.efficiency)
     if found.bases:
         baseline = of_records(str(request.home), found.bases, Ledger(request.home))
         (folder / RECORD).write_text(to_json(baseline), encoding="utf-8")

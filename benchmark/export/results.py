@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmark.engine.plan import Configuration, Evaluation, Plan
 from benchmark.errors import UnknownNameError
@@ -19,13 +20,14 @@ from benchmark.results.tables import headline_keys
 class Found:
     """What the ledger knows of the configuration: finished records, headline keys, changes against full precision.
 
-    `bases`: the full-precision records that they are changes from.
+    `bases`: the full-precision records that they are changes from. `efficiency`: its Efficiency as JSON.
     """
 
     records: Sequence[Record]
     headline: Sequence[str]
     changes: Sequence[Change]
     bases: Sequence[Record] = ()
+    efficiency: Mapping[str, Any] | None = None
 
     @property
     def values(self) -> dict[str, float]:
@@ -60,7 +62,9 @@ def find_results(plan: Plan, configuration: Configuration, home: Path) -> Found:
             changes += comparer.changes(record, base)
     for name, reason in comparer.failures.items():
         print(f"warning: {name} cannot be compared with full precision: {reason}", file=sys.stderr)
-    return Found(records, headline_keys(plan, [*records, *used]), changes, used)
+    timed = ledger.efficiencies.get(configuration.quantized_key)
+    efficiency = timed.efficiency if timed else None
+    return Found(records, headline_keys(plan, [*records, *used]), changes, used, efficiency)
 
 
 def tuned_scale(evaluations: Sequence[Evaluation], records: Sequence[Record], chosen: str | None) -> TunedScale | None:

@@ -208,7 +208,7 @@ class Ledger:
     def append_efficiency(self, row: EfficiencyRow) -> None:
         """Write the efficiency of a configuration."""
         with self._locked() as file:
-            self._append(file, {"kind": "efficiency", **asdict(row)})
+            self._append(file, {"kind": "timing", **asdict(row)})
         self.efficiencies[row.configuration] = row
 
     def outcome(self, record: Record, whole: bool = True) -> Outcome:
@@ -325,7 +325,7 @@ class Ledger:
                 self._name(Alias(**row))
             elif kind == "report":
                 self.reports[row["configuration"]] = ReportRow(**row)
-            elif kind == "efficiency":
+            elif kind == "timing":
                 self.efficiencies[row["configuration"]] = EfficiencyRow(**row)
         except (ValueError, KeyError, TypeError, RecursionError):
             self.broken_lines += 1

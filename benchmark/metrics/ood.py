@@ -10,11 +10,10 @@ from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp
 
 from benchmark.errors import InputError, UndefinedMetric
 from benchmark.metrics.arrays import Floats, as_matrix, require_finite, require_positive
-from benchmark.metrics.scores import log_softmax, logits, normalise
+from benchmark.metrics.scores import log_softmax, logits, logsumexp, normalise
 
 _CHUNK_VALUES = 1 << 22
 

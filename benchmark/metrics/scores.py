@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_softmax as _log_softmax
 
 from benchmark.errors import InputError
 from benchmark.metrics.arrays import Bools, Floats, Ints, as_labels, as_matrix, require_finite
@@ -19,6 +18,7 @@ __all__ = [
     "cosines",
     "log_softmax",
     "logits",
+    "logsumexp",
     "normalise",
     "require_finite",
     "softmax",
@@ -69,7 +69,16 @@ def logits(cos: npt.ArrayLike, scale: float, bias: float = 0.0) -> Floats:
 
 def log_softmax(values: npt.ArrayLike) -> Floats:
     """`x - logsumexp(x)` over the last axis, float64, without overflow."""
-    return np.asarray(_log_softmax(require_finite(values, "logits"), axis=-1), dtype=np.float64)
+    from scipy.special import log_softmax as log_softmax_of  # late: tasks are listed without scipy, half a second
+
+    return np.asarray(log_softmax_of(require_finite(values, "logits"), axis=-1), dtype=np.float64)
+
+
+def logsumexp(values: npt.ArrayLike, axis: int) -> Floats:
+    """`log(sum(exp(x)))` over an axis, without overflow."""
+    from scipy.special import logsumexp as logsumexp_of  # late, as above
+
+    return np.asarray(logsumexp_of(values, axis=axis))
 
 
 def softmax(values: npt.ArrayLike) -> Floats:

@@ -229,6 +229,11 @@ class Quantizer(ABC):
         """
         raise QuantizationError(f"{self.name}: its layers have no stored form. Export another method.")
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether its layers have a stored form, so that `export` writes a model that runs as this one does."""
+        return type(self).rebuild is not Quantizer.rebuild
+
     def describe(self) -> dict[str, Any]:
         """What `reliquant list quantizers` shows."""
         return {

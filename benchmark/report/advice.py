@@ -28,7 +28,8 @@ from benchmark.results.decide import (
     told,
 )
 from benchmark.results.findings import Finding, counted
-from benchmark.results.rows import Row, Settled, settled
+from benchmark.results.rows import Row
+from benchmark.results.speed import speed_sentence, timing_state
 
 RULE = (
     "A quantization is non-inferior if no headline metric loses more than its margin even at the worse end of its 95 % "
@@ -144,16 +145,9 @@ def _recommended(row: Row) -> tuple[str, ...]:
             f"It has the fewest effective bits of those that are shown to be so: {row.size.effective_bits:.1f} per "
             f"weight, {row.size.megabytes:.2f} MB instead of {row.size.float_megabytes:.2f} MB."
         )
-    speed = settled(row.efficiency)
-    return (*words, *([_speed(speed)] if speed else []))
-
-
-def _speed(speed: Settled) -> str:
-    ends = f"[{speed.low:.2f}, {speed.high:.2f}]"
-    if speed.low <= 1.0 <= speed.high:
-        return f"One image takes as long as in full precision: {speed.ratio:.2f} times, {ends}."
-    word = "less" if speed.high < 1.0 else "more"
-    return f"One image takes {word} time than in full precision: {speed.ratio:.2f} times, {ends}."
+    if timing_state(row.efficiency) == "measured":
+        words.append(speed_sentence(row.efficiency))
+    return tuple(words)
 
 
 def _nothing(model: str, choice: Choice) -> tuple[str, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from benchmark.report.reproduce import origin, suite_file
 from benchmark.report.request import ReportRequest
 from benchmark.results.load import find, open_ledger
 from benchmark.results.rows import Results, read_results, read_spectra
+from benchmark.utils.memory import rare_collection
 from benchmark.utils.progress import open_progress
 
 
@@ -27,7 +28,7 @@ def write_report(request: ReportRequest) -> Path:
             asked = find(ledger, request.what, request.suite, request.data, request.catalogues)
             advance(1)
         results = read_results(ledger, asked.suite, asked.spec)
-        with progress.phase("draw the page", 1) as advance:
+        with progress.phase("draw the page", 1) as advance, rare_collection():
             about = origin(results, suite_file(asked.name))
             page = render(results, about, _spectra(results, request.home), asked.runs)
             advance(1)

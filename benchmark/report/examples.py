@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark.data import open_data
-from benchmark.data.decode import decode, read_bytes
+from benchmark.data.decode import decode
 from benchmark.data.opening import Data
 from benchmark.errors import ReliquantError
 from benchmark.ledger.records import Record
 from benchmark.plugins import Columns, paired
 from benchmark.results.rows import Results, Row
+from benchmark.spec.suite import limit_of
 
 LOST, REPAIRED = 8, 4
 """Shown images that turn from right to wrong, and from wrong to right."""
@@ -123,10 +124,9 @@ def _open(results: Results, record: Record, role: str) -> Data | str:
     if binding is None or role not in binding.roles:
         return f"the suite's file has no evaluation {record.name} any more"
     name = binding.data(role)[0]
-    spec = results.spec.data[name]
-    limits = [limit for limit in (record.provenance.get("limit", results.spec.limit), spec.limit) if limit is not None]
+    asked = results.spec.model_copy(update={"limit": record.provenance.get("limit", results.spec.limit)})
     try:
-        data = open_data(spec.model_copy(update={"limit": min(limits, default=None)}), name)
+        data = open_data(asked.data[name].model_copy(update={"limit": limit_of(asked, name)}), name)
     except ReliquantError as error:
         return str(error)
     recorded = record.provenance.get("data", {}).get(name)
@@ -147,17 +147,8 @@ def _with_images(found: Sequence[Flip], data: Data) -> tuple[Example, ...]:
     names = data.class_names
     return tuple(
         Example(flip, thumbnail(encoded), names[flip.label], names[flip.before], names[flip.after])
-        for (flip, _), encoded in zip(kept, _encoded(data, [row for _, row in kept]), strict=True)
+        for (flip, _), encoded in zip(kept, data.encoded([row for _, row in kept]), strict=True)
     )
-
-
-def _encoded(data: Data, rows: Sequence[int]) -> list[bytes]:
-    """The encoded images of some rows, in their order."""
-    if not rows:
-        return []
-    table = data.dataset
-    table = table.select_columns([c for c in ("image", "offset", "size") if c in table.column_names])
-    return [read_bytes(row) for row in table.with_format("arrow")[list(rows)].to_pylist()]
 
 
 def thumbnail(encoded: bytes) -> str:

@@ -32,6 +32,7 @@ from benchmark.results.groups import facts_by_model, runs_of
 from benchmark.results.hypotheses import examine, wanted
 from benchmark.results.images import grouped
 from benchmark.results.rows import Results, Row, better_of
+from benchmark.results.speed import timing_state
 from benchmark.results.tables import shallowest_headlines
 
 MOST_COLUMNS = 8
@@ -111,7 +112,8 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
             left_out=sum(not row.full_precision for row in results.rows) - len(chosen),
             panel_ids={(row.model, row.quantization): i for i, row in enumerate(chosen, 1)},
             chosen_rows={(chapter.model, chapter.advice.chosen) for chapter in chapters},
-            has_latency=any(row.latency is not None for row in results.rows),
+            has_latency=any(row.efficiency and row.efficiency["speed"] for row in results.rows),
+            timing_state=timing_state,
             latency_machine=overview.machine(results.rows),
             score_meaning=score.MEANING,
             score_tip=score.tip,

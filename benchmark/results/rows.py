@@ -19,40 +19,17 @@ from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.decide import Decision, decide
 from benchmark.results.load import newest
 from benchmark.results.reliability import NO_CHANGE, Reliability, reliability, with_error
+from benchmark.results.speed import timing_state
 from benchmark.results.tables import shallowest_headlines
 from benchmark.spec import FP32, SuiteSpec
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Measured time of the image tower for one image alone, median.
-
-    Attributes:
-        timed: short name of the configuration whose kernel was timed; another one with the same codes where the row
-            itself is simulated. where: device and threads.
-    """
+    """Measured time of the image tower for one image alone, median; `where`: device and threads."""
 
     milliseconds: float
-    timed: str
     where: str
-
-
-@dataclass(frozen=True)
-class Settled:
-    """Time of one image over full precision's, timed in turns until it was known; low, high: its interval."""
-
-    ratio: float
-    low: float
-    high: float
-
-
-def settled(efficiency: Mapping[str, Any] | None) -> Settled | None:
-    """The settled ratio of an Efficiency (as JSON); None for a simulated kernel, a noisy time, and without a ratio."""
-    speed = (efficiency or {}).get("speed")
-    if not speed or (efficiency or {}).get("kernel") != "real" or speed.get("noisy", True):
-        return None
-    found = [speed.get(name) for name in ("ratio", "ratio_low", "ratio_high")]
-    return None if None in found else Settled(*found)
 
 
 @dataclass(frozen=True)
@@ -246,12 +223,12 @@ def _content(row: Row, ledger: Ledger) -> str:
 
 
 def _with_latencies(rows: Sequence[Row], ledger: Ledger) -> list[Row]:
-    """Times of the machine, device and threads that most rows were timed on; others are not comparable."""
+    """Times of the machine, device and threads that most rows were timed on; others, and noisy ones, mean nothing."""
     machines = {key: found.machine for key, found in ledger.efficiencies.items()}
     timed: dict[int, tuple[Any, ...]] = {}
     for i, row in enumerate(rows):
         speed = row.efficiency["speed"] if row.efficiency else None
-        if speed is not None:
+        if speed is not None and timing_state(row.efficiency) == "measured":
             timed[i] = (machines[_content(row, ledger)], speed["device"], speed["cpu"], speed["threads"])
     if not timed:
         return list(rows)
@@ -264,7 +241,7 @@ def _with_latencies(rows: Sequence[Row], ledger: Ledger) -> list[Row]:
 
 def _latency(row: Row, where: str) -> Latency:
     speed = (row.efficiency or {})["speed"]
-    return Latency(speed["latency_ms_p50"], speed["timed"], where)
+    return Latency(speed["latency_ms_p50"], where)
 
 
 def read_spectra(home: Path, models: Sequence[str], data: Callable[[str], bool]) -> list[dict[str, Any]]:

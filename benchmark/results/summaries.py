@@ -16,7 +16,7 @@ def with_tables(task: Task, outcome: Outcome, options: Any) -> Outcome:
     """
     if not outcome.columns.groups:
         return outcome
-    tables = task.run_summarise(outcome.columns, options).tables
+    tables = task.run_tables(outcome.columns, options)
     return replace(outcome, summary=replace(outcome.summary, tables=tables))
 
 

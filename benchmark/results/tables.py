@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from benchmark.spec import SuiteSpec
     from benchmark.tracking import FinishedConfiguration
 
+SPEEDS = (
+    "images_per_second",
+    "latency_ms_p50",
+    "latency_ms_p95",
+    "latency_ratio",
+    "latency_ratio_low",
+    "latency_ratio_high",
+)
+"""Numbers of a Speed (`benchmark.quantization.efficiency`); `latency_ratio`: of one image, against full precision."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -169,13 +179,9 @@ def report_figures(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def efficiency_figures(efficiency: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers of an Efficiency (as JSON): `packed_mb` of the whole model and, of a real kernel, its speed.
-
-    `images_per_second`; `latency_ms_p50` and `latency_ms_p95` of one image alone.
-    """
+    """Numbers of an Efficiency (as JSON): `packed_mb` of the whole model and, of a real kernel, its `SPEEDS`."""
     speed = efficiency["speed"] or {}
-    names = ("images_per_second", "latency_ms_p50", "latency_ms_p95")
-    return {"packed_mb": efficiency["packed_bytes"] / 1e6, **{name: speed[name] for name in names if name in speed}}
+    return {"packed_mb": efficiency["packed_bytes"] / 1e6, **{name: speed[name] for name in SPEEDS if name in speed}}
 
 
 def headline_metrics(finished: FinishedConfiguration) -> dict[str, float]:

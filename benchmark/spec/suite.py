@@ -18,6 +18,9 @@ FOLDER = Path(__file__).parent.parent / "suites"
 MOST_ALTERNATIVES = 10_000
 PLAIN_SOURCES = ("demo", "hub", "image_folder", "parquet", "webdataset")
 
+FITTED_ROLES = ("fit",)
+"""Roles of a task whose data something is fitted on, such as a logit scale; nothing is measured on them."""
+
 
 def suite_names() -> list[str]:
     """Names of the suites that come with reliquant."""
@@ -146,6 +149,23 @@ def _point(content: dict[str, Any], item: str, where: str) -> None:
     sets[name] = {**spec, "path": path}
 
 
+def spared(suite: SuiteSpec) -> set[str]:
+    """Data sets that the suite's `limit` leaves whole: those that something is fitted on.
+
+    With fewer of its images a quantizer's ranges or a tuned logit scale are not the same estimate with a larger error:
+    they are those of another model.
+    """
+    bindings = [binding for labels in suite.tasks.values() for binding in labels.values()]
+    fitted = {name for b in bindings for role in b.roles if role in FITTED_ROLES for name in b.data(role)}
+    return fitted | ({suite.calibration} if suite.calibration else set())
+
+
+def limit_of(suite: SuiteSpec, name: str) -> int | None:
+    """At most so many images of a data set: its own limit and, unless it is `spared`, the suite's."""
+    limits = [suite.data[name].limit, None if name in spared(suite) else suite.limit]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def narrow(
     suite: SuiteSpec,
     *,
@@ -158,7 +178,8 @@ def narrow(
 
     Args:
         models, quantizations: replace the suite's lists. tasks: keep only these.
-        limit: at most so many images of each data set (where a data set has a smaller limit, that stays).
+        limit: at most so many images of each data set that something is tested on (`spared`; where a data set has a
+            smaller limit, that stays).
     """
     update: dict[str, object] = {}
     if models:

@@ -70,7 +70,7 @@ def plan_spectrum(suite: SuiteSpec, data: str, corruptions: Sequence[str], setti
     if all(configuration.quant == FP32 for configuration in plan.configurations):
         raise SpecError("a spectrum compares full precision with quantizations: give at least one --quant")
     named = {images: data if images == CLEAN else f"{data}/{images}" for images in sets}
-    asked = suite.model_copy(update={"calibration": None, "data": {named[i]: s for i, s in sets.items()}})
+    asked = suite.model_copy(update={"calibration": None, "tasks": {}, "data": {named[i]: s for i, s in sets.items()}})
     limited = {n: s for group in expand_sets(asked, set(asked.data)).values() for n, s in group.items()}
     opened = {images: files.open(limited[name], name) for images, name in named.items()}
     return SpectrumPlan(replace(plan, data={**plan.data, **{d.name: d for d in opened.values()}}), opened)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -88,6 +89,24 @@ class SourceContract(ABC):
         assert first.class_names == second.class_names
         assert first.templates == second.templates
         assert first.labels.dtype == np.int64
+
+    def test_a_description_has_the_columns_of_the_table(self, spec: DataSpec) -> None:
+        """Whatever the source says without its images, it says with them too."""
+        loaded, told = self.source.load(spec), self.source.describe(spec)
+        assert replace(told, dataset=None) == replace(loaded, dataset=None)
+        assert {*told.dataset.column_names, "image"} == set(loaded.dataset.column_names)
+        for column in {*told.dataset.column_names} - {"image"}:
+            assert list(told.dataset[column]) == list(loaded.dataset[column][:]), column
+
+    def test_single_images_are_those_of_the_table(self, spec: DataSpec) -> None:
+        """In the order asked for, of a subset too."""
+        data = open_data(spec, "pictures")
+        few = open_data(spec.model_copy(update={"limit": 3}), "pictures")
+        table = [read_bytes(row) for row in data.dataset.with_format("arrow")[:].to_pylist()]
+        assert data.encoded([3, 0]) == [table[3], table[0]]
+        assert data.encoded([]) == []
+        ids = data.sample_ids.tolist()
+        assert few.encoded([2, 1]) == [table[ids.index(few.sample_ids[row])] for row in (2, 1)]
 
     def test_limits_nest_and_keep_the_order(self, spec: DataSpec) -> None:
         """A smaller limit chooses a part of what a larger one chooses."""

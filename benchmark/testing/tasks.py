@@ -34,11 +34,13 @@ class TaskContract:
         first, second = self.task.run(self.banks), self.task.run(self.banks)
         assert_same_columns(first.columns, second.columns)
         again = self.task.run_summarise(first.columns, self.banks.options)
+        tables = self.task.run_tables(first.columns, self.banks.options)
         for summary in (second.summary, again):
             assert dict(summary.metrics) == dict(first.metrics)
             assert dict(summary.notes) == dict(first.notes)
-            assert summary.tables.keys() == first.tables.keys()
-            for name, table in summary.tables.items():
+        for found in (second.tables, again.tables, tables):
+            assert found.keys() == first.tables.keys()
+            for name, table in found.items():
                 np.testing.assert_array_equal(table, first.tables[name])
 
     def test_leaves_its_banks_alone(self) -> None:

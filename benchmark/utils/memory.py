@@ -1,9 +1,12 @@
-"""Configure the C library's allocator to keep freed memory for the next layer of a forward pass."""
+"""Memory kept for the next layer of a forward pass, and collected rarely where many objects are made at once."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -26,3 +29,17 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):  # musl has no such function
         return False
     return bool(mallopt(_MMAP_THRESHOLD, KEPT_BYTES) and mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+@contextmanager
+def rare_collection(objects: int = 100_000) -> Iterator[None]:
+    """Look for unreachable cycles only after so many new objects: each look passes over all there are.
+
+    Drawing with matplotlib makes so many that looking is a seventh of the time.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(objects, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

@@ -258,7 +258,7 @@ def test_the_report_and_the_summary_are_there(first: Any, small: Small) -> None:
     rows = [json.loads(line) for line in (small.folder / "home" / "ledger.jsonl").read_text().splitlines()]
     reports = [row["report"] for row in rows if row["kind"] == "report"]
     assert len(reports) == 2
-    timed = {row["efficiency"]["quantization"]: row["efficiency"] for row in rows if row["kind"] == "efficiency"}
+    timed = {row["efficiency"]["quantization"]: row["efficiency"] for row in rows if row["kind"] == "timing"}
     assert set(timed) == {"fp32", QUANT}
     assert timed["fp32"]["speed"]["images_per_second"] > 0
     assert timed[QUANT]["packed_bytes"] < timed["fp32"]["packed_bytes"]

@@ -6,6 +6,7 @@ A package adds a source with an entry point in the group `reliquant.sources` tha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
@@ -38,6 +39,32 @@ class SourceOptions(Frozen):
     subset: ClassList | None = None
     half: Literal["a", "b"] | None = None
     part: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+@dataclass(frozen=True)
+class Described:
+    """A table without images that stands for a `datasets.Dataset`, whose import costs a second.
+
+    Args:
+        columns: name -> one value a row, all of one length; the names are those of `LoadedData.dataset`.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.columns)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        return self.columns[name]
+
+    def select(self, rows: Sequence[int]) -> Described:
+        """Some rows, in their order."""
+        return Described({name: [values[row] for row in rows] for name, values in self.columns.items()})
 
 
 @dataclass(frozen=True)
@@ -109,8 +136,15 @@ class Source(ABC, Generic[Options]):
         """
 
     def describe(self, spec: DataSpec) -> LoadedData:
-        """Like `load`, but a source that computes its images may leave out the column `image`."""
+        """Like `load`, but a source that computes its images may leave out the column `image`, or give `Described`."""
         return self.load(spec)
+
+    def draw(self, spec: DataSpec, rows: Sequence[int]) -> list[bytes] | None:
+        """The encoded images of some rows of `load(spec)`, for a source that computes its images.
+
+        None: they are read from the table.
+        """
+        return None
 
     @abstractmethod
     def fingerprint(self, spec: DataSpec) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
-from benchmark.data.sources.base import LoadedData, Source, SourceOptions
+from benchmark.data.sources.base import Described, LoadedData, Source, SourceOptions
 from benchmark.errors import DataError, UnknownNameError
 from benchmark.spec import DataSpec, digest
 
@@ -42,23 +44,33 @@ class DemoSource(Source[SourceOptions]):
 
     def load(self, spec: DataSpec) -> LoadedData:
         """Draw the first `limit` images."""
-        return self._loaded(spec, drawn=True)
+        from benchmark.demo.scenes import dataset
+
+        return _loaded(spec, dataset(spec.split or "", spec.limit))
 
     def describe(self, spec: DataSpec) -> LoadedData:
         """Labels, groups, ids and captions; nothing is drawn."""
-        return self._loaded(spec, drawn=False)
+        from benchmark.demo.scenes import described
 
-    def _loaded(self, spec: DataSpec, drawn: bool) -> LoadedData:
-        from benchmark.demo import scenes
+        return _loaded(spec, Described(described(spec.split or "", spec.limit)))
 
-        split = spec.split or ""
-        digits = scenes.SPLITS[split].content == "digits"
-        return LoadedData(
-            dataset=scenes.dataset(split, spec.limit, drawn),
-            class_names=tuple(scenes.DIGIT_NAMES if digits else scenes.CLASS_NAMES),
-            templates=tuple(scenes.DIGIT_TEMPLATES if digits else scenes.TEMPLATES),
-            group_names=None if digits else tuple(scenes.BACKGROUNDS),
-        )
+    def draw(self, spec: DataSpec, rows: Sequence[int]) -> list[bytes]:
+        """These images alone."""
+        from benchmark.demo.scenes import encoded
+
+        return encoded(spec.split or "", rows)
+
+
+def _loaded(spec: DataSpec, table: Any) -> LoadedData:
+    from benchmark.demo import scenes
+
+    digits = scenes.SPLITS[spec.split or ""].content == "digits"
+    return LoadedData(
+        dataset=table,
+        class_names=tuple(scenes.DIGIT_NAMES if digits else scenes.CLASS_NAMES),
+        templates=tuple(scenes.DIGIT_TEMPLATES if digits else scenes.TEMPLATES),
+        group_names=None if digits else tuple(scenes.BACKGROUNDS),
+    )
 
 
 @functools.cache

@@ -110,8 +110,9 @@ def test_full_precision_alone_has_no_legend(capsys: pytest.CaptureFixture[str]) 
 
 def efficiency(name: str, **speed: Any) -> dict[str, Any]:
     """An Efficiency as JSON; simulated without a speed."""
-    about = {"batch": 32, "threads": 2, "cpu": "AVX2", "device": "cpu", "timed": name, "engine": "int8-onednn"}
-    fast = {"images_per_second": 1234.5, "latency_ms_p50": 0.98765, "latency_ms_p95": 12.345}
+    about = {"batch": 32, "threads": 2, "cpu": "AVX2", "device": "cpu", "engine": "int8-onednn"}
+    fast = {"images_per_second": 1234.5, "latency_ms_p50": 0.98765, "latency_ms_p95": 12.345, "noisy": False}
+    fast |= {"latency_ratio": 2.07, "latency_ratio_low": 1.99, "latency_ratio_high": 2.153, "rounds": 6}
     return {
         "quantization": name,
         "packed_bytes": 1_234_567_890,
@@ -130,17 +131,20 @@ def test_efficiency_fits_80_columns_and_a_simulation_has_no_speed(
     rows = [
         efficiency(first, engine="float"),
         efficiency(second),
-        efficiency(third, timed="torchao-int8da-vision+text"),
+        efficiency(third, noisy=True),
     ]
     print_efficiency({c.key: row for c, row in zip(plan.configurations, rows, strict=False)}, plan)
     title, heading, *lines = capsys.readouterr().out.splitlines()
     assert "batch 32" in title
     assert "AVX2, 2 threads" in title
     assert max(map(len, [title, heading, *lines])) <= 80
-    full, simulated, other = (line for line in lines if "1234.6" in line)
-    assert full.split() == [first, "1234.6", "1234", "0.988", "12.3", "float"]
-    assert simulated.split()[1:] == ["1234.6", "-", "-", "-", "simulated"]
-    assert other.split()[2:] == ["1234", "0.988", "12.3", "torchao-int8da-"]
+    full, simulated, noisy = (line for line in lines if "1234.6" in line)
+    assert full.split() == [first, "1234.6", "1234", "0.988", "12.3", "2.07", "±4%", "float"]
+    assert simulated.split()[1:] == ["1234.6", "-", "-", "-", "-", "simulated"]
+    assert noisy.split()[2:] == ["1234", "0.988", "12.3", "noisy", "int8-onednn"]
+    missing = [line for line in lines if "not measured" in line]
+    assert len(missing) == len(plan.configurations) - 3
+    assert missing[0].split()[1:] == ["-"] * 5 + ["not", "measured"]
 
 
 @pytest.mark.parametrize("name", suite_names())
@@ -149,7 +153,8 @@ def test_the_efficiency_of_every_suite_fits_80_columns(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     plan = stub_plan(name)
-    wide = {"images_per_second": 123456.7, "timed": "torchao-int8da-vision+text"}
+    wide = {"images_per_second": 123456.7, "engine": "float-simulated+int8-onednn", "latency_ratio": 123.456}
+    wide |= {"latency_ratio_low": 112.5, "latency_ratio_high": 135.5}
     print_efficiency({c.key: efficiency(c.quant.name, **wide) for c in plan.configurations}, plan)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80

@@ -52,7 +52,7 @@ def test_a_limit_gives_a_prefix(name: str) -> None:
 
 
 def test_counter_shows_the_scenes_of_common_and_no_other_split_shares_any() -> None:
-    bases = {name: scenes.dataset(name, 20, drawn=False)["base_id"][:] for name in scenes.SPLITS}
+    bases = {name: scenes.described(name, 20)["base_id"] for name in scenes.SPLITS}
     assert bases["counter"] == bases["common"]
     others = [base for name, found in bases.items() if name != "counter" for base in found]
     assert len(set(others)) == len(others)
@@ -196,3 +196,26 @@ def test_the_digits_are_scikit_learns_and_their_parts_do_not_meet() -> None:
     assert ink == pytest.approx(pixels.mean() / 16, abs=0.02)
     seen = {image.tobytes() for image in train[0]}
     assert sum(image.tobytes() in seen for image in test[0]) == 0
+
+
+@pytest.mark.parametrize("name", ["test", "counter", "calibration", "near_ood", "far_ood", "digits", "digits_train"])
+def test_a_description_and_single_images_agree_with_the_whole_table(name: str) -> None:
+    table = scenes.dataset(name, 12)
+    assert {key: table[key][:] for key in table.column_names if key != "image"} == scenes.described(name, 12)
+    pixels = [np.asarray(table[row]["image"]) for row in (7, 0, 11)]
+    drawn = [np.asarray(Image.open(io.BytesIO(each))) for each in scenes.encoded(name, [7, 0, 11])]
+    np.testing.assert_array_equal(drawn, pixels)
+    np.testing.assert_array_equal(pixels, scenes.render(name, 12)[0][[7, 0, 11]])
+
+
+def test_the_digits_are_scikit_learns() -> None:
+    """Both parts together hold each image of `load_digits` once: same labels, same pixels."""
+    from sklearn.datasets import load_digits
+
+    pixels, target = load_digits(return_X_y=True)
+    parts = [scenes.render(name)[:2] for name in ("digits", "digits_train")]
+    labels = np.concatenate([part[1] for part in parts])
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(np.bincount(labels), np.bincount(target))
+    corners = np.concatenate([part[0][:, 0, 0, 0] for part in parts])
+    assert sorted(corners.tolist()) == sorted(np.rint(pixels[:, 0] * (255 / 16)).astype(int).tolist())

@@ -180,7 +180,7 @@ def test_the_card_is_honest_without_an_evaluation(folder: Path, capsys: pytest.C
     assert yaml.safe_load(front)["library_name"] == "reliquant"
     assert "model-index" not in yaml.safe_load(front)
     assert "nothing may be claimed about its reliability" in body
-    assert "its speed is not measured" in body
+    assert "Its speed was not measured." in body
     assert "--to ViT-rtn-w4a8-channel-token-vision" in body
 
 

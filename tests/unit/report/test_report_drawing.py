@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from benchmark.report.examples import flips
 from benchmark.report.front import front
 from benchmark.report.svg import Axis, Plot, axis, doubling, names, path, signed_text, tag, usual
 from benchmark.results.sizes import Size, effective_bits, size
+from benchmark.utils.memory import rare_collection
 from tests.report_home import W4, report_of
 
 POINTS = st.lists(st.tuples(st.floats(0, 9), st.floats(-9, 9)), min_size=1, max_size=12)
@@ -119,3 +122,13 @@ def test_flips_by_hand() -> None:
     assert (found[0].confidence_before, found[0].confidence_after) == (0.8, 0.95)
     with pytest.raises(DataError, match="cannot be paired"):
         flips(quantized, columns(["0", "1", "2"], [0, 1, 2], [1.0, 1.0, 1.0]), "test")
+
+
+def test_collection_is_rare_while_figures_are_drawn_and_as_before_afterwards() -> None:
+    before = gc.get_threshold()
+    seen = []
+    with suppress(ZeroDivisionError), rare_collection(50_000):
+        seen = [gc.get_threshold()]
+        1 / 0  # noqa: B018 (a drawing that fails)
+    assert seen == [(50_000, *before[1:])]
+    assert gc.get_threshold() == before

@@ -90,9 +90,16 @@ def test_efficiency_becomes_metrics_and_the_kernel_a_tag(opened: Callable[[], ML
     tracker.log(finished("timed"))
     before = runs(tracker, "timed")
     speed = {"images_per_second": 512.0, "latency_ms_p50": 2.5, "latency_ms_p95": 3.5}
-    for timed in (None, speed):  # measured later, and again: the run there is completed, not doubled
-        kernel = "simulated" if timed is None else "real"
-        tracker.log(finished("timed", efficiency={"packed_bytes": 4_000_000, "kernel": kernel, "speed": timed}))
+    speed |= {"latency_ratio": 2.0, "latency_ratio_low": 1.9, "latency_ratio_high": 2.1}
+    noisy = {**speed, "latency_ratio_high": 9.0}
+    states = []
+    for timed in (None, noisy, speed):  # measured later, and again: the run there is completed, not doubled
+        about = {"packed_bytes": 4_000_000, "kernel": "simulated" if timed is None else "real", "error": None}
+        told = None if timed is None else {**timed, "noisy": timed is noisy}
+        tracker.log(finished("timed", efficiency={**about, "speed": told}))
+        states.append(runs(opened(), "timed")[QUANT.name].data.tags["timing"])
+    assert before[QUANT.name].data.tags["timing"] == "not measured"
+    assert states == ["simulated", "noisy", "measured"]
     after = runs(opened(), "timed")
     assert len(after) == len(before)
     parent = after[QUANT.name]
