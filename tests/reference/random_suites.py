@@ -32,7 +32,6 @@ NEGATIVES = (
     "pink",
     "sky",
 )
-KINDS = ("contrast", "pixelate")
 
 
 @dataclass
@@ -46,6 +45,7 @@ class Suite:
     tasks: dict[str, Any] = field(default_factory=dict)
     quant: str = ""
     limit: int | None = None
+    streamed: bool = False
 
     def __post_init__(self) -> None:
         self.classes = sorted(self.rng.choice(CLASS_NAMES, size=int(self.rng.integers(5, 9)), replace=False).tolist())
@@ -67,6 +67,7 @@ class Suite:
         self._bind()
         self.quant = self._quantization()
         self.limit = 14 if self.rng.random() < 0.3 else None
+        self.streamed = bool(self.rng.random() < 0.5)
 
     def _pick(self, *choices: Any) -> Any:
         return choices[int(self.rng.integers(len(choices)))]
@@ -125,12 +126,15 @@ class Suite:
 
     def _corrupt(self) -> None:
         """Corrupted versions: generated ones of `photos`, or released files beside a clean folder."""
-        if self.rng.random() < 0.5:
-            kinds = {
-                "corruptions": list(self._pick(KINDS, KINDS[::-1], KINDS[:1])),
-                "severities": self._pick([5], [2, 4]),
+        if self.rng.random() < 0.6:
+            limit = int(self.rng.integers(8, 14))  # types with different numbers of severities
+            self.data["photos-c"] = {
+                "base": "photos",
+                "limit": limit,
+                "corruptions": ["contrast"],
+                "severities": [2, 5],
             }
-            self.data["photos-c"] = {"base": "photos", "limit": int(self.rng.integers(8, 14)), **kinds}
+            self.data["photos-d"] = {"base": "photos", "limit": limit, "corruptions": ["pixelate"], "severities": [4]}
             return
         self._add("clean", "test", self.classes, 14, kind="image_folder")
         self.rows["clean-c"] = self.rows["clean"]
@@ -151,7 +155,7 @@ class Suite:
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(place / f"{row['key']}.png")
 
     def _bind(self) -> None:
-        corrupted = next(name for name in self.data if name.endswith("-c"))
+        corrupted = [name for name in self.data if name.endswith(("-c", "-d"))]
         scores = {"scores": ["mcm", "energy", "neg_label"], "negatives": list(NEGATIVES), "negatives_share": 0.5}
         self.tasks = {
             "zero_shot": {"photos": {"test": "photos"}, "drawn": {"test": "drawn"}},
@@ -167,7 +171,7 @@ class Suite:
                     "options": {"scores": ["msp", "max_logit", "negative_entropy"]},
                 },
             },
-            "corruption": {"c": {"clean": corrupted.removesuffix("-c"), "corrupted": corrupted}},
+            "corruption": {"c": {"clean": corrupted[0].removesuffix("-c"), "corrupted": corrupted}},
             "covariate_shift": {"shift": {"source": "photos", "shifted": ["drawn", "anew"]}},
             "spurious": {"places": {"common": "common", "counter": "counter"}},
         }
