@@ -79,6 +79,8 @@ def score(drawn: Sequence[Mutant], places: Sequence[str], processes: int) -> lis
     results += [Result(each.mutant.place, "uncovered") for each in jobs if not each.tests]
     jobs = [each for each in jobs if each.tests]
     for number, result in enumerate(running.run(jobs, processes), 1):
+        if result.status == "lost":
+            sys.exit(f"its tests could not be run (see {trees.HOME}/log-*): {result.place}")
         running.keep(result)
         results.append(result)
         print(
@@ -121,8 +123,9 @@ def check_pinned(processes: int) -> int:
     found = {m.place: m for file in files if (trees.ROOT / file).exists() for m in mutants(trees.ROOT, file)}
     problems = [f"gone: {place}" for place, _ in wanted if place not in found]
     jobs = [Job(found[place], (test,), 0.0) for place, test in wanted if place in found]
-    survived = (result for result in running.run(jobs, processes) if result.status == "survived")
-    problems += [f"survived its test {dict(wanted)[result.place]}: {result.place}" for result in survived]
+    for result in running.run(jobs, processes):
+        if result.status not in ("killed", "timeout"):
+            problems += [f"{result.status}, by {dict(wanted)[result.place]}: {result.place}"]
     for problem in problems:
         print(problem)
     if problems:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import pytest
+
 from tests.mutants import choosing
 from tests.mutants.covering import digest
 from tests.mutants.mutations import Mutant, Place
-from tests.mutants.trees import HOME, ROOT, Limits, Running, Tree
+from tests.mutants.trees import BROKEN, HOME, ROOT, Limits, Running, Tree
 
-Status = Literal["killed", "timeout", "survived", "uncovered"]
+Status = Literal["killed", "timeout", "survived", "uncovered", "lost"]
+"""`uncovered`: no quick test runs its lines. `lost`: its tests are not there any more, or could not be started."""
+
 RESULTS = HOME / "results.jsonl"
+UNSTARTED = (int(pytest.ExitCode.USAGE_ERROR), int(pytest.ExitCode.NO_TESTS_COLLECTED), BROKEN)
 EVERYDAY, PER_SECOND = 25.0, 5.0
 """Seconds that any run may take, and those for each second that its tests took without a mutant."""
 
@@ -71,9 +77,9 @@ class Slot:
         self.job = self.running = None
         file = job.mutant.place.file
         self.tree.restore(file)
-        if status == 5:
-            raise SystemExit(f"none of its tests is there any more: {job.mutant.place}\n{self.log.read_text()[-1500:]}")
-        known: dict[int | None, Status] = {0: "survived", -24: "timeout"}
+        known: dict[int | None, Status] = {0: "survived", -signal.SIGXCPU: "timeout"}
+        if status in UNSTARTED and "ConftestImportFailure" not in self.log.read_text():
+            known[status] = "lost"
         test = self.killer.read_text() if self.killer.exists() else ""
         seconds = round(time.monotonic() - self.started, 2)
         return Result(job.mutant.place, known.get(status, "killed"), test, seconds, digest(file), len(job.tests))
@@ -83,13 +89,18 @@ def run(jobs: Iterable[Job], processes: int) -> Iterator[Result]:
     """The result of each job, as they come."""
     waiting = list(jobs)[::-1]
     slots = [Slot(number) for number in range(min(processes, len(waiting)))]
-    while waiting or any(slot.job for slot in slots):
+    try:
+        while waiting or any(slot.job for slot in slots):
+            for slot in slots:
+                if slot.job is not None and (result := slot.result()) is not None:
+                    yield result
+                if slot.job is None and waiting:
+                    slot.start(waiting.pop())
+            time.sleep(0.01)
+    finally:
         for slot in slots:
-            if slot.job is not None and (result := slot.result()) is not None:
-                yield result
-            if slot.job is None and waiting:
-                slot.start(waiting.pop())
-        time.sleep(0.01)
+            if slot.running is not None:
+                slot.running.end()
 
 
 def keep(result: Result) -> None:

@@ -20,6 +20,9 @@ ROOT = Path(__file__).parent.parent.parent
 HOME = ROOT / ".mutants"
 """Everything that is not committed: copies of the tree, the coverage map, results."""
 
+BROKEN = 99
+"""Exit status of a forked process that could not start pytest."""
+
 LEFT_OUT = (".*", "__pycache__", "mlruns", "build", "dist", "*.egg-info")
 PRELOADED = (
     *("numpy", "scipy.stats", "scipy.optimize", "sklearn.metrics", "pandas", "pyarrow", "torch", "torchvision"),
@@ -84,12 +87,16 @@ class Running:
         found, status = os.waitpid(self.process, os.WNOHANG)
         if not found and time.monotonic() < self.deadline:
             return False
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process, signal.SIGKILL)  # with what the tests started and left behind
+        self.end()
         if not found:
-            _, status = os.waitpid(self.process, 0)
-        self.status = -signal.SIGXCPU if not found else os.waitstatus_to_exitcode(status)
+            os.waitpid(self.process, 0)
+        self.status = os.waitstatus_to_exitcode(status) if found else -signal.SIGXCPU
         return True
+
+    def end(self) -> None:
+        """End it, with what the tests started and left behind."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process, signal.SIGKILL)
 
     def wait(self) -> int:
         """The exit status."""
@@ -122,7 +129,7 @@ def _pytest(folder: Path, arguments: Sequence[str]) -> int:
 
 def _become(folder: Path, arguments: Sequence[str], limits: Limits, log: Path) -> NoReturn:
     """The forked process: a group of its own with its output in `log`."""
-    status = 99
+    status = BROKEN
     try:
         os.setsid()
         resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu, limits.cpu + 5))
