@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test check lint slow parity bench clean
+.PHONY: help install demo ui test check lint slow mutants pinned parity bench clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,12 @@ test: $(STAMP)  ## Lint, types and all quick tests.
 slow: $(STAMP)  ## The slow tests (simulated coverage, full-size models).
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs -m slow
 
+mutants: $(STAMP)  ## Score the quick tests on 300 small changes of the code (an hour on 2 quiet cores; goes on where it stopped).
+	$(BIN)/python -m tests.mutants
+
+pinned: $(STAMP)  ## Thirty of these changes, each on the test that notices it (CI).
+	$(BIN)/python -m tests.mutants --pinned
+
 parity: $(STAMP)  ## Compare with CLIP_benchmark (in its own environment), OpenOOD's definitions and pytorch-ood.
 	$(BIN)/python -m tests.parity
 
@@ -42,7 +48,7 @@ lint: $(STAMP)  ## Ruff and mypy --strict.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: test slow  ## What CI runs.
+check: test pinned slow  ## What CI runs.
 
 clean:  ## Remove the environment and caches (not the results).
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -166,6 +166,11 @@ def test_a_model_that_was_stored_quantized_takes_no_quantization() -> None:
     assert "--quant" not in found
 
 
+def test_a_record_that_says_nothing_of_its_origin_gives_its_quantization_and_task() -> None:
+    bare = replace(record("rtn-w4-channel-vision"), provenance={})
+    assert words([bare], whole=False) == ["run demo --quant rtn-w4-channel-vision --task zero_shot"]
+
+
 def test_the_suite_is_the_file_that_was_run() -> None:
     mine = {"asked": {"suite": "folder/demo.yaml"}}
     assert words([record("fp32", **mine)])[0].startswith("run folder/demo.yaml ")
