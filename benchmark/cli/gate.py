@@ -12,6 +12,7 @@ from benchmark.engine.include import include_files
 from benchmark.errors import CANNOT_TELL, INFERIOR, StorageError, UnknownNameError, why
 from benchmark.ledger.records import Ledger, Record
 from benchmark.results import decide
+from benchmark.results.answers import records_of
 from benchmark.results.baseline import Baseline, changes_from, find
 from benchmark.results.decide import Decision, Judged, Verdict, about, beyond, check_margins, images_told, parse_margins
 from benchmark.results.load import Asked, newest, open_ledger
@@ -62,11 +63,10 @@ def gate(request: GateRequest) -> int:
 def _asked(request: GateRequest, ledger: Ledger) -> tuple[Asked, dict[Run, list[Record]]]:
     """The suite, and the newest records of each configuration that is asked for."""
     found: dict[Run, list[Record]] = {}
-    asked = None
     for what in request.configs:
         asked = find_runs(ledger, what, request.suite)
         runs = [run for run in asked.runs if run[1] != FP32.name and request.model in (None, run[0])]
-        own = [r for r in newest(ledger.records.values()) if r.suite == asked.suite]
+        own = newest(records_of(ledger, asked.suite, asked.spec))
         if request.model is not None and request.model not in (models := {r.model for r in own}):
             raise UnknownNameError(f"model in the results of '{asked.suite}'", request.model, models)
         if not runs:
@@ -74,7 +74,6 @@ def _asked(request: GateRequest, ledger: Ledger) -> tuple[Asked, dict[Run, list[
             raise UnknownNameError(f"configuration in the results of '{asked.suite}'", what, known)
         for run in runs:
             found[run] = [r for r in own if (r.model, r.quantization) == run]
-    assert asked is not None  # there is at least one CONFIG
     return asked, {run: own for run, own in found.items() if own}
 
 

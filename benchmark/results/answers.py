@@ -110,7 +110,7 @@ def _largest(parts: Iterable[Facts]) -> list[Facts]:
 def _facts(record: Record) -> Facts:
     """What a record rests on besides its identity, and its limit; empty where the record does not say."""
     one, about = record.identity, record.provenance
-    if record.status != "done" or "model" not in one:
+    if record.status != "done" or not {"model", "data", "limit"} <= one.keys():
         return {}
     names = {name for pairs in one["data"].values() for name, _ in pairs}
     data = {name: about.get("data", {}).get(name) for name in sorted(names)}
