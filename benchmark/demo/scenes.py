@@ -145,7 +145,7 @@ def render_split(split: Split, limit: int | None = None) -> tuple[Images, Ints, 
     """Draw the first `limit` images of a split (all without a limit); see `render`."""
     labels, groups = describe_split(split, limit)
     if split.content == "digits":
-        return _digits(train=split.captions)[0][: len(labels)], labels, None
+        return _digit_images(train=split.captions)[: len(labels)], labels, None
     images = np.empty((len(labels), SIDE, SIDE, 3), np.uint8)
     for index, label in enumerate(labels.tolist()):
         images[index] = draw(split, index, label).image
@@ -211,20 +211,24 @@ def draw(split: Split, index: int, label: int) -> Drawing:
 
 
 @functools.cache
-def _digits(train: bool) -> tuple[Images, Ints]:
-    """One part of scikit-learn's 1,797 handwritten digits, enlarged to 64 x 64 by linear interpolation."""
+def _digits(train: bool) -> tuple[NDArray[np.float64], Ints]:
+    """One part of scikit-learn's 1,797 handwritten digits: 8 x 8 values from 0 to 16 a row, and labels."""
     # The table of `sklearn.datasets.load_digits`, from its file: importing scikit-learn takes most of a second.
     file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(file), delimiter=",")
-    pixels, target = table[:, :-1], table[:, -1].astype(np.int64)
-    order = _generator(SPLITS["digits"].seed, _DIGITS).permutation(len(target))
+    order = _generator(SPLITS["digits"].seed, _DIGITS).permutation(len(table))
     size = SPLITS["digits_train"].size
     chosen = order[:size] if train else order[size:]
+    return table[chosen, :-1], table[chosen, -1].astype(np.int64)
+
+
+@functools.cache
+def _digit_images(train: bool) -> Images:
+    """The images of `_digits`, enlarged to 64 x 64 by linear interpolation."""
     place = np.clip((np.arange(SIDE) + 0.5) / (SIDE / 8) - 0.5, 0, 7)
     weights = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(8)))
-    large = weights @ (pixels[chosen].reshape(-1, 8, 8) * (255 / 16)) @ weights.T
-    images = np.repeat(np.rint(large).astype(np.uint8)[..., None], 3, axis=3)
-    return images, target[chosen]
+    large = weights @ (_digits(train)[0].reshape(-1, 8, 8) * (255 / 16)) @ weights.T
+    return np.repeat(np.rint(large).astype(np.uint8)[..., None], 3, axis=3)
 
 
 def _split(name: str) -> Split:
@@ -290,7 +294,7 @@ def encoded(name: str, rows: Sequence[int]) -> list[bytes]:
     """Some images of a split as PNG, in the order of `rows`; the others are not drawn."""
     split = _split(name)
     if split.content == "digits":
-        images = _digits(train=split.captions)[0]
+        images = _digit_images(train=split.captions)
         return [_png(images[row]) for row in rows]
     labels = split_labels(split, max(rows, default=0) + 1)
     return [_png(draw(split, row, int(labels[row])).image) for row in rows]

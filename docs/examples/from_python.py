@@ -11,7 +11,7 @@ from benchmark.tracking import trackers
 
 MODEL = "demo"  # e.g. "ViT-B-32/laion2b_s34b_b79k", "local-dir:path/to/model"
 IMAGES = "path/to/images"  # holds one folder for each class, named like the class
-LIMIT = 500  # images of each data set at most; None takes all
+LIMIT = 500  # images of each test set at most; None takes all
 QUANTIZATIONS = ["fp32", "rtn-w8a8-vision", "rtn-w4a8-vision", "bnb-nf4-vision"]
 HOME = Path("mlruns")  # where results and caches go
 

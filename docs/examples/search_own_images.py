@@ -12,7 +12,7 @@ from search.request import SearchRequest
 
 MODEL = "demo"  # e.g. "ViT-B-32/laion2b_s34b_b79k", "local-dir:path/to/model"
 IMAGES = "path/to/images"  # holds one folder for each class, named like the class
-LIMIT = 500  # images of each data set at most; None takes all
+LIMIT = 500  # images of each test set at most; None takes all
 TRIALS = 50  # different configurations to evaluate
 HOME = Path("mlruns")  # where the study, results and caches go
 

@@ -25,7 +25,7 @@ calibration: pairs
 limit: 40
 data:
   scenes: {{source: demo, split: test}}
-  pairs: {{source: demo, split: calibration}}
+  pairs: {{source: demo, split: calibration, limit: 20}}
   far: {{source: demo, split: far_ood, text: none}}
   sketch: {{source: demo, split: sketch}}
   common: {{source: demo, split: common}}
@@ -135,7 +135,7 @@ def test_the_table_names_the_folder(
         (["--device", "coda"], "--device 'coda'"),
         (["--limit", "0"], "--limit"),
         (["--tracker", "mlfow"], "Did you mean 'mlflow'"),
-        (["--quant", "control-lowrank-rank_12", "--limit", "10"], "at most 10"),
+        (["--quant", "control-lowrank-rank_22", "--limit", "10"], "at most 20"),
     ],
 )
 def test_bad_input_is_one_line(
