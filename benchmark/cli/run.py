@@ -98,7 +98,7 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
         print(f"warning: {name} cannot be compared with full precision: {reason}", file=sys.stderr)
     for line in failure_lines(sweep.failed):
         print(line, file=sys.stderr)
-    _warn([*skipped_warnings(sweep.records), *prompt_warnings(sweep.records)])
+    _warn([*skipped_warnings(sweep.records), *prompt_warnings(sweep.records, plan.data)])
     for name, reason in sweep.untracked.items():
         print(
             f"warning: tracker '{name}' could not be written ({reason}); the ledger {request.home / 'ledger.jsonl'} "
