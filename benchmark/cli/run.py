@@ -102,7 +102,7 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
     _warn([line for line in [mixed_versions(sweep.records)] if line])
     for line in failure_lines(sweep.failed):
         print(line, file=sys.stderr)
-    _warn([*skipped_warnings(sweep.records), *prompt_warnings(sweep.records)])
+    _warn([*skipped_warnings(sweep.records), *prompt_warnings(sweep.records, plan.data)])
     for name, reason in sweep.untracked.items():
         print(
             f"warning: tracker '{name}' could not be written ({reason}); the ledger {request.home / 'ledger.jsonl'} "

@@ -37,11 +37,11 @@ def examine(model: ClipModel, names: Sequence[str], templates: Sequence[str] | N
     for start in range(0, total, BATCH):
         places = [divmod(place, len(forms)) for place in range(start, min(total, start + BATCH))]
         texts = [prompts.fill(forms[form], names[owner]) for owner, form in places]
-        tokens = whole_tokens(model.tokenizer, texts).cpu().numpy()
-        for (owner, _), row in zip(places, tokens, strict=True):
+        tokens = whole_tokens(model.tokenizer, texts).cpu()
+        for (owner, _), row in zip(places, tokens.numpy(), strict=True):
             kept = np.trim_zeros(row - row[-1], "b")  # without the padding, whose length may differ between batches
             digests[owner].update(np.append(kept + row[-1], -1).astype("<i8").tobytes())
-        too_long = cut_texts(model.tokenizer, texts)
+        too_long = cut_texts(model.tokenizer, texts, tokens)
         can_tell = can_tell and too_long is not None
         if too_long is not None and too_long.any():
             cut += int(too_long.sum())

@@ -138,7 +138,8 @@ def left_out(data: Data) -> dict[str, dict[str, Any]]:
     """Why files are not among the images -> `count` and the first `files`."""
     reasons: dict[str, list[str]] = {}
     for aside in data.left_out:
-        reasons.setdefault(aside.why, []).append(aside.path)
+        path = aside.path.encode("utf-8", "backslashreplace").decode()  # names of other systems need not be UTF-8
+        reasons.setdefault(aside.why, []).append(path)
     return {why: {"count": len(paths), "files": _first(paths)} for why, paths in reasons.items()}
 
 
@@ -165,22 +166,32 @@ def data_warnings(data: Mapping[str, Data]) -> list[str]:
             for why, about in left_out(single).items()
         ]
         if told:
-            lines.append(f"data set '{name}': {len(single.left_out)} files left out: {'; '.join(told)}")
+            count = len(single.left_out)
+            lines.append(f"data set '{name}': {count} file{'s' * (count > 1)} left out: {'; '.join(told)}")
         if (empty := single.empty_classes) and not single.spec.allow_empty_classes:
             shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
             lines.append(f"data set '{name}': {len(empty)} of {single.classes} classes have no image: {shown}")
     return lines
 
 
-def prompt_warnings(records: Sequence[Record]) -> list[str]:
-    """One line for each model and data set whose prompts its tokenizer cuts."""
-    found = {
+def prompt_warnings(records: Sequence[Record], data: Mapping[str, Data]) -> list[str]:
+    """One line for each model and data set whose prompts its tokenizer cuts, or that it cannot tell apart: records that
+    were made while the suite allowed that are found again when it does not.
+    """
+    told = {
         (record.model, name): about
         for record in records
         for name, about in record.provenance.get("prompts", {}).items()
-        if about.get("cut")
     }
-    return [
+    equal = [
+        f"data set '{name}': {model} cannot tell classes '{data[name].class_names[first]}' and "
+        f"'{data[name].class_names[second]}' apart; these results were allowed to have that"
+        for (model, name), about in told.items()
+        if name in data and not data[name].equal_prompts
+        for first, second in about["equal"][:1]
+    ]
+    found = {key: about for key, about in told.items() if about.get("cut")}
+    return equal + [
         f"data set '{name}': {about['cut']} of {about['prompts']} prompts are longer than the context of {model} and "
         f"are cut, e.g. '{about['example']}'"
         for (model, name), about in found.items()

@@ -79,18 +79,29 @@ def whole_tokens(tokenizer: Tokenize, texts: Sequence[str]) -> Tensor:
     return tokenizer.inner(texts) if isinstance(tokenizer, Shortened) else tokenizer(texts)
 
 
-def cut_texts(tokenizer: Tokenize, texts: Sequence[str]) -> NDArray[np.bool_] | None:
+def cut_texts(tokenizer: Tokenize, texts: Sequence[str], tokens: Tensor | None = None) -> NDArray[np.bool_] | None:
     """Which texts (B,) are longer than the context, so that their end does not count.
 
-    A text is cut where a longer context would hold other tokens. None for a tokenizer without `longer(texts, times)`.
+    A text is cut where a longer context would hold other tokens. Only those that leave no room in their own are asked:
+    the end token may be the padding too, so two places of padding are room.
+
+    Args:
+        tokens: (B, L) of `whole_tokens`, where they are known.
+
+    Returns:
+        None for a tokenizer without `longer(texts, times)`.
     """
     inner = tokenizer.inner if isinstance(tokenizer, Shortened) else tokenizer
     if not hasattr(inner, "longer"):
         return None
-    own, longer, padding = inner(texts), inner.longer(texts, LONGER), inner.longer(["a"], LONGER)[0, -1]
-    length = own.shape[1]
-    cut = (longer[:, length:] != padding).any(1) | (longer[:, :length] != own).any(1)
-    return np.asarray(cut.cpu().numpy(), bool)
+    own = inner(texts) if tokens is None else tokens
+    padding, length = inner.longer(["a"], LONGER)[0, -1], own.shape[1]
+    full = (own[:, -2:] != padding).any(1).nonzero()[:, 0]
+    cut = torch.zeros(len(texts), dtype=torch.bool)
+    if len(full):
+        longer = inner.longer([texts[row] for row in full.tolist()], LONGER)
+        cut[full] = (longer[:, length:] != padding).any(1) | (longer[:, :length] != own[full]).any(1)
+    return np.asarray(cut.numpy(), bool)
 
 
 def shortened(tokenizer: Tokenize, mask: TokenMask | None) -> Tokenize:

@@ -116,7 +116,7 @@ class ImageFolder(Source[FolderOptions]):
             if spec.allow_empty_classes or (named and not lost) or (given is not None and not named):
                 kept |= set() if given is not None else {folder}
                 continue
-            why = f"{len(lost)} files, none of them an image ({lost[0].path}: {lost[0].why})" if lost else "no files"
+            why = f"files of it: {len(lost)}, images: 0 ({lost[0].path}: {lost[0].why})" if lost else "no files"
             raise DataError(
                 f"{root / folder}: class '{folder}' has no image: {why}. Remove the folder if it is no class, or set "
                 "'allow_empty_classes: true'"

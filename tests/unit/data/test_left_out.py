@@ -124,9 +124,7 @@ def test_a_class_folder_without_an_image_is_an_error_unless_allowed(root: Path, 
 def test_a_named_class_whose_files_are_no_images_is_an_error_too(root: Path) -> None:
     (root / "fox").mkdir()
     (root / "fox" / "x.svg").write_text("<svg/>")
-    refused(
-        of(root, classes=("fox", "dog", "cat")), "class 'fox' has no image: 1 files, none of them an image (fox/x.svg"
-    )
+    refused(of(root, classes=("fox", "dog", "cat")), "class 'fox' has no image: files of it: 1, images: 0 (fox/x.svg")
     data = open_data(of(root, classes=("dog", "cat")), "pets")  # the list says that this folder is no class
     assert data.class_names == ("dog", "cat")
     assert [aside.path for aside in data.left_out] == ["fox/x.svg"]
@@ -366,3 +364,9 @@ def test_lines_of_a_list_keep_their_numbers(tmp_path: Path) -> None:
         source="image_list", path=str(path), text="none", options={"root": str(tmp_path / "images_largescale")}
     )
     refused(spec, "line 5: expected 'path label', got 'broken'")
+
+
+def test_names_that_are_not_utf8_are_told_escaped(root: Path) -> None:
+    (root / "cat" / "caf\udce9.txt").write_text("latin-1")
+    (line,) = data_warnings({"pets": open_data(of(root), "pets")})
+    assert line.endswith(r"1 file left out: 1 no image (cat/caf\udce9.txt)")
