@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmark.bank import FeatureBank
 from benchmark.data import Data, PixelCache, Pixels, open_data
+from benchmark.engine import prompt_check
 from benchmark.engine.embed import embed_classes, embed_images
 from benchmark.errors import DataError
 from benchmark.models import resolve
@@ -37,7 +38,8 @@ def embed(model: ClipModel, data: DataSpec, name: str = "data", batch_size: int 
         `image` (N, D) and `text` (C, D) float32, L2-normalised; `text` is (0, D) for data without classes.
 
     Raises:
-        DataError: the data cannot be read, or ask for `text: captions`, which needs a suite.
+        DataError: the data cannot be read, ask for `text: captions`, which needs a suite, or have two classes with one
+            prompt for this model.
         NonFiniteError: names the first layer whose output is not finite.
     """
     if data.text == "captions":
@@ -46,6 +48,8 @@ def embed(model: ClipModel, data: DataSpec, name: str = "data", batch_size: int 
     found: Data = pixels.data
     image = embed_images(model, pixels.batches(batch_size), lambda count: None)["image"]
     named = bool(found.class_names) and data.text != "none"
+    if named:
+        prompt_check.check(found, prompt_check.examine(model, found.class_names, found.templates))
     return FeatureBank(
         dataset=name,
         image=image,

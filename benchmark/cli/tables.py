@@ -14,7 +14,7 @@ from rich.text import Text
 
 from benchmark.engine.plan import Plan
 from benchmark.ledger.records import Record
-from benchmark.results.images import sentences
+from benchmark.results.images import grouped
 from benchmark.results.notation import ARROWS, STARS, STYLES, fold
 from benchmark.results.tables import Cell, TableRow, declared, efficiency_figures, report_figures
 
@@ -51,8 +51,8 @@ def print_table(rows: Sequence[TableRow], keys: Sequence[str], reports: Mapping[
 
 
 def print_data_sets(records: Iterable[Record]) -> None:
-    """One line with the images and classes of each data set."""
-    found = sentences(records)
+    """The images and classes of each data set, those of one size together."""
+    found = grouped(records)
     if found:
         Console().print(Text("; ".join(found), style="dim"))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.engine import prompt_check
 from benchmark.engine.banks import BankMaker, Caches
 from benchmark.engine.embed import embed_classes
 from benchmark.engine.holding import ModelHolder
@@ -186,6 +187,7 @@ def _classes(folder: Path, plan: Plan, quantized: ClipModel, chosen: str | None)
     if chosen is None:
         return None
     data = plan.data[chosen]
+    prompt_check.check(data, prompt_check.examine(quantized, data.class_names, data.templates))
     text = embed_classes(quantized, data.class_names, data.templates)
     write_classes(folder, text)
     return Classes(dataset=chosen, names=data.class_names, templates=data.templates)

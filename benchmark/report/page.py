@@ -24,7 +24,7 @@ from benchmark.report.overview import ARROWS, Figure
 from benchmark.report.reproduce import Origin
 from benchmark.results.compare import Change, adjust
 from benchmark.results.hypotheses import CLAIMS, Finding, runs_of
-from benchmark.results.images import sentences
+from benchmark.results.images import grouped
 from benchmark.results.rows import Results, Row, better_of
 from benchmark.results.tables import shallowest_headlines
 
@@ -94,7 +94,7 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
         .render(
             results=results,
             origin=origin,
-            data_sets=sentences(record for row in results.rows for record in row.records.values()),
+            data_sets=grouped(record for row in results.rows for record in row.records.values()),
             chapters=chapters,
             findings=findings,
             claims=claims_sentence(findings),

@@ -43,3 +43,11 @@ def by_evaluation(records: Iterable[Record]) -> dict[str, str]:
 def sentences(records: Iterable[Record]) -> Sequence[str]:
     """`scenes: 300 images, 96 classes` for each data set."""
     return [f"{name}: {text}" for name, text in data_sets(records).items()]
+
+
+def grouped(records: Iterable[Record]) -> list[str]:
+    """The same for a narrow place: data sets of one size together, `near, far: 300 images`."""
+    names: dict[str, list[str]] = {}
+    for name, text in data_sets(records).items():
+        names.setdefault(text, []).append(name)
+    return [f"{', '.join(found)}: {text}" for text, found in names.items()]

@@ -234,11 +234,13 @@ def text_block(page: str, beginning: str) -> list[str]:
     return found.text.splitlines()
 
 
-Shape = tuple[str, list[list[str]], list[tuple[str, int]], list[str]]
+Shape = tuple[str, list[list[str]], list[tuple[str, int]], list[str], set[str]]
 
 
 def shape(lines: list[str]) -> Shape:
-    """What a printed table is apart from its figures: title, heading, (name, figures) of each row, lines below it."""
+    """What a printed table is apart from its figures: title, heading, (name, figures) of each row, the lines below it,
+    and the data sets that they name.
+    """
     title, *rest = lines
     top = next(i for i, line in enumerate(rest) if line.startswith("run "))
     end = next(i for i, line in enumerate(rest) if line.startswith("* q"))
@@ -249,8 +251,10 @@ def shape(lines: list[str]) -> Shape:
             rows.append((name, len(figures)))
         elif rows:
             rows[-1] = (rows[-1][0] + name, rows[-1][1])
-    below = [re.sub(r"\d+", "N", line) for line in rest[end:]]
-    return title, [line.split() for line in rest[: top + 1]], rows, below
+    last = next(i for i, line in enumerate(rest) if "evaluations: " in line)
+    below = [re.sub(r"\d+", "N", line) for line in (rest[end], *rest[last:])]
+    sets = {*re.findall(r"[a-z][\w-]*", " ".join(rest[end + 1 : last]))} - {"images", "classes", "without", "x"}
+    return title, [line.split() for line in rest[: top + 1]], rows, below, sets
 
 
 def test_the_table_of_the_readme_is_the_one_that_the_demo_prints(
@@ -264,6 +268,7 @@ def test_the_table_of_the_readme_is_the_one_that_the_demo_prints(
     written = text_block("README.md", "demo, demo: value and change")
     assert shape(written) == shape(printed)
     assert len(shape(written)[2]) == 8
+    assert len(shape(written)[4]) == 11
 
 
 def test_what_the_study_costs_is_what_validate_says(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,9 @@ import pytest
 
 from benchmark.data import data_digest, open_data
 from benchmark.data.labels import matched
+from benchmark.engine.label_spaces import check_classes
 from benchmark.errors import DataError, InputError, SpecError
+from benchmark.plugins import tasks
 from benchmark.spec import DataSpec, parse_spec
 from benchmark.spec.catalogue import load_catalogue
 from tests import layouts
@@ -301,3 +303,24 @@ def test_classes_of_data_without_labels_ask_for_the_column(tmp_path: Path) -> No
     )
     with pytest.raises(DataError):
         open_data(spec, "x")
+
+
+# several data sets ----------------------------------------------------------------------------------------------------
+
+
+def test_shared_classes_meet_whatever_their_unicode_form(tmp_path: Path) -> None:
+    """One class of the source side would be dropped, and only the others' accuracy printed."""
+    forms = {form: unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")}
+    opened = {form: open_data(of(folder(tmp_path / form, (name, "bar"))), form) for form, name in forms.items()}
+    assert opened["NFC"].class_names == opened["NFD"].class_names
+    names = {"source": {"a": opened["NFC"].class_names}, "shifted": {"b": opened["NFD"].class_names}}
+    check_classes(tasks.get("covariate_shift"), names, "suite")
+
+
+@pytest.mark.parametrize(("own", "other"), [("Cat", "cat"), ("red_cat", "red cat")])
+def test_shared_classes_in_another_spelling_are_named(own: str, other: str) -> None:
+    names = {"source": {"a": (own, "dog")}, "shifted": {"b": ("dog", other)}}
+    with pytest.raises(
+        SpecError, match=rf"role 'shifted': class '{other}' of 'b' would not meet '{own}' of 'a'; write"
+    ):
+        check_classes(tasks.get("covariate_shift"), names, "suite")
