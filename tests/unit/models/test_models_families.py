@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -336,6 +337,19 @@ def test_local_features_of_a_resnet(folder: Path, load: Loader) -> None:
 def test_unknown_tap(load: Loader) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'penultimate'"):
         load("ViT").encode_image_with(_pixels(load("ViT")), ["penultimat"])
+
+
+def test_quick_gelu_is_built_where_the_configuration_says_so(load: Loader, tmp_path: Path) -> None:
+    ref = write_checkpoint("ViT", tmp_path / "vit")
+    config = json.loads((tmp_path / "vit" / "open_clip_config.json").read_text())
+    config["model_cfg"]["quick_gelu"] = True
+    (tmp_path / "vit" / "open_clip_config.json").write_text(json.dumps(config))
+    model, reference = resolve(ref).load(), open_clip.create_model(ref).eval()
+    pixels = _pixels(model)
+    with torch.no_grad():
+        expected = reference.encode_image(model.normalise(pixels), normalize=True)
+    torch.testing.assert_close(model.encode_image(pixels), expected, atol=1e-5, rtol=0)
+    assert (model.encode_image(pixels) - load("ViT").encode_image(pixels)).abs().max() > 1e-4
 
 
 def test_clone_is_independent(load: Loader) -> None:
