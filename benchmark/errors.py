@@ -14,6 +14,9 @@ from urllib.parse import unquote
 PARTIAL = 3
 """Exit status when some evaluations failed, or could not be compared, and the rest was done."""
 
+INFERIOR, CANNOT_TELL = 1, 4
+"""Exit statuses of a gate that was not passed."""
+
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses of a command that was stopped: 128 and the signal's number."""
 

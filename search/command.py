@@ -21,7 +21,9 @@ from benchmark.engine.run import run as run_plan
 from benchmark.errors import INTERRUPTED, PARTIAL, TERMINATED, SpecError, UndefinedMetric, masked
 from benchmark.ledger.records import Ledger
 from benchmark.quantization import parse, quantizers
+from benchmark.results.decide import Decision, by_configuration
 from benchmark.results.reliability import near_floor
+from benchmark.results.tables import headline_keys
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.tracking import DEFAULT_TRACKER, trackers
@@ -31,8 +33,17 @@ from benchmark.utils.progress import Progress, Silent, open_progress
 from benchmark.utils.signals import Terminated
 from search.evaluator import Engine
 from search.history import evaluated, front, pruned
-from search.objective import DEFAULT, Goals, Metrics, check_constraint, make_goals, make_objective, parse_constraint
-from search.report import front_rows, print_front, write_figures, write_suite
+from search.objective import (
+    DEFAULT,
+    EFFECTIVE_BITS,
+    Goals,
+    Metrics,
+    check_constraint,
+    make_goals,
+    make_objective,
+    parse_constraint,
+)
+from search.report import front_rows, print_front, print_verdicts, write_figures, write_suite
 from search.request import SearchConfig, SearchRequest
 from search.rungs import make_rungs, parse_shares
 from search.settings import (
@@ -187,13 +198,14 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Trial
             log.finish(folder, _summary(study, found, volume))
         return PARTIAL
     names = [trial.user_attrs["configuration"] for trial in found]
-    test, warnings = _on_test(request, suite, names, search.goals, progress)
+    test, decisions, warnings = _on_test(request, suite, names, search.goals, progress)
     write_suite(folder / "front.yaml", suite_on_test(suite), names, study.study_name)
     if request.json:
-        for row in front_rows(found, search.goals, test):
+        for row in front_rows(found, search.goals, test, decisions):
             print(json.dumps(row), file=out())
     else:
         print_front(found, search.goals, test)
+        print_verdicts(decisions, {name: metrics[EFFECTIVE_BITS] for name, metrics in test.items()})
     words = sys.stderr if request.json else sys.stdout
     done, trials = len(evaluated(study)), len(study.get_trials(deepcopy=False))
     if log is not None:
@@ -220,8 +232,8 @@ def _summary(study: Study, found: Sequence[FrozenTrial], volume: Metrics) -> dic
 
 def _on_test(
     request: SearchRequest, suite: SuiteSpec, names: Sequence[str], goals: Goals, progress: Progress
-) -> tuple[dict[str, Metrics], list[str]]:
-    """Metrics of the front on the test split, tracked as any other run, and a line for each failure."""
+) -> tuple[dict[str, Metrics], dict[str, Decision], list[str]]:
+    """Metrics of the front on the test split, tracked as any other run, verdicts, and a line for each failure."""
     test, settings = suite_on_test(suite), _settings(request)
     plan = make_plan(test.model_copy(update={"quantizations": tuple(names)}), settings)
     opened = [trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)] if not request.no_tracking else []
@@ -237,4 +249,6 @@ def _on_test(
                 found[name] = own.complete(engine.evaluate(parse(name)))
             except UndefinedMetric as reason:
                 warnings.append(f"warning: {name} has no value on the test split: {reason}")
-    return found, warnings
+    by_key = by_configuration(headline_keys(plan, sweep.records), sweep.changes, suite.margins)
+    decisions = {c.quant.name: by_key[c.key] for c in plan.configurations if c.key in by_key}
+    return found, decisions, warnings

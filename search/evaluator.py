@@ -27,7 +27,7 @@ from benchmark.results.sizes import effective_bits, size
 from benchmark.results.tables import declared, headline_keys
 from benchmark.spec import FP32, QuantSpec, SuiteSpec, Tower, digest
 from benchmark.utils.progress import Progress, Silent
-from search.objective import EFFECTIVE_BITS, OWN, SIZE, Problem
+from search.objective import EFFECTIVE_BITS, OWN, POINTS, SIZE, Problem
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Engine:
     def contents(self) -> dict[str, str]:
         """Content hashes of model, data and tasks, by name: what a study's numbers depend on besides its space."""
         plan, [full] = self.plan, self.plan.configurations
-        found = {"model": full.model.digest, "headline metrics": digest(list(self.suite.headline))}
+        found = {"model": full.model.digest, "headline metrics": digest([POINTS, *self.suite.headline])}
         found |= {f"data set {name}": digest([d.digest, d.text_digest]) for name, d in plan.data.items()}
         for e in full.evaluations:
             roles = {role: list(names) for role, names in e.roles.items()}

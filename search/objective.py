@@ -1,4 +1,4 @@
-"""Objectives and constraints of a search, and the metrics that it adds: reliability, effective bits and size."""
+"""Objectives and constraints of a search, and the metrics that it adds: reliability, effective bits, size."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing import Literal
 
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.plugins import Better
-from benchmark.results.reliability import defined, reliability, reliability_keys
+from benchmark.results.decide import judging
+from benchmark.results.reliability import defined, mean_relative_change, point_weights, relative_keys
 from benchmark.spec import QuantSpec
 
 RELIABILITY = "reliability"
+RELATIVE = "mean_relative_change"
 EFFECTIVE_BITS = "effective_bits"
 SIZE = "size_mb"
 DEFAULT = (RELIABILITY, EFFECTIVE_BITS)
-OWN: Mapping[str, Better] = {RELIABILITY: "higher", EFFECTIVE_BITS: "lower", SIZE: "lower"}
+OWN: Mapping[str, Better] = {RELIABILITY: "higher", RELATIVE: "higher", EFFECTIVE_BITS: "lower", SIZE: "lower"}
 """Objectives that the search computes itself, with their better direction."""
+
+POINTS = "points"
+"""How `reliability` is defined; part of a study's contents, so that one with other values is not resumed."""
 
 Metrics = Mapping[str, float]
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -141,32 +146,38 @@ class Goals:
 
     Attributes:
         reference: metrics of full precision.
-        reliability_keys: task -> its headline metrics that have a relative change.
-        left_out: headline metric -> why it has no relative change.
+        weights: metric key -> what a change of 1 adds to `reliability`, in points.
+        relative_keys: task -> its headline metrics that `mean_relative_change` is the mean of; empty where no objective
+            and no constraint asks for it.
+        left_out: headline metric -> why it counts in none of them.
     """
 
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     reference: Metrics
     better: Callable[[str], Better]
-    reliability_keys: Mapping[str, tuple[str, ...]]
+    weights: Mapping[str, float]
+    relative_keys: Mapping[str, tuple[str, ...]]
     left_out: Mapping[str, str]
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every metric key that objectives, constraints and `reliability` need."""
-        given = [*(o.key for o in self.objectives), *(c.key for c in self.constraints)]
-        headline = [key for keys in self.reliability_keys.values() for key in keys]
-        return tuple(dict.fromkeys(key for key in (*given, *headline) if key != RELIABILITY))
+        """Every metric key that objectives, constraints, `reliability` and `mean_relative_change` need."""
+        given = [*(o.key for o in self.objectives), *(c.key for c in self.constraints), *self.weights]
+        relative = [key for keys in self.relative_keys.values() for key in keys]
+        return tuple(dict.fromkeys(key for key in (*given, *relative) if key not in (RELIABILITY, RELATIVE)))
 
     def complete(self, metrics: Metrics) -> dict[str, float]:
-        """The metrics with `reliability`.
+        """The metrics with `reliability`, and with `mean_relative_change` where it is asked for.
 
         Raises:
             UndefinedMetric: a headline metric that full precision has is undefined here.
         """
-        value = reliability(metrics, self.reference, self.better, self.reliability_keys)
-        return {**metrics, RELIABILITY: value}
+        changes = {key: defined(metrics, key) - self.reference[key] for key in self.weights}
+        found = {**metrics, RELIABILITY: sum(self.weights[key] * change for key, change in changes.items())}
+        if self.relative_keys:
+            found[RELATIVE] = mean_relative_change(metrics, self.reference, self.better, self.relative_keys)
+        return found
 
     def values(self, metrics: Metrics) -> list[float]:
         """The objectives' values, from completed metrics.
@@ -189,19 +200,28 @@ def make_goals(problem: Problem, objectives: Sequence[Objective], constraints: S
 
     Raises:
         UnknownNameError: an objective or constraint that full precision does not report.
-        SpecError: no headline metric has a relative change.
+        SpecError: no headline metric has points, or a relative change, and an objective asks for it.
     """
     from benchmark.spec import FP32
 
     reference = dict(problem.evaluate(FP32))
-    keys, left_out = reliability_keys(reference, problem.headline, problem.better)
-    if not keys and any(o.key == RELIABILITY for o in objectives):
-        reasons = "; ".join(f"{key}: {why}" for key, why in left_out.items()) or "the suite has no headline metric"
-        raise SpecError(
-            f"--objective {RELIABILITY}: it has no value on this suite ({reasons}). Choose another --objective."
-        )
-    reference[RELIABILITY] = 0.0
+    asked = {*(o.key for o in objectives), *(c.key for c in constraints)}
+    missing = [key for key in problem.headline if key not in reference or judging(key) not in reference]
+    left_out = dict.fromkeys(missing, "full precision does not have it")
+    weights, pointless = point_weights(key for key in problem.headline if key not in left_out)
+    left_out |= pointless
+    keys: dict[str, tuple[str, ...]] = {}
+    if RELATIVE in asked:
+        keys, unrelated = relative_keys(reference, problem.headline, problem.better)
+        left_out |= unrelated
+    for name, found in ((RELIABILITY, weights), (RELATIVE, keys)):
+        if not found and any(o.key == name for o in objectives):
+            reasons = "; ".join(f"{key}: {why}" for key, why in left_out.items()) or "the suite has no headline metric"
+            raise SpecError(
+                f"--objective {name}: it has no value on this suite ({reasons}). Choose another --objective."
+            )
+    reference |= {RELIABILITY: 0.0, RELATIVE: 0.0}
     for key in (*(o.key for o in objectives), *(c.key for c in constraints)):
         if key not in reference:
             raise UnknownNameError("metric (of an objective or constraint)", key, reference)
-    return Goals(tuple(objectives), tuple(constraints), reference, problem.better, keys, left_out)
+    return Goals(tuple(objectives), tuple(constraints), reference, problem.better, weights, keys, left_out)

@@ -63,8 +63,8 @@ class Race:
 
     .. math:: \hat q_k = q_k(s) - f_k(s) + f_k(1)
 
-    Objectives (`reliability` with its denominators from all images) and constraints are computed from these. Bits and
-    size are exact.
+    Objectives (`mean_relative_change` with its denominators from all images) and constraints are computed from these.
+    Bits and size are exact.
 
     **Confidence.** A hash of the ids divides the images into G groups. With :math:`d^{(g)}` the difference of a value
     between two quantizations without group g (paired: the same images), the delete-a-group jackknife gives

@@ -16,6 +16,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmark.results.decide import (
+    Decision,
+    choose_quantization,
+    images_told,
+    margins_told,
+    to_json,
+    verdicts_told,
+)
 from benchmark.results.notation import ARROWS, fold
 from benchmark.spec import SuiteSpec
 from search.front import Floats, hypervolume_curve
@@ -57,8 +65,32 @@ def print_front(trials: Sequence[FrozenTrial], goals: Goals, test: Mapping[str, 
     console.print(table)
 
 
-def front_rows(trials: Sequence[FrozenTrial], goals: Goals, test: Mapping[str, Metrics]) -> list[dict[str, Any]]:
-    """The front as JSON rows: `quantization`, `trial`, and the objectives on `validation` and `test` (or None)."""
+def print_verdicts(decisions: Mapping[str, Decision], bits: Mapping[str, float]) -> None:
+    """Print one row per configuration: its verdict against full precision on the test split, and which is recommended.
+
+    Args: bits: short name -> effective bits on the test split.
+    """
+    if not decisions:
+        return
+    console = Console()
+    best = choose_quantization(bits, decisions).recommended
+    judged = max((decision.judged for decision in decisions.values()), key=len)
+    about = f"on {images_told(judged)}; margins: {margins_told(judged)}".replace("`", "")
+    console.print(Text(f"Test split against fp32, {about}", style="bold"))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, words in verdicts_told(decisions, best.name if best else None).items():
+        table.add_row(fold(name, 2 * NARROWEST_NAME), Text(words))
+    console.print(table)
+
+
+def front_rows(
+    trials: Sequence[FrozenTrial], goals: Goals, test: Mapping[str, Metrics], decisions: Mapping[str, Decision]
+) -> list[dict[str, Any]]:
+    """The front as JSON rows: `quantization`, `trial`, the objectives on `validation` and `test`, and the `decision` on
+    `test` (or None).
+    """
     keys = [objective.key for objective in goals.objectives]
     return [
         {
@@ -66,6 +98,7 @@ def front_rows(trials: Sequence[FrozenTrial], goals: Goals, test: Mapping[str, M
             "trial": trial.number,
             "validation": dict(zip(keys, trial.values, strict=True)),
             "test": {key: test[name][key] for key in keys} if name in test else None,
+            "decision": to_json(decisions[name]) if name in decisions else None,
         }
         for trial in trials
     ]

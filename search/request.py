@@ -48,7 +48,7 @@ class SearchRequest(Quiet, Plugins, Home, Store, TaskLimit, Batches, Device, Dat
     resume: str | None = option(None, "Go on with, or join, this study.")
     storage: str | None = option(None, "Optuna URL instead of the journal file.", envvar="RELIQUANT_STORAGE")
     objectives: Sequence[str] = option(
-        (), "Metric key, reliability, effective_bits, size_mb; repeatable.", flag="--objective"
+        (), "Metric key, reliability, mean_relative_change, effective_bits, size_mb; repeatable.", flag="--objective"
     )
     constraints: Sequence[str] = option((), "'KEY >= 0.99 * fp32'; repeatable.", flag="--constraint")
     methods: Sequence[str] = option((), "Only this quantizer; repeatable.", flag="--method", complete="methods")

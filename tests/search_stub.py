@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 
 from benchmark.errors import QuantizationError
 from benchmark.plugins import Better
+from benchmark.results.decide import judging
 from benchmark.spec import FP32, QuantSpec
 from search.objective import Goals, Metrics, Problem, Rung, make_goals, make_objective, parse_constraint
 from search.space import Choices, Space
@@ -42,12 +43,14 @@ class Stub:
         if spec.name in self.broken:
             raise QuantizationError(f"quantization '{spec.name}' changed nothing")
         if spec == FP32:
-            return {ACCURACY: 0.8, ECE: 0.1, "effective_bits": 32.0, "size_mb": 8.0}
+            return {ACCURACY: 0.8, ECE: 0.1, judging(ECE): 0.1, "effective_bits": 32.0, "size_mb": 8.0}
         bits = spec.weight_bits or 4
         loss = 2.0**-bits * (0.5 if spec.method == "gptq" else 1.0) + 0.3 * 2.0 ** -(spec.activation_bits or 16)
         loss *= 0.8 if spec.option("percentile", 99.9) == 99.0 else 1.0
         extra = 32 / (spec.group_size or 256) + (0.3 if not spec.symmetric else 0.0)
-        return {ACCURACY: 0.8 - loss, ECE: 0.1 + loss / 4, "effective_bits": bits + extra, "size_mb": bits / 4 + 0.1}
+        error, size = 0.1 + loss / 4, bits / 4 + 0.1
+        metrics = {ACCURACY: 0.8 - loss, ECE: error, judging(ECE): error}
+        return metrics | {"effective_bits": bits + extra, "size_mb": size}
 
 
 def better(key: str) -> Better:

@@ -23,7 +23,7 @@ from benchmark.spec import SuiteSpec, digest
 from benchmark.tracking import VIEW, FinishedConfiguration, FinishedStudy, FinishedSweep, ServedModel, StudyLog, Tracker
 from benchmark.utils.processes import owner
 from trackers.mlflow_files import data_inputs, write_evaluation, write_sweep
-from trackers.mlflow_names import grouping, metric_name, quant_params, safe_name
+from trackers.mlflow_names import grouping, metric_name, quant_params, safe_name, verdict_tags
 from trackers.mlflow_notes import NOTE, configuration_note, evaluation_note, experiment_note, sweep_note
 from trackers.mlflow_view import renewed
 from trackers.model_registry import check_name, register
@@ -46,7 +46,7 @@ from trackers.store import (
 from trackers.study import StudyRun
 from trackers.ui import serve
 
-LAYOUT = "2"
+LAYOUT = "3"
 """Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
@@ -249,7 +249,7 @@ class MLflowTracker(Tracker):
 
     def _write_parent(self, finished: FinishedConfiguration, parent: str, errors: Mapping[str, str]) -> None:
         tags = {**errors, **({"kernel": finished.efficiency["kernel"]} if finished.efficiency else {})}
-        tags |= {NOTE: configuration_note(finished)}
+        tags |= {NOTE: configuration_note(finished), **verdict_tags(finished)}
         params = {"model": finished.configuration.model, **quant_params(finished.configuration.quant)}
         write_batch(self._client, parent, {**narrow_metrics(finished), **headline_metrics(finished)}, params, tags)
         if finished.changes:

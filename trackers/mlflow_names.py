@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmark.results.decide import decision_of, told
 from benchmark.spec import QuantSpec
 from benchmark.tracking import FinishedConfiguration
 
@@ -23,6 +24,12 @@ def grouping(finished: FinishedConfiguration) -> dict[str, str]:
     quant, model = finished.configuration.quant, finished.configuration.model
     scope = quant.scope if quant.method != "fp32" else "none"
     return {"model": model, "suite": finished.suite.name, "method": quant.method, "scope": scope}
+
+
+def verdict_tags(finished: FinishedConfiguration) -> dict[str, str]:
+    """`verdict` (non-inferior, inferior, cannot tell) and `verdict.why`; nothing for full precision."""
+    decision = decision_of(finished)
+    return {} if decision is None else {"verdict": decision.verdict, "verdict.why": told(decision)[:5000]}
 
 
 def metric_name(key: str) -> str:

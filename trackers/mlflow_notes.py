@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmark.ledger.records import Record
 from benchmark.results.compare import Change, adjust
+from benchmark.results.decide import decision_of, margins_told, told
 from benchmark.results.tables import headline_keys
 from benchmark.spec import SuiteSpec
 from benchmark.tracking import FinishedConfiguration, FinishedSweep
@@ -25,7 +26,7 @@ def experiment_note(suite: SuiteSpec) -> str:
 
 
 def configuration_note(finished: FinishedConfiguration) -> str:
-    """Of a quantization: what it changed significantly among the headline metrics, and where the rest is."""
+    """Of a quantization: its verdict, which headline metrics it changed significantly, and where the rest is."""
     keys = headline_keys(finished, finished.records)
     tested = adjust(change for change in finished.changes if change.key in keys)
     where = (
@@ -38,8 +39,10 @@ def configuration_note(finished: FinishedConfiguration) -> str:
     lines = [
         f"- {word}: {', '.join(map(_short, found))}" for word in ("worse", "better") if (found := _of(tested, word))
     ]
-    told = "\n".join(lines) if lines else "- no headline metric differs significantly"
-    return f"Against full precision (q < 0.05 over {len(tested)} headline metrics):\n\n{told}\n\n{where}"
+    changed = "\n".join(lines) if lines else "- no headline metric differs significantly"
+    decision = decision_of(finished)
+    verdict = "" if decision is None else f"**{told(decision)}** (margins: {margins_told(decision.judged)})\n\n"
+    return f"{verdict}Against full precision (q < 0.05 over {len(tested)} headline metrics):\n\n{changed}\n\n{where}"
 
 
 def evaluation_note(finished: FinishedConfiguration, record: Record) -> str:

@@ -12,6 +12,7 @@ import typer
 from benchmark.cli.parsing import callback
 from benchmark.cli.requests import (
     CompareRequest,
+    GateRequest,
     ListRequest,
     NewQuantizerRequest,
     NewSourceRequest,
@@ -36,6 +37,7 @@ COMMANDS = (
     Command("validate", ValidateRequest, "benchmark.cli.validate:validate_suite"),
     Command("list", ListRequest, "benchmark.cli.listing:print_listing"),
     Command("compare", CompareRequest, "benchmark.cli.compare:compare_runs"),
+    Command("gate", GateRequest, "benchmark.cli.gate:gate"),
     Command("report", ReportRequest, "benchmark.cli.report:report"),
     Command("show", ShowRequest, "benchmark.cli.show:show_run"),
     Command("spectrum", SpectrumRequest, "benchmark.spectrum.run:run_spectrum"),

@@ -48,6 +48,8 @@ def _parameter(each: Field[Any], about: Option, kind: Any) -> inspect.Parameter:
     item = _item(kind)
     default = inspect.Parameter.empty if each.default is MISSING else None if item else each.default
     annotation = list[item] | None if item is not None and default is None else kind  # type: ignore[valid-type]
+    if item is not None and default is inspect.Parameter.empty:
+        annotation = list[item]  # type: ignore[valid-type]
     return inspect.Parameter(
         each.name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -57,6 +57,24 @@ class CompareRequest(Quiet, Plugins, Home):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GateRequest(Json, Plugins, Home, OfSuite):
+    """Exit with 0 if quantizations are non-inferior to full precision, 1 if inferior, 4 if the images cannot tell.
+
+    For CI: reads results, runs no model. `reliquant gate rtn-w8a8-channel-token-vision --baseline model/record.json`.
+    """
+
+    configs: Sequence[str] = option(
+        ..., "Quantizations: short names, {a,b} and *.", argument=True, metavar="CONFIG", complete="runs"
+    )
+    margin: Sequence[str] = option((), "KEY=VALUE: margin of a headline metric (* allowed); repeatable.")
+    baseline: Path | None = option(
+        None, "Full precision: another results folder, or record.json of an export (default: --home)."
+    )
+    model: str | None = option(None, "Only this model.")
+    junit: Path | None = option(None, "Write the verdicts as JUnit XML, too.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShowRequest(Json, Quiet, Plugins, Home, OfSuite):
     """Show one quantization: scheme, size, every metric with its interval, notes, failures, provenance."""
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark.cli.tables import print_efficiency, print_table
+from benchmark.cli.tables import print_efficiency, print_table, print_verdicts
 from benchmark.engine.include import include_files
 from benchmark.engine.provenance import failure_lines, skipped_warnings, template_warnings
 from benchmark.engine.request import RunRequest
@@ -85,6 +85,7 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
     if not request.json:
         tested = adjust(change for change in sweep.changes if change.key in keys)
         print_table(comparison_rows(plan, sweep.records, tested), keys, sweep.reports, plan)
+        print_verdicts(sweep.changes, keys, sweep.reports, plan)
         print_efficiency(sweep.efficiencies, plan)
     _warn(untimed_warnings(sweep.efficiencies.values()))
     for name, reason in sweep.uncompared.items():

@@ -21,6 +21,8 @@ from benchmark.errors import ReliquantError, UnknownNameError
 from benchmark.plugins import tasks
 from benchmark.quantization.registry import read
 from benchmark.results.compare import Change, adjust
+from benchmark.results.decide import images_told, margins_told, told
+from benchmark.results.decide import to_json as decision_json
 from benchmark.results.formats import rows as export_rows
 from benchmark.results.load import find, open_ledger
 from benchmark.results.notation import ARROWS, STARS, STYLES, interval
@@ -67,7 +69,8 @@ def to_json(results: Results, row: Row) -> dict[str, Any]:
         "suite": results.suite,
         "scheme": scheme(row.quantization),
         "size": None if row.size is None else vars(row.size),
-        "reliability": row.reliability,
+        "reliability": {"points": row.reliability.value, "interval": row.reliability.interval},
+        "decision": None if row.decision is None else decision_json(row.decision),
         "report": row.report,
         "efficiency": row.efficiency,
         "metrics": row.metrics,
@@ -205,8 +208,16 @@ def _report_facts(row: Row) -> Iterator[tuple[str, str]]:
     if row.size is not None:
         size = f"{row.size.megabytes:.2f} MB of {row.size.float_megabytes:.2f}"
         yield "size", f"{size}, {row.size.effective_bits:.2f} effective bits per weight (both towers)"
-    if row.reliability is not None and not row.full_precision:
-        yield "reliability", f"{row.reliability:+.2%} (mean signed relative change of the headline metrics)"
+    if row.decision is not None:
+        yield "verdict", told(row.decision).replace("`", "")
+        yield (
+            "",
+            f"on {images_told(row.decision.judged)}; margins: {margins_told(row.decision.judged)}".replace("`", ""),
+        )
+    if row.reliability.value is not None and not row.full_precision:
+        ends = row.reliability.interval
+        points = f"{row.reliability.value:+.2f} points" + (f" [{ends[0]:+.2f}, {ends[1]:+.2f}]" if ends else "")
+        yield "reliability", f"{points} (mean signed change of the headline metrics over the tasks)"
 
 
 def _speed_facts(row: Row) -> Iterator[tuple[str, str]]:

@@ -13,11 +13,24 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.engine.plan import Plan
+from benchmark.results.compare import Change
+from benchmark.results.decide import (
+    Verdict,
+    by_configuration,
+    choose_quantization,
+    decide,
+    images_told,
+    margins_told,
+    verdicts_told,
+)
 from benchmark.results.notation import ARROWS, STARS, STYLES, fold
 from benchmark.results.tables import Cell, TableRow, declared, efficiency_figures, report_figures
+from benchmark.spec import FP32
 
 NARROWEST_NAME, WIDEST_NAME = 11, 12
 """Characters that the column of names gets at least, and that its longest word gets at most before it is split."""
+VERDICTS: Mapping[Verdict, str] = {"non-inferior": "green", "inferior": "red", "cannot tell": ""}
+"""Styles of verdicts."""
 LEGEND = f"{STARS}: p adjusted over this table's changes"
 
 
@@ -111,6 +124,31 @@ def _fitted(columns: Sequence[Column], room: int) -> list[Column]:
 def _bits(report: Any) -> str:
     found = report_figures(report).get("effective_bits") if report else None
     return "-" if found is None else f"{found:.1f}"
+
+
+def print_verdicts(changes: Sequence[Change], keys: Sequence[str], reports: Mapping[str, Any], plan: Plan) -> None:
+    """One row per quantization: non-inferior, inferior or cannot tell, and why; images and margins in the title.
+
+    Args: changes: of all quantizations. keys: the headline metrics.
+    """
+    console = Console()
+    decided = by_configuration(keys, changes, plan.suite.margins)
+    for model in dict.fromkeys(c.model.name for c in plan.configurations if c.key in decided):
+        own = [c for c in plan.configurations if c.model.name == model and c.quant != FP32]
+        decisions = {c.quant.name: decided.get(c.key) or decide(keys, {}, plan.suite.margins) for c in own}
+        figures = {c.quant.name: report_figures(reports[c.key]) for c in own if c.key in reports}
+        bits = {name: found["effective_bits"] for name, found in figures.items() if "effective_bits" in found}
+        best = choose_quantization(bits, decisions).recommended
+        judged = max((decided[c.key].judged for c in own if c.key in decided), key=len, default=())
+        about = f"on {images_told(judged)}; margins: {margins_told(judged)}".replace("`", "")
+        console.print(Text(f"{model}: verdict against fp32, {about}", style="bold"))
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False, show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, words in verdicts_told(decisions, best.name if best else None).items():
+            style = VERDICTS[decisions[name].verdict]
+            table.add_row(fold(name, NARROWEST_NAME * 2), Text(words, style=style))
+        console.print(table)
 
 
 def print_efficiency(efficiencies: Mapping[str, Any], plan: Plan) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -239,6 +240,7 @@ def check_suite(suite: SuiteSpec) -> tuple[list[QuantSpec], list[Binding], dict[
         where = f"suite '{suite.name}': tasks.{task.name}.{label}"
         _check_roles(task, binding.roles, where)
         task.parse_options(binding.options, f"{where}.options")
+    _check_margins(suite, bindings)
     used = {name for _, _, binding in bindings for role in binding.roles for name in binding.data(role)}
     return _quantizations(suite), bindings, expand_sets(suite, used)
 
@@ -247,6 +249,30 @@ def _quantizations(suite: SuiteSpec) -> list[QuantSpec]:
     """Full precision first: everything else is compared with it."""
     quants = [parse(name) for name in suite.quantizations]
     return [FP32, *dict.fromkeys(quant for quant in quants if quant != FP32)]
+
+
+def _check_margins(suite: SuiteSpec, bindings: Sequence[Binding]) -> None:
+    """Each margin must belong to a metric of some task: of the suite, or of one that `--task` left out of it."""
+    names = [(task.name, label, metric.name) for task, label, _ in bindings for metric in task.metrics]
+    for pattern in suite.margins:
+        if not any(_fits(pattern, name) for name in names) and not _fits_elsewhere(pattern, suite):
+            where = f"suite '{suite.name}': margins"
+            raise SpecError(f"{where}: {UnknownNameError('metric', pattern, ('/'.join(name) for name in names))}")
+
+
+def _fits(pattern: str, name: Sequence[str]) -> bool:
+    """Whether a pattern can be of a metric: of its key, or of one with parts between (a score, a corruption)."""
+    parts = pattern.split("/")
+    between = len(parts) > 3 and all(map(fnmatchcase, name, (parts[0], parts[1], parts[-1])))
+    return fnmatchcase("/".join(name), pattern) or between
+
+
+def _fits_elsewhere(pattern: str, suite: SuiteSpec) -> bool:
+    """Whether it can be of a metric of an installed task that the suite does not ask for."""
+    parts = pattern.split("/")
+    others = [name for name in tasks.names() if name not in suite.tasks and fnmatchcase(name, parts[0])]
+    metrics = [(name, metric.name) for name in others for metric in tasks.get(name).metrics]
+    return len(parts) > 1 and any(_fits(pattern, (task, parts[1], metric)) for task, metric in metrics)
 
 
 def _check_roles(task: Task, roles: Mapping[str, Any], where: str) -> None:

@@ -12,6 +12,7 @@ import yaml
 from benchmark.export.folder import WEIGHTS, ExportConfig
 from benchmark.quantization import QuantizationReport
 from benchmark.results.compare import Change, adjust
+from benchmark.results.decide import Decision, images_told, margins_told, told
 from benchmark.results.formats import to_markdown
 from benchmark.results.tables import report_figures
 
@@ -24,7 +25,8 @@ class CardFacts:
         folder: name of the folder. weight_bytes: size of its weight file. suite: name and version.
         used_suite: as `reliquant run` takes it. command: that made the folder.
         headline: metric keys of the reliability table. changes: against full precision, unadjusted; empty where the
-            ledger has no evaluation. values: metrics of the quantized model, where there is nothing to compare with.
+            ledger has no evaluation. decision: what they say; None without changes. values: metrics of the quantized
+            model, where there is nothing to compare with.
     """
 
     folder: str
@@ -37,6 +39,7 @@ class CardFacts:
     headline: Sequence[str]
     changes: Sequence[Change]
     values: Mapping[str, float]
+    decision: Decision | None = None
 
 
 def card(facts: CardFacts) -> str:
@@ -107,13 +110,22 @@ def _reliability(facts: CardFacts) -> str:
     if tested:
         claims = "\n".join(f"- {line}." for line in safe_claims(tested))
         return (
-            f"{title} `+` better, `-` worse.\n\n{to_markdown(tested)}\n### What may be claimed\n\n"
+            f"{title} {_verdict(facts.decision)}`+` better, `-` worse.\n\n{to_markdown(tested)}\n"
+            "### What may be claimed\n\n"
             f"On these data sets and prompts only, against full precision of the same model:\n\n{claims}"
         )
     if facts.values:
         rows = "\n".join(f"| {key} | {facts.values[key]:.4f} |" for key in facts.headline if key in facts.values)
         return f"{title} No full-precision evaluation to compare with.\n\n| metric | value |\n|---|---:|\n{rows}"
     return f"{title} Not evaluated when this folder was written: nothing may be claimed about its reliability."
+
+
+def _verdict(decision: Decision | None) -> str:
+    """The verdict with images and margins, as a paragraph."""
+    if decision is None:
+        return ""
+    about = f"on {images_told(decision.judged)}; margins: {margins_told(decision.judged)}"
+    return f"\n\n**Against full precision: {told(decision)}** ({about}).\n\n"
 
 
 def _sizes(facts: CardFacts) -> str:

@@ -39,6 +39,8 @@ from benchmark.models import ResolvedModel
 from benchmark.models.base import ClipModel
 from benchmark.models.references import Recipe, refuse_quantized
 from benchmark.quantization import LayerState, QuantizationReport, parse, quantizers, requires_calibration
+from benchmark.results.baseline import RECORD, of_records, to_json
+from benchmark.results.decide import decide
 from benchmark.spec import FP32, SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.tracking import DEFAULT_TRACKER, ServedModel, trackers
@@ -148,7 +150,13 @@ def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str |
     )
     suite = f"{plan.suite.name} (version {plan.suite.version})"
     size = (folder / WEIGHTS).stat().st_size
-    about = (found.headline, found.changes, found.values)
+    decision = None
+    if found.changes:
+        decision = decide(found.headline, {change.key: change for change in found.changes}, plan.suite.margins)
+    about = (found.headline, found.changes, found.values, decision)
+    if found.bases:
+        baseline = of_records(str(request.home), found.bases, Ledger(request.home))
+        (folder / RECORD).write_text(to_json(baseline), encoding="utf-8")
     used = file_name(request.used_suite)
     facts = CardFacts(request.to.name, config, report, size, suite, used, request.line, *about)
     (folder / CARD).write_text(card(facts), encoding="utf-8")

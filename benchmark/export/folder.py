@@ -5,6 +5,7 @@ model.safetensors            packed codes, scales; unquantized parameters as the
 classes.safetensors          `text` (C, D): the class weights for serving, where the suite has classes
 quantization_report.json     the QuantizationReport
 base/                        tokenizer files and configurations of transformers parts, where there are any
+record.json                  full precision's metrics and evidence, for `reliquant gate`, where there are any
 README.md                    the model card
 
 `reliquant.json` holds the SHA-256 of every other file; hidden files, which are never read, may come and go.
@@ -24,6 +25,7 @@ from benchmark.models.checkpoint import file_digest
 from benchmark.models.identity import read_json
 from benchmark.models.preprocess import Preprocess
 from benchmark.models.references import EXPORT_NAME
+from benchmark.results.baseline import RECORD
 from benchmark.spec import Frozen, Name, QuantSpec, parse_spec
 
 VERSION = 2
@@ -37,7 +39,7 @@ LITTER = frozenset({"Thumbs.db", "desktop.ini"})
 """What systems leave in folders, beside hidden files."""
 BASE = "base"
 TEXT_MODEL = "text_model"
-FILES = {EXPORT_NAME, WEIGHTS, CLASSES, REPORT, CARD, BASE}
+FILES = {EXPORT_NAME, WEIGHTS, CLASSES, REPORT, RECORD, CARD, BASE}
 """Everything that an exported folder holds."""
 
 

@@ -17,11 +17,15 @@ from benchmark.results.tables import headline_keys
 
 @dataclass(frozen=True)
 class Found:
-    """What the ledger knows of the configuration: finished records, headline keys, changes against full precision."""
+    """What the ledger knows of the configuration: finished records, headline keys, changes against full precision.
+
+    `bases`: the full-precision records that they are changes from.
+    """
 
     records: Sequence[Record]
     headline: Sequence[str]
     changes: Sequence[Change]
+    bases: Sequence[Record] = ()
 
     @property
     def values(self) -> dict[str, float]:
@@ -45,17 +49,18 @@ def find_results(plan: Plan, configuration: Configuration, home: Path) -> Found:
     ledger = Ledger(home)
     comparer = Comparer(ledger)
     bases = {e.name: ledger.done(e.key) for e in plan.configurations[0].evaluations}
-    records, changes = [], []
+    records, changes, used = [], [], []
     for evaluation in configuration.evaluations:
         record, base = ledger.done(evaluation.key), bases[evaluation.name]
         if record is None:
             continue
         records.append(record)
         if base is not None:
+            used.append(base)
             changes += comparer.changes(record, base)
     for name, reason in comparer.failures.items():
         print(f"warning: {name} cannot be compared with full precision: {reason}", file=sys.stderr)
-    return Found(records, headline_keys(plan, records), changes)
+    return Found(records, headline_keys(plan, [*records, *used]), changes, used)
 
 
 def tuned_scale(evaluations: Sequence[Evaluation], records: Sequence[Record], chosen: str | None) -> TunedScale | None:

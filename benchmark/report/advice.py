@@ -1,9 +1,7 @@
-"""What to deploy, and why: a paragraph that follows from the records by a stated rule.
+"""What to deploy, in at most three sentences, and behind a fold how that was decided.
 
-The rule: among the quantizations that have every headline metric, at least one of them tested, and that are
-non-inferior to full precision (`benchmark.results.decide` names the margin), the one with the fewest effective
-bits; of equal ones the one with the higher reliability score. Where nothing qualifies, it says so. The worst observed
-change, the worst that the intervals allow, and a slower speed are always told.
+The rule is `benchmark.results.decide`: the cheapest quantization that is shown to be non-inferior as one of all of
+them. Nothing is recommended where the evidence cannot tell, and nothing is said of a time that was not settled.
 """
 
 from __future__ import annotations
@@ -11,36 +9,69 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmark.plugins import MARGIN
-from benchmark.report.score import percent
 from benchmark.report.svg import signed_text
 from benchmark.results.compare import Change
-from benchmark.results.decide import Judged, beyond, judged, noninferior
+from benchmark.results.decide import (
+    ALPHA,
+    CANNOT_TELL,
+    FEWEST,
+    INFERIOR,
+    NON_INFERIOR,
+    Candidate,
+    Choice,
+    Decision,
+    about,
+    beyond,
+    choose_quantization,
+    images_told,
+    margins_told,
+    told,
+)
 from benchmark.results.findings import Finding, counted
-from benchmark.results.rows import Row
+from benchmark.results.rows import Row, Settled, settled
 
 RULE = (
-    f"Rule: among quantizations that are non-inferior to full precision, the one with the fewest effective bits per "
-    f"weight; of equal ones the one with the higher reliability score. Non-inferior: at the worse end of its 95 % "
-    f"interval (where it has none: as observed) no headline metric is worse by more than its margin: {MARGIN}, two "
-    f"points, unless its task or the suite declares another; for metrics that are no fractions {100 * MARGIN:g} % of "
-    "the value in full precision. A margin is a convention: judge by your own use whether that much is harmless."
+    "A quantization is non-inferior if no headline metric loses more than its margin even at the worse end of its 95 % "
+    "interval, and inferior if the whole interval of one lies beyond its margin. Else these images cannot tell; the "
+    "number of images is one with which a quantization that loses nothing is shown so four times in five. Recommended "
+    "is the one with the fewest effective bits that is non-inferior as one of all candidates: they are tested from the "
+    f"most bits to the fewest, each at {100 * ALPHA:g} % divided by their number, and one that passes hands its level "
+    f"on to the next (Wiens 2003), so that a worse one is recommended in at most {100 * ALPHA:g} % of sweeps. Nothing "
+    f"is decided on fewer than {FEWEST} images or without an interval. A margin is a convention: judge by your own use "
+    "whether that much is harmless, and set your own by `margins` in the suite."
 )
+NAMED = 3
+"""Names in a sentence; more are counted."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One candidate of the choice: verdict and reason, p value of an unacceptable loss and the level it is held to."""
+
+    name: str
+    bits: float
+    verdict: str
+    words: str
+    p: float
+    level: float
+    passed: bool
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to deploy of one model.
+    """What to deploy of one model; names stand between backticks.
 
     Attributes:
-        chosen: short name; None where no quantization qualifies. title: one line. sentences: why, with numbers;
-            names stand between backticks.
+        chosen: short name; None where nothing is recommended. title: one line. sentences: at most three.
+        lines: the candidates from the most bits to the fewest. notes: what else the records say of it.
     """
 
     model: str
     chosen: str | None
     title: str
     sentences: tuple[str, ...]
+    lines: tuple[Line, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def losses(row: Row) -> list[Change]:
@@ -53,41 +84,40 @@ def gains(row: Row) -> list[Change]:
     return [change for change in row.headline.values() if change.stars and change.direction == "better"]
 
 
-def advise(model: str, rows: Sequence[Row], headline: Sequence[str]) -> Advice:
+def advise(model: str, rows: Sequence[Row]) -> Advice:
     """Apply the rule to the rows of one model, full precision among them."""
     quantized = [row for row in rows if not row.full_precision and not row.control]
     if not quantized:
         return Advice(model, None, "Nothing to choose from", (f"The records hold no quantization of `{model}`.",))
-    complete = [row for row in quantized if headline and all(key in row.headline for key in headline)]
-    tested = [row for row in complete if any(each.change.p is not None for each in judged(row))]
-    left_out = _left_out(quantized, complete, tested)
-    if not tested:
-        why = f"No quantization of `{model}` has every headline metric with a test against full precision."
-        return Advice(model, None, "No recommendation", (why, *left_out))
-    kept = [row for row in tested if noninferior(row)]
-    if not kept:
-        return _none_kept(model, tested, left_out)
-    ranked = sorted((row for row in kept if row.size is not None), key=_rank)
-    if not ranked:
-        why = (
-            f"{_kept_of(model, len(kept), len(tested))}, but the ledger has no QuantizationReport of them: their "
-            "effective bits are unknown, so that none can be preferred."
-        )
-        return Advice(model, None, "No recommendation", (why, *left_out))
-    return _recommend(model, ranked, tested, next((row for row in rows if row.full_precision), None), left_out)
+    found = {row.quantization: row for row in quantized if row.size is not None}
+    choice = choose_quantization(
+        {name: row.size.effective_bits for name, row in found.items() if row.size is not None},
+        {name: row.decision for name, row in found.items() if row.decision is not None},
+    )
+    unsized = [row.quantization for row in quantized if row.quantization not in found]
+    notes = [f"Not considered, because their size is unknown: {_names(unsized)}."] if unsized else []
+    if not found:
+        why = f"The results folder has no QuantizationReport of the quantizations of `{model}`."
+        return Advice(model, None, "No recommendation", (why,), notes=tuple(notes))
+    lines = tuple(_line(*each) for each in zip(choice.candidates, choice.levels, choice.passed, strict=True))
+    if choice.recommended is None:
+        title, sentences = _nothing(model, choice)
+        return Advice(model, None, title, sentences, lines, tuple(notes))
+    row = found[choice.recommended.name]
+    told_of = (*_worst(row), *_significant(row), *_reliability(row), *notes)
+    return Advice(model, row.quantization, f"Deploy `{row.quantization}`", _recommended(row), lines, told_of)
 
 
-def about(row: Row) -> tuple[str, ...]:
+def about_row(row: Row) -> tuple[str, ...]:
     """What the records say of one quantization that was asked for."""
-    tested = [each for each in judged(row) if each.change.p is not None]
     words = [f"`{row.quantization}` of `{row.model}`:"]
     if row.size is not None:
         words.append(f"{row.size.effective_bits:.1f} effective bits per weight, {row.size.megabytes:.2f} MB.")
-    if not tested:
-        return (*words, "No headline metric has a test against full precision.")
-    failing = beyond(row)
-    words.append(f"Not shown to be non-inferior: it {_reaches(failing)}." if failing else f"Non-inferior: {_within()}.")
-    return (*words, *_worst(row), *_significant(row), *_untested(row))
+    if row.decision is None:
+        return (*words, "Full precision is what the others are compared with.")
+    verdict = told(row.decision)
+    words.append(f"{verdict[0].upper()}{verdict[1:]}; margins: {margins_told(row.decision.judged)}.")
+    return (*words, *_worst(row), *_significant(row), *_reliability(row))
 
 
 def claims_sentence(findings: Sequence[Finding]) -> str:
@@ -95,80 +125,86 @@ def claims_sentence(findings: Sequence[Finding]) -> str:
     return f"Of the study's {len(findings)} claims: {counted(findings)}."
 
 
-def _rank(row: Row) -> tuple[float, float, str]:
-    bits = row.size.effective_bits if row.size else float("inf")
-    return (round(bits, 6), -(row.reliability or 0.0), row.quantization)
+def _line(candidate: Candidate, level: float, passed: bool) -> Line:
+    decision = candidate.decision
+    words = told(decision).removeprefix(decision.verdict).lstrip(":; ")
+    return Line(candidate.name, candidate.cost, decision.verdict, words, decision.p, level, passed)
 
 
-def _recommend(
-    model: str, ranked: Sequence[Row], tested: Sequence[Row], base: Row | None, left_out: Sequence[str]
-) -> Advice:
-    chosen = ranked[0]
-    kept = sum(noninferior(row) for row in tested)
-    words = [f"{_kept_of(model, kept, len(tested))}: {_within()}.", *_size(chosen), *_speed(chosen, base)]
-    words += [*_worst(chosen), *_significant(chosen), *_untested(chosen), *_unmoved(chosen)]
-    fewer = sorted((row for row in tested if row.size and _rank(row)[0] < _rank(chosen)[0]), key=_rank)
-    if fewer:
-        words.append(f"Fewer bits are not shown to be safe: `{fewer[-1].quantization}` {_reaches(beyond(fewer[-1]))}.")
-    best = max(ranked, key=lambda row: row.reliability if row.reliability is not None else float("-inf"))
-    if best is not chosen and best.reliability is not None and chosen.reliability is not None:
-        words.append(
-            f"If bits do not matter, `{best.quantization}` has the highest reliability score among them "
-            f"({percent(best.reliability)} against {percent(chosen.reliability)}); differences of this score are not "
-            "tested."
-        )
-    slower = " for its size: it is slower than full precision" if _slower(chosen, base) else ""
-    return Advice(model, chosen.quantization, f"Deploy `{chosen.quantization}`{slower}", (*words, *left_out))
-
-
-def _none_kept(model: str, tested: Sequence[Row], left_out: Sequence[str]) -> Advice:
-    words = [f"{_none_of(tested, model)} is shown to be non-inferior: by the rule, stay with full precision."]
-    worse = [row for row in tested if any(each.shown_worse for each in judged(row))]
-    unsure = [row for row in tested if row not in worse]
-    if worse:
-        words.append(f"Worse by more than the margin: {_names(worse)}.")
-    if unsure:
-        words.append(f"The intervals are too wide to tell, more images would narrow them: {_names(unsure)}.")
-    closest = min(tested, key=lambda row: max(each.worst / each.margin for each in judged(row)))
-    words.append(f"The closest is `{closest.quantization}`: it {_reaches(beyond(closest))}.")
-    return Advice(model, None, "Stay with full precision", (*words, *_worst(closest), *left_out))
-
-
-def _size(row: Row) -> list[str]:
-    if row.size is None:
-        return []
-    return [
-        f"Of these `{row.quantization}` has the fewest effective bits: {row.size.effective_bits:.1f} per weight over "
-        f"both towers, {row.size.megabytes:.2f} MB instead of {row.size.float_megabytes:.2f} MB."
+def _recommended(row: Row) -> tuple[str, ...]:
+    """Verdict, size, and speed where it is known."""
+    judged = row.decision.judged if row.decision else ()
+    count = f"all {len(judged)} headline metrics" if len(judged) > 1 else "its headline metric"
+    words = [
+        f"It is non-inferior to full precision in {count}, on {images_told(judged)}: even at the worse end of its 95 % "
+        f"interval none loses more than its margin ({margins_told(judged)})."
     ]
+    if row.size is not None:
+        words.append(
+            f"It has the fewest effective bits of those that are shown to be so: {row.size.effective_bits:.1f} per "
+            f"weight, {row.size.megabytes:.2f} MB instead of {row.size.float_megabytes:.2f} MB."
+        )
+    speed = settled(row.efficiency)
+    return (*words, *([_speed(speed)] if speed else []))
 
 
-def _slower(row: Row, base: Row | None) -> bool:
-    return bool(row.latency and base and base.latency and row.latency.milliseconds > base.latency.milliseconds)
+def _speed(speed: Settled) -> str:
+    ends = f"[{speed.low:.2f}, {speed.high:.2f}]"
+    if speed.low <= 1.0 <= speed.high:
+        return f"One image takes as long as in full precision: {speed.ratio:.2f} times, {ends}."
+    word = "less" if speed.high < 1.0 else "more"
+    return f"One image takes {word} time than in full precision: {speed.ratio:.2f} times, {ends}."
 
 
-def _speed(row: Row, base: Row | None) -> list[str]:
-    """Measured latency against full precision's; nothing is said of a speed that nobody measured."""
-    if row.latency is None:
-        return ["Its speed was not measured: no real kernel of it was timed."]
-    kernel = f", through the kernel of `{row.latency.timed}`" if row.latency.timed != row.quantization else ""
-    where = f"({row.latency.where}{kernel})"
-    now = f"{row.latency.milliseconds:.2f} ms"
-    if base is None or base.latency is None:
-        return [f"Measured latency of one image: {now} {where}; full precision was not timed there."]
-    verdict = "slower" if _slower(row, base) else "not slower"
-    before = f"{base.latency.milliseconds:.2f} ms"
-    return [f"It is {verdict} than full precision: {now} instead of {before} for one image {where}."]
+def _nothing(model: str, choice: Choice) -> tuple[str, tuple[str, ...]]:
+    """Title and sentences where no candidate passed."""
+    decisions = {each.name: each.decision for each in choice.candidates}
+    by = {v: [n for n, d in decisions.items() if d.verdict == v] for v in (INFERIOR, CANNOT_TELL, NON_INFERIOR)}
+    several = len(decisions) > 1
+    if len(by[INFERIOR]) == len(decisions):
+        closest = min(decisions, key=lambda name: _reach(decisions[name]))
+        worst = decisions[closest].open[0]
+        all_of = f"Each of the {len(decisions)} quantizations" if several else "The only quantization"
+        first = f"{all_of} of `{model}` loses more than a margin in some headline metric."
+        return "Stay with full precision", (first, f"The closest is `{closest}`: {beyond(worst)}.")
+    whole = f"None of the {len(decisions)} quantizations" if several else "The only quantization"
+    words = [f"{whole} of `{model}` is {'' if several else 'not '}shown to be non-inferior."]
+    if by[INFERIOR]:
+        words.append(f"Inferior: {_names(by[INFERIOR])}.")
+    words.append(_undecided(decisions, by[CANNOT_TELL], by[NON_INFERIOR], choice))
+    return "Not decided: these images cannot tell", tuple(words)
+
+
+def _undecided(decisions: dict[str, Decision], unsure: list[str], alone: list[str], choice: Choice) -> str:
+    if alone:
+        level = max(choice.levels[i] for i, each in enumerate(choice.candidates) if each.name in alone)
+        return (
+            f"Non-inferior taken alone, but not as one of {len(decisions)} candidates: {_names(alone)}; name fewer "
+            f"candidates, or use more images (p {min(decisions[name].p for name in alone):.3g}, needed {level:.2g})."
+        )
+    first = min(unsure, key=lambda name: (decisions[name].images or float("inf"), _reach(decisions[name])))
+    images = decisions[first].images
+    need = f"about {about(images)} images would do" if images else beyond(decisions[first].open[0])
+    if len(unsure) == 1:
+        return f"Cannot tell of `{first}`: {need}."
+    return f"Cannot tell of {_names(unsure)}; for `{first}` {need}."
+
+
+def _reach(decision: Decision) -> float:
+    """The largest loss that an interval allows, in margins."""
+    return max((each.worst / each.margin for each in decision.judged if each.worst and each.margin), default=0.0)
 
 
 def _worst(row: Row) -> list[str]:
     """The worst change in the sample, and the worst that an interval leaves room for, both in margins."""
-    observed = max(judged(row), key=lambda each: each.observed / each.margin)
-    reach = max(judged(row), key=lambda each: each.worst / each.margin)
-    told = f"Worst observed change: {_list([observed.change])}"
-    told += "." if observed.observed > 0 else "; none is for the worse."
-    room = f"The intervals leave most room for a loss in `{reach.change.key}`, up to a change of {_end(reach)}."
-    return [told] + ([room] if reach.worst > max(0.0, reach.observed) else [])
+    judged = [each for each in (row.decision.judged if row.decision else ()) if each.change and each.margin]
+    if not judged:
+        return []
+    observed = max(judged, key=lambda each: (each.loss or 0.0) / (each.margin or 1.0))
+    told_of = (
+        "Largest loss for its margin" if (observed.loss or 0.0) > 0 else "No headline metric is worse; the closest"
+    )
+    return [f"{told_of}: {beyond(observed)}."]
 
 
 def _significant(row: Row) -> list[str]:
@@ -178,43 +214,12 @@ def _significant(row: Row) -> list[str]:
     return words or ["No headline metric changes significantly, which is not the same as no change."]
 
 
-def _untested(row: Row) -> list[str]:
-    names = [f"`{each.change.key}`" for each in judged(row) if each.change.low is None]
-    return [f"Without an interval, and so judged as observed: {', '.join(names)}."] if names else []
-
-
-def _unmoved(row: Row) -> list[str]:
-    """An interval from resampled images has no width where no image changed: it is no proof for other images."""
-    names = [f"`{each.change.key}`" for each in judged(row) if each.change.low == each.change.high == 0.0]
-    return [f"The same on every image, so that its interval is a point: {', '.join(names)}."] if names else []
-
-
-def _reaches(failing: Sequence[Judged]) -> str:
-    """What does not pass, the worst first."""
-    worst = failing[0]
-    told = f"`{worst.change.key}` {signed_text(worst.change.change, 3)}{worst.change.stars}"
-    by = f"with an interval up to a loss of {worst.worst:.4f}" if worst.change.low is not None else "as observed"
-    rest = f", and {len(failing) - 1} more" if len(failing) > 1 else ""
-    return f"goes beyond the margin of {worst.margin:.3g} in {told}, {by}{rest}"
-
-
-def _end(each: Judged) -> str:
-    return signed_text(-each.worst if each.change.better == "higher" else each.worst, 3)
-
-
-def _within() -> str:
-    return "no headline metric is worse by more than its margin, even at the worse end of its interval"
-
-
-def _left_out(quantized: Sequence[Row], complete: Sequence[Row], tested: Sequence[Row]) -> list[str]:
-    found = []
-    for reason, rows in (
-        ("a headline metric is missing", [row for row in quantized if row not in complete]),
-        ("no headline metric has a test", [row for row in complete if row not in tested]),
-    ):
-        if rows:
-            found.append(f"Not considered, because {reason}: {', '.join(f'`{row.quantization}`' for row in rows)}.")
-    return found
+def _reliability(row: Row) -> list[str]:
+    if row.reliability.value is None:
+        return [f"It has no reliability: {row.reliability.reason}."]
+    ends = row.reliability.interval
+    interval = f" [{signed_text(ends[0], 2)}, {signed_text(ends[1], 2)}]" if ends else ""
+    return [f"Reliability: {signed_text(row.reliability.value, 2)} points{interval}, the mean change over the tasks."]
 
 
 def _list(changes: Sequence[Change]) -> str:
@@ -223,17 +228,6 @@ def _list(changes: Sequence[Change]) -> str:
     )
 
 
-def _kept_of(model: str, kept: int, tested: int) -> str:
-    if tested == 1:
-        return f"The only quantization of `{model}` is non-inferior to full precision"
-    return (
-        f"{kept} of {tested} quantizations of `{model}` {'is' if kept == 1 else 'are'} non-inferior to full precision"
-    )
-
-
-def _none_of(rows: Sequence[Row], model: str) -> str:
-    return f"None of {len(rows)} quantizations of `{model}`" if len(rows) > 1 else f"No quantization of `{model}`"
-
-
-def _names(rows: Sequence[Row]) -> str:
-    return ", ".join(f"`{row.quantization}`" for row in rows)
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"

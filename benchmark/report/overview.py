@@ -102,8 +102,7 @@ class Placed:
 def _placed(rows: Sequence[Row], cost: str, key: str) -> list[Placed]:
     found = []
     for row in rows:
-        score = None if row.reliability is None else 100 * row.reliability
-        c, v = COSTS[cost][1](row), score if key == RELIABILITY else row.metrics.get(key)
+        c, v = COSTS[cost][1](row), row.reliability.value if key == RELIABILITY else row.metrics.get(key)
         if c is not None and v is not None:
             found.append(Placed(row, c, v, *_interval(row, key, v)))
     return found
@@ -115,7 +114,7 @@ def _panel(rows: Sequence[Row], cost: str, key: str, better: str, chosen: str | 
     if sum(not each.row.full_precision for each in found) < 2:
         return None
     label = COSTS[cost][0]
-    up = f"{'reliability score, %' if key == RELIABILITY else key} ({ARROWS[better]})"
+    up = f"{'reliability, points' if key == RELIABILITY else key} ({ARROWS[better]})"
     low, high = usual([each.value for each in found])
     ends = [end for each in found for end in (each.low, each.high) if low <= each.value <= high]
     costs = [each.cost for each in found]
@@ -128,7 +127,7 @@ def _panel(rows: Sequence[Row], cost: str, key: str, better: str, chosen: str | 
     looks = methods_of(rows)
     for each in found:
         css, shape = ("ref", REFERENCE) if each.row.full_precision else looks[_method(each.row)]
-        value = f"{key} {signed_text(each.value, 1)} %" if key == RELIABILITY else f"{key} {each.value:.4f}"
+        value = f"{key} {signed_text(each.value, 2)} points" if key == RELIABILITY else f"{key} {each.value:.4f}"
         tip = f"{each.row.quantization}: {COSTS[cost][0].split(' (')[0]} {each.cost:.4g}, {value}"
         parts = _point(plot, each, css, shape, tip + _tip_interval(each.low, each.high))
         if each.row.quantization == chosen:
@@ -137,7 +136,7 @@ def _panel(rows: Sequence[Row], cost: str, key: str, better: str, chosen: str | 
     far = [
         (
             pixels[i],
-            f"{e.row.label} {signed_text(e.value, 0) + ' %' if key == RELIABILITY else signed_text(e.value, 2)}",
+            f"{e.row.label} {signed_text(e.value, 1 if key == RELIABILITY else 2)}",
         )
         for i, e in enumerate(found)
         if not low <= e.value <= high
@@ -170,6 +169,8 @@ def _steps(points: Sequence[Point]) -> list[Point]:
 
 def _interval(row: Row, key: str, value: float) -> tuple[float, float]:
     """Full precision's value plus the ends of the change's interval; the value itself where there is none."""
+    if key == RELIABILITY:
+        return row.reliability.interval or (value, value)
     change = row.headline.get(key)
     if change is None or change.low is None or change.high is None:
         return value, value

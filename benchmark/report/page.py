@@ -17,13 +17,14 @@ from markupsafe import Markup, escape
 from benchmark.data.opening import Data
 from benchmark.plugins import Summary, tasks
 from benchmark.report import drawn, overview, score, spectral
-from benchmark.report.advice import RULE, Advice, about, advise, claims_sentence, losses
+from benchmark.report.advice import RULE, Advice, about_row, advise, claims_sentence
 from benchmark.report.details import Grid, Heat, grids, heat
 from benchmark.report.drawn import Drawn
 from benchmark.report.examples import Examples, worst
 from benchmark.report.overview import ARROWS, Figure
 from benchmark.report.reproduce import Origin
 from benchmark.results.compare import Change, adjust
+from benchmark.results.decide import told
 from benchmark.results.effects import collect
 from benchmark.results.evidence import evidence_of
 from benchmark.results.findings import Finding
@@ -110,14 +111,13 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
             chosen_rows={(chapter.model, chapter.advice.chosen) for chapter in chapters},
             has_latency=any(row.latency is not None for row in results.rows),
             latency_machine=overview.machine(results.rows),
-            scores=score.explained(results.rows),
             score_meaning=score.MEANING,
             score_tip=score.tip,
             glossary=_glossary(results.headline),
-            about=[about(row) for row in results.rows if (row.model, row.quantization) in set(focus)],
+            about=[about_row(row) for row in results.rows if (row.model, row.quantization) in set(focus)],
             bases=[base for model in results.models if (base := results.base(model)) is not None],
             focus=set(focus),
-            losses=losses,
+            told=told,
             most_columns=MOST_COLUMNS,
             style=Markup(_resource("page.css")),
             script=Markup(script),
@@ -137,7 +137,7 @@ def _environment() -> Environment:
     )
     environment.filters["ticks"] = ticks
     environment.filters["number"] = number
-    environment.filters["percent"] = score.percent
+    environment.filters["points"] = score.points
     return environment
 
 
@@ -199,7 +199,7 @@ def _glossary(keys: Sequence[str]) -> dict[str, str]:
 
 def _chapter(results: Results, model: str, studies: Sequence[Any]) -> Chapter:
     rows = results.of(model)
-    advice = advise(model, rows, results.headline)
+    advice = advise(model, rows)
     labels = {row.quantization: row.label for row in rows}
     return Chapter(
         model,

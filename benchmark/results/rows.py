@@ -15,8 +15,9 @@ from benchmark.plugins import Better, tasks
 from benchmark.quantization.registry import read
 from benchmark.results import sizes
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
+from benchmark.results.decide import Decision, decide
 from benchmark.results.load import newest
-from benchmark.results.reliability import by_task, reliability_keys
+from benchmark.results.reliability import NO_CHANGE, Reliability, reliability, with_error
 from benchmark.results.tables import shallowest_headlines
 from benchmark.spec import FP32, SuiteSpec
 
@@ -36,6 +37,24 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """Time of one image over full precision's, timed in turns until it was known; low, high: its interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def settled(efficiency: Mapping[str, Any] | None) -> Settled | None:
+    """The settled ratio of an Efficiency (as JSON); None for a simulated kernel, a noisy time, and without a ratio."""
+    speed = (efficiency or {}).get("speed")
+    if not speed or (efficiency or {}).get("kernel") != "real" or speed.get("noisy", True):
+        return None
+    found = [speed.get(name) for name in ("ratio", "ratio_low", "ratio_high")]
+    return None if None in found else Settled(*found)
+
+
+@dataclass(frozen=True)
 class Row:
     """One model under one quantization.
 
@@ -48,9 +67,8 @@ class Row:
         size: None where there is no report, and for a control, which replaces no weight.
         latency: None where it is simulated, or was timed on another machine than most rows: only times of one machine
             are compared.
-        reliability: mean signed relative change of the headline metrics over the tasks
-            (`benchmark.results.reliability`); None where one of them is missing. shares: task -> its part of that
-            mean. margins: the suite's.
+        reliability: mean signed change of the headline metrics over the tasks, in points.
+        decision: whether it is non-inferior to full precision; None for full precision itself.
     """
 
     model: str
@@ -63,9 +81,8 @@ class Row:
     efficiency: Mapping[str, Any] | None = None
     size: sizes.Size | None = None
     latency: Latency | None = None
-    reliability: float | None = None
-    shares: Mapping[str, float] = field(default_factory=dict)
-    margins: Mapping[str, float] = field(default_factory=dict)
+    reliability: Reliability = NO_CHANGE
+    decision: Decision | None = None
 
     @property
     def full_precision(self) -> bool:
@@ -141,9 +158,10 @@ def read_results(ledger: Ledger, suite: str, spec: SuiteSpec | None) -> Results:
     found = find_changes([r for r in done if r.quantization != FP32.name], done, comparer)
     headline = headline_of(spec, [key for record in done for key in record.metrics])
     adjusted = adjust(change for change in found if change.key in headline)
-    margins = spec.margins if spec else {}
-    rows = [replace(_measured(r, ledger, headline), margins=margins) for r in _rows(own, done, found, adjusted)]
+    rows = [_measured(row, ledger) for row in _rows(own, done, found, adjusted)]
+    rows = [_decided(row, headline, spec.margins if spec else {}) for row in rows]
     bases = {(r.model, r.name, r.comparison_key): r for r in done if r.quantization == FP32.name}
+    rows = [_with_reliability(row, headline, bases, comparer) for row in rows]
     return Results(suite, spec, headline, tuple(_with_latencies(rows, ledger)), ledger, bases, dict(comparer.failures))
 
 
@@ -188,29 +206,36 @@ def _by_row(changes: Iterable[Change]) -> dict[tuple[str, str], dict[str, Change
     return found
 
 
-def _measured(row: Row, ledger: Ledger, headline: Sequence[str]) -> Row:
-    """With its report, its efficiency and its reliability."""
+def _measured(row: Row, ledger: Ledger) -> Row:
+    """With its report and its efficiency."""
     content = _content(row, ledger)
     report, efficiency = ledger.reports.get(content), ledger.efficiencies.get(content)
     row = replace(
         row, report=report.report if report else None, efficiency=efficiency.efficiency if efficiency else None
     )
-    if row.report is not None and not row.control:
-        row = replace(row, size=sizes.size(row.report))
+    return row if row.report is None or row.control else replace(row, size=sizes.size(row.report))
+
+
+def _decided(row: Row, headline: Sequence[str], margins: Mapping[str, float]) -> Row:
+    return row if row.full_precision else replace(row, decision=decide(headline, row.changes, margins))
+
+
+def _with_reliability(
+    row: Row, headline: Sequence[str], bases: Mapping[tuple[str, str, str], Record], comparer: Comparer
+) -> Row:
+    """With its reliability, and where the evidence of all its records can be read the interval."""
     if row.full_precision:
-        return replace(row, reliability=0.0)
-    shares = _shares(row, headline)
-    return replace(row, shares=shares, reliability=sum(shares.values()) / len(shares) if shares else None)
-
-
-def _shares(row: Row, headline: Sequence[str]) -> dict[str, float]:
-    """Empty where a headline metric is missing: a mean over fewer tasks would not be comparable."""
-    if any(key not in row.headline for key in headline):
-        return {}
-    reference = {key: change.reference for key, change in row.headline.items()}
-    keys, _ = reliability_keys(reference, headline, better_of)
-    values = {key: change.value for key, change in row.headline.items()}
-    return by_task(values, reference, better_of, keys)
+        return row
+    values = {key: change.value for key, change in row.changes.items()}
+    found = reliability(values, {key: change.reference for key, change in row.changes.items()}, headline)
+    pairs = {name: (r, bases.get((r.model, r.name, r.comparison_key))) for name, r in row.records.items()}
+    needed = {"/".join(key.split("/")[:2]) for key in found.weights}
+    try:
+        own = {name: comparer.evidence(r.key) for name, (r, _) in pairs.items() if name in needed}
+        base = {name: comparer.evidence(b.key) for name, (_, b) in pairs.items() if name in needed and b is not None}
+    except ReliquantError as error:
+        return replace(row, reliability=replace(found, reason=str(error)))
+    return replace(row, reliability=with_error(found, own, base))
 
 
 def _content(row: Row, ledger: Ledger) -> str:

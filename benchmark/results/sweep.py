@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.results.compare import Change, adjust
+from benchmark.results.decide import by_configuration
 from benchmark.results.notation import STARS, WISHES
 from benchmark.results.palette import LIGHT
 from benchmark.results.tables import declared, headline_keys, report_figures, short_names
@@ -30,18 +31,22 @@ def headline_changes(sweep: FinishedSweep) -> dict[tuple[str, str], Change]:
 
 
 def summary(sweep: FinishedSweep) -> Table:
-    """One row for each quantization: `method`, `effective_bits`, by short name the headline metrics, `_change`, `_q`.
+    """One row for each quantization: `method`, `effective_bits`, `verdict`, by short name the headline metrics with
+    `_change` and `_q`.
 
     None where there is no value. q is adjusted over the whole table.
     """
     keys = headline_keys(sweep, sweep.records)
     names, changes = short_names(keys), headline_changes(sweep)
     values = {(r.quantization, key): value for r in sweep.records for key, value in r.metrics.items()}
+    decisions = by_configuration(keys, sweep.changes, sweep.suite.margins)
     rows: Table = []
     for configuration in sweep.configurations:
         name, report = configuration.quant.name, sweep.reports.get(configuration.key)
         row: dict[str, Any] = {"quantization": name, "method": configuration.quant.method}
         row["effective_bits"] = report_figures(report).get("effective_bits") if report else None
+        decision = decisions.get(configuration.key)
+        row["verdict"] = decision.verdict if decision else None
         for key in keys:
             change = changes.get((name, key))
             row[names[key]] = values.get((name, key))

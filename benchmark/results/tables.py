@@ -77,8 +77,12 @@ def declared(plan: Sweeping) -> dict[str, Task]:
 
 def headline_keys(plan: Sweeping, records: Iterable[Record]) -> list[str]:
     """The suite's headline metrics; where it names none, the shallowest headline metric of each evaluation."""
+    return headline_among(plan, [key for record in records for key in record.metrics])
+
+
+def headline_among(plan: Sweeping, present: Sequence[str]) -> list[str]:
+    """The same among metric keys."""
     tasks = declared(plan)
-    present = [key for record in records for key in record.metrics]
     if plan.suite.headline:
         asked = [key for key in plan.suite.headline if key.split("/")[0] in tasks]
         return [key for key in asked if key in present]

@@ -39,7 +39,7 @@ from benchmark.spec.suite import load_suite
 from benchmark.utils.progress import Lines
 from search.evaluator import Engine
 from search.front import Floats, hypervolume, hypervolume_curve, non_dominated
-from search.objective import DEFAULT, Goals, Metrics, Problem, Rung, make_goals, make_objective
+from search.objective import RELATIVE, Goals, Metrics, Problem, Rung, make_goals, make_objective
 from search.racing import LEVEL, Race
 from search.request import SHARES
 from search.rungs import make_rungs, parse_shares
@@ -71,9 +71,11 @@ MANY = range(10, 25)
 """For the default sampler with racing: five searches differ much by chance."""
 SHARE = 0.99
 BUDGET = 0.2
+KEYS = (RELATIVE, "effective_bits")
+"""The objectives."""
 RUNS = ((SAMPLER, False), (SAMPLER, True), ("tpe", False), ("nsga2", False), ("qmc", False), ("random", False))
 NEAR = 0.05
-"""Configurations that lose no more `reliability` than this are compared between the grids."""
+"""Configurations that lose no more `mean_relative_change` than this are compared between the grids."""
 OFTEN = (SAMPLER, "tpe", "random")
 """Samplers that are tried in every case."""
 GRIDS = ((1, GRID), (1, SMALLER), (5, SMALLER))
@@ -156,7 +158,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Case:
-    """One definition of `reliability` on the grid's evaluations."""
+    """One definition of `mean_relative_change` on the grid's evaluations."""
 
     problem: Problem
     goals: Goals
@@ -178,7 +180,7 @@ def make_case(engine: Engine, table: Mapping[str, Any], headline: tuple[str, ...
     problem = Problem(
         lambda spec: table[spec.name]["metrics"], engine.better, headline, known_objectives=engine.known_objectives
     )
-    goals = make_goals(problem, [make_objective(key, engine.better, engine.known) for key in DEFAULT], ())
+    goals = make_goals(problem, [make_objective(key, engine.better, engine.known) for key in KEYS], ())
     rows = {name: goals.values(goals.complete(row["metrics"])) for name, row in table.items()}
     losses = {n: np.array([o.loss(v) for o, v in zip(goals.objectives, r, strict=True)]) for n, r in rows.items()}
     return Case(problem, goals, losses)
@@ -304,7 +306,7 @@ def time_study(home: Path, trials: int, racing: bool) -> Spent:
     home = home / name
     engine = Engine(suite_on_validation(load_suite("demo")), Settings(), home, Lines())
     space, problem = Space(GRID, engine.check), engine.problem
-    goals = make_goals(problem, [make_objective(key, engine.better, engine.known) for key in DEFAULT], ())
+    goals = make_goals(problem, [make_objective(key, engine.better, engine.known) for key in KEYS], ())
     rungs = make_rungs(engine, parse_shares(SHARES), goals.keys) if racing else ()
     whole, parts = Timed(), Timed()
     rungs = tuple(replace(r, evaluate=parts(r.evaluate), replicates=parts(r.replicates)) for r in rungs)
@@ -358,7 +360,8 @@ class Measured:
     Attributes:
         table: short name -> metrics on all images and on each part, seconds.
         shares: of the parts. images: of each part, and all.
-        cases: name -> one definition of `reliability`. results: (case, sampler, racing) -> a search for each seed.
+        cases: name -> one definition of `mean_relative_change`. results: (case, sampler, racing) -> a search for each
+            seed.
     """
 
     table: Mapping[str, Any]
@@ -378,7 +381,7 @@ def measure(home: Path, times: int, choices: Choices, until: float) -> Measured 
     engine = Engine(suite_on_validation(load_suite("demo")), Settings(), home, Lines())
     space = Space(choices, engine.check)
     headline = engine.problem.headline
-    keys = (*DEFAULT[1:], "size_mb", *headline, NLL, FLOOR)
+    keys = (*KEYS[1:], "size_mb", *headline, NLL, FLOOR)
     rungs = make_rungs(engine, parse_shares(SHARES), keys)
     shares = [rung.share for rung in rungs]
     table = evaluate_grid(engine, rungs, space, keys, home / "grid.json", until)
@@ -388,7 +391,7 @@ def measure(home: Path, times: int, choices: Choices, until: float) -> Measured 
     images.append(_embedded(engine))
     if choices == GRID:
         cases = {
-            "the demo's `reliability`": make_case(engine, table, headline),
+            "the demo's `mean_relative_change`": make_case(engine, table, headline),
             "with NLL instead of ECE": make_case(engine, table, tuple(NLL if k == ECE else k for k in headline)),
         }
     else:
@@ -511,9 +514,9 @@ def _luck(found: Sequence[Measured]) -> str:
     r = np.corrcoef([few[name][0] for name in names], [many[name][0] for name in names])[0, 1]
     best, rows = min(few, key=lambda name: few[name][0]), found[-1].table
     return (
-        f"{len(names)} configurations have a `reliability` of {-NEAR} or more with {GRIDS[-1][0]} times the images. "
-        "Over them Pearson's correlation with the `reliability` on the demo's own images, which are among these, is "
-        f"{r:.2f}. The most reliable on the demo's own images, `{best}`, has an ECE of "
+        f"{len(names)} configurations have a `mean_relative_change` of {-NEAR} or more with {GRIDS[-1][0]} times the "
+        "images. Over them Pearson's correlation with the `mean_relative_change` on the demo's own images, which are "
+        f"among these, is {r:.2f}. The most reliable on the demo's own images, `{best}`, has an ECE of "
         f"{rows[best]['metrics'][ECE]:.4f} on the larger number, full precision {rows[FP32.name]['metrics'][ECE]:.4f}."
     )
 
@@ -526,7 +529,7 @@ def page(found: Sequence[Measured], plain: Spent, raced: Spent) -> str:
 `python tests/performance/bench_search.py --home FOLDER` on {platform.processor() or platform.machine()}, \
 {torch.get_num_threads()} threads, torch {torch.__version__}, optuna {optuna.__version__}.
 
-The demo's selection data, two objectives, `reliability` and `effective_bits`, an exhaustive grid of \
+The demo's selection data, two objectives, `mean_relative_change` and `effective_bits`, an exhaustive grid of \
 {len(found[0].table)} quantizations.
 
 ## Hypervolume

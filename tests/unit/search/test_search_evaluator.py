@@ -41,7 +41,7 @@ def test_a_headline_metric_that_full_precision_lacks_is_said_to_be_left_out(tmp_
     known = {ACCURACY: 0.8, AUROC: 0.9, "effective_bits": 32.0}
     problem = replace(found.problem, evaluate=lambda _: known)
     goals = make_goals(problem, [make_objective("reliability", found.better, found.known)], [])
-    assert goals.reliability_keys == {"zero_shot": (ACCURACY,), "ood": (AUROC,)}
+    assert goals.weights == {ACCURACY: 50, AUROC: 50}
     assert goals.left_out == {"ood/scenes.far/mcm/aurok": "full precision does not have it"}
 
 

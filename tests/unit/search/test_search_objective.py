@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from benchmark.errors import SpecError, UndefinedMetric, UnknownNameError
 from benchmark.metrics.calibration import ece, ece_floor
 from benchmark.plugins import Better
-from benchmark.results.reliability import near_floor, reliability, reliability_keys
+from benchmark.results.decide import judging
+from benchmark.results.reliability import mean_relative_change, near_floor, point_weights, relative_keys
 from benchmark.spec import FP32, QuantSpec
 from search.objective import (
+    Goals,
     Problem,
     check_constraint,
     make_goals,
@@ -22,15 +24,35 @@ from search.objective import (
 from tests.search_stub import ACCURACY, ECE, Stub, better
 
 
+def goals(reference: dict[str, float], objective: str = "reliability") -> Goals:
+    """Of a problem whose full precision has these metrics, all of them headline metrics."""
+    chosen = make_objective(objective, directions, lambda _: True)
+    return make_goals(Problem(lambda _: reference, directions, tuple(reference)), [chosen], [])
+
+
 def test_reliability_by_hand() -> None:
-    """Accuracy 0.8 -> 0.6 is -25 %, ECE 0.10 -> 0.05 is +50 %; the second task has two data sets, +10 % and 0."""
-    reference = {"zero_shot/a/accuracy": 0.8, "calibration/a/ece_15": 0.1, "ood/a/auroc": 0.5, "ood/b/auroc": 0.7}
-    metrics = {"zero_shot/a/accuracy": 0.6, "calibration/a/ece_15": 0.05, "ood/a/auroc": 0.55, "ood/b/auroc": 0.7}
-    keys, left_out = reliability_keys(reference, list(reference), directions)
+    """Accuracy -20 points; AUROC +5 and 0 points on two data sets of one task."""
+    reference = {ACCURACY: 0.8, "ood/a/mcm/auroc": 0.5, "ood/b/mcm/auroc": 0.7}
+    metrics = {ACCURACY: 0.6, "ood/a/mcm/auroc": 0.55, "ood/b/mcm/auroc": 0.7}
+    found = goals(reference)
+    assert found.left_out == {}
+    assert found.complete(metrics)["reliability"] == pytest.approx((-20 + 2.5) / 2)
+    assert found.complete(reference)["reliability"] == 0
+    assert "mean_relative_change" not in found.complete(metrics)
+
+
+def test_the_number_of_the_study_by_hand() -> None:
+    """Accuracy 0.8 -> 0.6 is -25 %, ECE 0.10 -> 0.05 is +50 %; the third task has two data sets, +10 % and 0."""
+    reference = {ACCURACY: 0.8, ECE: 0.1, "ood/a/mcm/auroc": 0.5, "ood/b/mcm/auroc": 0.7}
+    metrics = {ACCURACY: 0.6, ECE: 0.05, "ood/a/mcm/auroc": 0.55, "ood/b/mcm/auroc": 0.7}
+    keys, left_out = relative_keys(reference, list(reference), directions)
     assert left_out == {}
-    assert keys["ood"] == ("ood/a/auroc", "ood/b/auroc")
-    assert reliability(metrics, reference, directions, keys) == pytest.approx((-0.25 + 0.5 + 0.05) / 3)
-    assert reliability(reference, reference, directions, keys) == 0
+    assert keys["ood"] == ("ood/a/mcm/auroc", "ood/b/mcm/auroc")
+    assert mean_relative_change(metrics, reference, directions, keys) == pytest.approx((-0.25 + 0.5 + 0.05) / 3)
+    assert mean_relative_change(reference, reference, directions, keys) == 0
+    both = {judging(ECE): 0.1}
+    found = goals({**reference, **both}, "mean_relative_change").complete({**metrics, **both})
+    assert found["mean_relative_change"] == pytest.approx((-0.25 + 0.5 + 0.05) / 3, abs=0.2)
 
 
 def directions(key: str) -> Better:
@@ -38,22 +60,29 @@ def directions(key: str) -> Better:
 
 
 @given(st.floats(0.1, 1), st.floats(0.1, 1), st.sampled_from([-0.05, -0.001, 0.001, 0.05]))
-def test_an_improvement_of_any_metric_raises_reliability(accuracy: float, ece: float, step: float) -> None:
-    reference = {ACCURACY: 0.5, ECE: 0.2}
-    keys, _ = reliability_keys(reference, list(reference), better)
-    before = reliability({ACCURACY: accuracy, ECE: ece}, reference, better, keys)
-    assert (reliability({ACCURACY: accuracy + step, ECE: ece}, reference, better, keys) > before) == (step > 0)
-    assert (reliability({ACCURACY: accuracy, ECE: ece - step}, reference, better, keys) > before) == (step > 0)
+def test_an_improvement_of_any_metric_raises_reliability(accuracy: float, error: float, step: float) -> None:
+    found = goals({ACCURACY: 0.5, ECE: 0.2, judging(ECE): 0.2})
+
+    def value(accuracy: float, error: float) -> float:
+        return found.complete({ACCURACY: accuracy, ECE: error, judging(ECE): error})["reliability"]
+
+    assert (value(accuracy + step, error) > value(accuracy, error)) == (step > 0)
+    assert (value(accuracy, error - step) > value(accuracy, error)) == (step > 0)
 
 
-def test_what_has_no_relative_change_is_left_out_and_told() -> None:
-    reference = {ACCURACY: 0.0, ECE: 0.1}
-    keys, left_out = reliability_keys(reference, [ACCURACY, ECE, "spurious/scenes/rsg"], better)
+def test_what_does_not_count_is_left_out_and_told() -> None:
+    keys, left_out = relative_keys({ACCURACY: 0.0, ECE: 0.1}, [ACCURACY, ECE, "spurious/scenes/rsg"], better)
     assert keys == {"calibration": (ECE,)}
     assert left_out == {
         ACCURACY: "it is zero in full precision, so there is no relative change",
         "spurious/scenes/rsg": "full precision does not have it",
     }
+    weights, left_out = point_weights(
+        [ACCURACY, "calibration/scenes/nll", "calibration/scenes/signed_calibration_error"]
+    )
+    assert weights == {ACCURACY: pytest.approx(100)}
+    assert "its unit is nats" in left_out["calibration/scenes/nll"]
+    assert left_out["calibration/scenes/signed_calibration_error"] == "neither direction is better"
 
 
 @pytest.mark.parametrize(("count", "overconfident", "chance"), [(2000, 0.0, True), (2000, 0.08, False)])
@@ -70,10 +99,11 @@ def test_a_calibration_error_that_chance_alone_gives_is_told(count: int, overcon
 
 
 def test_a_metric_that_is_undefined_under_a_quantization_is_not_averaged_away() -> None:
-    reference = {ACCURACY: 0.5, ECE: 0.1}
-    keys, _ = reliability_keys(reference, list(reference), better)
+    with pytest.raises(UndefinedMetric, match=f"{judging(ECE)} is undefined under this quantization"):
+        goals({ACCURACY: 0.5, ECE: 0.1, judging(ECE): 0.1}).complete({ACCURACY: 0.5})
+    keys, _ = relative_keys({ACCURACY: 0.5, ECE: 0.1}, [ACCURACY, ECE], better)
     with pytest.raises(UndefinedMetric, match=f"{ECE} is undefined under this quantization"):
-        reliability({ACCURACY: 0.5}, reference, better, keys)
+        mean_relative_change({ACCURACY: 0.5}, {ACCURACY: 0.5, ECE: 0.1}, better, keys)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +158,11 @@ def test_a_suite_without_any_headline_has_no_reliability() -> None:
         assert spec == FP32
         return {ACCURACY: 0.0, "effective_bits": 32.0}
 
-    objective = make_objective("reliability", better, lambda _: True)
-    with pytest.raises(SpecError, match=r"reliability: it has no value on this suite .*zero in full precision"):
-        make_goals(Problem(evaluate, better, (ACCURACY,)), [objective], [])
+    relative = make_objective("mean_relative_change", better, lambda _: True)
+    with pytest.raises(
+        SpecError, match=r"mean_relative_change: it has no value on this suite .*zero in full precision"
+    ):
+        make_goals(Problem(evaluate, better, (ACCURACY,)), [relative], [])
+    points = make_objective("reliability", better, lambda _: True)
+    with pytest.raises(SpecError, match=r"reliability: it has no value on this suite .*does not have it"):
+        make_goals(Problem(evaluate, better, (ECE,)), [points], [])

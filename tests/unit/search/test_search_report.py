@@ -110,7 +110,7 @@ def test_the_front_fits_80_columns_and_machines_get_it_too(
     output = capsys.readouterr().out
     assert max(len(line.rstrip()) for line in output.splitlines()) <= 80
     assert "…" not in output
-    rows = front_rows(found, search.goals, test)
+    rows = front_rows(found, search.goals, test, {})
     assert [row["trial"] for row in rows] == [trial.number for trial in found]
     assert set(rows[0]["test"].values()) == {0.125}
     assert rows[0]["validation"] == dict(zip(test[rows[0]["quantization"]], found[0].values, strict=True))

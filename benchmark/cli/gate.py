@@ -1,0 +1,124 @@
+"""`reliquant gate`: may this quantization be shipped? For CI: an exit status, one line a metric, no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from benchmark.cli.requests import GateRequest
+from benchmark.engine.include import include_files
+from benchmark.errors import CANNOT_TELL, INFERIOR, StorageError, UnknownNameError, why
+from benchmark.ledger.records import Ledger, Record
+from benchmark.results import decide
+from benchmark.results.baseline import Baseline, changes_from, find
+from benchmark.results.decide import Decision, Judged, Verdict, about, beyond, check_margins, images_told, parse_margins
+from benchmark.results.load import Asked, newest, open_ledger
+from benchmark.results.load import find as find_runs
+from benchmark.results.rows import headline_of
+from benchmark.spec import FP32
+from benchmark.utils.output import out
+
+STATUS: Mapping[Verdict, int] = {decide.NON_INFERIOR: 0, decide.INFERIOR: INFERIOR, decide.CANNOT_TELL: CANNOT_TELL}
+ORDER = (decide.INFERIOR, decide.CANNOT_TELL, decide.NON_INFERIOR)
+"""The first one that any configuration has is the gate's."""
+Run = tuple[str, str]
+"""Model and quantization."""
+
+
+def gate(request: GateRequest) -> int:
+    """Print or write the verdicts; returns the exit status: 0 non-inferior, 1 inferior, 4 cannot tell.
+
+    Raises:
+        InputError: a margin that is no positive number or belongs to no headline metric, or nothing to compare with.
+    """
+    margins = parse_margins(request.margin)
+    include_files(request.include)
+    ledger = open_ledger(request.home)
+    asked, records = _asked(request, ledger)
+    headline = _headline(asked, records)
+    check_margins(margins, headline)
+    known = {**(asked.spec.margins if asked.spec else {}), **margins}
+    decisions: dict[Run, Decision] = {}
+    wheres: dict[Run, str] = {}
+    for run, own in records.items():
+        baseline: Baseline = find(request.baseline, ledger, asked.suite, own)
+        changes = changes_from(baseline, own, ledger, headline)
+        decisions[run], wheres[run] = decide.decide(headline, changes, known), baseline.where
+    verdict = next(each for each in ORDER if each in {decision.verdict for decision in decisions.values()})
+    if request.junit is not None:
+        _write_junit(request.junit, asked.suite, decisions)
+    if request.json:
+        for (model, name), decision in decisions.items():
+            names = {"model": model, "quantization": name, "suite": asked.suite, "baseline": wheres[model, name]}
+            print(json.dumps({**names, **decide.to_json(decision)}, allow_nan=False), file=out())
+    else:
+        for run, decision in decisions.items():
+            print("\n".join(_lines(run, decision, wheres[run])), file=out())
+    return STATUS[verdict]
+
+
+def _asked(request: GateRequest, ledger: Ledger) -> tuple[Asked, dict[Run, list[Record]]]:
+    """The suite, and the newest records of each configuration that is asked for."""
+    found: dict[Run, list[Record]] = {}
+    asked = None
+    for what in request.configs:
+        asked = find_runs(ledger, what, request.suite)
+        runs = [run for run in asked.runs if run[1] != FP32.name and request.model in (None, run[0])]
+        own = [r for r in newest(ledger.records.values()) if r.suite == asked.suite]
+        if request.model is not None and request.model not in (models := {r.model for r in own}):
+            raise UnknownNameError(f"model in the results of '{asked.suite}'", request.model, models)
+        if not runs:
+            known = {r.quantization for r in own if r.quantization != FP32.name}
+            raise UnknownNameError(f"configuration in the results of '{asked.suite}'", what, known)
+        for run in runs:
+            found[run] = [r for r in own if (r.model, r.quantization) == run]
+    assert asked is not None  # there is at least one CONFIG
+    return asked, {run: own for run, own in found.items() if own}
+
+
+def _headline(asked: Asked, records: Mapping[Run, Sequence[Record]]) -> tuple[str, ...]:
+    """All headline metrics of the suite, evaluated or not: a gate must not pass for what nobody looked at."""
+    if asked.spec is not None and asked.spec.headline:
+        return asked.spec.headline
+    return headline_of(asked.spec, [key for own in records.values() for r in own for key in r.metrics])
+
+
+def _lines(run: Run, decision: Decision, where: str) -> list[str]:
+    model, name = run
+    return [
+        f"{decision.verdict}: {name} of {model}, on {images_told(decision.judged)}, against {where}",
+        *(f"  {each.verdict:<12}  {_words(each)}" for each in decision.judged),
+        *([f"  about {about(decision.images)} images would do"] if decision.images else []),
+    ]
+
+
+def _words(each: Judged) -> str:
+    by = "" if each.by == each.key else f"{each.key}, judged by "
+    return by + beyond(each).replace("`", "")
+
+
+def _write_junit(path: Path, suite: str, decisions: Mapping[Run, Decision]) -> None:
+    """One test suite a configuration, one test case a metric: inferior fails, cannot tell is an error.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    root = ET.Element("testsuites", name=f"reliquant gate {suite}")
+    for (model, name), decision in decisions.items():
+        verdicts = [each.verdict for each in decision.judged]
+        counts = {"failures": decide.INFERIOR, "errors": decide.CANNOT_TELL}
+        fields = {key: str(verdicts.count(verdict)) for key, verdict in counts.items()}
+        fields |= {"name": f"{model} {name}", "tests": str(len(verdicts)), "skipped": "0"}
+        own = ET.SubElement(root, "testsuite", fields)
+        for each in decision.judged:
+            case = ET.SubElement(own, "testcase", classname=f"{model}.{name}", name=each.key)
+            kind = {decide.INFERIOR: "failure", decide.CANNOT_TELL: "error"}.get(each.verdict)
+            if kind is not None:
+                ET.SubElement(case, kind, message=_words(each), type=each.verdict)
+    ET.indent(root)
+    try:
+        ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    except OSError as error:
+        raise StorageError(f"--junit {path}: cannot be written ({why(error)})") from error
