@@ -15,7 +15,7 @@ from benchmark.ledger.records import Ledger, Record
 from benchmark.plugins import tasks
 from benchmark.results import findings, group_formats, hypotheses
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
-from benchmark.results.effects import asked_of, collect, companion
+from benchmark.results.effects import asked_of, collect, companion, without_exported
 from benchmark.results.evidence import evidence_of
 from benchmark.results.formats import FORMATS
 from benchmark.results.groups import facts_by_model, few_models, group_means, keys_of, require_keys, runs_of
@@ -77,8 +77,9 @@ def _grouped(
     name, headline = suite
     known = request.suite in suite_names() or request.suite.endswith((".yaml", ".yml"))
     models = load_suite(request.suite).models if known else ()
-    runs = runs_of([(record.model, record.quantization) for record in chosen], facts_by_model(records, models))
-    kept = [record for record in chosen if (record.model, record.quantization) in runs]
+    own = without_exported(chosen, records)
+    runs = runs_of([(record.model, record.quantization) for record in own], facts_by_model(records, models))
+    kept = [record for record in own if (record.model, record.quantization) in runs]
     load = partial(evidence_of, ledger)
     if request.claims:
         effects, failures = collect(kept, records, load, hypotheses.wanted, progress)
