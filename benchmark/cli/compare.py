@@ -16,7 +16,7 @@ from benchmark.plugins import tasks
 from benchmark.results import findings, group_formats, hypotheses
 from benchmark.results.answers import mixed_versions, of_model, records_of
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
-from benchmark.results.effects import asked_of, collect, companion
+from benchmark.results.effects import asked_of, collect, companion, without_exported
 from benchmark.results.evidence import evidence_of
 from benchmark.results.formats import FORMATS
 from benchmark.results.groups import facts_by_model, few_models, group_means, keys_of, require_keys, runs_of
@@ -85,8 +85,9 @@ def _grouped(
     """Means over groups or the study's claims, as text; and what could not be compared."""
     name, spec = suite
     models = spec.models if spec else ()
-    runs = runs_of([(record.model, record.quantization) for record in chosen], facts_by_model(records, models))
-    kept = [record for record in chosen if (record.model, record.quantization) in runs]
+    own = without_exported(chosen, records)
+    runs = runs_of([(record.model, record.quantization) for record in own], facts_by_model(records, models))
+    kept = [record for record in own if (record.model, record.quantization) in runs]
     load = partial(evidence_of, ledger)
     if request.claims:
         effects, failures = collect(kept, records, load, hypotheses.wanted, progress)

@@ -25,7 +25,7 @@ from benchmark.report.overview import ARROWS, Figure
 from benchmark.report.reproduce import Origin
 from benchmark.results.compare import Change, adjust
 from benchmark.results.decide import told
-from benchmark.results.effects import collect
+from benchmark.results.effects import collect, without_exported
 from benchmark.results.evidence import evidence_of
 from benchmark.results.findings import Finding
 from benchmark.results.groups import facts_by_model, runs_of
@@ -34,6 +34,7 @@ from benchmark.results.images import grouped
 from benchmark.results.rows import Results, Row, better_of
 from benchmark.results.speed import timing_state
 from benchmark.results.tables import shallowest_headlines
+from benchmark.spec import FP32
 
 MOST_COLUMNS = 8
 """Metrics of a table that fit on paper side by side; beyond that the cells are printed one after the other."""
@@ -167,10 +168,12 @@ def _resource(name: str) -> str:
 
 def _findings(results: Results) -> list[Finding]:
     records = [record for row in results.rows for record in row.records.values()]
+    full = [record for record in records if record.quantization == FP32.name] + list(results.bases.values())
+    own = without_exported([record for record in records if record.quantization != FP32.name], full)
     models = results.spec.models if results.spec else ()
-    runs = runs_of([(row.model, row.quantization) for row in results.rows], facts_by_model(records, models))
-    chosen = [record for record in records if (record.model, record.quantization) in runs]
-    effects, _ = collect(chosen, [*records, *results.bases.values()], partial(evidence_of, results.ledger), wanted)
+    runs = runs_of([(record.model, record.quantization) for record in own], facts_by_model(records, models))
+    chosen = [record for record in own if (record.model, record.quantization) in runs]
+    effects, _ = collect(chosen, full, partial(evidence_of, results.ledger), wanted)
     return examine(effects, runs)
 
 

@@ -77,6 +77,12 @@ def asked_of(record: Record, keys: Sequence[str]) -> Iterable[Asked]:
     return [Asked(key, inner, inner) for key in found for inner in [key.removeprefix(prefix)]]
 
 
+def without_exported(chosen: Sequence[Record], records: Sequence[Record]) -> list[Record]:
+    """The records but those of exported models: such a model is its origin over again, and would count as another."""
+    find_base = base_of(records)
+    return [record for record in chosen if (base := find_base(record)) is None or base.model == record.model]
+
+
 def collect(
     chosen: Sequence[Record],
     records: Sequence[Record],

@@ -194,7 +194,8 @@ def counted(findings: Sequence[Finding]) -> str:
 def to_text(suite: str, findings: Sequence[Finding], runs: Mapping[tuple[str, str], Run]) -> str:
     """For the terminal: how many hold, then each with its numbers."""
     models = len({model for model, _ in runs})
-    about = f"{models} {'model' if models == 1 else 'models'}, {len(runs)} runs beside full precision"
+    count = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}"
+    about = f"{models} {'model' if models == 1 else 'models'}, {count} beside full precision"
     lines = textwrap.wrap(
         f"Of the study's {len(findings)} claims on suite {suite} ({about}): {counted(findings)}.", WIDTH
     )

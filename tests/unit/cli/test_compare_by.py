@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -213,3 +214,17 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     result = run(tmp_path, "--by", "bits", "--format", "csv")
     assert result.exit_code == 3
     assert "no full-precision evaluation on the same data" in result.stderr
+
+
+def test_an_exported_model_is_no_other_model(tmp_path: Path) -> None:
+    """It has its origin's full precision, by the comparison key, and a name of its own."""
+    made = Made()
+    put_kinds(made, TEN[0], W4, {"accuracy": (-0.02, 0.004)})
+    [(key, record)] = [(key, r) for key, r in made.records.items() if r.quantization == W4]
+    made.records["f" * 64] = replace(record, key="f" * 64, model="exported")
+    made.evidence["f" * 64] = made.evidence[key]
+    made.write(tmp_path)
+    [row] = rows(tmp_path, "--by", "bits")
+    assert (row["runs"], row["models"]) == ("1", "1")
+    result = run(tmp_path, "--claims")
+    assert "(1 model, 1 run beside full precision)" in " ".join(result.stdout.split())

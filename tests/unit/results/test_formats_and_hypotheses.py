@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -18,18 +19,19 @@ W4 = "rtn-w4a8-channel-token-vision"
 BOTH = "rtn-w4a8-channel-token-vision+text"
 
 
-def change(key: str, quantization: str, delta: float, error: float | None = 0.05, **fields: Any) -> Change:
+def change(key: str, quantization: str, delta: float, p: float | None = 0.5, **fields: Any) -> Change:
+    """A change whose estimate has this p value; None: without one."""
     better = "lower" if any(word in key for word in ("ece", "rsg", "vuln")) else "higher"
     reference = 0.0 if any(word in key for word in ("delta_rsg", "vuln")) else 0.5
-    return Change(**{"model": "m", "quantization": quantization, "configuration": quantization, "key": key,
-                     "better": better, "value": reference + delta, "reference": reference, "change": delta,
-                     "estimate": Estimate(delta, error, math.inf, delta) if error else None, **fields})  # fmt: skip
+    error = None if p is None else abs(delta) / -NormalDist().inv_cdf(p / 2.0)
+    estimate = None if error is None else Estimate(delta, error, math.inf, delta)
+    return Change("m", quantization, quantization, key, better, reference + delta, reference, delta, estimate, **fields)
 
 
 ROWS = adjust(
     [
-        change("zero_shot/scenes/accuracy", W4, -0.125, 0.025),
-        change("zero_shot/scenes/accuracy", BOTH, 0.25, 0.1),
+        change("zero_shot/scenes/accuracy", W4, -0.125, 1e-5),
+        change("zero_shot/scenes/accuracy", BOTH, 0.25, 0.03),
         change("calibration/scenes/ece_15", W4, 0.01, None, reason="none"),
     ]
 )
@@ -40,7 +42,7 @@ def test_csv_has_every_number() -> None:
     assert [row["quantization"] for row in rows] == [W4, BOTH, W4]
     assert [float(row["change"]) for row in rows] == [-0.125, 0.25, 0.01]
     assert [float(row["relative_change"]) for row in rows[:2]] == [-0.25, 0.5]
-    assert [float(row["q"]) for row in rows[:2]] == pytest.approx([1.147e-6, 0.01242], rel=1e-3)
+    assert [float(row["q"]) for row in rows[:2]] == pytest.approx([2e-5, 0.03])
     assert rows[2]["q"] == ""
     assert [(row["stars"], row["direction"]) for row in rows] == [("***", "worse"), ("*", "better"), ("", "worse")]
     assert rows[2]["reason"] == "none"
@@ -49,7 +51,7 @@ def test_csv_has_every_number() -> None:
 def test_json_says_what_was_adjusted_together() -> None:
     content = json.loads(FORMATS["json"](ROWS))
     assert (content["tests"], content["level"]) == (2, 0.95)
-    assert content["rows"][0]["q"] == pytest.approx(1.147e-6, rel=1e-3)
+    assert content["rows"][0]["q"] == pytest.approx(2e-5)
     assert content["rows"][2]["p"] is None
 
 
@@ -58,17 +60,17 @@ def test_markdown_has_one_row_a_change() -> None:
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 2 + 3
     assert all(line.count("|") == table[0].count("|") for line in table)
-    assert f"| zero_shot/scenes/accuracy | {W4} | 0.3750 | 0.5000 | -0.1250 | [-0.1740, -0.0760] | <0.001 |" in text
+    assert f"| zero_shot/scenes/accuracy | {W4} | 0.3750 | 0.5000 | -0.1250 | [-0.1805, -0.0695] | <0.001 |" in text
     assert "all 2 tests of this table" in text
 
 
 def test_the_terminals_table_fits_80_columns_and_says_everything() -> None:
     key = "corruption/a_data_set_with_a_long_name.and_more/gaussian_noise/accuracy"
-    text = FORMATS["table"]([*ROWS, *adjust([change(key, "rtn-w4a8-channel-token-vision+text", 0.25, 0.01)])])
+    text = FORMATS["table"]([*ROWS, *adjust([change(key, "rtn-w4a8-channel-token-vision+text", 0.25, 1e-9)])])
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[2] == "zero_shot/scenes/accuracy (fp32: 0.5000, higher is better)"
-    assert "0.3750  -0.1250 [-0.1740, -0.0760] q <0.001 -***" in lines[3]
+    assert "0.3750  -0.1250 [-0.1805, -0.0695] q <0.001 -***" in lines[3]
     assert lines[-2].startswith("q: p adjusted over these 3 tests")
     at = lines.index(key)
     assert lines[at + 2].split()[0] + lines[at + 3].strip() == "rtn-w4a8-channel-token-vision+text"
