@@ -16,6 +16,7 @@ from benchmark import Banks
 from benchmark.cli.app import app
 from benchmark.errors import ReliquantError
 from benchmark.ledger.records import Ledger, Record
+from benchmark.metrics.uncertainty import Estimate
 from benchmark.plugins import tasks
 from benchmark.results.compare import Change
 from benchmark.results.formats import to_table
@@ -102,10 +103,9 @@ def test_the_table_fits_80_columns_with_the_marks_at_the_end(scale: float) -> No
     """Counts and long names make room for each other; the last column is never cut off."""
     long = "smoothquant-w4a8-channel-token-bits_visual.transformer.resblocks.%5B0%2D9%5D_8-vision+text"
     key = "corruption/a-data-set-with-a-name/gaussian_noise/5/accuracy"
-    change = Change(
-        "", "ViT-B-32/laion2b_s34b_b79k", W4, key, "higher", scale, 2 * scale, -scale, -2 * scale, -0.5 * scale
-    )
-    changes = [replace(change, p=1e-5, q=1e-4), replace(change, quantization=long, p=1e-5, q=1e-4)]
+    estimate = Estimate(-scale, 0.25 * scale, 60.0, -scale)
+    change = Change("", "ViT-B-32/laion2b_s34b_b79k", W4, key, "higher", scale, 2 * scale, -scale, estimate, q=1e-4)
+    changes = [change, replace(change, quantization=long)]
     lines = to_table(changes).splitlines()
     assert max(map(len, lines)) <= 80
     assert sum(line.endswith(" q <0.001 -***") for line in lines) == 2
