@@ -274,16 +274,18 @@ def check_margins(margins: Iterable[str], headline: Sequence[str]) -> None:
             raise UnknownNameError("headline metric (of --margin)", pattern, headline)
 
 
-def images_needed(judged: Sequence[Judged]) -> int | None:
+def images_needed(judged: Sequence[Judged], alpha: float = ALPHA) -> int | None:
     r"""About how many images would show that a configuration that loses nothing is non-inferior.
 
     The smallest N with
 
     .. math:: \sum_t \Phi(z - m_t \sqrt{N / n_t} / SE_t) \le 0.2
 
-    over the headline metrics t, z the normal quantile of 97.5 %, `m` the margin, `n` the images and `SE` the standard
-    error now. Where these images would have done, the loss is near the margin: then N is what tells the observed loss
-    of the open metrics from it.
+    over the headline metrics t, z the normal quantile of 1 - alpha, `m` the margin, `n` the images and `SE` the
+    standard error now. Where these images would have done, the loss is near the margin: then N is what tells the
+    observed loss of the open metrics from it.
+
+    Args: alpha: one-sided level, smaller for one of several candidates.
 
     Returns:
         None where a metric has no error to go by (or too few images for one), or more than `MOST` would be needed.
@@ -292,12 +294,13 @@ def images_needed(judged: Sequence[Judged]) -> int | None:
     if not known or any(each is None for each in known):
         return None
     plans = [each for each in known if each is not None]
-    found = _smallest([(plan.margin, plan) for plan in plans])
+    found = _smallest([(plan.margin, plan) for plan in plans], alpha)
     if found is not None and found > min(plan.images for plan in plans):
         return found
-    return _smallest(
-        [(abs(p.margin - p.loss), p) for p, e in zip(plans, judged, strict=True) if e.verdict == CANNOT_TELL]
-    )
+    pairs = zip(plans, judged, strict=True)
+    undecided = [plan for plan, each in pairs if each.verdict == CANNOT_TELL or each.p > alpha]
+    near = [(abs(plan.margin - plan.loss), plan) for plan in undecided]
+    return _smallest(near, alpha)
 
 
 @dataclass(frozen=True)
@@ -317,11 +320,11 @@ class _Planned:
         return cls(each.margin, each.loss, change.estimate.error, change.images)
 
 
-def _smallest(distances: Sequence[tuple[float, _Planned]]) -> int | None:
+def _smallest(distances: Sequence[tuple[float, _Planned]], alpha: float) -> int | None:
     """The smallest number of images that tells all distances apart from 0, each with its error."""
     from scipy.special import ndtr, ndtri  # late: most commands need none
 
-    z = float(ndtri(1.0 - ALPHA))
+    z = float(ndtri(1.0 - alpha))
 
     def missed(count: int) -> float:
         return sum(float(ndtr(z - far * math.sqrt(count / plan.images) / plan.error)) for far, plan in distances)
