@@ -172,3 +172,16 @@ def test_the_printed_address_opens_the_view_or_filters_and_sorts(opened: Callabl
     for part in ("searchFilter=tags.kind", "orderByKey=attributes.start_time", "orderByAsc=true"):
         assert part in found["from elsewhere"]
         assert part not in found["addressed"]
+
+
+def test_the_verdict_is_a_tag_and_the_first_words_of_the_description(opened: Callable[[], MLflowTracker]) -> None:
+    tracker = opened()
+    for each in pair("verdicts"):
+        tracker.log(each)
+    found = runs(tracker, "verdicts")
+    tags = found[QUANT.name].data.tags
+    assert tags["verdict"] == "inferior"
+    assert tags["verdict.why"].startswith(f"inferior: `{KEY}` -0.1250 [-0.1")
+    assert tags["verdict.why"].endswith("margin 0.02")
+    assert tags["mlflow.note.content"].startswith(f"**{tags['verdict.why']}** (margins: 0.02)")
+    assert "verdict" not in found["fp32"].data.tags
