@@ -85,8 +85,11 @@ def gains(row: Row) -> list[Change]:
     return [change for change in row.headline.values() if change.stars and change.direction == "better"]
 
 
-def advise(model: str, rows: Sequence[Row]) -> Advice:
-    """Apply the rule to the rows of one model, full precision among them."""
+def advise(model: str, rows: Sequence[Row], missing: Sequence[str] = ()) -> Advice:
+    """Apply the rule to the rows of one model, full precision among them.
+
+    Args: missing: headline metrics of the suite that nobody evaluated; they are not judged, and named.
+    """
     quantized = [row for row in rows if not row.full_precision and not row.control]
     if not quantized:
         return Advice(model, None, "Nothing to choose from", (f"The records hold no quantization of `{model}`.",))
@@ -97,6 +100,7 @@ def advise(model: str, rows: Sequence[Row]) -> Advice:
     )
     unsized = [row.quantization for row in quantized if row.quantization not in found]
     notes = [f"Not considered, because their size is unknown: {_names(unsized)}."] if unsized else []
+    notes += [f"Not evaluated, and so not judged: {', '.join(f'`{key}`' for key in missing)}."] if missing else []
     if not found:
         why = f"The results folder has no QuantizationReport of the quantizations of `{model}`."
         return Advice(model, None, "No recommendation", (why,), notes=tuple(notes))
@@ -106,7 +110,8 @@ def advise(model: str, rows: Sequence[Row]) -> Advice:
         return Advice(model, None, title, sentences, lines, tuple(notes))
     row = found[choice.recommended.name]
     told_of = (*_worst(row), *_significant(row), *_reliability(row), *notes)
-    return Advice(model, row.quantization, f"Deploy `{row.quantization}`", _recommended(row), lines, told_of)
+    sentences = _recommended(row, bool(missing))
+    return Advice(model, row.quantization, f"Deploy `{row.quantization}`", sentences, lines, told_of)
 
 
 def about_row(row: Row) -> tuple[str, ...]:
@@ -136,10 +141,12 @@ def _line(candidate: Candidate, level: float, passed: bool) -> Line:
     return Line(candidate.name, candidate.cost, decision.verdict, words, decision.p, level, passed)
 
 
-def _recommended(row: Row) -> tuple[str, ...]:
-    """Verdict, size, and speed where it is known."""
+def _recommended(row: Row, partly: bool) -> tuple[str, ...]:
+    """Verdict, size, and speed where it is known. Args: partly: some headline metrics were never evaluated."""
     judged = row.decision.judged if row.decision else ()
     count = f"all {len(judged)} headline metrics" if len(judged) > 1 else "its headline metric"
+    if partly:
+        count = f"the {len(judged)} headline metrics that were evaluated"
     words = [
         f"It is non-inferior to full precision in {count}, on {images_told(judged)}: even at the worse end of its 95 % "
         f"interval none loses more than its margin ({margins_told(judged)})."

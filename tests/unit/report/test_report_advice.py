@@ -88,6 +88,16 @@ def test_a_missing_metric_is_not_overlooked() -> None:
     assert f"`{AUROC}`: it has no value to compare" in found.sentences[-1]
 
 
+def test_headline_metrics_that_nobody_evaluated_are_named() -> None:
+    found = advise("demo", [BASE, row("rtn-w8-vision")], ["calibration/a/ece_15"])
+    assert (
+        "non-inferior to full precision in the 2 headline metrics that were evaluated, on 1,000" in found.sentences[0]
+    )
+    assert found.notes[-1] == "Not evaluated, and so not judged: `calibration/a/ece_15`."
+    nothing = advise("demo", [BASE, row("rtn-w8-vision", error=None)], ["calibration/a/ece_15"])
+    assert nothing.notes[-1] == found.notes[-1]
+
+
 def test_all_are_inferior() -> None:
     found = of(row("rtn-w4-vision", 4.0, accuracy=-0.05), row("rtn-w2-vision", 2.0, accuracy=-0.4, auroc=-0.3))
     assert (found.chosen, found.title) == (None, "Stay with full precision")
