@@ -238,7 +238,10 @@ Shape = tuple[str, list[list[str]], list[tuple[str, int]], list[str]]
 
 
 def shape(lines: list[str]) -> Shape:
-    """What a printed table is apart from its figures: title, heading, (name, figures) of each row, lines below it."""
+    """What a printed table is apart from its figures: title, heading, (name, figures) of each row, lines below it.
+
+    Of the verdicts, which depend on the figures, only the beginning of their title.
+    """
     title, *rest = lines
     top = next(i for i, line in enumerate(rest) if line.startswith("run "))
     end = next(i for i, line in enumerate(rest) if line.startswith("* q"))
@@ -249,7 +252,10 @@ def shape(lines: list[str]) -> Shape:
             rows.append((name, len(figures)))
         elif rows:
             rows[-1] = (rows[-1][0] + name, rows[-1][1])
-    below = [re.sub(r"\d+", "N", line) for line in rest[end:]]
+    verdicts = next(i for i, line in enumerate(rest) if ": verdict against fp32" in line)
+    last = next(i for i, line in enumerate(rest) if re.match(r"\d+ evaluations: ", line))
+    kept = [*rest[end:verdicts], rest[verdicts].partition(", on ")[0], *rest[last:]]
+    below = [re.sub(r"\d+", "N", line) for line in kept]
     return title, [line.split() for line in rest[: top + 1]], rows, below
 
 
