@@ -238,8 +238,9 @@ Shape = tuple[str, list[list[str]], list[tuple[str, int]], list[str], set[str]]
 
 
 def shape(lines: list[str]) -> Shape:
-    """What a printed table is apart from its figures: title, heading, (name, figures) of each row, the lines below it,
-    and the data sets that they name.
+    """What a printed table is apart from its figures: title, heading, (name, figures) of each row, lines below it.
+
+    Of the verdicts, which depend on the figures, only the beginning of their title; and the data sets that are named.
     """
     title, *rest = lines
     top = next(i for i, line in enumerate(rest) if line.startswith("run "))
@@ -251,9 +252,12 @@ def shape(lines: list[str]) -> Shape:
             rows.append((name, len(figures)))
         elif rows:
             rows[-1] = (rows[-1][0] + name, rows[-1][1])
-    last = next(i for i, line in enumerate(rest) if "evaluations: " in line)
-    below = [re.sub(r"\d+", "N", line) for line in (rest[end], *rest[last:])]
-    sets = {*re.findall(r"[a-z][\w-]*", " ".join(rest[end + 1 : last]))} - {"images", "classes", "without", "x"}
+    verdicts = next(i for i, line in enumerate(rest) if ": verdict against fp32" in line)
+    last = next(i for i, line in enumerate(rest) if re.match(r"\d+ evaluations: ", line))
+    counts = next(i for i, line in enumerate(rest) if re.match(r"[\w, -]+: [\d,]+ (x [\d,]+ )?images", line))
+    kept = [*rest[end:verdicts], rest[verdicts].partition(", on ")[0], *rest[last:]]
+    below = [re.sub(r"\d+", "N", line) for line in kept]
+    sets = {*re.findall(r"[a-z][\w-]*", " ".join(rest[counts:last]))} - {"images", "classes", "without", "x"}
     return title, [line.split() for line in rest[: top + 1]], rows, below, sets
 
 
