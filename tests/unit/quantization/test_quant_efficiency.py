@@ -83,5 +83,8 @@ def test_only_the_same_scheme_counts_as_the_same_kernel() -> None:
     kept = real_kernel(parse("rtn-w8a8-skip_%2Aproj-vision+text"))
     assert kept is not None
     assert kept.name == "torchao-int8da-skip_%2Aproj-vision+text"
+    weights = real_kernel(parse("rtn-w8-skip_%2Aproj-text"))
+    assert weights is not None
+    assert weights.name == "torchao-int8wo-skip_%2Aproj-text"
     for name in ("rtn-w8-tensor-vision", "rtn-w8a8-channel-tensor-vision", "mse-w8-vision", "rtn-w8-bits_a_4-vision"):
         assert real_kernel(parse(name)) is None
