@@ -123,7 +123,7 @@ def check_pinned(processes: int) -> int:
     found = {m.place: m for file in files if (trees.ROOT / file).exists() for m in mutants(trees.ROOT, file)}
     problems = [f"gone: {place}" for place, _ in wanted if place not in found]
     jobs = [Job(found[place], (test,), 0.0) for place, test in wanted if place in found]
-    for result in running.run(jobs, processes):
+    for result in running.run(jobs, processes, "pinned"):
         if result.status not in ("killed", "timeout"):
             problems += [f"{result.status}, by {dict(wanted)[result.place]}: {result.place}"]
     for problem in problems:
