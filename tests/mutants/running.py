@@ -51,9 +51,9 @@ class Result:
 class Slot:
     """One copy of the tree, on which one mutant at a time is tested."""
 
-    def __init__(self, number: int) -> None:
-        self.tree = Tree.copied(f"tree-{number}")
-        self.names, self.killer, self.log = (HOME / f"{what}-{number}" for what in ("chosen", "killer", "log"))
+    def __init__(self, name: str) -> None:
+        self.tree = Tree.copied(f"tree-{name}")
+        self.names, self.killer, self.log = (HOME / f"{what}-{name}" for what in ("chosen", "killer", "log"))
         self.job: Job | None = None
         self.running: Running | None = None
         self.started = 0.0
@@ -85,10 +85,10 @@ class Slot:
         return Result(job.mutant.place, known.get(status, "killed"), test, seconds, digest(file), len(job.tests))
 
 
-def run(jobs: Iterable[Job], processes: int) -> Iterator[Result]:
-    """The result of each job, as they come."""
+def run(jobs: Iterable[Job], processes: int, name: str = "sample") -> Iterator[Result]:
+    """The result of each job, as they come; runs of different names may go on at the same time."""
     waiting = list(jobs)[::-1]
-    slots = [Slot(number) for number in range(min(processes, len(waiting)))]
+    slots = [Slot(f"{name}-{number}") for number in range(min(processes, len(waiting)))]
     try:
         while waiting or any(slot.job for slot in slots):
             for slot in slots:

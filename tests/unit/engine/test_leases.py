@@ -48,6 +48,12 @@ def test_a_claim_has_one_owner_who_is_named(tmp_path: Path) -> None:
         assert mine.take("another") is None
 
 
+def test_the_folder_of_the_leases_is_made(tmp_path: Path) -> None:
+    with Leases(tmp_path / "not yet" / "there") as mine:
+        assert mine.take("k") is None
+        assert mine.ours("k")
+
+
 def test_a_claim_given_up_is_free(tmp_path: Path) -> None:
     with Leases(tmp_path) as mine, Leases(tmp_path) as other:
         with mine.lease("k") as holder:

@@ -113,6 +113,13 @@ def test_values_worked_out_by_hand() -> None:
     assert asymmetric.zero_point.item() == -2
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_range_of_no_width_has_scale_one_and_one_of_width_one_its_own(symmetric: bool) -> None:
+    low, high = torch.tensor([[0.0], [-0.5], [-0.25]]), torch.tensor([[0.0], [0.5], [0.75]])
+    scale, _ = choose_qparams(low, high, 4, symmetric)
+    assert scale.flatten().tolist() == pytest.approx([1.0, 1 / 15, (1.5 if symmetric else 1.0) / 15])
+
+
 def test_packed_bits_count_scales_and_zero_points() -> None:
     weight = draw(0, (4, 64))
     assert quantize_weight(weight, Scheme(4, "tensor")).packed_bits == 4 * 256 + 32

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
+from benchmark.errors import SpecError
 from benchmark.models.base import ClipModel, Tap
 from benchmark.quantization import TowerJob, parse, quantize, quantizers
 from benchmark.quantization.affine import Scheme, quantize_weight
@@ -71,6 +72,13 @@ def test_transformations_keep_the_function_at_full_precision(name: str, tower: s
     changed = run_prepared(job, prepared)
     assert any(not torch.equal(p.target.layer.weight, base.layers(tower)[n].weight) for n, p in prepared.items())
     assert (features(changed, tower) - features(base, tower)).abs().max() < 1e-5
+
+
+def test_the_usual_seed_of_a_rotation_may_be_written_out() -> None:
+    method = quantizers.get("rotation")
+    method.check(parse("rotation-w8a8-seed_0-vision"))
+    with pytest.raises(SpecError, match="seed"):
+        method.check(parse("rotation-w8a8-seed_%2D1-vision"))
 
 
 def test_layernorm_folds_cost_nothing_at_run_time() -> None:

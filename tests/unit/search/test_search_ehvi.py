@@ -16,6 +16,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from benchmark.engine.plan import Settings
 from benchmark.quantization import parse, quantizers
 from benchmark.spec import FP32, Override, QuantSpec, SuiteSpec, parse_spec
+from search import ehvi as module
 from search.ehvi import NEIGHBOURS, POOL, START, Ehvi, _predict, expected_gain
 from search.evaluator import Engine
 from search.flat import Flat
@@ -210,6 +211,29 @@ def test_what_is_known_in_advance_is_exact() -> None:
     chosen = chosen_by(ehvi, known, values, [])
     assert chosen is not None
     assert len(chosen.name) == min(len(spec.name) for spec in ehvi._candidates([], np.random.default_rng(0)).values())
+
+
+@pytest.mark.parametrize("missed", [0, 5, 20])
+def test_gain_is_beyond_the_front_of_the_trials_that_keep_the_constraints(
+    missed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And neighbours are drawn of those on it; `missed` of the best trials miss a constraint."""
+    known, values = learnt(20)
+    worst_first = np.argsort(-values.sum(axis=1))
+    able = set(worst_first[: 20 - missed].tolist())
+    monkeypatch.setattr(type(known[0]), "constraints", property(lambda self: {"size": self.user_attrs["missed"]}))
+    for place, trial in enumerate(known):
+        trial.user_attrs["missed"] = -1.0 if place in able else 0.5
+    on_front = [
+        i for i in able if not any((values[j] <= values[i]).all() and (values[j] < values[i]).any() for j in able)
+    ]
+    fronts, around = list[Floats](), list[list[str]]()
+    monkeypatch.setattr(module, "expected_gain", lambda m, e, front, *_: fronts.append(front) or np.ones(len(m)))
+    searcher = Ehvi(Space(MEDIUM), 0, lambda spec: (None, None))
+    monkeypatch.setattr(Ehvi, "_candidates", lambda self, best, rng: around.append(list(best)) or self._pool[0])
+    assert chosen_by(searcher, known, values, []) is not None
+    assert {*map(tuple, fronts[0])} == {tuple(values[i]) for i in on_front}
+    assert {*around[0]} == {str(known[i].user_attrs["configuration"]) for i in on_front}
 
 
 def test_trees_are_those_of_the_librarys_forest() -> None:

@@ -51,6 +51,7 @@ def test_the_suite_reads_back_as_what_it_was_with_the_chosen_quantizations(tmp_p
     names = ["fp32", "rtn-w4a8-channel-token-vision", "gptq-w4-g32-asym-actorder_true-vision+text"]
     write_suite(tmp_path / "front.yaml", test, names, "one")
     assert load_suite(str(tmp_path / "front.yaml")) == test.model_copy(update={"quantizations": tuple(names)})
+    assert "text: classes" not in (tmp_path / "front.yaml").read_text()  # what is usual is left out
 
 
 def test_figures_are_drawn(search: Search, tmp_path: Path) -> None:

@@ -193,6 +193,25 @@ def test_a_trial_that_was_never_signed_is_lost_after_a_while(study: optuna.Study
     assert states(study) == [TrialState.FAIL, TrialState.WAITING]
 
 
+@pytest.mark.parametrize("error", [ValueError("told already"), UpdateFinishedTrialError("finished")], ids=repr)
+def test_a_stale_trial_that_another_process_ends_first_is_no_error(
+    error: Exception, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(study)
+    clock, tell = Clock(), study.tell
+    watch = Watch(clock)
+    assert reconcile(study, watch) == 0
+    clock.now += UNSIGNED + 1
+
+    def faster(*given: object, **named: object) -> None:
+        tell(*given, **named)  # type: ignore[arg-type]
+        raise error
+
+    monkeypatch.setattr(study, "tell", faster)
+    assert reconcile(study, watch) == 1
+    assert states(study) == [TrialState.FAIL, TrialState.WAITING]
+
+
 def test_what_was_ended_but_not_queued_again_is_queued_once(study: optuna.Study) -> None:
     """Whoever finds a stale trial may be killed between the two."""
     for attributes in ({}, {"error": "changed nothing"}, {"repeat_of": 0}):
