@@ -16,6 +16,7 @@ import torch
 from benchmark.data import PixelCache
 from benchmark.engine.banks import BankMaker
 from benchmark.engine.plan import Plan, Settings, make_plan
+from benchmark.ledger.records import Record
 from benchmark.ledger.store import Entry
 from benchmark.quantization.calibrate import Source
 from benchmark.quantization.calibration import Calibration
@@ -154,6 +155,22 @@ def statistic(
     pairs = calibration or Calibration(np.empty((0, 3, 1, 1), np.uint8), (), "pairs")
     source: dict[str, Any] = {"tower": "vision", **fields}
     return Source(model=model, calibration=pairs, **source).key(layer, observer or Range())
+
+
+def record(key: str, **fields: Any) -> Record:
+    """A finished record under a key."""
+    usual = {
+        "configuration": "c",
+        "suite": "small",
+        "model": "demo",
+        "quantization": "q",
+        "task": "ood",
+        "dataset": "far",
+        "status": "done",
+        "seconds": 1.0,
+        "metrics": {"ood/far/mcm/auroc": 0.5},
+    }
+    return Record(key=key, **{**usual, **fields})
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
