@@ -39,9 +39,12 @@ def stamp(status: os.stat_result) -> Stamp:
 
 def memo_folder() -> Path:
     """Where digests are remembered: `$RELIQUANT_CACHE`, or `reliquant` in the user's folder of caches."""
-    place = os.environ.get(CACHE_VARIABLE)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(place) if place else Path(home) / "reliquant"
+    if place := os.environ.get(CACHE_VARIABLE):
+        return Path(place)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reliquant"
+    except RuntimeError:  # a user without a home
+        return Path(os.devnull)
 
 
 def file_digests(files: Mapping[Path, Stamp]) -> dict[Path, str]:

@@ -96,6 +96,17 @@ def test_without_a_place_to_remember_they_are_read(files: list[Path], tmp_path: 
 
 
 @pytest.mark.usefixtures("_settled")
+def test_a_user_without_a_home_has_no_memo(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in (digests.CACHE_VARIABLE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert len(seen(files)) == 5
+
+
+@pytest.mark.usefixtures("_settled")
 def test_other_processes_remember_too(files: list[Path], cache: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from benchmark.utils import digests\n"
