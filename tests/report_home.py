@@ -13,7 +13,7 @@ from benchmark.plugins import tasks
 from tests.contract.test_tasks import banks_of
 
 W8, W4, NF4 = "rtn-w8a8-channel-token-vision", "rtn-w4a8-channel-token-vision", "bnb-nf4-vision"
-NOISE = {"fp32": 0.0, W8: 0.0, W4: 0.25, NF4: 0.02}
+NOISE = {"fp32": 0.0, W8: 0.001, W4: 0.25, NF4: 0.02}
 NASTY = "</script><img src=x onerror=alert(1)> & `code`"
 TASKS = ("zero_shot", "calibration", "ood", "corruption", "covariate_shift", "spurious")
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 from benchmark.cli.requests import GateRequest
 from benchmark.engine.include import include_files
-from benchmark.errors import CANNOT_TELL, INFERIOR, StorageError, UnknownNameError, why
+from benchmark.errors import CANNOT_TELL, INFERIOR, InputError, StorageError, UnknownNameError, why
 from benchmark.ledger.records import Ledger, Record
 from benchmark.results import decide
 from benchmark.results.baseline import Baseline, changes_from, find
@@ -61,21 +61,21 @@ def gate(request: GateRequest) -> int:
 
 def _asked(request: GateRequest, ledger: Ledger) -> tuple[Asked, dict[Run, list[Record]]]:
     """The suite, and the newest records of each configuration that is asked for."""
+    every = [find_runs(ledger, what, request.suite) for what in request.configs]
+    suite = every[0].suite
+    own = [r for r in newest(ledger.records.values()) if r.suite == suite]
+    if request.model is not None and request.model not in (models := {r.model for r in own}):
+        raise UnknownNameError(f"model in the results of '{suite}'", request.model, models)
     found: dict[Run, list[Record]] = {}
-    asked = None
-    for what in request.configs:
-        asked = find_runs(ledger, what, request.suite)
+    for what, asked in zip(request.configs, every, strict=True):
         runs = [run for run in asked.runs if run[1] != FP32.name and request.model in (None, run[0])]
-        own = [r for r in newest(ledger.records.values()) if r.suite == asked.suite]
-        if request.model is not None and request.model not in (models := {r.model for r in own}):
-            raise UnknownNameError(f"model in the results of '{asked.suite}'", request.model, models)
-        if not runs:
+        if not runs or asked.suite != suite:
             known = {r.quantization for r in own if r.quantization != FP32.name}
-            raise UnknownNameError(f"configuration in the results of '{asked.suite}'", what, known)
-        for run in runs:
-            found[run] = [r for r in own if (r.model, r.quantization) == run]
-    assert asked is not None  # there is at least one CONFIG
-    return asked, {run: own for run, own in found.items() if own}
+            raise UnknownNameError(f"configuration in the results of '{suite}'", what, known)
+        found |= {run: [r for r in own if (r.model, r.quantization) == run] for run in runs}
+    if failed := [f"{name} of {model}" for (model, name), records in found.items() if not records]:
+        raise InputError(f"{failed[0]}: every evaluation of it failed; see `reliquant show`")
+    return every[0], found
 
 
 def _headline(asked: Asked, records: Mapping[Run, Sequence[Record]]) -> tuple[str, ...]:

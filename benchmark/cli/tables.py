@@ -15,6 +15,7 @@ from rich.text import Text
 from benchmark.engine.plan import Plan
 from benchmark.results.compare import Change
 from benchmark.results.decide import (
+    NON_INFERIOR,
     Verdict,
     by_configuration,
     choose_quantization,
@@ -149,6 +150,9 @@ def print_verdicts(changes: Sequence[Change], keys: Sequence[str], reports: Mapp
             style = VERDICTS[decisions[name].verdict]
             table.add_row(fold(name, NARROWEST_NAME * 2), Text(words, style=style))
         console.print(table)
+        if best is None and any(decision.verdict == NON_INFERIOR for decision in decisions.values()):
+            words = f"none passes as one of {len(bits)} candidates, so none is recommended; `reliquant report` has more"
+            console.print(Text(words, style="dim"))
 
 
 def print_efficiency(efficiencies: Mapping[str, Any], plan: Plan) -> None:

@@ -23,6 +23,7 @@ from benchmark.results.decide import (
     about,
     beyond,
     choose_quantization,
+    images_needed,
     images_told,
     margins_told,
     told,
@@ -84,8 +85,11 @@ def gains(row: Row) -> list[Change]:
     return [change for change in row.headline.values() if change.stars and change.direction == "better"]
 
 
-def advise(model: str, rows: Sequence[Row]) -> Advice:
-    """Apply the rule to the rows of one model, full precision among them."""
+def advise(model: str, rows: Sequence[Row], missing: Sequence[str] = ()) -> Advice:
+    """Apply the rule to the rows of one model, full precision among them.
+
+    Args: missing: headline metrics of the suite that nobody evaluated; they are not judged, and named.
+    """
     quantized = [row for row in rows if not row.full_precision and not row.control]
     if not quantized:
         return Advice(model, None, "Nothing to choose from", (f"The records hold no quantization of `{model}`.",))
@@ -96,6 +100,7 @@ def advise(model: str, rows: Sequence[Row]) -> Advice:
     )
     unsized = [row.quantization for row in quantized if row.quantization not in found]
     notes = [f"Not considered, because their size is unknown: {_names(unsized)}."] if unsized else []
+    notes += [f"Not evaluated, and so not judged: {', '.join(f'`{key}`' for key in missing)}."] if missing else []
     if not found:
         why = f"The results folder has no QuantizationReport of the quantizations of `{model}`."
         return Advice(model, None, "No recommendation", (why,), notes=tuple(notes))
@@ -105,7 +110,8 @@ def advise(model: str, rows: Sequence[Row]) -> Advice:
         return Advice(model, None, title, sentences, lines, tuple(notes))
     row = found[choice.recommended.name]
     told_of = (*_worst(row), *_significant(row), *_reliability(row), *notes)
-    return Advice(model, row.quantization, f"Deploy `{row.quantization}`", _recommended(row), lines, told_of)
+    sentences = _recommended(row, bool(missing))
+    return Advice(model, row.quantization, f"Deploy `{row.quantization}`", sentences, lines, told_of)
 
 
 def about_row(row: Row) -> tuple[str, ...]:
@@ -131,10 +137,12 @@ def _line(candidate: Candidate, level: float, passed: bool) -> Line:
     return Line(candidate.name, candidate.cost, decision.verdict, words, decision.p, level, passed)
 
 
-def _recommended(row: Row) -> tuple[str, ...]:
-    """Verdict, size, and speed where it is known."""
+def _recommended(row: Row, partly: bool) -> tuple[str, ...]:
+    """Verdict, size, and speed where it is known. Args: partly: some headline metrics were never evaluated."""
     judged = row.decision.judged if row.decision else ()
     count = f"all {len(judged)} headline metrics" if len(judged) > 1 else "its headline metric"
+    if partly:
+        count = f"the {len(judged)} headline metrics that were evaluated"
     words = [
         f"It is non-inferior to full precision in {count}, on {images_told(judged)}: even at the worse end of its 95 % "
         f"interval none loses more than its margin ({margins_told(judged)})."
@@ -167,21 +175,40 @@ def _nothing(model: str, choice: Choice) -> tuple[str, tuple[str, ...]]:
         all_of = f"Each of the {len(decisions)} quantizations" if several else "The only quantization"
         first = f"{all_of} of `{model}` loses more than a margin in some headline metric."
         return "Stay with full precision", (first, f"The closest is `{closest}`: {beyond(worst)}.")
-    whole = f"None of the {len(decisions)} quantizations" if several else "The only quantization"
-    words = [f"{whole} of `{model}` is {'' if several else 'not '}shown to be non-inferior."]
+    title, words = "Not decided: these images cannot tell", []
+    if by[NON_INFERIOR]:
+        words.append(_alone(model, choice, by[NON_INFERIOR]))
+    else:
+        whole = f"None of the {len(decisions)} quantizations" if several else "The only quantization"
+        words.append(f"{whole} of `{model}` is {'' if several else 'not '}shown to be non-inferior.")
     if by[INFERIOR]:
         words.append(f"Inferior: {_names(by[INFERIOR])}.")
-    words.append(_undecided(decisions, by[CANNOT_TELL], by[NON_INFERIOR], choice))
-    return "Not decided: these images cannot tell", tuple(words)
+    words.append(_choice_needs(choice) if by[NON_INFERIOR] else _undecided(decisions, by[CANNOT_TELL]))
+    return title, tuple(words)
 
 
-def _undecided(decisions: dict[str, Decision], unsure: list[str], alone: list[str], choice: Choice) -> str:
-    if alone:
-        level = max(choice.levels[i] for i, each in enumerate(choice.candidates) if each.name in alone)
-        return (
-            f"Non-inferior taken alone, but not as one of {len(decisions)} candidates: {_names(alone)}; name fewer "
-            f"candidates, or use more images (p {min(decisions[name].p for name in alone):.3g}, needed {level:.2g})."
-        )
+def _alone(model: str, choice: Choice, names: Sequence[str]) -> str:
+    """What passes taken alone and not as one of many."""
+    count = len(choice.candidates)
+    p, level = min(
+        (e.decision.p, lv) for e, lv in zip(choice.candidates, choice.levels, strict=True) if e.name in names
+    )
+    verb = "is" if len(names) == 1 else "are"
+    return (
+        f"Of the {count} quantizations of `{model}` {_names(names)} {verb} non-inferior taken alone, but not as one of "
+        f"{count} candidates (p {p:.2g}, needed {level:.2g})."
+    )
+
+
+def _choice_needs(choice: Choice) -> str:
+    """How many images would let the first of them pass as one of many."""
+    level = ALPHA / len(choice.candidates)
+    passing = [e.decision.judged for e in choice.candidates if e.decision.verdict == NON_INFERIOR]
+    needed = [count for judged in passing if (count := images_needed(judged, level)) is not None]
+    return f"About {about(min(needed))} images would do, or fewer candidates." if needed else "Name fewer candidates."
+
+
+def _undecided(decisions: dict[str, Decision], unsure: list[str]) -> str:
     first = min(unsure, key=lambda name: (decisions[name].images or float("inf"), _reach(decisions[name])))
     images = decisions[first].images
     need = f"about {about(images)} images would do" if images else beyond(decisions[first].open[0])

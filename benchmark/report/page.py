@@ -202,7 +202,7 @@ def _glossary(keys: Sequence[str]) -> dict[str, str]:
 
 def _chapter(results: Results, model: str, studies: Sequence[Any]) -> Chapter:
     rows = results.of(model)
-    advice = advise(model, rows)
+    advice = advise(model, rows, results.missing)
     labels = {row.quantization: row.label for row in rows}
     return Chapter(
         model,

@@ -19,7 +19,7 @@ margin is recommended at or below 2.5 %, whatever their number and however alike
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -30,13 +30,15 @@ from benchmark.metrics.uncertainty import Estimate
 from benchmark.plugins import Metric, tasks
 from benchmark.results.compare import Change
 from benchmark.results.notation import interval, short
-from benchmark.results.tables import headline_among
+from benchmark.results.tables import Sweeping, headline_among
+from benchmark.results.tables import declared as own_tasks
 from benchmark.spec import FP32
 
 if TYPE_CHECKING:
     from benchmark.tracking import FinishedConfiguration
 
 Verdict: TypeAlias = Literal["non-inferior", "inferior", "cannot tell"]
+Declared: TypeAlias = Callable[[str], Metric]
 NON_INFERIOR: Verdict = "non-inferior"
 INFERIOR: Verdict = "inferior"
 CANNOT_TELL: Verdict = "cannot tell"
@@ -157,24 +159,39 @@ def _share(each: Judged) -> float:
     return each.worst / each.margin if each.worst is not None and each.margin else math.inf
 
 
-def decide(headline: Iterable[str], changes: Mapping[str, Change], margins: Mapping[str, float]) -> Decision:
+def registered(key: str) -> Metric:
+    """The declaration behind a full metric key, of the installed task."""
+    return tasks.get(key.split("/", 1)[0]).metric(key)
+
+
+def decide(
+    headline: Iterable[str],
+    changes: Mapping[str, Change],
+    margins: Mapping[str, float],
+    declared: Declared = registered,
+) -> Decision:
     """Judge a configuration by its headline metrics; those without a better direction are not judged.
 
     Args:
         changes: metric key -> change against full precision, also of metrics that are no headline but judge one.
         margins: metric key or pattern of keys -> margin, in place of what the tasks declare.
+        declared: metric key -> declaration.
     """
-    return Decision(tuple(judge(key, changes, margins) for key in headline if _metric(key).better != "neither"))
+    judged = [key for key in headline if declared(key).better != "neither"]
+    return Decision(tuple(judge(key, changes, margins, declared) for key in judged))
 
 
 def by_configuration(
-    headline: Sequence[str], changes: Iterable[Change], margins: Mapping[str, float]
+    headline: Sequence[str],
+    changes: Iterable[Change],
+    margins: Mapping[str, float],
+    declared: Declared = registered,
 ) -> dict[str, Decision]:
     """Configuration key -> decision, of all changes of a sweep."""
     found: dict[str, dict[str, Change]] = {}
     for change in changes:
         found.setdefault(change.configuration, {})[change.key] = change
-    return {key: decide(headline, own, margins) for key, own in found.items()}
+    return {key: decide(headline, own, margins, declared) for key, own in found.items()}
 
 
 def decision_of(finished: FinishedConfiguration) -> Decision | None:
@@ -187,32 +204,41 @@ def decision_of(finished: FinishedConfiguration) -> Decision | None:
     present = [key for record in finished.records for key in record.metrics]
     present += [f"{name}/{key}" for name, outcome in finished.references.items() for key in outcome.metrics]
     headline = headline_among(finished, present)
-    return decide(headline, {change.key: change for change in finished.changes}, finished.suite.margins)
+    changes = {change.key: change for change in finished.changes}
+    return decide(headline, changes, finished.suite.margins, declared_by(finished))
 
 
-def judge(key: str, changes: Mapping[str, Change], margins: Mapping[str, float]) -> Judged:
-    """One headline metric against its margin; `changes` and `margins` as for `decide`."""
-    by = judging(key)
-    return Judged(key, by, changes.get(by), margin_of(key, margins))
+def declared_by(plan: Sweeping) -> Declared:
+    """Metric key -> declaration, of a plan's own tasks."""
+    own = own_tasks(plan)
+    return lambda key: own[key.split("/", 1)[0]].metric(key)
 
 
-def judging(key: str) -> str:
+def judge(
+    key: str, changes: Mapping[str, Change], margins: Mapping[str, float], declared: Declared = registered
+) -> Judged:
+    """One headline metric against its margin; arguments as for `decide`."""
+    by = judging(key, declared)
+    return Judged(key, by, changes.get(by), margin_of(key, margins, declared))
+
+
+def judging(key: str, declared: Declared = registered) -> str:
     """The metric whose change decides about a headline metric: itself, unless its task names another beside it."""
-    by = _metric(key).judged_by
+    by = declared(key).judged_by
     return f"{key.rpartition('/')[0]}/{by}" if by else key
 
 
-def margin_of(key: str, margins: Mapping[str, float]) -> float | None:
+def margin_of(key: str, margins: Mapping[str, float], declared: Declared = registered) -> float | None:
     """The margin of a metric.
 
     That of its key, of the first pattern that fits, the same of the metric that judges it, else what its task declares;
     None for a metric in a unit of its own whose task declares none.
     """
-    for name in dict.fromkeys((key, judging(key))):
+    for name in dict.fromkeys((key, judging(key, declared))):
         fitting = [name] if name in margins else [pattern for pattern in margins if fnmatchcase(name, pattern)]
         if fitting:
             return margins[fitting[0]]
-    return _metric(key).margin
+    return declared(key).margin
 
 
 def parse_margins(texts: Sequence[str]) -> dict[str, float]:
@@ -248,20 +274,18 @@ def check_margins(margins: Iterable[str], headline: Sequence[str]) -> None:
             raise UnknownNameError("headline metric (of --margin)", pattern, headline)
 
 
-def _metric(key: str) -> Metric:
-    return tasks.get(key.split("/", 1)[0]).metric(key)
-
-
-def images_needed(judged: Sequence[Judged]) -> int | None:
+def images_needed(judged: Sequence[Judged], alpha: float = ALPHA) -> int | None:
     r"""About how many images would show that a configuration that loses nothing is non-inferior.
 
     The smallest N with
 
     .. math:: \sum_t \Phi(z - m_t \sqrt{N / n_t} / SE_t) \le 0.2
 
-    over the headline metrics t, z the normal quantile of 97.5 %, `m` the margin, `n` the images and `SE` the standard
-    error now. Where these images would have done, the loss is near the margin: then N is what tells the observed loss
-    of the open metrics from it.
+    over the headline metrics t, z the normal quantile of 1 - alpha, `m` the margin, `n` the images and `SE` the
+    standard error now. Where these images would have done, the loss is near the margin: then N is what tells the
+    observed loss of the open metrics from it.
+
+    Args: alpha: one-sided level, smaller for one of several candidates.
 
     Returns:
         None where a metric has no error to go by (or too few images for one), or more than `MOST` would be needed.
@@ -270,12 +294,13 @@ def images_needed(judged: Sequence[Judged]) -> int | None:
     if not known or any(each is None for each in known):
         return None
     plans = [each for each in known if each is not None]
-    found = _smallest([(plan.margin, plan) for plan in plans])
+    found = _smallest([(plan.margin, plan) for plan in plans], alpha)
     if found is not None and found > min(plan.images for plan in plans):
         return found
-    return _smallest(
-        [(abs(p.margin - p.loss), p) for p, e in zip(plans, judged, strict=True) if e.verdict == CANNOT_TELL]
-    )
+    pairs = zip(plans, judged, strict=True)
+    undecided = [plan for plan, each in pairs if each.verdict == CANNOT_TELL or each.p > alpha]
+    near = [(abs(plan.margin - plan.loss), plan) for plan in undecided]
+    return _smallest(near, alpha)
 
 
 @dataclass(frozen=True)
@@ -295,11 +320,11 @@ class _Planned:
         return cls(each.margin, each.loss, change.estimate.error, change.images)
 
 
-def _smallest(distances: Sequence[tuple[float, _Planned]]) -> int | None:
+def _smallest(distances: Sequence[tuple[float, _Planned]], alpha: float) -> int | None:
     """The smallest number of images that tells all distances apart from 0, each with its error."""
     from scipy.special import ndtr, ndtri  # late: most commands need none
 
-    z = float(ndtri(1.0 - ALPHA))
+    z = float(ndtri(1.0 - alpha))
 
     def missed(count: int) -> float:
         return sum(float(ndtr(z - far * math.sqrt(count / plan.images) / plan.error)) for far, plan in distances)

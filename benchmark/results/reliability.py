@@ -10,8 +10,8 @@ import numpy as np
 from benchmark.errors import SpecError, UndefinedMetric
 from benchmark.metrics.robustness import signed_relative_change
 from benchmark.metrics.uncertainty import Estimate, estimate
-from benchmark.plugins import Better, Metric, tasks
-from benchmark.results.decide import judging
+from benchmark.plugins import Better
+from benchmark.results.decide import judging, registered
 from benchmark.results.evidence import Evidence
 
 Metrics = Mapping[str, float]
@@ -51,11 +51,6 @@ NO_CHANGE = Reliability(0.0)
 """Of full precision."""
 
 
-def metric_of(key: str) -> Metric:
-    """The declaration behind a full metric key."""
-    return tasks.get(key.split("/", 1)[0]).metric(key)
-
-
 def point_weights(headline: Iterable[str]) -> tuple[dict[str, float], dict[str, str]]:
     r"""What each headline metric counts in `reliability`.
 
@@ -72,7 +67,7 @@ def point_weights(headline: Iterable[str]) -> tuple[dict[str, float], dict[str, 
     left_out: dict[str, str] = {}
     for key in headline:
         by = judging(key)
-        metric = metric_of(by)
+        metric = registered(by)
         if metric.better == "neither":
             left_out[key] = "neither direction is better"
         elif metric.point is None:

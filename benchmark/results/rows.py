@@ -137,6 +137,11 @@ class Results:
         """Models in the order of the ledger."""
         return tuple(dict.fromkeys(row.model for row in self.rows))
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Headline metrics of the suite that nobody evaluated."""
+        return tuple(key for key in (self.spec.headline if self.spec else ()) if key not in self.headline)
+
     def of(self, model: str) -> list[Row]:
         """The rows of a model, full precision first."""
         return [row for row in self.rows if row.model == model]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.results.compare import Change, adjust
-from benchmark.results.decide import by_configuration
+from benchmark.results.decide import by_configuration, declared_by
 from benchmark.results.notation import STARS, WISHES
 from benchmark.results.palette import LIGHT
 from benchmark.results.tables import declared, headline_keys, report_figures, short_names
@@ -39,7 +39,7 @@ def summary(sweep: FinishedSweep) -> Table:
     keys = headline_keys(sweep, sweep.records)
     names, changes = short_names(keys), headline_changes(sweep)
     values = {(r.quantization, key): value for r in sweep.records for key, value in r.metrics.items()}
-    decisions = by_configuration(keys, sweep.changes, sweep.suite.margins)
+    decisions = by_configuration(keys, sweep.changes, sweep.suite.margins, declared_by(sweep))
     rows: Table = []
     for configuration in sweep.configurations:
         name, report = configuration.quant.name, sweep.reports.get(configuration.key)

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from benchmark.cli.tables import LEGEND, print_efficiency, print_table
+from benchmark.cli.tables import LEGEND, print_efficiency, print_table, print_verdicts
 from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings
+from benchmark.metrics.uncertainty import Estimate
 from benchmark.plugins import NoOptions, tasks
 from benchmark.quantization import parse
+from benchmark.results.compare import Change
 from benchmark.results.tables import Cell, TableRow
 from benchmark.spec.suite import load_suite, suite_names
 
@@ -97,6 +99,32 @@ def test_long_names_and_many_metrics_go_on_below(
     assert sum(line.count("-0.125***") for line in lines) == 12
     assert sum(line.startswith("run ") for line in lines) == 2
     assert first_column(lines) == ("fp32" + long) * 2
+
+
+def judged_change(configuration: Configuration, delta: float) -> Change:
+    """A change of the first headline metric of the demo."""
+    key, names = "zero_shot/scenes/accuracy", (configuration.model.name, configuration.quant.name, configuration.key)
+    estimate = Estimate(delta, 0.001, 60.0, delta)
+    return Change(*names, key, "higher", 0.8 + delta, 0.8, delta, estimate, images=2400)
+
+
+def test_each_quantization_has_a_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also one that was never compared; images and margins are in the title; nothing is wider than 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    plan = demo_plan()
+    first, second, *rest = [c for c in plan.configurations if c.quant.name != "fp32"]
+    changes = [judged_change(first, 0.0), judged_change(second, -0.2)]
+    report = {"weights": {"vision": 100}, "parameters": {"vision": 100}, "towers": {}}
+    print_verdicts(changes, ["zero_shot/scenes/accuracy"], {first.key: report}, plan)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "demo: verdict against fp32, on 2,400 images; margins: 0.02"
+    text = "".join(line[23:] for line in lines[1:]).replace(" ", "")  # beside the names
+    assert text.startswith("non-inferior;recommended")
+    assert "inferior:zero_shot/scenes/accuracy-0.2000[-0.2020,-0.1980],margin0.02" in text
+    assert text.count("ithasnovaluetocompare") == len(rest)
+    print_verdicts([], ["zero_shot/scenes/accuracy"], {}, plan)
+    assert capsys.readouterr().out == ""
 
 
 def test_full_precision_alone_has_no_legend(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,16 @@ def test_a_missing_metric_is_not_overlooked() -> None:
     assert f"`{AUROC}`: it has no value to compare" in found.sentences[-1]
 
 
+def test_headline_metrics_that_nobody_evaluated_are_named() -> None:
+    found = advise("demo", [BASE, row("rtn-w8-vision")], ["calibration/a/ece_15"])
+    assert (
+        "non-inferior to full precision in the 2 headline metrics that were evaluated, on 1,000" in found.sentences[0]
+    )
+    assert found.notes[-1] == "Not evaluated, and so not judged: `calibration/a/ece_15`."
+    nothing = advise("demo", [BASE, row("rtn-w8-vision", error=None)], ["calibration/a/ece_15"])
+    assert nothing.notes[-1] == found.notes[-1]
+
+
 def test_all_are_inferior() -> None:
     found = of(row("rtn-w4-vision", 4.0, accuracy=-0.05), row("rtn-w2-vision", 2.0, accuracy=-0.4, auroc=-0.3))
     assert (found.chosen, found.title) == (None, "Stay with full precision")
@@ -115,9 +125,13 @@ def test_non_inferior_alone_but_not_as_one_of_many() -> None:
     """p is 0.0228: enough for one candidate, not for one of four of which the dearer do not pass."""
     bad = [row(f"rtn-w{bits}-vision", bits, accuracy=-0.05) for bits in (8.0, 7.0, 6.0)]
     found = of(row("rtn-w4-vision", 4.0, error=0.01), *bad)
-    assert found.chosen is None
-    assert "but not as one of 4 candidates: `rtn-w4-vision`" in found.sentences[-1]
-    assert "(p 0.0228, needed 0.0063)" in found.sentences[-1]
+    assert (found.chosen, found.title) == (None, "Not decided: these images cannot tell")
+    assert found.sentences == (
+        "Of the 4 quantizations of `demo` `rtn-w4-vision` is non-inferior taken alone, but not as one of 4 candidates "
+        "(p 0.023, needed 0.0063).",
+        "Inferior: `rtn-w8.0-vision`, `rtn-w7.0-vision`, `rtn-w6.0-vision`.",
+        "About 3,600 images would do, or fewer candidates.",
+    )
     assert of(row("rtn-w4-vision", 4.0, error=0.01)).chosen == "rtn-w4-vision"
 
 

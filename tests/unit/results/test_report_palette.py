@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmark.metrics.uncertainty import Estimate
 from benchmark.report.looks import REFERENCE as CROSS
 from benchmark.report.looks import SHAPES, look
 from benchmark.results import sweep
@@ -90,7 +91,7 @@ def test_the_sweeps_figure_tells_methods_apart_by_colour_and_marker() -> None:
     rows: list[dict[str, Any]] = [
         {"quantization": m, "method": m, "effective_bits": float(i + 2), "accuracy": 0.5} for i, m in enumerate(methods)
     ]
-    change = Change("m", "m0", "m0", "a/b/accuracy", "higher", 0.5, 0.5, 0.0, -0.1, 0.1)
+    change = Change("m", "m0", "m0", "a/b/accuracy", "higher", 0.5, 0.5, 0.0, Estimate(0.0, 0.05, 60.0, 0.0))
     axes = Figure().subplots()
     sweep._panel(axes, rows, "accuracy", {"m0": change})
     points = [container.lines[0] for container in axes.containers]

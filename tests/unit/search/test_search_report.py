@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 from benchmark.errors import StorageError
+from benchmark.metrics.uncertainty import Estimate
+from benchmark.results.compare import Change
+from benchmark.results.decide import decide
 from benchmark.spec.suite import load_suite
 from benchmark.utils.processes import owner
 from search.front import hypervolume
@@ -20,6 +23,7 @@ from search.report import (
     front_rows,
     importances,
     print_front,
+    print_verdicts,
     reference_point,
     short_label,
     write_figures,
@@ -263,3 +267,29 @@ def test_a_study_with_one_objective_has_no_hypervolume(tmp_path: Path) -> None:
     found.run(8)
     assert write_figures(tmp_path, found.study, found.goals, front(found.study)) == {}
     assert not (tmp_path / "front.png").exists()
+
+
+def test_the_front_is_judged_on_the_test_split(
+    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cheapest that passes is recommended; the rows for machines have the decision."""
+    monkeypatch.setenv("COLUMNS", "80")
+    found = front(search.study)
+    names = [trial.user_attrs["configuration"] for trial in found]
+    decisions = {}
+    for name, delta in zip(names, [0.0, -0.3], strict=False):
+        estimate = Estimate(delta, 0.001, 60.0, delta)
+        change = Change("m", name, name, ACCURACY, "higher", 0.8 + delta, 0.8, delta, estimate, images=1000)
+        decisions[name] = decide([ACCURACY], {ACCURACY: change}, {})
+    print_verdicts(decisions, {names[0]: 4.0, names[1]: 2.0})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Test split against fp32, on 1,000 images; margins: 0.02"
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert "non-inferior; recommended" in text
+    assert f"inferior: {ACCURACY} -0.3000" in text
+    rows = front_rows(found, search.goals, {}, decisions)
+    assert [row["decision"]["verdict"] for row in rows[:2]] == ["non-inferior", "inferior"]
+    assert all(row["decision"] is None for row in rows[2:])
+    print_verdicts({}, {})
+    assert capsys.readouterr().out == ""

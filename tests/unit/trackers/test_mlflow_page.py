@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from scipy.stats import norm
 
+from benchmark.metrics.uncertainty import Estimate
 from benchmark.results.compare import Change
 from benchmark.results.tables import short_names
 from benchmark.spec import FP32
@@ -33,7 +36,8 @@ def runs(tracker: MLflowTracker, suite: str) -> dict[str, Any]:
 
 
 def change(value: float, p: float) -> Change:
-    return Change("demo", QUANT.name, "c", KEY, "higher", 0.875 + value, 0.875, value, value - 0.01, value + 0.01, p)
+    estimate = Estimate(value, abs(value) / norm.isf(p / 2), math.inf, value)
+    return Change("demo", QUANT.name, "c", KEY, "higher", 0.875 + value, 0.875, value, estimate, images=1000)
 
 
 def pair(suite: str, *, p: float = 1e-5, tasks: tuple[str, ...] = ("zero_shot",)) -> list[FinishedConfiguration]:
@@ -122,7 +126,7 @@ def test_a_sweep_has_a_run_with_its_table_and_figures(opened: Callable[[], MLflo
     full, quantized = csv.DictReader(io.StringIO(text))
     assert (full["quantization"], full["zero_shot_accuracy_change"]) == ("fp32", "")
     assert float(quantized["zero_shot_accuracy_change"]) == -0.125
-    assert float(quantized["zero_shot_accuracy_q"]) == 1e-5
+    assert float(quantized["zero_shot_accuracy_q"]) == pytest.approx(1e-5)
 
 
 def test_a_sweep_with_nothing_to_compare_has_no_run() -> None:
@@ -148,12 +152,12 @@ def test_a_run_of_an_older_layout_is_completed_in_place(opened: Callable[[], MLf
     tracker.log(finished("older"))
     before = runs(tracker, "older")
     parent = before[QUANT.name]
-    tracker._client.set_tag(parent.info.run_id, "eval.content", parent.data.tags["eval.content"].removeprefix("2,"))
+    tracker._client.set_tag(parent.info.run_id, "eval.content", parent.data.tags["eval.content"].removeprefix("3,"))
     tracker._client.delete_tag(parent.info.run_id, "mlflow.note.content")
     opened().log(finished("older"))
     after = runs(tracker, "older")
     assert {name: run.info.run_id for name, run in after.items()} == {n: run.info.run_id for n, run in before.items()}
-    assert after[QUANT.name].data.tags["eval.content"].startswith("2,")
+    assert after[QUANT.name].data.tags["eval.content"].startswith("3,")
     assert after[QUANT.name].data.tags["mlflow.note.content"]
 
 
@@ -168,3 +172,16 @@ def test_the_printed_address_opens_the_view_or_filters_and_sorts(opened: Callabl
     for part in ("searchFilter=tags.kind", "orderByKey=attributes.start_time", "orderByAsc=true"):
         assert part in found["from elsewhere"]
         assert part not in found["addressed"]
+
+
+def test_the_verdict_is_a_tag_and_the_first_words_of_the_description(opened: Callable[[], MLflowTracker]) -> None:
+    tracker = opened()
+    for each in pair("verdicts"):
+        tracker.log(each)
+    found = runs(tracker, "verdicts")
+    tags = found[QUANT.name].data.tags
+    assert tags["verdict"] == "inferior"
+    assert tags["verdict.why"].startswith(f"inferior: `{KEY}` -0.1250 [-0.1")
+    assert tags["verdict.why"].endswith("margin 0.02")
+    assert tags["mlflow.note.content"].startswith(f"**{tags['verdict.why']}** (margins: 0.02)")
+    assert "verdict" not in found["fp32"].data.tags
