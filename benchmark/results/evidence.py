@@ -230,13 +230,12 @@ def _left_out(
         return found
     for group in sorted({int(each) for some in groups.values() for each in np.unique(some)}):
         rows = {name: some != group for name, some in groups.items()}
-        values: Mapping[str, float] = {}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a mean of nothing is NaN, which is what is wanted here
                 values = summarise(tuple(each.take(rows) for each in columns)).metrics
-        except Exception:
-            pass
+        except Exception:  # of too few samples a task may raise anything; the metric has no value then
+            values = {}
         for key, replicates in found.items():
             replicates[group] = values.get(key, math.nan)
     return found
