@@ -67,6 +67,7 @@ class Place:
         """Every metric and every per-sample column by evaluation and quantization."""
         sweep = run(make_plan(self.suite(data), Settings(**settings)), home, pixel_budget=budget)
         assert not sweep.failed, [record.error for record in sweep.failed]
+        assert sweep.forward_images == 2 * (COUNT + 20 + 2 * COUNT)  # clean, out of distribution, two corruptions
         ledger = Ledger(home)
         return {
             f"{record.quantization}/{record.name}": (dict(record.metrics), flat(ledger.outcome(record).columns))
