@@ -67,6 +67,7 @@ def write(ledger: Ledger, quantization: str, task_name: str) -> None:
             "threads": 2,
             "model": {"ref": "tiny", "digest": "a" * 64},
             "quantized_model": f"content-{quantization}",
+            "suite": "small",
             "suite_version": 1,
             "limit": None,
             "calibration": None,

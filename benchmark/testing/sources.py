@@ -171,4 +171,8 @@ class SourceContract(ABC):
             content = file.read_bytes()
             file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
             os.utime(file, ns=(1, 1))
-        assert data_digest(there) != before
+        try:
+            after = data_digest(there)
+        except ReliquantError:
+            return  # files that such a change makes unreadable are refused, which is no stale answer either
+        assert after != before
