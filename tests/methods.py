@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmark.metrics.outcomes import mcnemar_exact
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from benchmark.spec import FP32, QuantSpec
 
@@ -82,6 +82,12 @@ def below_baseline(results: Mapping[str, Mapping[Cell, Result]]) -> list[Below]:
                 p = mcnemar_exact(result.correct, base.correct)
                 found.append(Below(method, precision, dataset, result.accuracy - base.accuracy, p))
     return sorted(found, key=lambda item: item.difference)
+
+
+def mcnemar_exact(now: NDArray[np.bool_], before: NDArray[np.bool_]) -> float:
+    """Two-sided p value that two models are equally accurate: the answers that differ, against a fair coin."""
+    gained, lost = int(np.sum(now & ~before)), int(np.sum(~now & before))
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def page(full: Mapping[str, float], results: Mapping[str, Mapping[Cell, Result]], origin: str) -> str:

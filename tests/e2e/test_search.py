@@ -124,6 +124,7 @@ def test_a_study_says_where_changes_are_mostly_chance(
     with Path(suite).open("a") as file:
         file.write("  calibration:\n    scenes: {test: scenes}\n")
     common = ["--home", str(tmp_path / "home"), "--no-tracking", "--trials", "1"]
+    common += ["--objective", "calibration/scenes/ece_15", "--objective", "effective_bits"]
     status, _, said = call(monkeypatch, capsys, "search", suite, *common)
     assert status == 0, said
     (line,) = [line for line in said.splitlines() if "mostly chance" in line]

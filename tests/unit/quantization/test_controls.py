@@ -195,12 +195,12 @@ def test_the_hash_covers_the_imitated_quantization_and_the_calibration_data() ->
     assert quantizers.get(spec.method).depends_on(spec) == (parse(LIKE),)
 
     def key(calibration_digest: str) -> str:
-        data: Any = SimpleNamespace(digest=calibration_digest)
+        data: Any = SimpleNamespace(digest=calibration_digest, captions=())
         suite: Any = SimpleNamespace(name="s")
         return digest(Plan(suite, Settings(), {}, data, ()).quant_key(spec))
 
     assert key("a") == key("a") != key("b")
     inner = Plan.quant_key(Plan(None, Settings(), {}, None, ()), parse(LIKE))  # type: ignore[arg-type]
-    data: Any = SimpleNamespace(digest="a")
+    data: Any = SimpleNamespace(digest="a", captions=())
     assert Plan(data, Settings(), {}, data, ()).quant_key(spec)["depends_on"] == [inner]
     assert "version" in inner
