@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -107,14 +108,17 @@ def mlflow_run(home: Path, run_id: str) -> tuple[str, Run]:
 
 
 def open_ledger(home: Path) -> Ledger:
-    """The ledger of a results folder.
+    """The ledger of a results folder; a warning on stderr names rows that do not count.
 
     Raises:
         InputError: it holds no results.
     """
     if not (home / "ledger.jsonl").is_file():
         raise InputError(f"{home} holds no results; run a suite first, or name the folder with --home DIR")
-    return Ledger(home)
+    ledger = Ledger(home)
+    if ledger.damage:
+        print(f"warning: {ledger.damage}; what they held counts only if it was computed again", file=sys.stderr)
+    return ledger
 
 
 def find_suite(asked: str, ledger: Ledger) -> tuple[str, tuple[str, ...]]:
