@@ -86,7 +86,7 @@ def _settings(request: SearchRequest) -> Settings:
 def _resume(request: SearchRequest, search: Search) -> str:
     """The command that resumes the study, ready for a shell; a password is masked, for the reader to fill in."""
     words = ["reliquant", "search", "--resume", search.study.study_name]
-    words += [] if request.storage is None else ["--storage", masked(request.storage)]
+    words += [] if request.storage is None else ["--storage", masked(request.storage, request.storage)]
     words += [] if request.home == SearchRequest.home else ["--home", str(request.home)]
     return shlex.join(words)
 
@@ -95,7 +95,8 @@ def _config(request: SearchRequest, storage: BaseStorage) -> SearchConfig:
     """The settings of the command line; on resuming, the study's own settings fill in what it leaves out."""
     if request.resume is None:
         return with_defaults(request.config)
-    where = masked(request.storage or str(journal_path(request.home)))
+    where = request.storage or str(journal_path(request.home))
+    where = masked(where, where)
     return merged(request.config, stored_settings(storage, request.resume, where), request.resume)
 
 

@@ -78,7 +78,8 @@ def addresses(uri: str, host: str, port: int) -> dict[str, str]:
     try:
         experiments = MlflowClient(tracking_uri=uri).search_experiments(order_by=["last_update_time DESC"])
     except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
-        raise StorageError(masked(f"tracking store {uri} cannot be read: {error}", uri)) from error
+        hint = "; `reliquant sync` writes a new one from the ledger" if uri.startswith("sqlite:") else ""
+        raise StorageError(masked(f"tracking store {uri} cannot be read: {error}", uri) + hint) from error
     base = f"http://{_bracketed(host)}:{port}/#/experiments"
     return {e.name: f"{base}/{e.experiment_id}/runs?{_query(e)}" for e in experiments if e.name != "Default"}
 

@@ -4,7 +4,8 @@ MLflow is a view of it. A row counts if its checksum fits and its fields have th
 other rows are skipped and named by their line. The checksum guards against damage, not against forgery: whoever writes
 a row can write its checksum.
 
-Per-sample columns lie beside it in `samples/<key[:2]>/<key>.npz`, the metrics' replicates in `replicates/`, written before their row, which has their digests.
+Per-sample columns lie beside it in `samples/<key[:2]>/<key>.npz`, the metrics' replicates in `replicates/`, written
+before their row, which has their digests.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from benchmark.errors import InputError, UnknownNameError
+from benchmark.errors import InputError, UnknownNameError, masked
 from benchmark.ledger.records import Ledger, Record
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import expand_braces, load_suite, suite_names
@@ -91,16 +91,16 @@ def mlflow_run(home: Path, run_id: str) -> tuple[str, Run]:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise InputError(f"run '{run_id}': {home} holds no MLflow store")
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=uri)
     try:
+        client = MlflowClient(tracking_uri=uri)
         run = client.get_run(run_id)
         parent = run.data.tags.get("mlflow.parentRunId")
         if run.data.tags.get("kind") == "evaluation" and parent is not None:
             run = client.get_run(parent)
-    except MlflowException as error:
-        raise InputError(f"run '{run_id}' is not in the MLflow store ({error.message})") from None
+    except Exception as error:  # MLflow, SQLAlchemy and HTTP each have their own; the store may be damaged
+        reason = masked(getattr(error, "message", "") or str(error), uri)
+        raise InputError(f"run '{run_id}' is not in the MLflow store ({reason})") from None
     tags = run.data.tags
     if tags.get("kind") != "configuration":
         raise InputError(f"run '{run_id}' of MLflow is none of a quantization, but of kind '{tags.get('kind')}'")
