@@ -80,7 +80,7 @@ def run_search(request: SearchRequest) -> int:
 
 def _settings(request: SearchRequest) -> Settings:
     limit = check_seconds(request.task_timeout, "--task-timeout")
-    return Settings(request.device, request.batch_size, task_timeout=limit)
+    return Settings(request.device, request.batch_size, task_timeout=limit, allow_outside=request.allow_outside)
 
 
 def _resume(request: SearchRequest, search: Search) -> str:
@@ -204,7 +204,7 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Trial
         print(line, file=sys.stderr)
     summary_line = f"{done} configurations in {trials} trials, {len(pruned(study))} of them pruned"
     print(f"{summary_line}. Figures and front: {folder}", file=words)
-    print(f"Look closer: reliquant run {folder / 'front.yaml'}", file=words)
+    print(f"Look closer: reliquant run {shlex.quote(str(folder / 'front.yaml'))}", file=words)
     return PARTIAL if len(test) < len(names) else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 from contextlib import suppress
 from importlib.util import find_spec
@@ -66,7 +67,9 @@ def serve(home: Path, host: str, port: int, storage: str | None = None, browse: 
         )
     where = storage or str(journal_path(home))
     if storage is None and not Path(where).is_file():
-        raise InputError(f"--home {home}: it holds no study. Create one with `reliquant search demo --home {home}`.")
+        raise InputError(
+            f"--home {home}: it holds no study. Create one with `reliquant search demo --home {shlex.quote(str(home))}`."
+        )
     check_studies(where)
     check_port(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/dashboard"

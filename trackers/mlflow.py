@@ -51,7 +51,8 @@ from trackers.ui import serve
 
 LAYOUT = "2"
 """Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlencode
 
@@ -33,7 +34,7 @@ def serve(home: Path, host: str, port: int, tracking_uri: str | None, browse: bo
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(home / 'mlflow.db').resolve()}"
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise InputError(f"no results in {home} yet; `reliquant run demo --home {home}` makes some")
+        raise InputError(f"no results in {home} yet; `reliquant run demo --home {quote(str(home))}` makes some")
     check_port(host, port)
     if host not in LOOPBACK:
         print(

@@ -63,7 +63,7 @@ class Survey:
         return {**own, "suite": self.suite.name, "configurations": self.configurations}
 
 
-def survey(suite: SuiteSpec) -> Survey:
+def survey(suite: SuiteSpec, allow_outside: bool = False) -> Survey:
     """Check a suite and look for its models and data; decodes, loads and runs nothing.
 
     Raises:
@@ -74,7 +74,7 @@ def survey(suite: SuiteSpec) -> Survey:
     costs = [cost for model in suite.models if (cost := _forward_flops(model, missing)) is not None]
     images, unknown = 0, []
     for name in groups:
-        count = _count(suite.data[name], name, suite.limit, missing)
+        count = _count(suite.data[name], name, suite.limit, missing, allow_outside)
         if count is None:
             unknown.append(name)
         else:
@@ -164,12 +164,12 @@ def architecture(ref: str, files: Sequence[Path]) -> dict[str, Any]:
     return read_json(known[name]) if name in known else {}
 
 
-def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str]) -> int | None:
+def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str], allow_outside: bool) -> int | None:
     """Images of one data set: counted where it is here, from the catalogue where it is not."""
     limits = [value for value in (limit, spec.limit) if value is not None]
     single = next(iter(expand(name, spec).values()))
     try:
-        count: int | None = len(open_data(single, name))
+        count: int | None = len(open_data(single, name, allow_outside))
     except ReliquantError as error:
         entries = [e for e in catalogue().values() if (e.spec.source, e.spec.path) == (spec.source, spec.path)]
         hub = next((f" (on the hub: {e.hub})" for e in entries if e.hub is not None), "")
@@ -181,7 +181,7 @@ def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str]) -> 
 def validate_suite(request: ValidateRequest) -> None:
     """Check a suite and print its work and what is missing here."""
     include_files(request.include)
-    found = survey(load_suite(request.suite, request.data, request.catalogues))
+    found = survey(load_suite(request.suite, request.data, request.catalogues), request.allow_outside)
     if request.json:
         print(json.dumps(found.to_json()), file=out())
     elif not request.quiet:

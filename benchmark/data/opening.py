@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmark.data import decode, prompts
 from benchmark.data.corruption_names import COMMON, EXTRA, GENERATOR_VERSION
-from benchmark.data.rows import check_ids, check_labels, take_classes, take_half, take_limit, take_part
+from benchmark.data.rows import check_ids, check_inside, check_labels, take_classes, take_half, take_limit, take_part
 from benchmark.data.sources.base import LoadedData, Source
 from benchmark.errors import DataError, InputError, UnknownNameError
 from benchmark.registry import Registry
@@ -36,13 +36,22 @@ class DataSets:
     """Data sets by specification: their files are looked at once, and equal columns and tables are shared.
 
     A new object looks at all files again.
+
+    Args:
+        allow_outside: whether a path inside a data file (parquet, image list) may lead out of the data's folder.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, allow_outside: bool = False) -> None:
+        self.allow_outside = allow_outside
         self._fingerprints: dict[str, str] = {}
         self._opened: dict[str, Data] = {}
         self._tables: dict[str, LoadedData] = {}
         self._columns: WeakValueDictionary[bytes, NDArray[Any]] = WeakValueDictionary()
+
+    def allowing(self, outside: bool) -> DataSets:
+        """Itself, with another `allow_outside`."""
+        self.allow_outside = outside
+        return self
 
     def digest(self, spec: DataSpec) -> str:
         """Content hash of everything that determines images, labels and ids; reads no image.
@@ -94,9 +103,15 @@ class DataSets:
         key = spec.digest()
         if not images and key not in self._tables and type(source).describe is not Source.describe:
             return source.describe(spec)
-        self._tables[key] = loaded = self._tables.pop(key, None) or _undecoded(source.load(spec))
+        self._tables[key] = loaded = self._tables.pop(key, None) or self._loaded(spec, source)
         if len(self._tables) > KEPT_TABLES:
             del self._tables[next(iter(self._tables))]
+        return loaded
+
+    def _loaded(self, spec: DataSpec, source: Source[Any]) -> LoadedData:
+        loaded = _undecoded(source.load(spec))
+        if not self.allow_outside:
+            check_inside(loaded.dataset, source.roots(spec))
         return loaded
 
     def shared(self, column: NDArray[Any]) -> NDArray[Any]:
@@ -190,9 +205,9 @@ def check_data(spec: DataSpec, name: str) -> None:
             prompts.templates(spec.templates)
 
 
-def open_data(spec: DataSpec, name: str) -> Data:
+def open_data(spec: DataSpec, name: str, allow_outside: bool = False) -> Data:
     """`DataSets.open` for one data set alone."""
-    return DataSets().open(spec, name)
+    return DataSets(allow_outside).open(spec, name)
 
 
 def data_digest(spec: DataSpec) -> str:

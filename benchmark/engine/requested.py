@@ -73,7 +73,9 @@ def _requested_suite(request: Evaluations) -> SuiteSpec:
 def _settings(request: Evaluations) -> Settings:
     check_precision(request.precision)
     limit = check_seconds(getattr(request, "task_timeout", None), "--task-timeout")
-    return Settings(**{name: getattr(request, name) for name in SETTINGS if hasattr(request, name)}, task_timeout=limit)
+    known = {name: getattr(request, name) for name in SETTINGS if hasattr(request, name)}
+    kept = {"keep_paths": getattr(request, "keep_paths", False), "allow_outside": request.allow_outside}
+    return Settings(**known, task_timeout=limit, **kept)
 
 
 def all_with_overrides(names: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:

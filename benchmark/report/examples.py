@@ -126,7 +126,7 @@ def _open(results: Results, record: Record, role: str) -> Data | str:
     spec = results.spec.data[name]
     limits = [limit for limit in (record.provenance.get("limit", results.spec.limit), spec.limit) if limit is not None]
     try:
-        data = open_data(spec.model_copy(update={"limit": min(limits, default=None)}), name)
+        data = open_data(spec.model_copy(update={"limit": min(limits, default=None)}), name, results.allow_outside)
     except ReliquantError as error:
         return str(error)
     recorded = record.provenance.get("data", {}).get(name)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from shlex import quote
 
 from benchmark.errors import InputError, UnknownNameError, masked
 from benchmark.ledger.records import Ledger, Record
@@ -62,7 +63,9 @@ def find(
     runs = tuple(run for run in known if any(fnmatchcase(run[1], pattern) for pattern in expand_braces(what)))
     if not runs:
         if what in suite_names():
-            raise InputError(f"suite '{what}' has no results in {ledger.home}; `reliquant run {what}` makes them")
+            raise InputError(
+                f"suite '{what}' has no results in {ledger.home}; `reliquant run {quote(what)}` makes them"
+            )
         raise UnknownNameError(
             f"suite or run (of suite '{asked.suite}')", what, {*recorded, *(quantization for _, quantization in known)}
         )

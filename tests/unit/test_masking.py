@@ -25,8 +25,10 @@ USERS = st.sampled_from(["me", "me%40home", "a.b", ""])
 PLACES = st.sampled_from(["host", "host:5432", "[::1]:5432", "10.0.0.1"])
 PATHS = st.sampled_from(["", "/", "/db", "/a/b"])
 KEYS = st.sampled_from(
-    ["password", "sslpassword", "passwd", "pwd", "token", "access_token", "api_key", "apikey", "client_secret", "sig"]
-    + ["x-amz-signature", "x-amz-credential", "key", "pass%77ord", "auth"]
+    [
+        *("password", "sslpassword", "passwd", "pwd", "token", "access_token", "api_key", "apikey", "client_secret"),
+        *("x-amz-signature", "x-amz-credential", "key", "pass%77ord", "auth", "sig"),
+    ]
 )
 PLAIN = st.sampled_from(["sslmode=require", "a=b", "options=-c%20x", "connect_timeout=3"])
 

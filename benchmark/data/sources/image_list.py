@@ -59,6 +59,10 @@ class ImageList(Source[ListOptions]):
             found.append((Entry(f"{name.strip()} {value}", status.st_size, status.st_mtime_ns), value))
         return found
 
+    def roots(self, spec: DataSpec) -> tuple[Path, ...]:
+        """The folder that the paths start from."""
+        return (self.folder(spec),)
+
     def folder(self, spec: DataSpec) -> Path:
         """The folder that the paths start from."""
         root = self.parse(spec).root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +46,13 @@ class ColumnOptions(SourceOptions):
 class Parquet(Source[ColumnOptions]):
     """`path` is a file, a folder of files, or a folder written by `save_to_disk`.
 
+    Paths of images in a column are relative to that folder.
+
     `split` keeps the files in a folder of that name, or whose names begin with it (`test-00000-of-00001.parquet`).
     """
 
     name = "parquet"
-    version = 1
+    version = 2
     title = "parquet or arrow files; options image, label, group, caption, id name the columns"
     options = ColumnOptions
 
@@ -81,8 +84,27 @@ class Parquet(Source[ColumnOptions]):
     def load(self, spec: DataSpec) -> LoadedData:
         """Open the files (parquet is converted once to arrow in the cache of `datasets`)."""
         paths = self.files(spec)
+        root = self.root(spec)
         with quiet_datasets():
-            return from_columns(_open(paths), self.parse(spec), spec)
+            loaded = from_columns(_open(paths), self.parse(spec), spec)
+            return replace(loaded, dataset=_anchored(loaded.dataset, root if root.is_dir() else root.parent))
+
+
+def _anchored(table: datasets.Dataset, root: Path) -> datasets.Dataset:
+    """The table with relative paths of images below `root`, wherever the command runs."""
+    relative = False
+    for chunk in table.data.column("image").chunks:
+        held = chunk.field("bytes").is_valid().to_pylist()
+        paths = chunk.field("path").to_pylist()
+        relative = relative or any(path and not own and path[0] != "/" for path, own in zip(paths, held, strict=True))
+    if not relative:
+        return table
+    images = table.select_columns(["image"]).with_format("arrow")[:]["image"].to_pylist()
+    for image in images:
+        if image is not None and image["bytes"] is None and image["path"]:
+            image["path"] = str(root / image["path"])
+    feature = table.features["image"]
+    return table.remove_columns("image").add_column("image", images, feature=feature)
 
 
 def _in_split(name: str, split: str) -> bool:
