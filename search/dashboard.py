@@ -68,7 +68,8 @@ def serve(home: Path, host: str, port: int, storage: str | None = None, browse: 
     where = storage or str(journal_path(home))
     if storage is None and not Path(where).is_file():
         raise InputError(
-            f"--home {home}: it holds no study. Create one with `reliquant search demo --home {shlex.quote(str(home))}`."
+            f"--home {home}: it holds no study. "
+            f"Create one with `reliquant search demo --home {shlex.quote(str(home))}`."
         )
     check_studies(where)
     check_port(host, port)

@@ -281,6 +281,7 @@ def _open(spec: DataSpec, source: Source[Any], sets: DataSets) -> Data:
     check_ids(ids)
     names, origin = _classes(spec, loaded)
     if names:
+        prompts.check_classes(names)
         check_labels(labels, ids, names)
     options = source.parse(spec)
     rows, labels, names = take_classes(options.subset, labels, names)

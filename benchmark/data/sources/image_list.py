@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmark.data.sources.base import LoadedData, Source, SourceOptions, paths_dataset
 from benchmark.errors import DataError
 from benchmark.spec import DataSpec
-from benchmark.utils.files import Entry, expand, fingerprint, read_lines
+from benchmark.utils.files import LARGEST_LIST, Entry, expand, fingerprint, read_lines
 
 
 class ListOptions(SourceOptions):
@@ -44,7 +44,7 @@ class ImageList(Source[ListOptions]):
             raise DataError(f"{path}: expected a text file with 'path label' a line")
         folder = self.folder(spec)
         found = []
-        for number, line in enumerate(read_lines(path), 1):
+        for number, line in enumerate(read_lines(path, LARGEST_LIST), 1):
             name, _, label = line.rpartition(" ")
             try:
                 value = int(label)

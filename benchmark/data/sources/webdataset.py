@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,12 +84,13 @@ class Webdataset(Source[WebdatasetOptions]):
                 raise DataError(f"{folder}: no *.tar shards")
             return found
         text = read_lines(folder / COUNT_FILE)[0]
-        if not text.isdigit() or int(text) < 1:
-            raise DataError(f"{folder / COUNT_FILE}: expected the number of shards, got '{text}'")
-        shards = [folder / f"{index}.tar" for index in range(int(text))]
-        for shard in shards:
-            if not shard.is_file():
-                raise DataError(f"{shard}: missing; {COUNT_FILE} counts {text} shards")
+        if not re.fullmatch(r"0*[1-9][0-9]{0,11}", text):
+            raise DataError(f"{folder / COUNT_FILE}: expected the number of shards, got '{text[:40]}'")
+        shards = []
+        for index in range(int(text)):  # ends at the first that is missing, whatever number stands there
+            shards.append(folder / f"{index}.tar")
+            if not shards[-1].is_file():
+                raise DataError(f"{shards[-1]}: missing; {COUNT_FILE} counts {text} shards")
         return shards
 
     def load(self, spec: DataSpec) -> LoadedData:
