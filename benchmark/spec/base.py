@@ -139,7 +139,7 @@ def _possible_path(text: str) -> str:
     sizes = [len(part.encode("utf-8", "replace")) for part in text.split("/")]
     if sum(sizes) + len(sizes) > 4096 or max(sizes) > 255:
         raise ValueError("is too long: at most 255 bytes between slashes, and 4096 together")
-    for part in (text, text.partition(":")[2]):
+    for part in (text, text.partition(":")[2], text.partition("/")[2]):
         try:
             Path(part).expanduser()
         except RuntimeError:

@@ -1,7 +1,7 @@
 """Whatever stands in a file or a reference: an answer or one line, within 2 seconds and 500 MB; never a traceback.
 
 Suites and short names are fuzzed in `tests/unit/spec/test_fuzz.py`, rows of the ledger in
-`tests/unit/ledger/test_rows.py`. The slow profile tries 10,000 inputs for each parser.
+`tests/unit/ledger/test_rows.py`. The slow profile tries 10,000 inputs for most parsers; YAML and images take longer.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def test_catalogues(profile: settings, tmp_path: Path, monkeypatch: pytest.Monke
         answered(lambda: catalogue([path]))
 
     made = entries.map(lambda value: yaml.dump(value, allow_unicode=True).encode("utf-8", "replace"))
-    profile(given(st.one_of(CONTENT, made))(check))()
+    settings(profile, max_examples=min(profile.max_examples, 4000))(given(st.one_of(CONTENT, made))(check))()
 
 
 @PROFILES
