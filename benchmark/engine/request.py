@@ -61,6 +61,7 @@ class Catalogues:
     """The user's own data sets."""
 
     catalogues: Sequence[Path] = option((), "Own data catalogue; repeatable.", flag="--catalogue", kept="asked")
+    allow_outside: bool = option(False, "Follow paths in data files that leave their folder.", kept="asked")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,6 @@ class DataPlaces(Catalogues):
     """The places of data sets."""
 
     data: Sequence[str] = option((), "NAME=PATH: point a data set elsewhere; repeatable.", kept="asked")
-    allow_outside: bool = option(False, "Follow paths in data files that leave their folder.", kept="asked")
 
 
 @dataclass(frozen=True, kw_only=True)

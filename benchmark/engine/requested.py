@@ -74,8 +74,8 @@ def _settings(request: Evaluations) -> Settings:
     check_precision(request.precision)
     limit = check_seconds(getattr(request, "task_timeout", None), "--task-timeout")
     known = {name: getattr(request, name) for name in SETTINGS if hasattr(request, name)}
-    kept = {"keep_paths": getattr(request, "keep_paths", False), "allow_outside": request.allow_outside}
-    return Settings(**known, task_timeout=limit, **kept)
+    keep = getattr(request, "keep_paths", False)
+    return Settings(**known, task_timeout=limit, keep_paths=keep, allow_outside=request.allow_outside)
 
 
 def all_with_overrides(names: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
