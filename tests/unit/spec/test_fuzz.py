@@ -1,6 +1,6 @@
 """Fuzzing what strangers write: any input gives a valid result or one clear line, and nothing else.
 
-The quick profile runs with `make test`, the slow one (`-m slow`) tries five times as much.
+The quick profile runs with `make test`, the slow one (`-m slow`) tries five to eighty times as much.
 """
 
 from __future__ import annotations
