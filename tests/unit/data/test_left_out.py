@@ -369,4 +369,4 @@ def test_lines_of_a_list_keep_their_numbers(tmp_path: Path) -> None:
 def test_names_that_are_not_utf8_are_told_escaped(root: Path) -> None:
     (root / "cat" / "caf\udce9.txt").write_text("latin-1")
     (line,) = data_warnings({"pets": open_data(of(root), "pets")})
-    assert line.endswith(r"1 file left out: 1 no image (cat/caf\udce9.txt)")
+    assert line.endswith(r"1 file left out: 1 no image (cat/caf\xe9.txt)")
