@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test check lint slow mutants pinned parity bench clean
+.PHONY: help install demo ui test check audit lint slow mutants pinned parity bench clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ parity: $(STAMP)  ## Compare with CLIP_benchmark (in its own environment), OpenO
 
 bench: $(STAMP)  ## Time and memory as ratios, into docs/performance.md (an hour and a half on 2 quiet cores).
 	$(BIN)/python -m tests.performance
+
+audit: $(STAMP)  ## Known weaknesses of the pinned packages (needs a network; CI takes it as a warning).
+	timeout 120 $(BIN)/uv tool run --quiet pip-audit --progress-spinner off --disable-pip --no-deps -r constraints.txt
 
 lint: $(STAMP)  ## Ruff and mypy --strict.
 	$(BIN)/ruff check .

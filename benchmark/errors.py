@@ -9,7 +9,7 @@ import difflib
 import errno
 import re
 from collections.abc import Iterable
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 PARTIAL = 3
 """Exit status when some evaluations failed, or could not be compared, and the rest was done."""
@@ -30,8 +30,8 @@ class ReliquantError(Exception):
     exit_status = 2
 
     def __str__(self) -> str:
-        """The message on one line, whatever names and library messages went into it."""
-        return " ".join(super().__str__().split())
+        """The message on one line and without passwords, whatever names and library messages went into it."""
+        return masked(" ".join(super().__str__().split()))
 
 
 class InputError(ReliquantError):
@@ -93,24 +93,85 @@ class DamagedSamplesError(StorageError):
     """Per-sample columns of a finished evaluation that cannot be read: running the suite computes them again."""
 
 
-_PASSWORDS = (re.compile(r"://[^:/@]*:([^@]+)@"), re.compile(r"[?&]password=([^&]+)"))
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/{2,}[^\s]+")
+_SECRET_KEY = re.compile(
+    r"pass|pwd|secret|token|credential|signature|api_?key|access_?key|^(?:key|auth|sig)$", re.IGNORECASE
+)
+_ASSIGNED = re.compile(r"(?i)([\w-]*(?:passw(?:or)?d|passphrase|pwd|secret|token)[\w-]*)=([^\s&;,'\")]+)")
+_QUERY = re.compile(r"([?&;])([^=&;?#]+)=([^&;]*)")
+_HIDDEN = "***"
 
 
 def masked(text: str, address: str | None = None) -> str:
-    """A text without the password of an address that it may name.
+    """A text without the secrets of the addresses in it: passwords, tokens, and secret parts of a query.
+
+    Where parsers disagree on where a password ends (one with `@`, `/` or `#` in it), more is hidden rather than less.
 
     Args:
-        address: None: the text is the address.
+        address: one that the text may name in parts, as the errors of database drivers do.
 
     >>> masked("postgresql+psycopg://me:secret@host/studies")
     'postgresql+psycopg://me:***@host/studies'
+    >>> masked("cannot reach postgresql://host/x?sslpassword=a%40b&sslmode=require")
+    'cannot reach postgresql://host/x?sslpassword=***&sslmode=require'
     """
-    for pattern in _PASSWORDS:
-        for password in pattern.findall(text if address is None else address):
-            for form in {password, unquote(password)}:
-                text = re.sub(f"(?<=[:=]){re.escape(form)}(?=[@&]|$)", "***", text)
-                text = text.replace(form, "***") if len(form) > 3 else text
-    return text
+    if address:
+        before, url = _split(address)
+        text = text.replace(address, before + _masked_url(url))
+        for secret in sorted(_secrets(url), key=len, reverse=True):
+            text = re.sub(rf"(?<![^@:/#?&='\"]){re.escape(secret)}(?![^@:/#?&='\"])", _HIDDEN, text)
+            text = text.replace(secret, _HIDDEN) if len(secret) > 3 else text
+    text = _URL.sub(lambda found: _masked_url(found[0]), text)
+    return _ASSIGNED.sub(rf"\1={_HIDDEN}", text)
+
+
+def _split(address: str) -> tuple[str, str]:
+    """What stands before a URL (`--storage=`), and the URL to its end, blanks in its password included."""
+    found = re.search(r"[a-zA-Z][a-zA-Z0-9+.-]*:/{2,}", address)
+    return (address[: found.start()], address[found.start() :]) if found else ("", address)
+
+
+def _parts(url: str) -> tuple[str, str, str]:
+    """Of a URL: all before the password (or the token that stands for it), the password, and the rest from `@` on."""
+    scheme, mark, rest = url.partition("://")
+    info, at, _ = rest.rpartition("@")
+    place = info.partition("?")[0]
+    if not (mark and at) or info.startswith("/") or (place != info and not set(":@") & set(place)):
+        return scheme + mark, "", rest  # no user: a path, or an `@` in the query
+    user, colon, password = info.partition(":")
+    if not colon:
+        if not scheme.lower().startswith("http"):
+            return scheme + mark, "", rest
+        user, password = "", user  # a token
+    tail = rest[len(info) :]
+    begun = re.search(r"[?&;]([^=&;?#]+)=([^&;]*)$", info)
+    if begun and _is_secret(begun[1], begun[2]):  # the `@` may lie in a secret of the query
+        end = re.search(r"[&;]|$", tail)
+        cut = end.start() if end else len(tail)
+        password, tail = password + tail[:cut], tail[cut:]
+    return f"{scheme}{mark}{user}{colon}", password, tail
+
+
+def _masked_url(url: str) -> str:
+    head, password, tail = _parts(url)
+    return f"{head}{_HIDDEN if password else ''}{_QUERY.sub(_masked_pair, tail)}"
+
+
+def _masked_pair(found: re.Match[str]) -> str:
+    return f"{found[1]}{found[2]}={_HIDDEN}" if _is_secret(found[2], found[3]) else found[0]
+
+
+def _is_secret(key: str, value: str) -> bool:
+    return bool(_SECRET_KEY.search(unquote(key)) or _ASSIGNED.search(unquote_plus(value)))
+
+
+def _secrets(url: str) -> set[str]:
+    """What must not be seen of a URL, in the forms that messages have: quoted or not, whole or cut at a mark."""
+    _, password, tail = _parts(url)
+    found = {password, *(value for _, key, value in _QUERY.findall(tail) if _is_secret(key, value))}
+    found |= {unquote(secret) for secret in found} | {unquote_plus(secret) for secret in found}
+    found |= {part for secret in found for part in re.split(r"[@:/#?&=;\s]", secret)}
+    return {secret for secret in found if re.search(r"\w", secret)}
 
 
 def why(error: OSError) -> str:

@@ -91,13 +91,13 @@ def run_search(request: SearchRequest) -> int:
 
 def _settings(request: SearchRequest) -> Settings:
     limit = check_seconds(request.task_timeout, "--task-timeout")
-    return Settings(request.device, request.batch_size, task_timeout=limit)
+    return Settings(request.device, request.batch_size, task_timeout=limit, allow_outside=request.allow_outside)
 
 
 def _resume(request: SearchRequest, search: Search) -> str:
     """The command that resumes the study, ready for a shell; a password is masked, for the reader to fill in."""
     words = ["reliquant", "search", "--resume", search.study.study_name]
-    words += [] if request.storage is None else ["--storage", masked(request.storage)]
+    words += [] if request.storage is None else ["--storage", masked(request.storage, request.storage)]
     words += [] if request.home == SearchRequest.home else ["--home", str(request.home)]
     return shlex.join(words)
 
@@ -106,7 +106,8 @@ def _config(request: SearchRequest, storage: BaseStorage) -> SearchConfig:
     """The settings of the command line; on resuming, the study's own settings fill in what it leaves out."""
     if request.resume is None:
         return with_defaults(request.config)
-    where = masked(request.storage or str(journal_path(request.home)))
+    where = request.storage or str(journal_path(request.home))
+    where = masked(where, where)
     return merged(request.config, stored_settings(storage, request.resume, where), request.resume)
 
 
@@ -215,7 +216,7 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Trial
         print(line, file=sys.stderr)
     summary_line = f"{done} configurations in {trials} trials, {len(pruned(study))} of them pruned"
     print(f"{summary_line}. Figures and front: {folder}", file=words)
-    print(f"Look closer: reliquant run {folder / 'front.yaml'}", file=words)
+    print(f"Look closer: reliquant run {shlex.quote(str(folder / 'front.yaml'))}", file=words)
     return PARTIAL if len(test) < len(names) else 0
 
 

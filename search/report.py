@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -113,7 +114,9 @@ def write_suite(path: Path, suite: SuiteSpec, names: Sequence[str], study: str) 
         if "options" in spec:
             spec["options"] = dict(spec["options"])
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
-    path.write_text(f"# The Pareto front of study '{study}': reliquant run {path.name}\n{text}", encoding="utf-8")
+    path.write_text(
+        f"# The Pareto front of study '{study}': reliquant run {shlex.quote(path.name)}\n{text}", encoding="utf-8"
+    )
 
 
 def write_figures(folder: Path, study: optuna.Study, goals: Goals, front: Sequence[FrozenTrial]) -> dict[str, float]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+from benchmark.errors import StorageError, masked
 from benchmark.ledger.records import Record
 from benchmark.results.compare import adjust
 from benchmark.results.formats import to_csv, to_json
@@ -22,6 +23,7 @@ from benchmark.results.speed import timing_state
 from benchmark.results.tables import headline_metrics, narrow_metrics
 from benchmark.spec import SuiteSpec, digest
 from benchmark.tracking import VIEW, FinishedConfiguration, FinishedStudy, FinishedSweep, ServedModel, StudyLog, Tracker
+from benchmark.utils.guard import described
 from benchmark.utils.processes import owner
 from benchmark.utils.sqlite import sqlite_path
 from trackers.mlflow_files import data_inputs, write_evaluation, write_sweep
@@ -42,6 +44,7 @@ from trackers.store import (
     end_orphans,
     every_run,
     renew_statistics,
+    set_aside_damaged,
     take_up,
     write_batch,
 )
@@ -50,7 +53,25 @@ from trackers.ui import serve
 
 LAYOUT = "3"
 """Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
+P = ParamSpec("P")
+T = TypeVar("T")
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+
+
+def hiding(method: Callable[P, T]) -> Callable[P, T]:
+    """A method of the tracker whose errors show no part of its address's password; drivers cut addresses up."""
+
+    @wraps(method)
+    def wrapped(*given: P.args, **named: P.kwargs) -> T:
+        try:
+            return method(*given, **named)
+        except Exception as error:
+            text, address = described(error), given[0]._uri  # type: ignore[attr-defined]
+            if masked(text, address) == text:
+                raise
+            raise StorageError(masked(text, address)) from None
+
+    return wrapped
 
 
 class MLflowTracker(Tracker):
@@ -75,12 +96,13 @@ class MLflowTracker(Tracker):
         return connect(self._uri)
 
     def open(self, home: Path, uri: str | None = None) -> MLflowTracker:
-        """A tracker on `uri`, or on the default below `home`.
+        """A tracker on `uri`, or on the default below `home`, which is begun anew where it is damaged.
 
         Raises:
             StorageError: the tracking store cannot be reached.
         """
         opened = MLflowTracker(home, uri or default_uri(home))
+        set_aside_damaged(home, opened._uri)
         if complete_configurations(opened._uri, "") is None:
             opened.connect()
         return opened
@@ -93,6 +115,7 @@ class MLflowTracker(Tracker):
         """
         self._client  # noqa: B018 (connects on first use)
 
+    @hiding
     def log(self, finished: FinishedConfiguration) -> None:
         """Write what is new of a configuration: the parent when anything changed, and the missing children."""
         speed = [digest(finished.efficiency)[:16]] if finished.efficiency else []
@@ -136,6 +159,7 @@ class MLflowTracker(Tracker):
             if (new := renewed(old, finished)) is not None:
                 self._client.set_experiment_tag(experiment, VIEW_TAG, new)
 
+    @hiding
     def log_sweep(self, sweep: FinishedSweep) -> None:
         """A run of its own for each set of quantizations, with the summary table, all changes, and two figures."""
         suite, content = sweep.suite, f"{LAYOUT},{sweep.content}"
@@ -159,6 +183,7 @@ class MLflowTracker(Tracker):
             self._client.set_tag(run, CONTENT, content)
         self._runs[sweep.key] = content
 
+    @hiding
     def log_study(self, study: FinishedStudy) -> None:
         """A run of its own, with numbers as metrics and files as artifacts."""
         experiment = self._experiment(study.suite)
@@ -171,6 +196,7 @@ class MLflowTracker(Tracker):
             self._client.log_artifacts(run, str(study.folder))
         self._runs[study.key] = ""
 
+    @hiding
     def open_study(self, suite: SuiteSpec, study: str, params: Mapping[str, str]) -> StudyLog:
         """The parent run of a study; one process of a machine at a time does this."""
         return StudyRun.open(self._client, self._experiment(suite), suite.name, study, params)
@@ -184,6 +210,7 @@ class MLflowTracker(Tracker):
         check_name(name)
         self.connect()
 
+    @hiding
     def register_model(self, model: ServedModel) -> str:
         """A version in MLflow's model registry, linked with the run of its configuration."""
         experiment = self._experiment(model.suite)

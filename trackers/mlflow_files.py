@@ -7,7 +7,8 @@ from typing import Any
 
 from benchmark.ledger.records import Record
 from benchmark.results.compare import adjust
-from benchmark.results.formats import to_csv
+from benchmark.results.csv_text import to_csv
+from benchmark.results.formats import to_csv as changes_to_csv
 from benchmark.results.summaries import with_tables
 from benchmark.results.sweep import draw, summary
 from benchmark.results.sweep import to_csv as summary_to_csv
@@ -23,7 +24,11 @@ def write_evaluation(folder: Path, finished: FinishedConfiguration, record: Reco
     task, options, drawing = evaluation.task, evaluation.options, evaluation.task.drawing
     outcome = with_tables(task, finished.outcomes[record.key], options)
     for title, frame in sample_frames(outcome).items():
-        frame.to_csv(folder / f"{safe_name(title)}.csv", index=False)
+        text = to_csv(
+            [str(name) for name in frame.columns],
+            zip(*(frame.iloc[:, i].to_numpy() for i in range(frame.shape[1])), strict=True),
+        )
+        (folder / f"{safe_name(title)}.csv").write_text(text, encoding="utf-8")
 
     def draw_all() -> None:
         base = finished.references.get(record.name) if drawing else None
@@ -42,7 +47,7 @@ def write_evaluation(folder: Path, finished: FinishedConfiguration, record: Reco
 def write_sweep(folder: Path, sweep: FinishedSweep) -> None:
     """`summary.csv`, `comparison.csv`, `changes.png` and `bits.png`."""
     (folder / "summary.csv").write_text(summary_to_csv(summary(sweep)), encoding="utf-8")
-    (folder / "comparison.csv").write_text(to_csv(adjust(sweep.changes)), encoding="utf-8")
+    (folder / "comparison.csv").write_text(changes_to_csv(adjust(sweep.changes)), encoding="utf-8")
     for title, figure in draw(sweep).items():
         figure.savefig(folder / f"{title}.png", dpi=110)
 

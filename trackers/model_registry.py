@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -57,7 +58,7 @@ def register(client: Any, model: ServedModel, experiment: str, run: str | None) 
     except (MlflowException, OSError) as error:
         raise StorageError(f"model '{model.name}' cannot be registered: {error}") from error
     uri = f"models:/{model.name}/{made.version}"
-    return f"registered {uri}, {linked}. Serve it: reliquant serve {uri}"
+    return f"registered {uri}, {linked}. Serve it: reliquant serve {shlex.quote(uri)}"
 
 
 def check_name(name: str) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
@@ -19,13 +20,14 @@ from urllib.request import url2pathname
 
 from filelock import FileLock
 
-from benchmark.errors import StorageError, masked
+from benchmark.errors import StorageError, masked, why
 from benchmark.utils.processes import is_gone, owner
 from benchmark.utils.sqlite import sqlite_address, sqlite_path
 
 KEY, CONTENT, ERROR, OWNER = "eval.key", "eval.content", "error", "reliquant.owner"
 KILLED = "the process that wrote this run was killed"
 """Value of the tag `ERROR` of a run that its process did not end."""
+STORE = "mlflow.db"
 ANALYZE_EVERY = 2000
 """Runs after which SQLite's statistics are renewed: without them the UI's queries choose bad plans (50,000 runs
 ordered by a metric: minutes instead of a second)."""
@@ -38,6 +40,9 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT
 
 WAIT_SECONDS = 5.0
 """How long ANALYZE waits for others who write."""
+
+CHECKED_BYTES = 1 << 26
+"""Up to this size a store is read through when it is opened (milliseconds); of a larger one its tables' names are."""
 
 _COMPLETE = """
     SELECT k.value, c.value FROM experiments e
@@ -55,7 +60,7 @@ _RUNNING = """
 
 def default_uri(home: Path) -> str:
     """Where runs are tracked unless the user says otherwise."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(home / "mlflow.db")
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(home / STORE)
 
 
 def connect(address: str) -> Any:
@@ -83,6 +88,53 @@ def connect(address: str) -> Any:
         with closing(sqlite3.connect(file)) as database:
             database.execute("PRAGMA journal_mode=WAL")
     return client
+
+
+def set_aside_damaged(home: Path, address: str) -> None:
+    """Rename the store of a results folder if it is damaged, and say so: the ledger has everything that was in it.
+
+    A store elsewhere, which the user named, is left alone: it may hold what we did not write, or be no store at all.
+
+    Raises:
+        StorageError: it cannot be renamed.
+    """
+    path = (home / STORE).resolve()
+    if sqlite_path(address) != path or not path.exists():
+        return
+    with FileLock(f"{path}.lock"):
+        if (reason := damage(path)) is None:
+            return
+        aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**6:06d}")
+        try:
+            path.rename(aside)
+            for journal in ("-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    path.with_name(path.name + journal).rename(aside.with_name(aside.name + journal))
+        except OSError as error:
+            raise StorageError(f"{path} is damaged ({reason}) and cannot be renamed: {why(error)}") from error
+    print(
+        f"warning: {path} is damaged ({reason}); it is now {aside.name}, and a new one is begun. The ledger has "
+        "everything: `reliquant sync SUITE` brings each suite's results over",
+        file=sys.stderr,
+    )
+
+
+def damage(path: Path) -> str | None:
+    """Why a file is no whole SQLite database; None where it is one, or cannot be looked at now."""
+    if not path.is_file():
+        return "not a file"
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("SELECT name FROM sqlite_master").fetchall()
+            if path.stat().st_size > CHECKED_BYTES:
+                return None
+            [(found,)] = database.execute("PRAGMA quick_check(1)")
+            return None if found == "ok" else " ".join(str(found).split())
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        return str(error) if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else None
+    except OSError:
+        return None
 
 
 class Found(NamedTuple):

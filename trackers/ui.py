@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlencode
 
@@ -35,7 +35,7 @@ def serve(home: Path, host: str, port: int, tracking_uri: str | None, browse: bo
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(home / "mlflow.db")
     if (file := sqlite_path(uri)) is not None and not file.is_file():
-        raise InputError(f"no results in {home} yet; `reliquant run demo --home {shlex.quote(str(home))}` makes some")
+        raise InputError(f"no results in {home} yet; `reliquant run demo --home {quote(str(home))}` makes some")
     check_port(host, port)
     if host not in LOOPBACK:
         print(
@@ -80,7 +80,8 @@ def addresses(uri: str, host: str, port: int) -> dict[str, str]:
     try:
         experiments = MlflowClient(tracking_uri=uri).search_experiments(order_by=["last_update_time DESC"])
     except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
-        raise StorageError(masked(f"tracking store {uri} cannot be read: {error}", uri)) from error
+        hint = "; `reliquant sync` writes a new one from the ledger" if sqlite_path(uri) is not None else ""
+        raise StorageError(masked(f"tracking store {uri} cannot be read: {error}", uri) + hint) from error
     base = f"http://{_bracketed(host)}:{port}/#/experiments"
     return {e.name: f"{base}/{e.experiment_id}/runs?{_query(e)}" for e in experiments if e.name != "Default"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from benchmark.cli.requests import NewQuantizerRequest, NewSourceRequest, NewTaskRequest
@@ -11,7 +12,7 @@ from benchmark.cli.scaffold import write_plugin
 def new_task(request: NewTaskRequest) -> None:
     """Write a task, its test, and a suite that runs it."""
     _write("task", request.name, request.folder)
-    print(f"  reliquant run {request.folder / f'{request.name}.yaml'} --include {_file(request)}")
+    print(f"  reliquant run {_quoted(request.folder / f'{request.name}.yaml')} --include {_file(request)}")
 
 
 def new_quantizer(request: NewQuantizerRequest) -> None:
@@ -26,11 +27,16 @@ def new_source(request: NewSourceRequest) -> None:
     print(f"  reliquant run SUITE --include {_file(request)}   # data: {{mine: {{source: {request.name}, path: ...}}}}")
 
 
-def _file(request: NewTaskRequest | NewQuantizerRequest | NewSourceRequest) -> Path:
-    return request.folder / f"{request.name}.py"
+def _file(request: NewTaskRequest | NewQuantizerRequest | NewSourceRequest) -> str:
+    return _quoted(request.folder / f"{request.name}.py")
+
+
+def _quoted(path: Path) -> str:
+    """A path for a shell."""
+    return shlex.quote(str(path))
 
 
 def _write(kind: str, name: str, folder: Path) -> None:
     for path in write_plugin(kind, name, folder):
         print(f"wrote {path}")
-    print(f"next:\n  pytest {folder / f'test_{name}.py'}")
+    print(f"next:\n  pytest {_quoted(folder / f'test_{name}.py')}")

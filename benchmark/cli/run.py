@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from benchmark.cli.tables import print_data_sets, print_efficiency, print_table, print_verdicts
@@ -113,6 +113,6 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
     print(
         f"{total} evaluations: {sweep.computed} computed, {total - sweep.computed} from the ledger, "
         f"{len(sweep.failed)} failed. Results: {request.home}. Browse them: reliquant ui"
-        + ("" if request.home == Path("mlruns") else f" --home {shlex.quote(str(request.home))}"),
+        + ("" if request.home == Path("mlruns") else f" --home {quote(str(request.home))}"),
         file=out,
     )

@@ -31,6 +31,6 @@ class Stoppable(TyperGroup):
 
 def stopped(stop: KeyboardInterrupt) -> int:
     """Print that finished work is kept and how to resume; returns the exit status."""
-    command = shlex.join(["reliquant", *map(masked, sys.argv[1:])])
+    command = shlex.join(["reliquant", *(masked(word, word) for word in sys.argv[1:])])
     print(f"stopped; what is finished is kept. Go on with: {command}", file=sys.stderr)
     return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED

@@ -19,6 +19,8 @@ def sync_suite(request: SyncRequest) -> int:
     include_files(request.include)
     with open_progress(request.quiet) as progress:
         ledger = Ledger(request.home)
+        if ledger.damage:
+            progress.message(ledger.damage)
         plan = recorded_plan(request, ledger.records)
         tracker = trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)
         count = replay(plan, ledger, tracker, progress)

@@ -75,7 +75,7 @@ class Survey:
         return {**own, "suite": self.suite.name, "configurations": self.configurations}
 
 
-def survey(suite: SuiteSpec) -> Survey:
+def survey(suite: SuiteSpec, allow_outside: bool = False) -> Survey:
     """Check a suite and look for its models and data; decodes, loads and runs nothing.
 
     Raises:
@@ -86,7 +86,7 @@ def survey(suite: SuiteSpec) -> Survey:
     costs = [cost for model in suite.models if (cost := _forward_flops(model, missing)) is not None]
     images, unknown, opened = 0, [], dict[str, Data]()
     for name in groups:
-        count = _count(suite.data[name], name, limit_of(suite, name), missing, opened)
+        count = _count(suite.data[name], name, limit_of(suite, name), missing, opened, allow_outside)
         if count is None:
             unknown.append(name)
         else:
@@ -200,11 +200,13 @@ def _few(opened: Mapping[str, Data]) -> list[str]:
     return [f"classes with under {FEW} images, in data set {', '.join(found)}"] if found else []
 
 
-def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str], opened: dict[str, Data]) -> int | None:
+def _count(
+    spec: DataSpec, name: str, limit: int | None, missing: list[str], opened: dict[str, Data], allow_outside: bool
+) -> int | None:
     """Images of one data set: counted where it is here (and put into `opened`), from the catalogue where it is not."""
     single = next(iter(expand(name, spec).values()))
     try:
-        opened[name] = open_data(single, name)
+        opened[name] = open_data(single, name, allow_outside)
         count: int | None = len(opened[name])
     except ReliquantError as error:
         entries = [e for e in catalogue().values() if (e.spec.source, e.spec.path) == (spec.source, spec.path)]
@@ -217,7 +219,7 @@ def _count(spec: DataSpec, name: str, limit: int | None, missing: list[str], ope
 def validate_suite(request: ValidateRequest) -> None:
     """Check a suite and print its work and what is missing here."""
     include_files(request.include)
-    found = survey(load_suite(request.suite, request.data, request.catalogues))
+    found = survey(load_suite(request.suite, request.data, request.catalogues), request.allow_outside)
     if request.json:
         print(json.dumps(found.to_json()), file=out())
     elif not request.quiet:

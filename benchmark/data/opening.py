@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmark.data import decode, prompts
 from benchmark.data.corruption_names import COMMON, EXTRA, GENERATOR_VERSION
 from benchmark.data.labels import check_prompts, class_names
-from benchmark.data.rows import check_ids, check_labels, take_classes, take_half, take_limit, take_part
+from benchmark.data.rows import check_ids, check_inside, check_labels, take_classes, take_half, take_limit, take_part
 from benchmark.data.sources.base import Described, LoadedData, Source
 from benchmark.errors import DataError, InputError, UnknownNameError
 from benchmark.registry import Registry
@@ -41,13 +41,22 @@ class DataSets:
     """Data sets by specification: their files are looked at once, and equal columns and tables are shared.
 
     A new object looks at all files again.
+
+    Args:
+        allow_outside: whether a path inside a data file (parquet, image list) may lead out of the data's folder.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, allow_outside: bool = False) -> None:
+        self.allow_outside = allow_outside
         self._fingerprints: dict[str, str] = {}
         self._opened: dict[str, Data] = {}
         self._tables: dict[str, LoadedData] = {}
         self._columns: WeakValueDictionary[bytes, NDArray[Any]] = WeakValueDictionary()
+
+    def allowing(self, outside: bool) -> DataSets:
+        """Itself, with another `allow_outside`."""
+        self.allow_outside = outside
+        return self
 
     def files_digest(self, spec: DataSpec) -> str:
         """Content hash of the files and of what is asked of them: the part of `Data.digest` that needs no table.
@@ -95,9 +104,15 @@ class DataSets:
         key = spec.digest()
         if not images and key not in self._tables and type(source).describe is not Source.describe:
             return source.describe(spec)
-        self._tables[key] = loaded = self._tables.pop(key, None) or _undecoded(source.load(spec))
+        self._tables[key] = loaded = self._tables.pop(key, None) or self._loaded(spec, source)
         if len(self._tables) > KEPT_TABLES:
             del self._tables[next(iter(self._tables))]
+        return loaded
+
+    def _loaded(self, spec: DataSpec, source: Source[Any]) -> LoadedData:
+        loaded = _undecoded(source.load(spec))
+        if not self.allow_outside:
+            check_inside(loaded.dataset, source.roots(spec))
         return loaded
 
     def shared(self, column: NDArray[Any]) -> NDArray[Any]:
@@ -213,9 +228,9 @@ def check_data(spec: DataSpec, name: str) -> None:
             prompts.templates(spec.templates)
 
 
-def open_data(spec: DataSpec, name: str) -> Data:
+def open_data(spec: DataSpec, name: str, allow_outside: bool = False) -> Data:
     """`DataSets.open` for one data set alone."""
-    return DataSets().open(spec, name)
+    return DataSets(allow_outside).open(spec, name)
 
 
 def data_digest(spec: DataSpec) -> str:
@@ -300,6 +315,7 @@ def _open(spec: DataSpec, source: Source[Any], sets: DataSets) -> Data:
     check_ids(ids)
     found = class_names(spec, loaded)
     if found.names:
+        prompts.check_classes(found.names)
         check_labels(labels, ids, loaded.class_names or found.names)
     templates, templates_origin = _templates(spec, loaded)
     equal = spec.allow_equal_prompts or loaded.settled or spec.classes in prompts.BUILT_IN_CLASSES

@@ -17,6 +17,8 @@ SIMPLE: tuple[str, ...] = ("a photo of a {}.",)
 
 BUILT_IN_CLASSES = ("imagenet", "vocabulary")
 VOCABULARY_SIZE = 1_000
+MOST_CLASSES, LONGEST_NAME = 50_000, 1_000
+"""ImageNet-21k has 21,843 classes; text towers read 77 tokens or fewer."""
 BUILT_IN_TEMPLATES = ("imagenet", "simple")
 
 
@@ -72,9 +74,23 @@ def class_names(value: str | Sequence[str]) -> tuple[str, ...]:
         names = vocabulary()
     else:
         names = read_names(_file(value, "class list", BUILT_IN_CLASSES))
-    if not all(names):
-        raise DataError(f"class name number {[bool(name) for name in names].index(False)} is empty")
+    check_classes(names)
     return names
+
+
+def check_classes(names: Sequence[str]) -> None:
+    """Refuse what no text tower could embed in reasonable time, before any work.
+
+    Raises:
+        DataError: more than `MOST_CLASSES`, or a name that is empty or longer than `LONGEST_NAME`.
+    """
+    if len(names) > MOST_CLASSES:
+        raise DataError(f"{len(names):,} classes, at most {MOST_CLASSES:,}; keep some by the option 'subset'")
+    for number, name in enumerate(names):
+        if not name.strip():
+            raise DataError(f"class name number {number} is empty")
+        if len(name) > LONGEST_NAME:
+            raise DataError(f"class name number {number} ('{name[:40]}...') has {len(name):,} letters, at most 1,000")
 
 
 def templates(value: str | Sequence[str]) -> tuple[str, ...]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +14,9 @@ from numpy.typing import NDArray
 from benchmark.data import prompts
 from benchmark.data.labels import matched
 from benchmark.errors import DataError, UnknownNameError
+
+if TYPE_CHECKING:
+    import datasets
 
 Ints = NDArray[np.int64]
 
@@ -20,6 +26,30 @@ def check_ids(ids: NDArray[np.str_]) -> None:
     values, counts = np.unique(ids, return_counts=True)
     if len(values) != len(ids):
         raise DataError(f"sample id '{values[counts.argmax()]}' occurs {counts.max()} times; ids must be unique")
+
+
+def check_inside(table: datasets.Dataset, roots: Sequence[Path]) -> None:
+    """Paths written inside data (parquet, image lists) stay below one of the roots; links there may lead anywhere.
+
+    Raises:
+        DataError: names row and path of the first that leaves them.
+    """
+    if not roots or "image" not in table.column_names:
+        return
+    inside = tuple(os.path.join(os.path.normpath(root), "") for root in roots)  # noqa: PTH118 (adds the slash)
+    row = 0
+    for chunk in table.data.column("image").chunks:
+        held = chunk.field("bytes").is_valid().to_pylist()
+        for path, own in zip(chunk.field("path").to_pylist(), held, strict=True):
+            if path is not None and not own:
+                place = path.split("::")[-1]
+                if not (place.startswith(inside) and "/.." not in place):
+                    place = os.path.normpath(os.path.abspath(place))  # noqa: PTH100 (follows no link)
+                if not place.startswith(inside):
+                    raise DataError(
+                        f"image {row}: its path {path} leads out of {roots[0]}; allow it by --allow-outside"
+                    )
+            row += 1
 
 
 def check_labels(labels: Ints, ids: NDArray[np.str_], names: Sequence[str]) -> None:

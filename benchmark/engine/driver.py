@@ -16,7 +16,7 @@ from benchmark.plugins import Outcome, Summary
 from benchmark.results.compare import Change, Comparer
 from benchmark.results.evidence import pack
 from benchmark.results.identity import identity
-from benchmark.spec import FP32
+from benchmark.spec import FP32, DataSpec
 from benchmark.tracking import (
     FinishedConfiguration,
     FinishedSweep,
@@ -27,6 +27,7 @@ from benchmark.tracking import (
     sweeps,
 )
 from benchmark.utils.guard import described, guarded
+from benchmark.utils.portable import all_portable, portable
 from benchmark.utils.progress import Progress, Silent
 
 
@@ -218,9 +219,13 @@ def finished_configuration(
             if comparer:
                 changes += comparer.changes(record, bases[record.name])
             advance(1)
+    about = tracked(plan, configuration)
+    if not plan.settings.keep_paths:
+        records = [replace(r, error=r.error and portable(r.error), notes=all_portable(r.notes)) for r in records]
+        about = replace(about, evaluations=tuple(map(_portable_data, about.evaluations)))
     return FinishedConfiguration(
         suite=plan.suite,
-        configuration=tracked(plan, configuration),
+        configuration=about,
         report=report.report if report else None,
         efficiency=efficiency.efficiency if efficiency else None,
         records=tuple(records),
@@ -228,6 +233,18 @@ def finished_configuration(
         references={name: ledger.outcome(record) for name, record in bases.items()},
         changes=tuple(changes),
     )
+
+
+def _portable_data(evaluation: TrackedEvaluation) -> TrackedEvaluation:
+    """The evaluation with data that do not say where they lie on this machine."""
+    data = {name: replace(used, spec=_portable_spec(used.spec)) for name, used in evaluation.data.items()}
+    return replace(evaluation, data=data)
+
+
+def _portable_spec(spec: DataSpec) -> DataSpec:
+    update = {name: all_portable(getattr(spec, name)) for name in type(spec).model_fields}
+    found: DataSpec = spec.model_copy(update=update)
+    return found
 
 
 def tracked(plan: Plan, configuration: Configuration) -> TrackedConfiguration:

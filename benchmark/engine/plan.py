@@ -34,6 +34,8 @@ class Settings:
         batch_size, workers, task_timeout: images a pass, decoding processes, seconds of a task; results depend on none.
         exact_float: evaluate simulated quantizations in float even where integer codes would do; hashed.
         precision: `bf16` and `fp16` run the models under autocast; hashed. compile: by torch.compile; hashed.
+        keep_paths: whether trackers get this machine's absolute paths. allow_outside: whether paths inside parquet
+            files and image lists may lead out of the data's folder.
         engine: integer engine of the machine that evaluated, to read its results elsewhere; None asks this one.
     """
 
@@ -45,6 +47,8 @@ class Settings:
     compile: bool = False
     engine: str | None = None
     task_timeout: float | None = None
+    keep_paths: bool = False
+    allow_outside: bool = False
 
     def hashed(self) -> dict[str, Any]:
         """The part that can change a number; the integer engine's rounding differs from float in the last bits."""
@@ -189,7 +193,7 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
     settings, (quants, bindings, groups) = settings or Settings(), check_suite(suite)
     for quant in quants:
         quantizers.get(quant.method).check_available(settings.device.split(":")[0])
-    sets = sets or DataSets()
+    sets = (sets or DataSets()).allowing(settings.allow_outside)
     data = {name: sets.open(spec, name) for group in groups.values() for name, spec in group.items()}
     for task, label, binding in bindings:
         roles = _bound(binding.roles, groups).items()

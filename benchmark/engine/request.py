@@ -50,10 +50,18 @@ class Json:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Paths of this machine in what leaves it."""
+
+    keep_paths: bool = option(False, "Keep this machine's absolute paths.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Catalogues:
     """The user's own data sets."""
 
     catalogues: Sequence[Path] = option((), "Own data catalogue; repeatable.", flag="--catalogue", kept="asked")
+    allow_outside: bool = option(False, "Follow paths in data files that leave their folder.", kept="asked")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +198,7 @@ class RayOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRequest(Json, Quiet, Home, Store, Trackers, Pixels, TaskLimit, Batches, Evaluations):
+class RunRequest(Json, Quiet, Paths, Home, Store, Trackers, Pixels, TaskLimit, Batches, Evaluations):
     """Evaluate a suite; finished evaluations are not done again."""
 
     spectrum: Sequence[str] = option((), "Spectral study of this data too; repeatable.")
@@ -224,7 +232,7 @@ class RunRequest(Json, Quiet, Home, Store, Trackers, Pixels, TaskLimit, Batches,
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyncRequest(Json, Quiet, Home, Store, Evaluations):
+class SyncRequest(Json, Quiet, Paths, Home, Store, Evaluations):
     """Bring a suite's finished evaluations from the ledger to MLflow; evaluates nothing.
 
     The options must be those of the run, because they are part of a configuration's key.

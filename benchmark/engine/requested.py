@@ -75,7 +75,9 @@ def _requested_suite(request: Evaluations) -> SuiteSpec:
 def _settings(request: Evaluations) -> Settings:
     check_precision(request.precision)
     limit = check_seconds(getattr(request, "task_timeout", None), "--task-timeout")
-    return Settings(**{name: getattr(request, name) for name in SETTINGS if hasattr(request, name)}, task_timeout=limit)
+    known = {name: getattr(request, name) for name in SETTINGS if hasattr(request, name)}
+    keep = getattr(request, "keep_paths", False)
+    return Settings(**known, task_timeout=limit, keep_paths=keep, allow_outside=request.allow_outside)
 
 
 def all_with_overrides(names: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:

@@ -64,10 +64,8 @@ def run(
     with Leases(home) as leases, progress.phase(f"suite {plan.suite.name}", len(plan.configurations)) as advance:
         comparer = Comparer(ledger) if compare else None
         driver = Driver(plan, ledger, leases, trackers, progress, comparer, Sweep(plan))
-        if ledger.broken_lines and any(map(driver.pending, plan.configurations)):
-            progress.message(
-                f"{ledger.file}: {ledger.broken_lines} damaged rows are skipped; what they held is computed again"
-            )
+        if ledger.damage and any(map(driver.pending, plan.configurations)):
+            progress.message(f"{ledger.damage}; what they held is computed again")
         if ray is None:
             Local(driver, caches, timing, models or Models()).run(advance)
         else:

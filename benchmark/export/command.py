@@ -45,6 +45,7 @@ from benchmark.results.decide import decide
 from benchmark.spec import FP32, SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.tracking import DEFAULT_TRACKER, ServedModel, trackers
+from benchmark.utils.portable import portable
 from benchmark.utils.progress import open_progress
 
 PROBE = 8
@@ -103,7 +104,7 @@ def _plan(request: ExportRequest) -> Plan:
     if len(suite.models) != 1:
         names = ", ".join(model.ref for model in suite.models)
         raise SpecError(f"suite '{suite.name}' has {len(suite.models)} models ({names}); name one by --model")
-    plan = make_plan(suite, Settings(request.device))
+    plan = make_plan(suite, Settings(request.device, allow_outside=request.allow_outside))
     refuse_quantized([plan.configurations[-1].model], "export")
     return plan
 
@@ -138,7 +139,7 @@ def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str |
         format=VERSION,
         short_name=quant.name,
         quantization=quant,
-        base=_base(configuration.model, recipe),
+        base=_base(configuration.model, recipe, request.keep_paths),
         layers={name: dict(state.about) for name, state in kept.items()},
         same=same,
         files={},
@@ -159,7 +160,8 @@ def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str |
         baseline = of_records(str(request.home), found.bases, Ledger(request.home))
         (folder / RECORD).write_text(to_json(baseline), encoding="utf-8")
     used = file_name(request.used_suite)
-    facts = CardFacts(request.to.name, config, report, size, suite, used, request.line, *about)
+    line = request.line if request.keep_paths else portable(request.line)
+    facts = CardFacts(request.to.name, config, report, size, suite, used, line, *about)
     (folder / CARD).write_text(card(facts), encoding="utf-8")
     write_config(folder, config)
     check_same(folder, quantized, _probe(maker), plan.settings.device)
@@ -176,9 +178,9 @@ def _check_kept(configuration: Configuration, report: QuantizationReport, kept: 
         )
 
 
-def _base(model: ResolvedModel, recipe: Recipe) -> Base:
+def _base(model: ResolvedModel, recipe: Recipe, keep_paths: bool) -> Base:
     return Base(
-        ref=model.ref,
+        ref=model.ref if keep_paths else portable(model.ref),
         name=model.name,
         family=model.family,
         sha256=model.digest,

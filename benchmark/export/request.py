@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.engine.request import DataPlaces, Device, Home, Plugins, Quiet, Store
+from benchmark.engine.request import DataPlaces, Device, Home, Paths, Plugins, Quiet, Store
 from benchmark.utils.options import option
 
 IN_FILE = re.compile(r"(.+\.ya?ml)(?::(\d+))?")
@@ -15,7 +15,7 @@ IN_FILE = re.compile(r"(.+\.ya?ml)(?::(\d+))?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportRequest(Quiet, Plugins, Home, Device, DataPlaces, Store):
+class ExportRequest(Quiet, Paths, Plugins, Home, Device, DataPlaces, Store):
     """Write a quantized model to a folder: packed weights, its QuantSpec, a model card; `run --model DIR` loads it."""
 
     config: str = option(

@@ -1,7 +1,11 @@
 """The ledger: an append-only JSONL file, one row per finished evaluation. The source of truth for resuming.
 
-MLflow is a view of it. Per-sample columns lie beside it in `samples/<key[:2]>/<key>.npz`, the metrics' replicates in
-`replicates/`, written before their row, which has their digests.
+MLflow is a view of it. A row counts if its checksum fits and its fields have their types (`benchmark.ledger.forms`);
+other rows are skipped and named by their line. The checksum guards against damage, not against forgery: whoever writes
+a row can write its checksum.
+
+Per-sample columns lie beside it in `samples/<key[:2]>/<key>.npz`, the metrics' replicates in `replicates/`, written
+before their row, which has their digests.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.errors import DamagedSamplesError, StorageError, why
+from benchmark.ledger.forms import check_row
 from benchmark.ledger.samples import digest_of, pack, unpack
 from benchmark.plugins import Columns, Outcome, Summary
 from benchmark.spec import digest
@@ -29,6 +34,10 @@ from benchmark.utils.locking import exclusive
 Status = Literal["done", "failed"]
 SAMPLES, REPLICATES = "samples", "replicates"
 """Folders beside the rows."""
+LARGEST_ROW = 1 << 24
+"""Bytes; the report of a model with a thousand layers has a fiftieth of that."""
+NAMED_ROWS = 3
+"""So many skipped rows are named, the others counted."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,8 @@ class Ledger:
         self._names: dict[tuple[str, str, str], Alias] = {}
         self.reports: dict[str, ReportRow] = {}
         self.efficiencies: dict[str, EfficiencyRow] = {}
-        self.broken_lines = 0
+        self.broken: list[tuple[int, str]] = []
+        self._lines = 0
         self._unreadable: set[str] = set()
         self._offset = 0
         self.refresh()
@@ -144,11 +154,25 @@ class Ledger:
         """Read the rows that this or another process has appended since the last look."""
         with self.file.open("rb") as file:
             file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # another process is writing it, or was killed doing so
-                self._offset += len(line)
+            for line, length in _lines(file):
+                self._offset += length
+                self._lines += 1
                 self._take(line)
+
+    @property
+    def broken_lines(self) -> int:
+        """How many rows were skipped (`broken`: line number and reason)."""
+        return len(self.broken)
+
+    @property
+    def damage(self) -> str | None:
+        """One line on the rows that were skipped; None where all could be read."""
+        if not self.broken:
+            return None
+        named = "; ".join(f"line {number}: {reason}" for number, reason in self.broken[:NAMED_ROWS])
+        more = f"; and {len(self.broken) - NAMED_ROWS} more" if len(self.broken) > NAMED_ROWS else ""
+        rows = "1 damaged row is" if len(self.broken) == 1 else f"{len(self.broken)} damaged rows are"
+        return f"{self.file}: {rows} skipped ({named}{more})"
 
     def done(self, key: str) -> Record | None:
         """The finished record of an evaluation; failed ones and those whose samples are damaged are tried again."""
@@ -310,25 +334,61 @@ class Ledger:
         file.flush()
         os.fsync(file.fileno())
 
-    def _take(self, line: bytes) -> None:
+    def _take(self, line: bytes | None) -> None:
         try:
-            row = dict(json.loads(line, object_pairs_hook=_interned))
-            if row.pop("sha256") != digest(row):
-                raise ValueError("a byte was changed")
-            kind = row.pop("kind")
-            if kind == "record":
-                new, old = Record(**row), self.records.get(row["key"])
-                if old is None or old.samples != new.samples:  # else it is a row that was read or written before
-                    self._unreadable.discard(new.key)
-                self._keep(new)
-            elif kind == "alias" and row["key"] in self.records:
-                self._name(Alias(**row))
-            elif kind == "report":
-                self.reports[row["configuration"]] = ReportRow(**row)
-            elif kind == "timing":
-                self.efficiencies[row["configuration"]] = EfficiencyRow(**row)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            self.broken_lines += 1
+            kind, row = read_row(line)
+        except (ValueError, TypeError, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:160]
+            self.broken.append((self._lines, reason))
+            return
+        if kind == "record":
+            new, old = Record(**row), self.records.get(row["key"])
+            if old is None or old.samples != new.samples:  # else it is a row that was read or written before
+                self._unreadable.discard(new.key)
+            self._keep(new)
+        elif kind == "alias" and row["key"] in self.records:
+            self._name(Alias(**row))
+        elif kind == "report":
+            self.reports[row["configuration"]] = ReportRow(**row)
+        elif kind == "timing":
+            self.efficiencies[row["configuration"]] = EfficiencyRow(**row)
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
+    """Whole lines with their lengths; None for one beyond `LARGEST_ROW`, which is never held in memory."""
+    while line := file.readline(LARGEST_ROW):
+        length, whole = len(line), line.endswith(b"\n")
+        last = line
+        while not last.endswith(b"\n"):
+            if not (last := file.readline(LARGEST_ROW)):
+                return  # another process is writing it, or was killed doing so
+            length += len(last)
+        yield line if whole else None, length
+
+
+def read_row(line: bytes | None) -> tuple[str, dict[str, Any]]:
+    """Kind and fields of a row; None: it was larger than `LARGEST_ROW`.
+
+    Raises:
+        ValueError, TypeError, RecursionError: it is damaged, or has another form.
+    """
+    if line is None:
+        raise ValueError(f"more than {LARGEST_ROW >> 20} MB")
+    try:
+        row = json.loads(line, object_pairs_hook=_interned)
+    except ValueError:
+        raise ValueError("not JSON, or cut off") from None
+    if not isinstance(row, dict):
+        raise ValueError("no object")
+    if "sha256" not in row:
+        raise ValueError("it has no sha256")
+    if row.pop("sha256") != digest(row):
+        raise ValueError("its sha256 does not fit")
+    if b"\\u" in line:
+        json.dumps(row, ensure_ascii=False).encode()  # half a character (a lone surrogate) could not be printed
+    kind = row.pop("kind", None)
+    check_row(kind, row)
+    return kind, row
 
 
 def _under(alias: Alias, record: Record) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmark.engine.include import include_files
@@ -12,6 +13,7 @@ from benchmark.report.request import ReportRequest
 from benchmark.results.load import find, open_ledger
 from benchmark.results.rows import Results, read_results, read_spectra
 from benchmark.utils.memory import rare_collection
+from benchmark.utils.portable import all_portable
 from benchmark.utils.progress import open_progress
 
 
@@ -28,8 +30,11 @@ def write_report(request: ReportRequest) -> Path:
             asked = find(ledger, request.what, request.suite, request.data, request.catalogues)
             advance(1)
         results = read_results(ledger, asked.suite, asked.spec)
+        results = replace(results, allow_outside=request.allow_outside)
         with progress.phase("draw the page", 1) as advance, rare_collection():
             about = origin(results, suite_file(asked.name))
+            if not request.keep_paths:
+                about, results = all_portable(about), without_paths(results)
             page = render(results, about, _spectra(results, request.home), asked.runs)
             advance(1)
     try:
@@ -37,6 +42,16 @@ def write_report(request: ReportRequest) -> Path:
     except OSError as error:
         raise StorageError(f"{request.output} cannot be written: {error.strerror}") from error
     return request.output
+
+
+def without_paths(results: Results) -> Results:
+    """Results whose reasons and notes name no absolute paths of this machine."""
+    rows = []
+    for row in results.rows:
+        records = {name: replace(r, notes=all_portable(r.notes)) for name, r in row.records.items()}
+        report = row.report and {**row.report, "notes": all_portable(row.report.get("notes", []))}
+        rows.append(replace(row, records=records, failed=all_portable(row.failed), report=report))
+    return replace(results, rows=tuple(rows), uncompared=all_portable(results.uncompared))
 
 
 def _spectra(results: Results, home: Path) -> list[dict[str, object]]:

@@ -126,7 +126,8 @@ def _open(results: Results, record: Record, role: str) -> Data | str:
     name = binding.data(role)[0]
     asked = results.spec.model_copy(update={"limit": record.provenance.get("limit", results.spec.limit)})
     try:
-        data = open_data(asked.data[name].model_copy(update={"limit": limit_of(asked, name)}), name)
+        single = asked.data[name].model_copy(update={"limit": limit_of(asked, name)})
+        data = open_data(single, name, results.allow_outside)
     except ReliquantError as error:
         return str(error)
     recorded = record.provenance.get("data", {}).get(name)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.engine.request import DataPlaces, Home, OfSuite, Plugins, Quiet
+from benchmark.engine.request import DataPlaces, Home, OfSuite, Paths, Plugins, Quiet
 from benchmark.utils.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportRequest(Quiet, Plugins, Home, DataPlaces, OfSuite):
+class ReportRequest(Quiet, Paths, Plugins, Home, DataPlaces, OfSuite):
     """Write one self-contained HTML page: what to deploy and why, figures, worst images, how to reproduce it.
 
     A RUN (short names, {a,b} and *) gives the same page with the figures of that quantization alone. Runs no model.

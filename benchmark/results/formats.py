@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmark.metrics.uncertainty import LEVEL
+from benchmark.results import csv_text
 from benchmark.results.compare import Change
 from benchmark.results.notation import MARKS, STARS, WISHES, fold, interval, q_text, short
 
@@ -65,13 +66,9 @@ def to_json(changes: Sequence[Change], data: Mapping[str, str] = _NONE) -> str:
 
 def to_csv(changes: Sequence[Change], data: Mapping[str, str] = _NONE) -> str:
     """One line a change, numbers in full precision, empty where there is none."""
-    import pandas as pd
-
-    columns = None if changes else ["model", "quantization", "metric"]
-    text: str = pd.DataFrame(rows(changes, data), columns=columns, dtype=object).to_csv(
-        index=False, lineterminator="\n"
-    )
-    return text
+    found = rows(changes, data)
+    columns = list(found[0]) if found else ["model", "quantization", "metric"]
+    return csv_text.to_csv(columns, (row.values() for row in found))
 
 
 def to_markdown(changes: Sequence[Change], data: Mapping[str, str] = _NONE) -> str:

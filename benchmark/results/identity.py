@@ -76,9 +76,11 @@ def same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     Nor are calibration pairs that one of them lacks: its suite runs without, so the method does not look at them.
     """
     both = (first, second)
-    digests = {each["model"]["digest"] for each in both} - {None}
-    pairs = {canonical(each["calibration"]) for each in both if each["calibration"] is not None}
-    return len(digests) < 2 and len(pairs) < 2 and question(first) == question(second)
+    if not question(first) or question(first) != question(second):
+        return False
+    digests = {each["model"].get("digest") for each in both} - {None}
+    pairs = {canonical(each["calibration"]) for each in both if each.get("calibration") is not None}
+    return len(digests) < 2 and len(pairs) < 2
 
 
 def question(one: Mapping[str, Any]) -> str:

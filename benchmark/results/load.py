@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from shlex import quote
 
-from benchmark.errors import InputError, UnknownNameError
+from benchmark.errors import InputError, UnknownNameError, masked
 from benchmark.ledger.records import Ledger, Record
 from benchmark.results.answers import of_model, records_of
 from benchmark.spec import SuiteSpec
@@ -65,7 +67,9 @@ def find(
     runs = tuple(run for run in known if any(fnmatchcase(run[1], pattern) for pattern in expand_braces(what)))
     if not runs:
         if what in suite_names():
-            raise InputError(f"suite '{what}' has no results in {ledger.home}; `reliquant run {what}` makes them")
+            raise InputError(
+                f"suite '{what}' has no results in {ledger.home}; `reliquant run {quote(what)}` makes them"
+            )
         raise UnknownNameError(
             f"suite or run (of suite '{asked.suite}')", what, {*recorded, *(quantization for _, quantization in known)}
         )
@@ -92,16 +96,16 @@ def mlflow_run(home: Path, run_id: str) -> tuple[str, Run]:
     if (file := sqlite_path(uri)) is not None and not file.is_file():
         raise InputError(f"run '{run_id}': {home} holds no MLflow store")
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=uri)
     try:
+        client = MlflowClient(tracking_uri=uri)
         run = client.get_run(run_id)
         parent = run.data.tags.get("mlflow.parentRunId")
         if run.data.tags.get("kind") == "evaluation" and parent is not None:
             run = client.get_run(parent)
-    except MlflowException as error:
-        raise InputError(f"run '{run_id}' is not in the MLflow store ({error.message})") from None
+    except Exception as error:  # MLflow, SQLAlchemy and HTTP each have their own; the store may be damaged
+        reason = masked(getattr(error, "message", "") or str(error), uri)
+        raise InputError(f"run '{run_id}' is not in the MLflow store ({reason})") from None
     tags = run.data.tags
     if tags.get("kind") != "configuration":
         raise InputError(f"run '{run_id}' of MLflow is none of a quantization, but of kind '{tags.get('kind')}'")
@@ -109,14 +113,17 @@ def mlflow_run(home: Path, run_id: str) -> tuple[str, Run]:
 
 
 def open_ledger(home: Path) -> Ledger:
-    """The ledger of a results folder.
+    """The ledger of a results folder; a warning on stderr names rows that do not count.
 
     Raises:
         InputError: it holds no results.
     """
     if not (home / "ledger.jsonl").is_file():
         raise InputError(f"{home} holds no results; run a suite first, or name the folder with --home DIR")
-    return Ledger(home)
+    ledger = Ledger(home)
+    if ledger.damage:
+        print(f"warning: {ledger.damage}; what they held counts only if it was computed again", file=sys.stderr)
+    return ledger
 
 
 def find_suite(

@@ -100,6 +100,7 @@ class Results:
         rows: full precision first for each model, then as in the ledger.
         bases: (model, evaluation, pair) -> full-precision record, which a quantized one of that pair is compared with.
         uncompared: evaluation -> why it could not be compared with full precision.
+        allow_outside: whether images outside the folders of their data may be shown.
     """
 
     suite: str
@@ -109,6 +110,7 @@ class Results:
     ledger: Ledger
     bases: Mapping[tuple[str, str, str], Record] = field(default_factory=dict)
     uncompared: Mapping[str, str] = field(default_factory=dict)
+    allow_outside: bool = False
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmark.results import csv_text
 from benchmark.results.compare import Change, adjust
 from benchmark.results.decide import by_configuration, declared_by
 from benchmark.results.notation import STARS, WISHES
@@ -58,11 +57,7 @@ def summary(sweep: FinishedSweep) -> Table:
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as CSV, empty where there is no value."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return csv_text.to_csv(list(rows[0]), (row.values() for row in rows))
 
 
 def draw(sweep: FinishedSweep) -> dict[str, Figure]:

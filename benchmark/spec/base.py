@@ -5,10 +5,13 @@ Nothing here reads data or loads a model; the registries are consulted by `bench
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -129,6 +132,25 @@ _FP32: dict[str, Any] = {name: field.default for name, field in QuantSpec.model_
 FP32 = QuantSpec.model_construct(**_FP32)
 
 
+def _possible_path(text: str) -> str:
+    """Refuse what the file system would answer with an error of its own."""
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError("holds a control character")
+    sizes = [len(part.encode("utf-8", "replace")) for part in text.split("/")]
+    if sum(sizes) + len(sizes) > 4096 or max(sizes) > 255:
+        raise ValueError("is too long: at most 255 bytes between slashes, and 4096 together")
+    for part in (text, text.partition(":")[2], text.partition("/")[2]):
+        try:
+            Path(part).expanduser()
+        except RuntimeError:
+            raise ValueError("begins with ~ and no user of this machine; give the full path") from None
+    return text
+
+
+Place = Annotated[str, AfterValidator(_possible_path)]
+"""A text that may be the path of a file."""
+
+
 class ModelFacts(Frozen):
     """What is known about a model besides its files; no number of an evaluation depends on it.
 
@@ -147,7 +169,7 @@ class ModelFacts(Frozen):
 class ModelSpec(ModelFacts):
     """A CLIP-like model: `demo`, `NAME/PRETRAINED`, `hf-hub:ORG/NAME`, `local-dir:PATH` or a checkpoint file."""
 
-    ref: str = Field(min_length=1)
+    ref: Place = Field(min_length=1)
     name: Name | None = None
 
     @model_validator(mode="before")
@@ -182,8 +204,8 @@ class DataSpec(Frozen):
     """
 
     source: str
-    path: str | None = None
-    split: str | None = None
+    path: Place | None = None
+    split: Place | None = None
     classes: ClassList | None = None
     classes_by: Literal["name", "position"] = "name"
     allow_equal_prompts: bool = False

@@ -60,7 +60,9 @@ def prepare(request: SpectrumRequest) -> Prepared:
         kept = tuple(name for name in suite.quantizations if "vision" in parse(name).towers)
         suite = suite.model_copy(update={"quantizations": kept})
     corruptions = [c for c in dict.fromkeys(request.corruptions) if c != NO_CORRUPTION]
-    settings = Settings(request.device, request.batch_size, exact_float=request.exact_float)
+    settings = Settings(
+        request.device, request.batch_size, exact_float=request.exact_float, allow_outside=request.allow_outside
+    )
     asked = plan_spectrum(suite, request.name, corruptions, settings)
     chosen = tuple(trackers.get(name) for name in dict.fromkeys(request.trackers))
     return Prepared(request, suite, asked, chosen)

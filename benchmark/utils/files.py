@@ -17,6 +17,8 @@ from benchmark.utils.image_formats import HEAD, IMAGE_SUFFIXES, image_format
 DATA_VARIABLE = "RELIQUANT_DATA"
 JUNK = ("__MACOSX", "@eaDir")
 """Folders that operating systems put beside the user's own; like hidden ones they are left out."""
+LARGEST_NAMES, LARGEST_LIST = 5_000_000, 500_000_000
+"""Bytes of a file of names (ImageNet-21k's has half a million) and of an image list (ImageNet's: 60 million)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ def expand(path: str) -> Path:
             raise DataError(f"{path}: the environment variable {name} is not set; set it, or give the full path")
         return os.environ[name]
 
-    return Path(re.sub(r"\$\{?(?P<name>[A-Za-z_]\w*)\}?", value, path)).expanduser().absolute()
+    try:
+        return Path(re.sub(r"\$\{?(?P<name>[A-Za-z_]\w*)\}?", value, path)).expanduser().absolute()
+    except RuntimeError as error:
+        raise DataError(f"{path}: {error}; give the full path") from None
 
 
 def resolve(path: str) -> Path:
@@ -56,7 +61,11 @@ def resolve(path: str) -> Path:
         DataError: nothing there.
     """
     found = expand(path)
-    if not found.exists():
+    try:
+        there = found.exists()
+    except OSError as error:  # a name that is too long
+        raise DataError(f"{path[:80]}: {error.strerror}") from None
+    if not there:
         shown = path if str(found) == path else f"{path} ({found})"
         raise DataError(f"{shown}: no such file or folder")
     return found
@@ -177,13 +186,15 @@ def fingerprint(entries: Iterable[Entry]) -> str:
     return digest([[e.path, digests[e.file]] for e in found])
 
 
-def numbered_lines(path: Path) -> list[tuple[int, str]]:
+def numbered_lines(path: Path, limit: int = LARGEST_NAMES) -> list[tuple[int, str]]:
     """The non-empty lines of a UTF-8 text file, stripped, each with its number from 1; a byte order mark is skipped.
 
     Raises:
-        DataError: missing, not UTF-8, or without a line.
+        DataError: missing, not UTF-8, more than `limit` bytes, or without a line.
     """
     try:
+        if path.is_file() and (size := path.stat().st_size) > limit:
+            raise DataError(f"{path}: {size:,} bytes, a file of names has at most {limit:,}")
         text = path.read_text(encoding="utf-8-sig")  # line ends of any system become \n
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from benchmark.errors import PluginError, ReliquantError
+from benchmark.errors import PluginError, ReliquantError, masked
 from benchmark.utils.signals import is_stop
 
 T = TypeVar("T")
@@ -26,9 +26,9 @@ ABANDONED = "abandoned: timed out"
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an exception on one line, also if its `__str__` fails."""
+    """The text of an exception on one line and without passwords, also if its `__str__` fails."""
     try:
-        return " ".join(str(error).split())
+        return masked(" ".join(str(error).split()))
     except BaseException as another:  # a plugin's __str__ may raise anything
         if is_stop(another):
             raise

@@ -11,7 +11,7 @@ from tests.e2e.vectors import Try
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["vectors_code", "vectors_images", "vectors_ends"])
+@pytest.mark.parametrize("module", ["vectors_code", "vectors_images", "vectors_ends", "vectors_exact"])
 def test_no_hole_is_open(module: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert replay(tmp_path, [module]) == 0, capfd.readouterr().out
 

@@ -149,7 +149,8 @@ def write_ledger(ledger: Ledger, plan: Plan, configurations: int) -> list[tuple[
     """Append everything; (evaluations, seconds) as it goes."""
     points, done, start = [], 0, time.monotonic()
     for each in made(plan, configurations):
-        ledger.append_report(ReportRow(each.configuration.quantized_key, each.report or {}))
+        if each.report:
+            ledger.append_report(ReportRow(each.configuration.quantized_key, each.report))
         for record in each.records:
             ledger.append(record, each.outcomes[record.key])
         done += len(each.records)

@@ -167,6 +167,13 @@ class Source(ABC, Generic[Options]):
         """The source's options, validated."""
         return parse_spec(self.options, dict(spec.options), f"source '{self.name}': options")
 
+    def roots(self, spec: DataSpec) -> tuple[Path, ...]:
+        """The folders below which the data's files lie; none: they lie anywhere."""
+        if spec.path is None or not self.needs_path:
+            return ()
+        root = self.root(spec)
+        return (root if root.is_dir() else root.parent,)
+
     def root(self, spec: DataSpec) -> Path:
         """The existing path of a specification, with `~` and `$VARIABLES` expanded."""
         if spec.path is None:

@@ -66,6 +66,14 @@ class Hub(Source[HubOptions]):
         sums = {address: entry["num_bytes"] for address, entry in (info.download_checksums or {}).items()}
         return digest([spec.path, sums or self.table(spec)._fingerprint])
 
+    def roots(self, spec: DataSpec) -> tuple[Path, ...]:
+        """The caches of the hub."""
+        import datasets
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        caches = (datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE)
+        return tuple(Path(cache).absolute() for cache in caches)
+
     def table(self, spec: DataSpec) -> datasets.Dataset:
         """The split with its own columns."""
         self.check(spec)

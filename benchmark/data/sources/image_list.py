@@ -8,7 +8,7 @@ from benchmark.data.sources.base import LoadedData, Source, SourceOptions, paths
 from benchmark.errors import DataError
 from benchmark.spec import DataSpec
 from benchmark.utils.digests import stamp
-from benchmark.utils.files import Entry, expand, fingerprint, numbered_lines
+from benchmark.utils.files import LARGEST_LIST, Entry, expand, fingerprint, numbered_lines
 
 
 class ListOptions(SourceOptions):
@@ -45,7 +45,7 @@ class ImageList(Source[ListOptions]):
             raise DataError(f"{path}: expected a text file with 'path label' a line")
         folder = self.folder(spec)
         found = []
-        for number, line in numbered_lines(path):
+        for number, line in numbered_lines(path, LARGEST_LIST):
             name, _, label = line.rpartition(" ")
             try:
                 value = int(label)
@@ -59,6 +59,10 @@ class ImageList(Source[ListOptions]):
                 ) from None
             found.append((Entry(f"{name.strip()} {value}", folder / name.strip(), stamp(status)), value))
         return found
+
+    def roots(self, spec: DataSpec) -> tuple[Path, ...]:
+        """The folder that the paths start from."""
+        return (self.folder(spec),)
 
     def folder(self, spec: DataSpec) -> Path:
         """The folder that the paths start from."""

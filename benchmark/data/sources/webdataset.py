@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,6 @@ from benchmark.utils.files import Aside, entry, fingerprint, natural, read_lines
 from benchmark.utils.image_formats import HEAD, IMAGE_SUFFIXES, image_format
 
 COUNT_FILE = "nshards.txt"
-MOST_SHARDS = 1_000_000
 
 
 class WebdatasetOptions(SourceOptions):
@@ -99,11 +99,12 @@ class Webdataset(Source[WebdatasetOptions]):
         found = sorted(folder.glob("*.tar"), key=lambda p: natural(p.stem))
         if named is not None and not found:
             raise DataError(f"{root / named}: no such folder")
-        if not found:
+        counted = (folder / COUNT_FILE).is_file()
+        if not found and not counted:
             splits = sorted(split_names(subfolders(folder)))
             hint = f", but folders {', '.join(splits)}; choose one with 'split: {splits[0]}'" if splits else ""
             raise DataError(f"{folder}: no *.tar shards{hint}")
-        if not (folder / COUNT_FILE).is_file():
+        if not counted:
             chosen = of_split([path.name for path in found], named, str(folder))
             check_whole(chosen, count, str(folder))
             return [folder / name for name in chosen]
@@ -154,15 +155,13 @@ def _counted(folder: Path, found: Sequence[Path]) -> list[Path]:
         DataError: the file holds no number, a shard is missing, or there are more.
     """
     lines = read_lines(folder / COUNT_FILE)
-    if len(lines) != 1 or not (lines[0].isascii() and lines[0].isdigit()) or int(lines[0]) < 1:
+    if len(lines) != 1 or not re.fullmatch(r"[0-9]{1,12}", lines[0]) or int(lines[0]) < 1:
         raise DataError(f"{folder / COUNT_FILE}: expected the number of shards, got '{lines[0][:40]}'")
-    count = int(lines[0])
-    if count > MOST_SHARDS:
-        raise DataError(f"{folder / COUNT_FILE}: {count:,} shards, more than {MOST_SHARDS:,}")
-    shards = [folder / f"{index}.tar" for index in range(count)]
-    for shard in shards:
-        if not shard.is_file():
-            raise DataError(f"{shard}: missing; {COUNT_FILE} counts {count} shards")
+    count, shards = int(lines[0]), list[Path]()
+    for index in range(count):  # ends at the first that is missing, whatever number stands there
+        shards.append(folder / f"{index}.tar")
+        if not shards[-1].is_file():
+            raise DataError(f"{shards[-1]}: missing; {COUNT_FILE} counts {count} shards")
     more = sorted({path.name for path in found} - {shard.name for shard in shards})
     if more:
         raise DataError(f"{folder / more[0]}: {COUNT_FILE} counts {count} shards, there are {len(found)}; correct it")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmark.cli.app import app
 from benchmark.cli.tables import LEGEND, print_efficiency, print_table, print_verdicts
 from benchmark.engine.plan import Configuration, Evaluation, Plan, Settings
 from benchmark.metrics.uncertainty import Estimate
@@ -193,3 +197,11 @@ def test_the_efficiency_of_every_suite_fits_80_columns(
 def test_without_efficiencies_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     print_efficiency({}, demo_plan())
     assert capsys.readouterr().out == ""
+
+
+def test_hints_for_the_shell_are_quoted(tmp_path: Path) -> None:
+    """A folder whose name is a command is one word of the next command."""
+    home = tmp_path / "a b; echo x"
+    for command in (["ui"], ["dashboard"]):
+        result = CliRunner().invoke(app, [*command, "--home", str(home)])
+        assert f"--home {shlex.quote(str(home))}`" in str(result.exception), command

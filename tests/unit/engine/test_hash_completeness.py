@@ -139,6 +139,8 @@ SETTINGS: Table = {
     "batch_size": Row({"batch_size": 3}, why="features agree up to rounding"),
     "workers": Row({"workers": 3}, why="who decodes changes no pixel"),
     "task_timeout": Row({"task_timeout": 3.0}, why="a task that is given up has no result"),
+    "keep_paths": Row({"keep_paths": True}, why="trackers alone see it"),
+    "allow_outside": Row({"allow_outside": True}, why="images are read or refused; their files are in the data digest"),
 }
 
 

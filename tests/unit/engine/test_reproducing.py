@@ -31,6 +31,8 @@ EVERYTHING = RunRequest(
     data=["photos=a folder/it's --odd"],
     catalogues=[Path("mine.yaml")],
     limit=7,
+    allow_outside=True,
+    keep_paths=True,
     skip_broken=True,
     pixel_cache="20GB",
     device="cuda:1",

@@ -39,6 +39,8 @@ def record(key: str = "k1", **fields: Any) -> Record:
     return Record(key=key, **{**defaults, **fields})
 
 
+REPORT: dict[str, Any] = {"towers": {}, "weights": {"vision": 8}, "parameters": {"vision": 9}, "figures": {"x": 4.25}}
+EFFICIENCY = {"quantization": "q", "packed_bytes": 8, "float_bytes": 9, "kernel": "real", "speed": None, "error": None}
 OUTCOME = Outcome(
     Columns(
         {
@@ -128,16 +130,16 @@ def test_a_failure_does_not_count_as_done_and_is_overtaken(tmp_path: Path) -> No
 
 def test_reports_are_kept_apart(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.append_report(ReportRow("c1", {"effective_bits": 4.25, "layers": ["a"]}))
+    ledger.append_report(ReportRow("c1", REPORT))
     ledger.append(record())
     again = Ledger(tmp_path)
-    assert again.reports["c1"].report["effective_bits"] == 4.25
+    assert again.reports["c1"].report == REPORT
     assert list(again.records) == ["k1"]
 
 
 def test_the_newest_efficiency_of_a_configuration_counts(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    rows = [EfficiencyRow("c1", machine, {"kernel": "real", "packed_bytes": 8}) for machine in ("old", "new")]
+    rows = [EfficiencyRow("c1", machine, EFFICIENCY) for machine in ("old", "new")]
     for row in rows:
         ledger.append_efficiency(row)
     assert ledger.efficiencies == {"c1": rows[1]}
@@ -354,14 +356,14 @@ def test_a_flipped_bit_in_a_row_never_changes_a_number(tmp_path: Path, data: st.
     wanted = {f"k{i}": record(f"k{i}", seconds=i / 7) for i in range(3)}
     for one in wanted.values():
         ledger.append(one)
-    ledger.append_report(ReportRow("c1", {"effective_bits": 4.25}))
+    ledger.append_report(ReportRow("c1", REPORT))
     content = bytearray(ledger.file.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     ledger.file.write_bytes(content)
     again = Ledger(tmp_path)
     assert again.records.items() <= wanted.items()
     assert len(again.records) >= 1
-    assert all(row.report == {"effective_bits": 4.25} for row in again.reports.values())
+    assert all(row.report == REPORT for row in again.reports.values())
 
 
 def test_a_record_that_a_neighbour_has_finished_is_not_written_again(tmp_path: Path) -> None:

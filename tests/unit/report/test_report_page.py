@@ -152,12 +152,14 @@ def test_reliability_is_the_mean_of_the_tasks_in_points_with_its_interval(tree: 
     assert low < sum(parts) / 4 < high < 0
 
 
-def test_without_a_spectral_study_the_page_names_the_command(tree: Any, home: Path) -> None:
-    """It is one that the command line takes: run, it gets as far as the model, which does not exist."""
+def test_without_a_spectral_study_the_page_names_the_command(
+    tree: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is one that the command line takes in the suite's folder: run, it gets as far as the model, which is none."""
     section = by_id(tree, "spectrum")
     command = text_of(next(section.iter("pre")))
-    suite = home.parent / "suite.yaml"
-    assert command == f"reliquant spectrum {suite} --data scenes --home {home}"
+    assert command == "reliquant spectrum suite.yaml --data scenes --home home"
+    monkeypatch.chdir(home.parent)
     result = CliRunner().invoke(app, [*command.split()[1:], "--tracker", "jsonl"])
     assert "unknown model 'tiny'" in str(result.exception)
 
@@ -219,14 +221,21 @@ def test_every_legend_can_be_read_without_colour(tree: Any) -> None:
         assert len(set(signs)) == len(signs), signs
 
 
-def test_how_to_reproduce_it(tree: Any, home: Path) -> None:
+def test_how_to_reproduce_it(tree: Any) -> None:
     text = text_of(by_id(tree, "reproduce"))
-    assert f"reliquant run {home.parent / 'suite.yaml'} --model tiny" not in text
-    assert f"reliquant run {home.parent / 'suite.yaml'} reliquant report" in text
+    assert "reliquant run suite.yaml --model tiny" not in text
+    assert "reliquant run suite.yaml reliquant report" in text
     assert "name: small version: 2" in text
     assert "The file has version 2 now, the records come from 1." in text
     assert "model tiny" in text
     assert "b" * 16 in text
+
+
+def test_no_path_of_this_machine_is_on_the_page_unless_it_is_wanted(page: str, home: Path, tmp_path: Path) -> None:
+    assert str(home.parent) not in page
+    out = tmp_path / "page.html"
+    assert run(home, out, str(home.parent / "suite.yaml"), "--keep-paths").exit_code == 0
+    assert str(home.parent / "suite.yaml") in out.read_text()
 
 
 def test_why_there_are_no_pictures(tree: Any) -> None:
