@@ -62,7 +62,7 @@ PROVENANCE = {
 IDENTITY = {
     "model?": {"ref": str, "digest?": TEXT_OR_NULL},
     "quantization?": str,
-    "task?": {"name": str, "label": str},
+    "task?": {"name?": str, "label?": str, "version?": WHOLE},
     **dict.fromkeys(("options?", "data?"), dict),
     "limit?": (WHOLE, type(None)),
 }
