@@ -19,11 +19,19 @@ WAY_OUT = (
 
 
 def cached(repository: str, names: Sequence[str]) -> Path | None:
-    """The first of these files that lies in the local cache; no network is used."""
+    """The first of these files that lies in the local cache; no network is used.
+
+    Raises:
+        ModelError: no repository can have that name.
+    """
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     for name in names:
-        path = try_to_load_from_cache(repository, name)
+        try:
+            path = try_to_load_from_cache(repository, name)
+        except HFValidationError as error:
+            raise ModelError(f"{repository}: {str(error).splitlines()[0]}") from None
         if isinstance(path, str):
             return Path(path)
     return None

@@ -45,7 +45,8 @@ def smoke(suite: str, limit: int, model: str, reliquant: Reliquant, folder: Path
         "run", suite, "--limit", limit, "--quant", QUANT, "--model", model, "--home", "home", "--tracker", "jsonl"
     )  # fmt: skip
     assert status == 0, err
-    assert "warning" not in err
+    said = [line for line in err.splitlines() if "warning" in line]
+    assert [line for line in said if "classes have no image" not in line] == []  # of so few images most have none
     found = records(folder / "home")
     bindings = [(task, label) for task, labels in load_suite(suite).tasks.items() for label in labels]
     assert [(r["quantization"], r["task"], r["dataset"]) for r in found] == [

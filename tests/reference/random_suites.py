@@ -88,7 +88,11 @@ class Suite:
         for i in self.rng.choice(count, size=broken, replace=False):
             rows[i]["image"] = rows[i]["image"][:200]
         self.rows[name] = rows
-        self.data[name] = {"source": kind or self._pick(*LABELLED), "path": str(self.root / name)}
+        self.data[name] = {
+            "source": kind or self._pick(*LABELLED),
+            "path": str(self.root / name),
+            "allow_empty_classes": True,
+        }
         if self.data[name]["source"] != "image_folder" and classes != ["none"]:
             self.data[name]["classes"] = classes
         else:

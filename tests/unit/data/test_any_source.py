@@ -188,8 +188,8 @@ def rows(scene: Scene, labels: list[Any], **columns: list[Any]) -> dict[str, lis
 
 
 def write_parquet(scene: Scene, columns: dict[str, list[Any]]) -> None:
-    """In one file, or in several with numbers of which one may be missing."""
-    parts = scene.draw(st.integers(1, 3))
+    """In one file, or in several with numbers of which one may be missing; none is empty."""
+    parts = min(scene.draw(st.integers(1, 3)), len(scene.truth))
     style = scene.draw(st.sampled_from(["{0}.parquet", "test-{0:05d}-of-{1:05d}.parquet"]))
     traced = parts - 1 if "of" in style else parts - 2  # without a total, the last one would leave no trace
     gone = scene.draw(st.sampled_from([9, *range(traced + 1)])) if parts > 1 else 9
