@@ -46,7 +46,8 @@ def smoke(suite: str, limit: int, model: str, reliquant: Reliquant, folder: Path
     )  # fmt: skip
     assert status == 0, err
     said = [line for line in err.splitlines() if "warning" in line]
-    assert [line for line in said if "classes have no image" not in line] == []  # of so few images most have none
+    expected = ("classes have no image", "longer than the context")  # so few images, and ImageNet's long names
+    assert [line for line in said if not any(words in line for words in expected)] == []
     found = records(folder / "home")
     bindings = [(task, label) for task, labels in load_suite(suite).tasks.items() for label in labels]
     assert [(r["quantization"], r["task"], r["dataset"]) for r in found] == [
