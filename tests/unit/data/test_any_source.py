@@ -285,7 +285,7 @@ def test_right_labels_or_an_error_or_a_count(layout: str, data: st.DataObject) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_right_labels_or_an_error_or_a_count_in_many_tries(layout: str, data: st.DataObject) -> None:
     try_one(layout, data)
