@@ -143,6 +143,8 @@ def _parts(url: str) -> tuple[str, str, str]:
         if not scheme.lower().startswith("http"):
             return scheme + mark, "", rest
         user, password = "", user  # a token
+    elif "?" in user:
+        return scheme + mark, "", rest  # the colon lies in the query
     tail = rest[len(info) :]
     begun = re.search(r"[?&;]([^=&;?#]+)=([^&;]*)$", info)
     if begun and _is_secret(begun[1], begun[2]):  # the `@` may lie in a secret of the query

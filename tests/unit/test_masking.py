@@ -118,6 +118,7 @@ def test_what_has_no_secret_stays_as_it_is(text: str) -> None:
         ("mssql://h/x?odbc_connect=DRIVER%3DA%3BPWD%3Dtiger", "mssql://h/x?odbc_connect=***"),
         ("--storage=mysql://me:a#b@h/x", "--storage=mysql://me:***@h/x"),
         ("mysql://me:ti ger@h/x", "mysql://me:***@h/x"),
+        ("postgresql://me@host?api_key=CCCC:@", "postgresql://me@host?api_key=***"),
     ],
 )
 def test_other_places_of_secrets(text: str, shown: str) -> None:
