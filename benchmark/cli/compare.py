@@ -50,6 +50,8 @@ def compare_runs(request: CompareRequest) -> int:
             names = {"/".join(change.key.split("/")[:2]) for change in shown}
             data = by_evaluation(record for record in records if record.name in names)
             text, failures = FORMATS[request.format](adjust(shown), data), comparer.failures
+    for mended in () if request.quiet else ledger.mended:
+        print(f"warning: {mended}", file=sys.stderr)
     for evaluation, reason in () if request.quiet else failures.items():
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)
     if not request.quiet and (warning := mixed_versions(records)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -47,6 +48,8 @@ def gate(request: GateRequest) -> int:
         baseline: Baseline = find(request.baseline, ledger, asked.suite, own)
         changes = changes_from(baseline, own, ledger, headline)
         decisions[run], wheres[run] = decide.decide(headline, changes, known), baseline.where
+    for mended in ledger.mended:
+        print(f"warning: {mended}", file=sys.stderr)
     verdict = next(each for each in ORDER if each in {decision.verdict for decision in decisions.values()})
     if request.junit is not None:
         _write_junit(request.junit, asked.suite, decisions)

@@ -58,6 +58,8 @@ def _show(request: ShowRequest) -> None:
     console = Console()
     if not request.quiet and (warning := mixed_versions(r for row in results.rows for r in row.records.values())):
         print(f"warning: {warning}", file=sys.stderr)
+    for mended in () if request.quiet else ledger.mended:
+        print(f"warning: {mended}", file=sys.stderr)
     for row in (row for row in results.rows if (row.model, row.quantization) in asked.runs):
         if request.json:
             words = [["reliquant", *arguments(each)] for each in _requests(results, row, asked.name)]

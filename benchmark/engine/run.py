@@ -72,4 +72,6 @@ def run(
             OnRay(driver, ray, home, pixel_budget, skip_broken).run(advance)
     for damage in caches.damaged:
         progress.message(f"damaged cache entry found and recomputed: {damage}")
+    for mended in ledger.mended:
+        progress.message(mended)
     return driver.close()

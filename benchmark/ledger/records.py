@@ -15,7 +15,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -145,6 +145,7 @@ class Ledger:
         self.reports: dict[str, ReportRow] = {}
         self.efficiencies: dict[str, EfficiencyRow] = {}
         self.broken: list[tuple[int, str]] = []
+        self.mended: list[str] = []
         self._lines = 0
         self._unreadable: set[str] = set()
         self._offset = 0
@@ -291,6 +292,17 @@ class Ledger:
             return None
         except OSError as error:
             raise StorageError(f"{path} cannot be read: {why(error)}") from error
+
+    def mend_replicates(self, record: Record, replicates: Mapping[str, NDArray[Any]]) -> None:
+        """Put back a file of replicates that is missing or damaged; `mended` has a line on it.
+
+        A results folder that cannot be written is only read: then the line alone remains.
+        """
+        path, content = self._path(REPLICATES, record.key), pack(replicates)
+        self.mended.append(f"{path} is missing or damaged; it was made again from the samples")
+        if record.replicates == digest_of(content):
+            with suppress(StorageError):
+                self._write_beside(path, content)
 
     def samples_path(self, key: str) -> Path:
         """Where the per-sample columns of an evaluation lie."""

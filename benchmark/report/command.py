@@ -37,6 +37,8 @@ def write_report(request: ReportRequest) -> Path:
                 about, results = all_portable(about), without_paths(results)
             page = render(results, about, _spectra(results, request.home), asked.runs)
             advance(1)
+        for mended in ledger.mended:
+            progress.message(mended)
     try:
         request.output.write_text(page, encoding="utf-8")
     except OSError as error:

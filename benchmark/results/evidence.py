@@ -299,7 +299,7 @@ def _unpacked(arrays: Mapping[str, NDArray[Any]], part: str) -> dict[str, Measur
 
 
 def evidence_of(ledger: Ledger, record: Record) -> Evidence:
-    """The stored evidence of a finished record; made again from its columns where the file is gone.
+    """The stored evidence of a finished record; made again from its columns, and put back, where the file is gone.
 
     Raises:
         DamagedSamplesError: neither can be read.
@@ -315,10 +315,12 @@ def evidence_of(ledger: Ledger, record: Record) -> Evidence:
     options = task.parse_options(record.identity.get("options", {}), f"record {record.key[:12]}: options")
     evidence, base = gather(task, outcome, options), _base(ledger, record)
     compared = {key: value for key, value in outcome.metrics.items() if task.metric(key).neutral is not None}
-    if base is None or not compared:
-        return evidence
-    columns = outcome.columns, ledger.outcome(base).columns
-    return with_comparison(evidence, task, columns, Summary(compared), options)
+    if base is not None and compared:
+        columns = outcome.columns, ledger.outcome(base).columns
+        evidence = with_comparison(evidence, task, columns, Summary(compared), options)
+    if record.replicates is not None:
+        ledger.mend_replicates(record, pack(evidence))
+    return evidence
 
 
 def _base(ledger: Ledger, record: Record) -> Record | None:

@@ -230,7 +230,7 @@ def flip(path: Path, place: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["bank", "pixels", "samples", "row"])
+@pytest.mark.parametrize("what", ["bank", "pixels", "samples", "row", "replicates"])
 def test_a_flipped_bit_is_found_said_and_mended(undisturbed: Any, tmp_path: Path, what: str) -> None:
     folder, expected, _ = undisturbed
     home = tmp_path / "home"
@@ -245,6 +245,10 @@ def test_a_flipped_bit_is_found_said_and_mended(undisturbed: Any, tmp_path: Path
     elif what == "samples":
         flip(min((home / "samples").rglob("*.npz")), 100)  # within the first column
         again = 1
+    elif what == "replicates":
+        file = min((home / "replicates").rglob("*.npz"))
+        flip(file, 100)
+        again = 0
     else:
         line = (home / "ledger.jsonl").read_bytes().index(b'"metrics"')
         flip(home / "ledger.jsonl", (home / "ledger.jsonl").read_bytes().index(b": 0.", line) + 4)
@@ -253,6 +257,8 @@ def test_a_flipped_bit_is_found_said_and_mended(undisturbed: Any, tmp_path: Path
     assert "damaged" in log(tmp_path)
     assert f"{again} computed" in log(tmp_path)
     assert results(home) == expected
+    if what == "replicates":
+        assert file.read_bytes() == (folder / file.relative_to(tmp_path)).read_bytes()
 
 
 class Leaving(BaseHTTPRequestHandler):

@@ -340,6 +340,10 @@ def test_changes_come_from_stored_replicates_or_from_the_columns(tmp_path: Path,
         assert isinstance(found, Estimate)
         assert (change.low, change.high) == pytest.approx(found.interval())
         assert change.p == pytest.approx(found.p)
+    assert len(ledger.mended) == (0 if damage == "none" else 2)
+    again = Ledger(tmp_path)
+    assert Comparer(again).changes(quantized, base) == changes
+    assert again.mended == [], "the files are whole again"
     assert changes[0].relative == pytest.approx(-2 / 3)
 
 
