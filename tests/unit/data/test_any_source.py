@@ -128,6 +128,7 @@ def image_folder(scene: Scene) -> None:
         st.lists(st.sampled_from(["readme.txt", ".hidden.png", "gone.png", "loose.png"]), max_size=2)
     ):
         place = scene.root / folder / ("" if clutter == "loose.png" else spelt[scene.truth[0]]) / clutter
+        place.parent.mkdir(parents=True, exist_ok=True)  # the class may be there in the other normal form alone
         if clutter == "gone.png" and not place.is_symlink():
             place.symlink_to(scene.root / "nowhere")
         elif not place.is_symlink():
