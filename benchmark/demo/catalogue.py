@@ -105,6 +105,7 @@ SPLITS: Mapping[str, Split] = MappingProxyType(
         "calibration": Split(1_000, 102, "seen", captions=True, about="image-caption pairs like training"),
         "validation": Split(2_000, 103, "all", about="like test, for choosing"),
         "test": Split(2_400, 104, "all", about="in distribution, with the held-out combinations"),
+        "test_large": Split(4_800, 113, "all", about="like test, twice as many: a calibration error needs them"),
         "sketch": Split(
             1_000, 105, "all", Style(fill="outline", paper=True), about="outlines with a pale wash, on paper"
         ),

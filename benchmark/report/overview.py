@@ -29,6 +29,7 @@ from benchmark.report.svg import (
     whisker,
 )
 from benchmark.results.compare import Change
+from benchmark.results.decide import judging
 from benchmark.results.rows import Row, better_of
 
 ARROWS = {"higher": "↑ better", "lower": "↓ better", "neither": ""}
@@ -182,10 +183,11 @@ def _tip_interval(low: float, high: float) -> str:
 
 
 def forests(rows: Sequence[Row], headline: Sequence[str]) -> list[Markup]:
-    """For each headline metric the change of every quantization with its 95 % interval."""
+    """For each headline metric, or the one that judges it, the change of every quantization with its 95 % interval."""
     drawn = []
-    for key in headline:
-        changes = [(row, row.headline[key]) for row in rows if key in row.headline]
+    for key in map(judging, headline):
+        found = [(row, row.headline.get(key) or row.changes.get(key)) for row in rows]
+        changes = [(row, change) for row, change in found if change is not None]
         if changes:
             drawn.append(_forest(key, changes))
     return drawn

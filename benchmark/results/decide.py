@@ -465,7 +465,7 @@ def beyond(each: Judged) -> str:
 
 
 def images_told(judged: Sequence[Judged]) -> str:
-    """How many images the decision rests on: the largest number, then the evaluations with fewer.
+    """How many images the decision rests on: the most frequent number, then the evaluations with another.
 
     >>> images_told([])
     'no images'
@@ -473,9 +473,9 @@ def images_told(judged: Sequence[Judged]) -> str:
     counts = {each.key.rpartition("/")[0]: each.change.images for each in judged if each.change and each.change.images}
     if not counts:
         return "no images" if not judged else "an unknown number of images"
-    most = max(counts.values())
-    others = ", ".join(f"{count:,} in {_evaluation(name)}" for name, count in counts.items() if count != most)
-    return f"{most:,} images" + (f" ({others})" if others else "")
+    usual = max(counts.values(), key=lambda count: (list(counts.values()).count(count), count))
+    others = ", ".join(f"{count:,} in {_evaluation(name)}" for name, count in counts.items() if count != usual)
+    return f"{usual:,} images" + (f" ({others})" if others else "")
 
 
 def _evaluation(key: str) -> str:

@@ -272,7 +272,7 @@ def test_the_table_of_the_readme_is_the_one_that_the_demo_prints(
     written = text_block("README.md", "demo, demo: value and change")
     assert shape(written) == shape(printed)
     assert len(shape(written)[2]) == 8
-    assert len(shape(written)[4]) == 11
+    assert len(shape(written)[4]) == 12
 
 
 def test_what_the_study_costs_is_what_validate_says(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,7 +80,7 @@ OFTEN = (SAMPLER, "tpe", "random")
 """Samplers that are tried in every case."""
 GRIDS = ((1, GRID), (1, SMALLER), (5, SMALLER))
 """As many times the demo's images, and the grid."""
-RENDERED = ("validation", "test", "sketch", "textured", "v2", "common", "counter", "near_ood", "far_ood")
+RENDERED = ("validation", "test", "test_large", "sketch", "textured", "v2", "common", "counter", "near_ood", "far_ood")
 """The demo's splits that can have any number of images."""
 
 
