@@ -49,7 +49,6 @@ from trackers.store import (
     write_batch,
 )
 from trackers.study import StudyRun
-from trackers.ui import serve
 
 LAYOUT = "3"
 """Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
@@ -203,6 +202,8 @@ class MLflowTracker(Tracker):
 
     def serve(self, home: Path, host: str, port: int, uri: str | None, browse: bool) -> None:
         """MLflow's server takes this process's place."""
+        from trackers.ui import serve  # with uvicorn, which a sweep never needs
+
         serve(home, host, port, uri, browse)
 
     def check_registry(self, name: str) -> None:

@@ -54,6 +54,7 @@ def run_suite(request: RunRequest) -> int:
             skip_broken=request.skip_broken,
             timing=request.timing,
             ray=ray,
+            ledger=ledger,
         )
     _report(request, sweep)
     statuses = [measure() for measure in spectra]

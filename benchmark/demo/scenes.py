@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import distribution
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -152,8 +153,14 @@ def render_split(split: Split, limit: int | None = None) -> tuple[Images, Ints, 
     return images, labels, groups
 
 
-def describe_split(split: Split, limit: int | None = None) -> tuple[Ints, Ints | None]:
-    """Labels and groups of the first `limit` images, as `render_split` gives them; nothing is drawn."""
+def describe_split(
+    split: Split, limit: int | None = None, backgrounds: NDArray[np.uint8] | None = None
+) -> tuple[Ints, Ints | None]:
+    """Labels and groups of the first `limit` images, as `render_split` gives them; nothing is drawn.
+
+    Args:
+        backgrounds: those of the whole split, where they are known.
+    """
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1, got {limit}")
     count = split.size if limit is None else min(limit, split.size)
@@ -162,6 +169,8 @@ def describe_split(split: Split, limit: int | None = None) -> tuple[Ints, Ints |
     labels = split_labels(split, count)
     if split.content == "far":
         return labels, None
+    if backgrounds is not None:
+        return labels, backgrounds[:count].astype(np.int64)
     return labels, np.array([_cast(split, i, label).background for i, label in enumerate(labels.tolist())], np.int64)
 
 
@@ -269,6 +278,13 @@ def _scenes_of(name: str) -> str:
     return next(other for other, each in SPLITS.items() if each.seed == split.seed)
 
 
+@functools.cache
+def _backgrounds() -> Mapping[str, NDArray[np.uint8]]:
+    """The backgrounds of all splits, written down: a generator for each image would take half of a second to ask."""
+    with np.load(Path(__file__).with_name("backgrounds.npz"), allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
 def _captions(split: Split, labels: Ints) -> list[str]:
     names, templates = (DIGIT_NAMES, DIGIT_TEMPLATES) if split.content == "digits" else (CLASS_NAMES, TEMPLATES)
     return [templates[index % len(templates)].format(names[label]) for index, label in enumerate(labels)]
@@ -277,7 +293,7 @@ def _captions(split: Split, labels: Ints) -> list[str]:
 def described(name: str, limit: int | None = None) -> dict[str, list[object]]:
     """The columns of a split without its images, by name; nothing is drawn. See `dataset`."""
     split = _split(name)
-    labels, groups = describe_split(split, limit)
+    labels, groups = describe_split(split, limit, _backgrounds().get(name))
     columns: dict[str, list[object]] = {
         "label": labels.tolist(),
         "sample_id": [f"{name}/{index:06d}" for index in range(len(labels))],

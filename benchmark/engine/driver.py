@@ -229,8 +229,8 @@ def finished_configuration(
         report=report.report if report else None,
         efficiency=efficiency.efficiency if efficiency else None,
         records=tuple(records),
-        outcomes={r.key: ledger.outcome(r) for r in records if r.status == "done"},
-        references={name: ledger.outcome(record) for name, record in bases.items()},
+        outcomes=ledger.outcomes({r.key: r for r in records if r.status == "done"}),
+        references=ledger.outcomes(bases),
         changes=tuple(changes),
     )
 

@@ -36,6 +36,7 @@ def run(
     timing: Timing = "never",
     ray: RayOptions | None = None,
     models: Models | None = None,
+    ledger: Ledger | None = None,
 ) -> Sweep:
     """Evaluate a plan; what the ledger has already is not done again, nor what another process is doing.
 
@@ -50,6 +51,7 @@ def run(
             not on Ray, where other tasks run beside it.
         ray: evaluate on this cluster instead of in this process.
         models: shared with other runs in this process; by default a run loads its own.
+        ledger: of `home`, where it was read already.
 
     Returns:
         All records of the plan. A configuration that fails is recorded as failed, the others go on.
@@ -59,7 +61,7 @@ def run(
         StorageError: `home` cannot be written.
     """
     progress = progress or Silent()
-    ledger = Ledger(home)
+    ledger = ledger or Ledger(home)
     caches = Caches.open(home / "cache", pixel_budget, skip_broken)
     with Leases(home) as leases, progress.phase(f"suite {plan.suite.name}", len(plan.configurations)) as advance:
         comparer = Comparer(ledger) if compare else None

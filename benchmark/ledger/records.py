@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmark.errors import DamagedSamplesError, StorageError, why
 from benchmark.ledger.forms import check_row
-from benchmark.ledger.samples import digest_of, pack, unpack
+from benchmark.ledger.samples import digest_of, is_whole, pack, unpack
 from benchmark.plugins import Columns, Outcome, Summary
 from benchmark.spec import digest
 from benchmark.utils.durable import sync_folder
@@ -255,26 +255,45 @@ class Ledger:
         )
         return Outcome(_unpacked(self._samples(record, whole)), summary)
 
+    def outcomes(self, records: Mapping[str, Record]) -> Mapping[str, Outcome]:
+        """The outcomes of finished records: checked now, unpacked when one is asked for.
+
+        Raises:
+            DamagedSamplesError, StorageError: as `outcome`, for the first that is not whole.
+        """
+        for record in records.values():
+            if record.samples is not None:
+                self._read(record)
+        return _Outcomes(self, records)
+
     def _samples(self, record: Record, whole: bool) -> dict[str, NDArray[Any]]:
-        if record.samples is None:
+        if record.samples is None or (not whole and not self.samples_path(record.key).is_file()):
             return {}
+        content = self._read(record)
+        try:
+            return unpack(content)
+        except ValueError as error:
+            raise self._damaged(record, str(error)) from None
+
+    def _read(self, record: Record) -> bytes:
+        """The bytes of a record's samples, whole and the ones that it names."""
         path = self.samples_path(record.key)
         try:
             content = path.read_bytes()
-            arrays = unpack(content)
-            if record.samples != digest_of(content):
-                raise ValueError("it is not the one that its record names")
-            return arrays
         except FileNotFoundError:
-            if not whole:
-                return {}
-            damage = "it is missing"
+            raise self._damaged(record, "it is missing") from None
         except OSError as error:
             raise StorageError(f"{path} cannot be read: {why(error)}") from error
-        except ValueError as error:
-            damage = str(error)
+        if not is_whole(content):
+            raise self._damaged(record, "its digest does not fit")
+        if record.samples != digest_of(content):
+            raise self._damaged(record, "it is not the one that its record names")
+        return content
+
+    def _damaged(self, record: Record, damage: str) -> DamagedSamplesError:
         self._unreadable.add(record.key)
-        raise DamagedSamplesError(f"{path} is damaged ({damage}); `reliquant run` computes that evaluation again")
+        path = self.samples_path(record.key)
+        return DamagedSamplesError(f"{path} is damaged ({damage}); `reliquant run` computes that evaluation again")
 
     def replicates(self, record: Record) -> dict[str, NDArray[Any]] | None:
         """What `append` was given; None where the file is missing or not the one that its record names.
@@ -364,6 +383,22 @@ class Ledger:
             self.reports[row["configuration"]] = ReportRow(**row)
         elif kind == "timing":
             self.efficiencies[row["configuration"]] = EfficiencyRow(**row)
+
+
+class _Outcomes(Mapping[str, Outcome]):
+    """Outcomes of a ledger that are unpacked when they are asked for: a sweep that is complete needs none."""
+
+    def __init__(self, ledger: Ledger, records: Mapping[str, Record]) -> None:
+        self._ledger, self._records = ledger, dict(records)
+
+    def __getitem__(self, key: str) -> Outcome:
+        return self._ledger.outcome(self._records[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[bytes | None, int]]:

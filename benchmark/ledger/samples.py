@@ -35,14 +35,18 @@ def digest_of(packed: bytes) -> str:
     return packed[-LENGTH:].decode("ascii", "replace")
 
 
+def is_whole(content: bytes) -> bool:
+    """Whether the content is what was packed."""
+    return hashlib.sha256(content[:-LENGTH]).hexdigest().encode() == content[-LENGTH:]
+
+
 def unpack(content: bytes) -> dict[str, NDArray[Any]]:
     """The arrays of `pack`.
 
     Raises:
         ValueError: the content is not what was packed.
     """
-    body, claimed = content[:-LENGTH], content[-LENGTH:]
-    if hashlib.sha256(body).hexdigest().encode() != claimed:
+    if not is_whole(content):
         raise ValueError("its digest does not fit")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:

@@ -75,9 +75,9 @@ def _loaded(spec: DataSpec, table: Any) -> LoadedData:
 
 @functools.cache
 def _renderer() -> list[str]:
-    """Content hashes of the files that draw."""
+    """Content hashes of the files that draw, and of what they draw by."""
     folder = files("benchmark.demo")
-    names = ("catalogue.py", "scenes.py", "shapes.py", "textures.py")
+    names = ("backgrounds.npz", "catalogue.py", "scenes.py", "shapes.py", "textures.py")
     return [hashlib.sha256(folder.joinpath(name).read_bytes()).hexdigest() for name in names]
 
 

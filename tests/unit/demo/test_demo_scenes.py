@@ -15,6 +15,7 @@ from benchmark.demo import catalogue, scenes
 from benchmark.demo.shapes import SHAPES, UNSEEN_SHAPES, Shape
 from benchmark.demo.textures import BACKGROUND_PATTERNS, FAR_PATTERNS
 from benchmark.errors import InputError, UnknownNameError
+from tests.unit.demo.backgrounds import PLACE, drawn
 
 GOLDEN = Path(__file__).parent / "demo_scenes_golden.npz"
 SCENES = [name for name, split in scenes.SPLITS.items() if split.content in ("seen", "all")]
@@ -219,3 +220,12 @@ def test_the_digits_are_scikit_learns() -> None:
     np.testing.assert_array_equal(np.bincount(labels), np.bincount(target))
     corners = np.concatenate([part[0][:, 0, 0, 0] for part in parts])
     assert sorted(corners.tolist()) == sorted(np.rint(pixels[:, 0] * (255 / 16)).astype(int).tolist())
+
+
+def test_the_backgrounds_that_are_written_down_are_those_that_are_drawn() -> None:
+    with np.load(PLACE, allow_pickle=False) as stored:
+        written = {name: stored[name] for name in stored.files}
+    again = drawn()
+    assert list(written) == list(again)
+    for name, groups in again.items():
+        np.testing.assert_array_equal(written[name], groups)
