@@ -27,7 +27,15 @@ from benchmark.utils.guard import described
 from benchmark.utils.processes import owner
 from benchmark.utils.sqlite import sqlite_path
 from trackers.mlflow_files import data_inputs, write_evaluation, write_sweep
-from trackers.mlflow_names import data_tags, grouping, metric_name, quant_params, safe_name, verdict_tags
+from trackers.mlflow_names import (
+    data_tags,
+    grouping,
+    metric_name,
+    quant_params,
+    reliability_metric,
+    safe_name,
+    verdict_tags,
+)
 from trackers.mlflow_notes import NOTE, configuration_note, evaluation_note, experiment_note, sweep_note
 from trackers.mlflow_view import renewed
 from trackers.model_registry import check_name, register
@@ -50,7 +58,7 @@ from trackers.store import (
 )
 from trackers.study import StudyRun
 
-LAYOUT = "3"
+LAYOUT = "4"
 """Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -283,7 +291,8 @@ class MLflowTracker(Tracker):
         tags |= {NOTE: configuration_note(finished), **verdict_tags(finished)}
         params = {"model": finished.configuration.model, **quant_params(finished.configuration.quant)}
         tags |= data_tags(finished.records)
-        write_batch(self._client, parent, {**narrow_metrics(finished), **headline_metrics(finished)}, params, tags)
+        metrics = {**reliability_metric(finished), **narrow_metrics(finished), **headline_metrics(finished)}
+        write_batch(self._client, parent, metrics, params, tags)
         if finished.changes:
             tested = adjust(finished.changes)
             self._client.log_text(parent, to_json(tested), "comparison.json")

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from benchmark.ledger.records import Record
 from benchmark.results.decide import decision_of, told
 from benchmark.results.images import data_sets
+from benchmark.results.reliability import reliability
+from benchmark.results.tables import headline_keys
 from benchmark.spec import QuantSpec
 from benchmark.tracking import FinishedConfiguration
 
@@ -34,6 +36,14 @@ def verdict_tags(finished: FinishedConfiguration) -> dict[str, str]:
     """`verdict` (non-inferior, inferior, cannot tell) and `verdict.why`; nothing for full precision."""
     decision = decision_of(finished)
     return {} if decision is None else {"verdict": decision.verdict, "verdict.why": told(decision)[:5000]}
+
+
+def reliability_metric(finished: FinishedConfiguration) -> dict[str, float]:
+    """`reliability`, the points of `benchmark.results.reliability`; nothing where a headline metric is missing."""
+    values = {change.key: change.value for change in finished.changes}
+    before = {change.key: change.reference for change in finished.changes}
+    found = reliability(values, before, headline_keys(finished, finished.records)).value
+    return {} if found is None else {"reliability": found}
 
 
 def data_tags(records: Iterable[Record]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from benchmark.results.tables import short_names
 from benchmark.spec import FP32
 from benchmark.tracking import FinishedConfiguration, sweeps
 from tests.unit.trackers.test_trackers import QUANT, finished
-from trackers.mlflow import VIEW_TAG, MLflowTracker
+from trackers.mlflow import LAYOUT, VIEW_TAG, MLflowTracker
 from trackers.mlflow_view import renewed
 from trackers.ui import addresses
 
@@ -152,12 +152,14 @@ def test_a_run_of_an_older_layout_is_completed_in_place(opened: Callable[[], MLf
     tracker.log(finished("older"))
     before = runs(tracker, "older")
     parent = before[QUANT.name]
-    tracker._client.set_tag(parent.info.run_id, "eval.content", parent.data.tags["eval.content"].removeprefix("3,"))
+    tracker._client.set_tag(
+        parent.info.run_id, "eval.content", parent.data.tags["eval.content"].removeprefix(f"{LAYOUT},")
+    )
     tracker._client.delete_tag(parent.info.run_id, "mlflow.note.content")
     opened().log(finished("older"))
     after = runs(tracker, "older")
     assert {name: run.info.run_id for name, run in after.items()} == {n: run.info.run_id for n, run in before.items()}
-    assert after[QUANT.name].data.tags["eval.content"].startswith("3,")
+    assert after[QUANT.name].data.tags["eval.content"].startswith(f"{LAYOUT},")
     assert after[QUANT.name].data.tags["mlflow.note.content"]
 
 
@@ -185,3 +187,5 @@ def test_the_verdict_is_a_tag_and_the_first_words_of_the_description(opened: Cal
     assert tags["verdict.why"].endswith("margin 0.02")
     assert tags["mlflow.note.content"].startswith(f"**{tags['verdict.why']}** (margins: 0.02)")
     assert "verdict" not in found["fp32"].data.tags
+    assert found[QUANT.name].data.metrics["reliability"] == pytest.approx(-12.5)  # points
+    assert "reliability" not in found["fp32"].data.metrics
