@@ -163,10 +163,10 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> Non
     gate = context.Barrier(2)
     writer = context.Process(target=_leave, args=(tmp_path, KEY, gate))
     writer.start()
-    gate.wait()
     store = Store(tmp_path)
     with store.writing(OTHER) as other:
         other.add("x", np.zeros(3))
+        gate.wait()  # it is killed after this one has begun, which would remove what it left
         writer.join()
         assert KEY not in store
         assert len(list(tmp_path.glob(".tmp-*"))) == 2
