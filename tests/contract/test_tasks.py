@@ -192,3 +192,17 @@ def test_figures_can_be_drawn(name: str, compared: bool) -> None:
         buffer = BytesIO()
         figure.savefig(buffer, dpi=40)
         assert buffer.getvalue().startswith(b"\x89PNG")
+
+
+def test_the_headline_of_each_task() -> None:
+    """What a verdict is made of."""
+    found = {name: [m.name for m in tasks.get(name).metrics if m.headline] for name in tasks.names()}
+    assert found == {
+        "zero_shot": ["accuracy"],
+        "calibration": ["ece_15"],
+        "ood": ["auroc"],
+        "corruption": ["accuracy"],
+        "covariate_shift": ["accuracy"],
+        "spurious": ["rsg"],
+        "selective": ["aurc"],
+    }
