@@ -15,6 +15,7 @@ from sklearn import metrics as sk
 
 from benchmark import Banks, FeatureBank, NoOptions
 from benchmark.errors import DataError, InputError, ReliquantError
+from benchmark.plugins import Columns
 from benchmark.results.compare import compare
 from benchmark.testing import make_bank
 from tasks.calibration import calibration
@@ -687,3 +688,32 @@ def test_nan_features_are_refused(task: Any, banks: Banks) -> None:
         poisoned[role][0] = FeatureBank(**{**{f: getattr(bank, f) for f in bank.__dataclass_fields__}, "image": image})
         with pytest.raises(ReliquantError, match="NaN"):
             task.run(Banks(poisoned, banks.options))
+
+
+# The errors that tasks declare ------------------------------------------------------------------------------------
+
+
+def moved(task: Any, columns: Columns, group: str) -> dict[str, float]:
+    """How far each metric moves when one right answer of a group becomes a wrong one."""
+    hits = columns[group]["correct"].copy()
+    row = int(np.flatnonzero(hits.reshape(len(hits), -1).all(axis=1))[0])
+    hits[row] = False
+    other = replace(columns, groups={**columns.groups, group: {**columns[group], "correct": hits}})
+    before, after = (task.run_summarise(each, task.options()).metrics for each in (columns, other))
+    return {key: after[key] - before[key] for key in before}
+
+
+def test_slack_is_what_an_answer_of_every_set_moves_a_metric_by() -> None:
+    """The delta method against flipping an answer, of the metrics that are no plain share of right answers."""
+    shifted = [hard_bank(2, 500, dataset="v2"), hard_bank(3, 700, dataset="r")]
+    banks = {"source": [hard_bank(1, 900)], "shifted": shifted}
+    sides = {"common": [hard_bank(4, 800, dataset="common")], "counter": [hard_bank(5, 600, dataset="counter")]}
+    for task, roles in ((covariate_shift, banks), (spurious, sides)):
+        columns = task.run_observe(Banks(roles, task.options()))
+        slack = task.known_errors(columns, task.options(), {}).slack
+        ways = [moved(task, columns, group) for group in columns.groups]
+        compared = {"delta_rsg", "vuln_add", "mean_group_accuracy"}
+        keys = [key for key in slack if key not in compared]
+        assert keys
+        for key in keys:
+            assert slack[key] == pytest.approx(sum(way[key] ** 2 for way in ways), rel=0.05), (task.name, key)
