@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,9 @@ def test_a_table_like_the_studys(home: Path) -> None:
         sum(line.split() == ["change", "of", "these", "models", "of", "their", "kind", "relative"] for line in lines)
         == 6
     )
+    ends = re.findall(r"\[.*?\]", result.stdout)
+    assert len(ends) >= 6 * 5  # both intervals where there are three models, the first of all others
+    assert all(re.fullmatch(r"\[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]", each) for each in ends), ends
     assert CONTROL not in result.stdout
 
 
@@ -115,6 +119,7 @@ def test_formats_for_programs(home: Path) -> None:
     whole = json.loads(run(home, "--by", "bits", "--format", "json", "--quiet").stdout)
     assert whole["rows"] == lines
     assert (whole["by"], whole["tests"], whole["level"]) == (["bits"], len(lines), 0.95)
+    assert whole["adjustment"] == "Benjamini-Hochberg"
     markdown = run(home, "--by", "bits", "--format", "md", "--quiet").stdout.splitlines()
     table = [line for line in markdown if line.startswith("|")]
     assert len(table) == 2 + 3

@@ -17,8 +17,8 @@ from benchmark import Banks
 from benchmark.cli.app import app
 from benchmark.errors import InputError, ReliquantError, StorageError, UnknownNameError
 from benchmark.ledger.records import Ledger, Record
-from benchmark.plugins import tasks
-from benchmark.results.baseline import RECORD, of_records, to_json
+from benchmark.plugins import Outcome, tasks
+from benchmark.results.baseline import RECORD, changes_from, of_records, to_json
 from benchmark.testing import make_bank
 
 W8, W4 = "rtn-w8a8-channel-token-vision", "rtn-w4a8-channel-token-vision"
@@ -209,3 +209,30 @@ def test_it_needs_no_torch(home: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith(f"inferior: {W4} of tiny")
+
+
+def test_a_metric_that_only_a_comparison_has_counts_from_its_neutral_value(tmp_path: Path) -> None:
+    ledger, task = Ledger(tmp_path), tasks.get("spurious")
+    made: dict[str, tuple[Record, Outcome]] = {}
+    for quantization, noise in (("fp32", 0.0), (W4, 0.3)):
+        banks = []
+        for seed, side in enumerate(("common", "counter")):
+            bank = make_bank(seed=seed, samples=300, dataset=side)
+            image = bank.image + noise * np.random.default_rng(seed).standard_normal(bank.image.shape)
+            banks.append(replace(bank, image=(image / np.linalg.norm(image, axis=1, keepdims=True)).astype(np.float32)))
+        outcome = task.run(Banks({"common": banks[:1], "counter": banks[1:]}))
+        metrics = dict(outcome.metrics)
+        if made:
+            reference = made["fp32"][1].columns
+            metrics |= task.run_comparison(outcome.columns, reference, task.options()).metrics
+        record = replace(write(Ledger(tmp_path / "other"), quantization, 0.0), task="spurious", dataset="birds")
+        record = replace(record, metrics={f"spurious/birds/{key}": value for key, value in metrics.items()})
+        record = replace(record, identity={"task": {"name": "spurious", "version": task.version}})
+        ledger.append(record, outcome)
+        made[quantization] = ledger.records[record.key], outcome
+    baseline = of_records("x", [made["fp32"][0]], ledger)
+    found = changes_from(baseline, [made[W4][0]], ledger, ["spurious/birds/delta_rsg", "spurious/birds/rsg"])
+    gained, rsg = found["spurious/birds/delta_rsg"], found["spurious/birds/rsg"]
+    assert gained.reference == 0.0
+    assert gained.change == pytest.approx(rsg.value - rsg.reference)
+    assert (gained.low, gained.high) == pytest.approx((rsg.low, rsg.high), abs=0.002)  # other slack
