@@ -96,3 +96,13 @@ def test_the_newest_finished_record_is_found() -> None:
     assert found([old, new, failed], wanted) == new
     assert found([failed, replace(old, identity={})], wanted) is None
     assert not same(known, {**wanted, "model": {**wanted["model"], "digest": "e" * 64}}), "other weights"
+
+
+def test_pairs_that_one_lacks_are_not_compared_and_other_pairs_are() -> None:
+    quantized = identities(suite())[2]
+    other = {**quantized, "calibration": ["others", {"source": "demo", "split": "train_small"}]}
+    without = {**quantized, "calibration": None}
+    assert same(quantized, dict(quantized))
+    assert same(quantized, without)
+    assert same(without, quantized)
+    assert not same(quantized, other)
