@@ -24,7 +24,7 @@ def suite(**changes: Any) -> SuiteSpec:
         "quantizations": ["rtn-w4a8-vision"],
         "calibration": "pairs",
         "data": {
-            "scenes": {"source": "demo", "split": "test"},
+            "scenes": {"source": "demo", "split": "test", "templates": ["a {}."]},
             "far": {"source": "demo", "split": "far_ood", "text": "none"},
             "pairs": {"source": "demo", "split": "calibration"},
         },
@@ -45,7 +45,7 @@ def test_of_every_evaluation_there_is_one() -> None:
         ("rtn-w4a8-channel-token-vision", "ood"),
     ]
     assert json.loads(json.dumps(found_here)) == found_here
-    assert found_here[0]["data"] == {"test": [["scenes", {"source": "demo", "split": "test"}]]}
+    assert found_here[0]["data"] == {"test": [["scenes", {"source": "demo", "split": "test", "templates": ["a {}."]}]]}
     assert found_here[1]["options"]["scores"][1] == "mcm", "defaults are spelled out"
     assert (found_here[0]["calibration"], found_here[2]["calibration"][0]) == (None, "pairs")
 

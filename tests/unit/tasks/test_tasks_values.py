@@ -693,14 +693,17 @@ def test_nan_features_are_refused(task: Any, banks: Banks) -> None:
 # The errors that tasks declare ------------------------------------------------------------------------------------
 
 
+def with_one_less(columns: Columns, group: str) -> Columns:
+    """The columns with one right answer of a group wrong."""
+    hits = columns[group]["correct"].copy()
+    hits[int(np.flatnonzero(hits.reshape(len(hits), -1).all(axis=1))[0])] = False
+    return replace(columns, groups={**columns.groups, group: {**columns[group], "correct": hits}})
+
+
 def moved(task: Any, columns: Columns, group: str) -> dict[str, float]:
     """How far each metric moves when one right answer of a group becomes a wrong one."""
-    hits = columns[group]["correct"].copy()
-    row = int(np.flatnonzero(hits.reshape(len(hits), -1).all(axis=1))[0])
-    hits[row] = False
-    other = replace(columns, groups={**columns.groups, group: {**columns[group], "correct": hits}})
-    before, after = (task.run_summarise(each, task.options()).metrics for each in (columns, other))
-    return {key: after[key] - before[key] for key in before}
+    after = task.run_summarise(with_one_less(columns, group), task.options()).metrics
+    return {key: after[key] - value for key, value in task.run_summarise(columns, task.options()).metrics.items()}
 
 
 def test_slack_is_what_an_answer_of_every_set_moves_a_metric_by() -> None:
@@ -717,3 +720,15 @@ def test_slack_is_what_an_answer_of_every_set_moves_a_metric_by() -> None:
         assert keys
         for key in keys:
             assert slack[key] == pytest.approx(sum(way[key] ** 2 for way in ways), rel=0.05), (task.name, key)
+
+
+def test_slack_of_a_comparison_counts_an_answer_of_either_model() -> None:
+    sides = {"common": [hard_bank(4, 800, dataset="common")], "counter": [hard_bank(5, 600, dataset="counter")]}
+    columns = spurious.run_observe(Banks(sides, NoOptions()))
+    others = [with_one_less(columns, group) for group in columns.groups]
+    pairs = [pair for other in others for pair in ((other, columns), (columns, other))]
+    found = [spurious.run_comparison(now, before, NoOptions()).metrics for now, before in pairs]
+    assert spurious.known_errors is not None
+    slack = spurious.known_errors(columns, NoOptions(), {}).slack
+    for key in ("delta_rsg", "vuln_add"):
+        assert slack[key] == pytest.approx(sum(each[key] ** 2 for each in found), rel=0.05), key
