@@ -26,12 +26,13 @@ from benchmark.tracking import VIEW, FinishedConfiguration, FinishedStudy, Finis
 from benchmark.utils.guard import described
 from benchmark.utils.processes import owner
 from benchmark.utils.sqlite import sqlite_path
-from trackers.mlflow_files import data_inputs, write_evaluation, write_sweep
-from trackers.mlflow_names import data_tags, grouping, metric_name, quant_params, safe_name, verdict_tags
-from trackers.mlflow_notes import NOTE, configuration_note, evaluation_note, experiment_note, sweep_note
-from trackers.mlflow_view import renewed
-from trackers.model_registry import check_name, register
-from trackers.store import (
+
+from .mlflow_files import data_inputs, write_evaluation, write_sweep
+from .mlflow_names import data_tags, grouping, metric_name, quant_params, safe_name, verdict_tags
+from .mlflow_notes import NOTE, configuration_note, evaluation_note, experiment_note, sweep_note
+from .mlflow_view import renewed
+from .model_registry import check_name, register
+from .store import (
     CONTENT,
     ERROR,
     KEY,
@@ -48,8 +49,8 @@ from trackers.store import (
     take_up,
     write_batch,
 )
-from trackers.study import StudyRun
-from trackers.ui import serve
+from .study import StudyRun
+from .ui import serve
 
 LAYOUT = "3"
 """Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
