@@ -272,7 +272,7 @@ def test_nothing_says_a_trackers_name_but_the_tracker() -> None:
 
 DECLARES_OPTIONS = {
     "benchmark/cli/parsing.py": ["typer.Argument", "typer.Option"],  # from fields
-    "benchmark/cli/app.py": ["typer.Option"],  # --version, of no command
+    "benchmark/cli/app.py": ["typer.Option", "typer.Option"],  # --version and --verbose, of no command
 }
 
 
