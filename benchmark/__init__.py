@@ -8,8 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from benchmark._siblings import check_siblings
-
 if TYPE_CHECKING:
     from benchmark.api import embed, load_calibration, load_model
     from benchmark.bank import FeatureBank
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
     from benchmark.results.compare import adjust, compare
     from benchmark.spec import DataSpec, ModelSpec, QuantSpec, SuiteSpec
     from benchmark.spec.suite import load_suite, narrow
-
-check_siblings()
 
 __all__ = [
     "Answers",

@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, cast
 
+from benchmark import siblings
 from benchmark.errors import PluginError, UnknownNameError
 from benchmark.utils.guard import described
 from benchmark.utils.signals import is_stop
@@ -86,11 +87,12 @@ class Registry(Generic[T]):
         if name not in self._loaded:
             point = self._point(name)
             try:
-                plugin = point.load()
+                plugin = _load(point)
             except BaseException as error:  # a stranger's module may raise anything at import
                 if is_stop(error):
                     raise
-                reason = described(error)
+                conflict = siblings.conflict() if _is_ours(point) else None
+                reason = conflict.line if conflict is not None and conflict.fatal else described(error)
                 raise PluginError(f"the {self.kind} '{name}' ({point.value}) cannot be imported: {reason}") from error
             self._loaded[name] = self._checked(name, plugin)
         return self._loaded[name]
@@ -123,6 +125,17 @@ class Registry(Generic[T]):
         if getattr(plugin, "name", name) != name:
             raise PluginError(f"the {self.kind} registered as '{name}' calls itself '{getattr(plugin, 'name', '')}'")
         return cast(T, plugin)
+
+
+def _load(point: EntryPoint) -> object:
+    """What an entry point names; one of ours comes from our own files, whatever lies in the current folder."""
+    if _is_ours(point):
+        return getattr(import_module(siblings.own(point.module)), point.attr)
+    return point.load()
+
+
+def _is_ours(point: EntryPoint) -> bool:
+    return point.dist is not None and point.dist.name == siblings.NAME
 
 
 def _origin(point: EntryPoint) -> Origin:

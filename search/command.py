@@ -31,9 +31,10 @@ from benchmark.utils.locking import exclusive
 from benchmark.utils.output import out
 from benchmark.utils.progress import Progress, Silent, open_progress
 from benchmark.utils.signals import Terminated
-from search.evaluator import Engine
-from search.history import evaluated, front, pruned
-from search.objective import (
+
+from .evaluator import Engine
+from .history import evaluated, front, pruned
+from .objective import (
     DEFAULT,
     EFFECTIVE_BITS,
     Goals,
@@ -43,10 +44,10 @@ from search.objective import (
     make_objective,
     parse_constraint,
 )
-from search.report import front_rows, print_front, print_verdicts, write_figures, write_suite
-from search.request import SearchConfig, SearchRequest
-from search.rungs import make_rungs, parse_shares
-from search.settings import (
+from .report import front_rows, print_front, print_verdicts, write_figures, write_suite
+from .request import SearchConfig, SearchRequest
+from .rungs import make_rungs, parse_shares
+from .settings import (
     TRIALS,
     check_new,
     create_study,
@@ -55,11 +56,11 @@ from search.settings import (
     stored_settings,
     with_defaults,
 )
-from search.space import Choices, Space
-from search.splits import halved, suite_on_test, suite_on_validation
-from search.storage import journal_path, open_storage
-from search.study import Search, check_grid
-from search.tracking import TrialLog
+from .space import Choices, Space
+from .splits import halved, suite_on_test, suite_on_validation
+from .storage import journal_path, open_storage
+from .study import Search, check_grid
+from .tracking import TrialLog
 
 
 def run_search(request: SearchRequest) -> int:

@@ -16,9 +16,10 @@ from sqlalchemy.engine import make_url
 from benchmark.errors import InputError, StorageError, masked
 from benchmark.utils.browser import LOOPBACK, check_port, open_later
 from benchmark.utils.origins import WsgiGuard
-from search.journal import check_journal
-from search.request import DashboardRequest
-from search.storage import journal_path
+
+from .journal import check_journal
+from .request import DashboardRequest
+from .storage import journal_path
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -15,11 +15,12 @@ from optuna.trial import FrozenTrial, TrialState
 from benchmark.quantization import parse
 from benchmark.spec import QuantSpec
 from benchmark.spec.scalars import Scalar
-from search.ehvi import Ehvi, KnownObjectives
-from search.flat import Flat, distribution
-from search.history import CONFIGURATION, ESTIMATE, losses
-from search.samplers import EHVI, FLAT, Fixed, Looking, draw_all, join, make_sampler
-from search.space import Dimension, Space
+
+from .ehvi import Ehvi, KnownObjectives
+from .flat import Flat, distribution
+from .history import CONFIGURATION, ESTIMATE, losses
+from .samplers import EHVI, FLAT, Fixed, Looking, draw_all, join, make_sampler
+from .space import Dimension, Space
 
 PATIENCE = 10
 """Repeats in a row after which a trial is drawn from the points that are not evaluated yet."""

@@ -31,10 +31,11 @@ from optuna.trial import FrozenTrial
 from benchmark.quantization import parse
 from benchmark.spec import QuantSpec
 from benchmark.spec.scalars import Scalar
-from search.flat import Flat
-from search.front import Floats, non_dominated
-from search.history import CONFIGURATION
-from search.space import Space
+
+from .flat import Flat
+from .front import Floats, non_dominated
+from .history import CONFIGURATION
+from .space import Space
 
 START = 8
 """Configurations of the space that must be evaluated before the models are used."""

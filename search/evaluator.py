@@ -27,7 +27,8 @@ from benchmark.results.sizes import effective_bits, size
 from benchmark.results.tables import declared, headline_keys
 from benchmark.spec import FP32, QuantSpec, SuiteSpec, Tower, digest
 from benchmark.utils.progress import Progress, Silent
-from search.objective import EFFECTIVE_BITS, OWN, POINTS, SIZE, Problem
+
+from .objective import EFFECTIVE_BITS, OWN, POINTS, SIZE, Problem
 
 
 @dataclass

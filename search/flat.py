@@ -8,7 +8,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from benchmark.spec import QuantSpec
 from benchmark.spec.scalars import Scalar
-from search.space import Dimension, Space
+
+from .space import Dimension, Space
 
 
 def distribution(values: Sequence[Scalar]) -> BaseDistribution:

@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.front import Floats, non_dominated
+from .front import Floats, non_dominated
 
 CONFIGURATION, ESTIMATE, PRUNED = "configuration", "estimate", "pruned"
 """User attributes of a trial: its short name; for a pruned trial its estimated values and the reason."""

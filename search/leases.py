@@ -8,7 +8,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.spec import QuantSpec
-from search.history import CONFIGURATION, ESTIMATE, PRUNED
+
+from .history import CONFIGURATION, ESTIMATE, PRUNED
 
 
 class TrialFailed(Exception):

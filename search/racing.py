@@ -13,8 +13,9 @@ from scipy.stats import t as student
 from benchmark.errors import ReliquantError, StorageError, UndefinedMetric
 from benchmark.spec import FP32, QuantSpec
 from benchmark.utils.progress import Progress, Silent
-from search.front import Floats
-from search.objective import EFFECTIVE_BITS, SIZE, Goals, Metrics, Problem, Rung
+
+from .front import Floats
+from .objective import EFFECTIVE_BITS, SIZE, Goals, Metrics, Problem, Rung
 
 LEVEL = 0.05
 """Upper bound on the probability that a trial that belongs on the front is pruned."""

@@ -27,9 +27,10 @@ from benchmark.results.decide import (
 )
 from benchmark.results.notation import ARROWS, fold
 from benchmark.spec import SuiteSpec
-from search.front import Floats, hypervolume_curve
-from search.history import ESTIMATE, losses, pruned
-from search.objective import Goals, Metrics
+
+from .front import Floats, hypervolume_curve
+from .history import ESTIMATE, losses, pruned
+from .objective import Goals, Metrics
 
 NARROWEST_NAME = 12
 MANY = 12

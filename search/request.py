@@ -91,5 +91,5 @@ class DashboardRequest(Home):
     browse: bool = option(False, "Open the browser on it, on this machine.", flag="--open")
 
 
-search = Command("search", SearchRequest, "search.command:run_search")
-dashboard = Command("dashboard", DashboardRequest, "search.dashboard:run_dashboard")
+search = Command("search", SearchRequest, f"{__package__}.command:run_search")
+dashboard = Command("dashboard", DashboardRequest, f"{__package__}.dashboard:run_dashboard")

@@ -10,8 +10,9 @@ from benchmark.data import Data
 from benchmark.errors import InputError, SpecError
 from benchmark.metrics.uncertainty import GROUPS
 from benchmark.spec import BindingSpec, DataSpec, QuantSpec, SuiteSpec
-from search.evaluator import Engine
-from search.objective import EFFECTIVE_BITS, SIZE, Metrics, Rung
+
+from .evaluator import Engine
+from .objective import EFFECTIVE_BITS, SIZE, Metrics, Rung
 
 FEWEST = 16
 """A part has about this many images of a data set at least (a hash chooses them)."""

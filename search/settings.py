@@ -13,11 +13,12 @@ from optuna.storages import BaseStorage
 
 from benchmark.errors import InputError, SpecError, UnknownNameError
 from benchmark.spec import check_name
-from search import samplers
-from search.objective import DEFAULT, Objective, parse_constraint
-from search.request import SHARES, SearchConfig
-from search.rungs import parse_shares
-from search.space import Space
+
+from . import samplers
+from .objective import DEFAULT, Objective, parse_constraint
+from .request import SHARES, SearchConfig
+from .rungs import parse_shares
+from .space import Space
 
 TRIALS = 100
 MOST_NAMED = 4

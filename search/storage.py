@@ -15,8 +15,9 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy import Engine, event
 
 from benchmark.errors import StorageError, masked
-from search.journal import Journal
-from search.stale import GRACE, HEARTBEAT
+
+from .journal import Journal
+from .stale import GRACE, HEARTBEAT
 
 
 def journal_path(home: Path) -> Path:

@@ -24,14 +24,15 @@ from benchmark.quantization import parse
 from benchmark.spec import FP32, QuantSpec
 from benchmark.utils.locking import exclusive
 from benchmark.utils.progress import Progress, Silent
-from search.draw import Draw
-from search.history import CONFIGURATION, ESTIMATE, PRUNED, evaluated, front, is_settled
-from search.leases import TrialFailed, lease, repeat
-from search.objective import OWN, Goals, Metrics, Problem
-from search.racing import Member, Race
-from search.samplers import DEFAULT, GRID
-from search.space import Space
-from search.stale import Watch, reconcile, signed, taken_over
+
+from .draw import Draw
+from .history import CONFIGURATION, ESTIMATE, PRUNED, evaluated, front, is_settled
+from .leases import TrialFailed, lease, repeat
+from .objective import OWN, Goals, Metrics, Problem
+from .racing import Member, Race
+from .samplers import DEFAULT, GRID
+from .space import Space
+from .stale import Watch, reconcile, signed, taken_over
 
 CUSTOMARY = (
     "rtn-w8a8-channel-token-vision",

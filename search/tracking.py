@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from benchmark.quantization import parse
 from benchmark.tracking import STUDY, StudyLog
 from benchmark.utils.processes import is_gone, owner
-from search.history import ESTIMATE, PRUNED, is_settled
-from search.objective import Goals
+
+from .history import ESTIMATE, PRUNED, is_settled
+from .objective import Goals
 
 
 @dataclass

@@ -26,7 +26,8 @@ from benchmark.metrics.calibration import (
 )
 from benchmark.metrics.scores import log_softmax, logits, softmax, top_label
 from benchmark.metrics.uncertainty import GROUPS
-from tasks.figures import reliability, staged
+
+from .figures import reliability, staged
 
 BINS = 15
 

@@ -18,7 +18,8 @@ from benchmark.metrics.robustness import (
     relative_robustness,
 )
 from benchmark.spec import Frozen
-from tasks.figures import curves, heat_map, staged
+
+from .figures import curves, heat_map, staged
 
 
 class CorruptionOptions(Frozen):

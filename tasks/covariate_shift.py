@@ -13,7 +13,8 @@ from benchmark import Answers, Banks, Columns, Errors, FeatureBank, Metric, NoOp
 from benchmark.errors import DataError
 from benchmark.metrics.classification import correct
 from benchmark.metrics.robustness import relative_change
-from tasks.figures import dumbbells, grouped_bars
+
+from .figures import dumbbells, grouped_bars
 
 
 @task(

@@ -16,7 +16,8 @@ from benchmark.metrics.detection_replicates import detection_replicates
 from benchmark.metrics.ood import SCORES, gl_mcm, neg_label
 from benchmark.metrics.scores import normalise
 from benchmark.spec import Frozen
-from tasks.figures import histograms
+
+from .figures import histograms
 
 MEASURES = (
     "auroc",

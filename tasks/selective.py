@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from benchmark import Banks, Columns, Metric, NoOptions, Summary, task
 from benchmark.metrics.scores import logits, softmax, top_label
 from benchmark.metrics.selective import accuracy_at_coverage, aurc, excess_aurc, risk_coverage
-from tasks.figures import curves, staged
+
+from .figures import curves, staged
 
 COVERAGE = 0.9
 POINTS = 100

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from benchmark import Answers, Banks, Columns, Errors, Metric, NoOptions, Summary, UndefinedMetric, task
 from benchmark.metrics.classification import answer_weights, correct
 from benchmark.metrics.robustness import delta_rsg, group_accuracies, rsg, vuln_add
-from tasks.figures import dumbbells, grouped_bars, staged
+
+from .figures import dumbbells, grouped_bars, staged
 
 SIDES = ("common", "counter")
 

@@ -26,8 +26,9 @@ from benchmark.tracking import VIEW, FinishedConfiguration, FinishedStudy, Finis
 from benchmark.utils.guard import described
 from benchmark.utils.processes import owner
 from benchmark.utils.sqlite import sqlite_path
-from trackers.mlflow_files import data_inputs, write_evaluation, write_sweep
-from trackers.mlflow_names import (
+
+from .mlflow_files import data_inputs, write_evaluation, write_sweep
+from .mlflow_names import (
     data_tags,
     grouping,
     metric_name,
@@ -36,10 +37,10 @@ from trackers.mlflow_names import (
     safe_name,
     verdict_tags,
 )
-from trackers.mlflow_notes import NOTE, configuration_note, evaluation_note, experiment_note, sweep_note
-from trackers.mlflow_view import renewed
-from trackers.model_registry import check_name, register
-from trackers.store import (
+from .mlflow_notes import NOTE, configuration_note, evaluation_note, experiment_note, sweep_note
+from .mlflow_view import renewed
+from .model_registry import check_name, register
+from .store import (
     CONTENT,
     ERROR,
     KEY,
@@ -56,7 +57,7 @@ from trackers.store import (
     take_up,
     write_batch,
 )
-from trackers.study import StudyRun
+from .study import StudyRun
 
 LAYOUT = "4"
 """Raise when more is written of a configuration than before: older runs are then completed when they are met again."""
@@ -210,7 +211,7 @@ class MLflowTracker(Tracker):
 
     def serve(self, home: Path, host: str, port: int, uri: str | None, browse: bool) -> None:
         """MLflow's server takes this process's place."""
-        from trackers.ui import serve  # with uvicorn, which a sweep never needs
+        from .ui import serve  # with uvicorn, which a sweep never needs
 
         serve(home, host, port, uri, browse)
 

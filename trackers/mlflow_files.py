@@ -15,7 +15,8 @@ from benchmark.results.sweep import to_csv as summary_to_csv
 from benchmark.results.tables import sample_frames
 from benchmark.tracking import FinishedConfiguration, FinishedSweep
 from benchmark.utils.guard import described, guarded
-from trackers.mlflow_names import safe_name
+
+from .mlflow_names import safe_name
 
 
 def write_evaluation(folder: Path, finished: FinishedConfiguration, record: Record) -> str | None:

@@ -17,4 +17,4 @@ class ServeRequest(Home, Store):
     host: str = option("127.0.0.1", "Interface; there is no authentication.")
 
 
-serve = Command("serve", ServeRequest, "trackers.serving:run_server")
+serve = Command("serve", ServeRequest, f"{__package__}.serving:run_server")

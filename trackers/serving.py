@@ -19,7 +19,8 @@ from benchmark.errors import InputError
 from benchmark.utils.browser import check_port
 from benchmark.utils.origins import App, GuardedProtocol, Receive, Scope, Send, answer, header
 from benchmark.utils.sqlite import sqlite_address
-from trackers.request import ServeRequest
+
+from .request import ServeRequest
 
 JSON = b"application/json"
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
@@ -199,7 +200,7 @@ def serve(model: str, home: Path, host: str, port: int, tracking_uri: str | None
         "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": f"{limits.seconds:g}",
         **os.environ,
         **({"MLFLOW_TRACKING_URI": tracking_uri} if tracking_uri else {}),
-        "UVICORN_HTTP": "trackers.serving:ServingProtocol",
+        "UVICORN_HTTP": "benchmark.siblings.trackers.serving:ServingProtocol",  # also in a folder with a trackers.py
         "UVICORN_WS": "none",
         "UVICORN_LIMIT_CONCURRENCY": str(limits.at_once),
     }

@@ -14,7 +14,8 @@ from typing import Any
 from benchmark.errors import StorageError
 from benchmark.tracking import STUDY, StudyLog
 from benchmark.utils.processes import owner
-from trackers.store import ERROR, KILLED, OWNER, every_run, take_up
+
+from .store import ERROR, KILLED, OWNER, every_run, take_up
 
 KIND = "kind"
 TRIAL = "optuna.trial"

@@ -54,16 +54,18 @@ commands: Registry[Command] = Registry("command", "reliquant.commands", Command)
 GROUPS = {"new": "Write a new plugin with its contract test."}
 
 
-def _version(asked: bool) -> None:
+def _version(context: typer.Context, asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from benchmark.cli.versions import versions
 
-        typer.echo(f"reliquant {version('reliquant')}")
+        lines = versions()
+        typer.echo("\n".join(lines) if context.params["verbose"] else next(lines))
         raise typer.Exit
 
 
 def common(
-    _: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="With --version: of everything.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version)] = False,
 ) -> None:
     """What quantization does to the reliability of CLIP-like models."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmark.cli.requests import NewQuantizerRequest, NewSourceRequest, NewTaskRequest
@@ -39,4 +40,7 @@ def _quoted(path: Path) -> str:
 def _write(kind: str, name: str, folder: Path) -> None:
     for path in write_plugin(kind, name, folder):
         print(f"wrote {path}")
-    print(f"next:\n  pytest {_quoted(folder / f'test_{name}.py')}")
+    print("next:")
+    if find_spec("pytest") is None:
+        print("  pip install 'reliquant[testing]'")
+    print(f"  pytest {_quoted(folder / f'test_{name}.py')}")

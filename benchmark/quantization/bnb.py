@@ -15,10 +15,12 @@ only layers with a multiple of 32 outputs, and rewrites the stored weight when i
 from __future__ import annotations
 
 import logging
+import platform
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -53,6 +55,15 @@ class BitsAndBytes(Quantizer):
 
     format: str = "int8"
     layer_types = (nn.Linear,)
+
+    def check_available(self, device: str) -> None:
+        """Check that bitsandbytes is installed; it has no wheel for macOS on Intel and for musl."""
+        super().check_available(device)
+        if find_spec("bitsandbytes") is None:
+            raise QuantizationError(
+                f"{self.name}: bitsandbytes is not installed, and may have no wheel for {platform.system()} on "
+                f"{platform.machine()}. Run pip install bitsandbytes, or choose another method."
+            )
 
     def quantize_tower(self, job: TowerJob) -> list[LayerRecord]:
         """Replace every Linear by bitsandbytes' own module."""

@@ -6,7 +6,7 @@ Subclass a contract in a test file, set what its docstring names, and pytest col
         task = mine
         banks = Banks({"test": [make_bank(seed=0)]})
 
-The built-in plugins pass the same classes (`tests/contract/`). Needs pytest, which reliquant does not install.
+The built-in plugins pass the same classes (`tests/contract/`). Needs the extra `reliquant[testing]`.
 """
 
 from __future__ import annotations

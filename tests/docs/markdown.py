@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+REPOSITORY: str = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,})\s*(\S*)")
@@ -103,6 +105,11 @@ def links(text: str) -> list[str]:
     """Targets of links and images in the prose, code excluded."""
     plain = _CODE.sub("", prose(text))
     return [first or second for first, second in _LINK.findall(plain)]
+
+
+def local(link: str) -> str:
+    """A link by whole address, as the package index needs it, to a file of ours: its path from `ROOT`."""
+    return re.sub(rf"^{re.escape(REPOSITORY)}/(?:blob|tree|raw)/HEAD/", "/", link)
 
 
 def anchors(text: str) -> set[str]:

@@ -21,6 +21,7 @@ from tests.docs.markdown import (
     indented_code,
     inline_commands,
     links,
+    local,
 )
 from tests.docs.running import DocsError, Reader, check_command, check_extras, check_only, check_reliquant
 from tests.layouts import write_image_folder
@@ -81,10 +82,11 @@ def test_commands_within_sentences_exist(page: Path) -> None:
 def test_links_and_images_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for link in links(text):
-        target, _, anchor = link.partition("#")
+        target, _, anchor = local(link).partition("#")
         if re.match(r"[a-z]+:", target):
             continue
-        place = (page.parent / target).resolve() if target else page
+        base = ROOT if target.startswith("/") else page.parent
+        place = (base / target.removeprefix("/")).resolve() if target else page
         assert place.exists(), f"{page.name}: {link}"
         if anchor and place.suffix == ".md":
             assert anchor in anchors(place.read_text(encoding="utf-8")), f"{page.name}: {link}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -277,6 +278,22 @@ def test_completions_know_what_is_installed() -> None:
 def test_the_version_is_the_installed_one() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert result.stdout.split() == ["reliquant", importlib.metadata.version("reliquant")]
+
+
+def test_all_versions_are_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In either order of the two options; an extra that is not installed is said."""
+    needed = ["torch>=2", 'typer>=0.1; extra == "two"', "rich; extra == 'two'", 'no-such-thing<2; extra == "one"']
+    monkeypatch.setattr("benchmark.cli.versions.requires", lambda name: [*needed, 'reliquant[one,two]; extra == "all"'])
+    out = CliRunner().invoke(app, ["--version", "--verbose"]).stdout
+    lines = dict(line.rsplit(" ", 1) if not line.startswith("extra") else line.split(": ") for line in out.splitlines())
+    for name in ("reliquant", "torch", "open_clip_torch", "mlflow", "optuna", "bitsandbytes"):
+        assert lines[name] == importlib.metadata.version(name)
+    assert f"Python {platform.python_version()} on " in out
+    assert lines["extra one"] == "no-such-thing not installed"
+    typed, drawn = (importlib.metadata.version(name) for name in ("typer", "rich"))
+    assert lines["extra two"] == f"typer {typed}, rich {drawn}"
+    assert len(lines) == len(out.splitlines()) == 9
+    assert CliRunner().invoke(app, ["--verbose", "--version"]).stdout == out
 
 
 def free_port() -> int:
