@@ -515,7 +515,8 @@ def task(
     def declare(observe: Observe) -> Task:
         return Task(
             name, version, tuple(needs), tuple(metrics), observe, tuple(optional), tuple(taps), options,
-            words=dict(words or {}), **{name: tuple(roles) for name, roles in of_roles.items()},
+            classes=tuple(classes), same_classes=tuple(same_classes), shared_classes=tuple(shared_classes),
+            captions=tuple(captions), full_precision=tuple(full_precision), words=dict(words or {}),
         )  # fmt: skip
 
     return declare
