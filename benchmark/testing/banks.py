@@ -36,7 +36,7 @@ def make_bank(
         wrong = np.arange(samples) >= round(accuracy * samples)
         image = text[np.where(wrong, (label + 1) % classes, label)]
     near = np.repeat(image, captions, axis=0)
-    near = _unit(near + 0.12 * rng.standard_normal(near.shape)).astype(np.float32)
+    near = _unit(near + 0.3 * rng.standard_normal(near.shape)).astype(np.float32)
     defaults: dict[str, Any] = {
         "dataset": "synthetic",
         "image": image.astype(np.float32),
