@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from benchmark import Answers, Banks, Columns, Errors, FeatureBank, Metric, NoOptions, Summary, task
 from benchmark.errors import DataError, UndefinedMetric
-from benchmark.metrics.retrieval import Found, overlap, search
+from benchmark.metrics.retrieval import Found, kept, overlap_replicates, search
+from benchmark.metrics.uncertainty import groups_of
 
 CUTS = (1, 5, 10)
 NEIGHBOURS = 10
 NOTE = "note:"
 """Before the metric key, in the columns' `about`: why it is undefined."""
+GROUPS_OF = "groups_of_nearest"
+"""Column of a direction: the group of pictures of each of the ten items that full precision finds."""
 STORED = "full precision is not at hand: the model was stored quantized"
 
 Kind = Literal["image", "text"]
@@ -143,6 +146,11 @@ class _Pair:
         """Number of items that a query of this direction can find."""
         return len(self.now.features[DIRECTIONS[name].index]) - (name == "image_to_image")
 
+    def groups(self, direction: Direction) -> NDArray[np.uint8]:
+        """Group of pictures of every item of an index."""
+        pictures = groups_of(self.now.bank.columns()["base_id"]).astype(np.uint8)
+        return pictures if direction.index == "image" else pictures[self.now.owner]
+
     def search(self, name: str, sides: tuple[bool, bool]) -> Found:
         """All queries of a direction, with the neighbours where the index has more than those."""
         direction = DIRECTIONS[name]
@@ -162,7 +170,7 @@ def _made_of(name: str, way: str) -> Iterator[tuple[str, str, int]]:
         yield from ((f"{name}/{way}recall_at_{cut}", f"{name}/{way}rank", cut) for cut in CUTS)
     elif way:
         yield f"{name}/{way}finds_itself", f"{name}/{way}rank", 1
-    yield f"{name}/{way}overlap_at_{NEIGHBOURS}", f"{name}/{way}overlap", NEIGHBOURS
+    yield f"{name}/{way}overlap_at_{NEIGHBOURS}", f"{name}/{way}kept", NEIGHBOURS
 
 
 def _undefined(pair: _Pair) -> dict[str, str]:
@@ -173,7 +181,7 @@ def _undefined(pair: _Pair) -> dict[str, str]:
         for way, new in WAYS.items():
             idle = len(one) == 1 and not any(pair.sides(direction, new))
             for key, column, cut in _made_of(name, way):
-                if pair.full is None and (way or column.endswith("overlap")):
+                if pair.full is None and (way or column.endswith("kept")):
                     notes[key] = STORED
                 elif idle:
                     notes[key] = f"only the {one[0]} tower is quantized, which has no part in it"
@@ -196,7 +204,9 @@ def _columns(pair: _Pair, notes: Mapping[str, str]) -> Iterator[tuple[str, NDArr
                 if now is not None and column.endswith("rank"):
                     yield column, now.rank.astype(np.int32)
                 elif now is not None:
-                    yield column, overlap(now.nearest, found[False, False].nearest)
+                    yield column, kept(now.nearest, found[False, False].nearest)
+        if found and pair.items(name) > NEIGHBOURS and pair.full is not None:
+            yield f"{name}/{GROUPS_OF}", pair.groups(direction)[found[False, False].nearest]
 
 
 @retrieval.summarise
@@ -218,17 +228,23 @@ def summarise(columns: Columns, options: NoOptions) -> Summary:
 
 @retrieval.errors
 def errors(columns: Columns, options: NoOptions, groups: Mapping[str, NDArray[Any]]) -> Errors:
-    """Hits are right answers. Where a picture has several (its captions), they stand and fall with the picture."""
-    answers, slack = {}, {}
+    """Hits are right answers. Where a picture has several (its captions), they stand and fall with the picture.
+
+    For an overlap a picture is left out as a query and as an item.
+    """
+    answers, slack, replicates = {}, {}, {}
     for name, direction in DIRECTIONS.items():
         group = columns[direction.group]
         _, rows = np.unique(group["base_id"], return_counts=True)
         for way in WAYS:
             for key, column, cut in _made_of(name, way):
-                if not column.endswith("rank") or column not in group or f"{NOTE}{key}" in columns.about:
+                if column not in group or f"{NOTE}{key}" in columns.about:
                     continue
-                if rows.max() == 1:
+                if column.endswith("kept"):
+                    nearest = group[f"{name}/{GROUPS_OF}"].astype(np.int64)
+                    replicates[key] = overlap_replicates(group[column], groups[direction.group], nearest)
+                elif rows.max() == 1:
                     answers[key] = Answers(direction.group, group[column] < cut)
                 else:
                     slack[key] = float(np.mean((rows / rows.sum()) ** 2))
-    return Errors(answers=answers, slack=slack)
+    return Errors(replicates, answers, slack)

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.errors import InputError
-from benchmark.metrics.arrays import Floats, Ints
+from benchmark.metrics.arrays import Bools, Floats, Ints
+from benchmark.metrics.uncertainty import GROUPS
 
 BLOCK_BYTES = 8_000_000
 """Bytes of the similarities that are held at once; what is made of them takes about five times as much."""
@@ -109,14 +110,34 @@ def _first(scores: Scores, count: int) -> Ints:
     return np.nonzero(chosen)[1].reshape(len(scores), count)
 
 
-def overlap(first: npt.ArrayLike, second: npt.ArrayLike) -> Floats:
-    """(Q,) share of the neighbours (Q, k) in one list that are in the other too, in [0, 1]; k >= 1.
+def kept(nearest: npt.ArrayLike, before: npt.ArrayLike) -> Bools:
+    """(Q, k) which of the neighbours `before` (Q, k) are still among the `nearest` (Q, k); the mean is the overlap.
 
     Raises:
         InputError: the lists differ in shape, or are empty.
     """
-    one, other = np.asarray(first), np.asarray(second)
-    if one.shape != other.shape or one.ndim != 2 or one.shape[1] == 0:
-        raise InputError(f"neighbours {one.shape} and {other.shape}: expected the same shape (Q, k), k at least 1")
-    shared = sum((one == np.roll(other, shift, axis=1)).sum(axis=1) for shift in range(one.shape[1]))
-    return np.asarray(shared / one.shape[1], dtype=np.float64)
+    now, known = np.asarray(nearest), np.asarray(before)
+    if now.shape != known.shape or now.ndim != 2 or now.shape[1] == 0:
+        raise InputError(f"neighbours {now.shape} and {known.shape}: expected the same shape (Q, k), k at least 1")
+    found = np.zeros(known.shape, dtype=bool)
+    for shift in range(known.shape[1]):
+        found |= known == np.roll(now, shift, axis=1)
+    return found
+
+
+def overlap_replicates(kept: Bools, queries: Ints, items: Ints) -> Floats:
+    """(GROUPS,) mean of `kept` without each group of pictures, as queries and as items.
+
+    The errors of one picture in an index are common to all queries that look for it, so it is left out of both.
+
+    Args:
+        kept: (Q, k), see `kept`. queries: (Q,), items: (Q, k) groups of the queries and of the neighbours before.
+    """
+    own = np.broadcast_to(queries[:, None], items.shape)
+    same, left = own == items, []
+    for weight in (kept.astype(np.float64), np.ones(kept.shape)):
+        by_query, by_item = (np.bincount(g.ravel(), weight.ravel(), minlength=GROUPS) for g in (own, items))
+        both = np.bincount(own[same], weight[same], minlength=GROUPS)
+        left.append(weight.sum() - by_query - by_item + both)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(left[0] / left[1], dtype=np.float64)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark import Banks
-from benchmark.metrics.retrieval import overlap, search
+from benchmark.metrics.retrieval import kept, overlap_replicates, search
 from benchmark.plugins import tasks
 from benchmark.testing import make_bank
 
@@ -116,9 +116,23 @@ def test_blocks_and_tiles_change_nothing() -> None:
 def test_overlap_counts_what_two_lists_share() -> None:
     rng = np.random.default_rng(1)
     first, second = (np.array([np.sort(rng.permutation(14)[:10]) for _ in range(50)]) for _ in range(2))
-    expected = [len({*a} & {*b}) / 10 for a, b in zip(first.tolist(), second.tolist(), strict=True)]
-    np.testing.assert_allclose(overlap(first, second), expected, atol=1e-15)
-    assert overlap(first, first).tolist() == [1.0] * 50
+    expected = [[item in row for item in before] for row, before in zip(first, second, strict=True)]
+    assert kept(first, second).tolist() == expected
+    assert kept(first, first).all()
+
+
+def test_replicates_of_an_overlap_leave_pictures_out_as_queries_and_as_items() -> None:
+    rng = np.random.default_rng(2)
+    there, queries, items = rng.random((80, 10)) < 0.7, rng.integers(0, 64, 80), rng.integers(0, 64, (80, 10))
+    found = overlap_replicates(there, queries, items)
+    for group in range(64):
+        left = [
+            there[row, place]
+            for row in range(80)
+            for place in range(10)
+            if queries[row] != group and items[row, place] != group
+        ]
+        assert found[group] == pytest.approx(np.mean(left), abs=1e-12)
 
 
 def test_features_that_say_nothing_find_as_often_as_chance() -> None:
