@@ -76,8 +76,7 @@ def load_calibration(model: ClipModel, data: DataSpec, name: str = "calibration"
         DataError: the data cannot be read.
     """
     pixels = _pixels(model, data, name)
-    captions = [pixels.data.captions[row] for row in pixels.rows] if pixels.data.captions is not None else []
-    return Calibration(pixels.array, captions, pixels.digest)
+    return Calibration(pixels.array, pixels.data.first_captions(pixels.rows), pixels.digest)
 
 
 def _pixels(model: ClipModel, data: DataSpec, name: str) -> Pixels:

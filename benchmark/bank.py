@@ -37,6 +37,9 @@ class FeatureBank:
             again; the sample ids where None is given.
         digest: content hash of everything that determined these numbers.
         taps: further named arrays that a task asked for, e.g. `local` (N, P, D).
+        caption: (P, D) float32, L2-normalised features of every caption, where a task asked for them; those of one
+            image in the data's order. Equal captions are several rows.
+        caption_image: (P,) int64, the row of the image that each caption belongs to.
     """
 
     dataset: str
@@ -53,6 +56,8 @@ class FeatureBank:
     digest: str = ""
     taps: Mapping[str, FloatArray] = field(default_factory=dict)
     base_id: NDArray[np.str_] | None = None
+    caption: FloatArray | None = None
+    caption_image: IntArray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.image)
@@ -62,6 +67,8 @@ class FeatureBank:
                 raise DataError(f"data set '{self.dataset}': {name} has {len(column)} rows, image has {n}")
         if n == 0:
             raise DataError(f"data set '{self.dataset}' is empty")
+        if self.caption is not None and (self.caption_image is None or len(self.caption_image) != len(self.caption)):
+            raise DataError(f"data set '{self.dataset}': caption_image does not name the image of each caption")
         if len(self.text) and len(self.text) != len(self.class_names):
             raise DataError(
                 f"data set '{self.dataset}': {len(self.class_names)} class names for {len(self.text)} class weights"
@@ -87,7 +94,8 @@ class FeatureBank:
         return hash(tuple(checksum(array) for array in arrays))
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        named = {name: getattr(self, name) for name in ("image", "label", "sample_id", "text", "group")}
+        names = ("image", "label", "sample_id", "text", "group", "caption", "caption_image")
+        named = {name: getattr(self, name) for name in names}
         return {name: array for name, array in named.items() if array is not None}
 
     def __len__(self) -> int:
@@ -108,7 +116,8 @@ class FeatureBank:
         }
 
     def take(self, index: NDArray[Any]) -> FeatureBank:
-        """The rows named by an index or a boolean mask, in that order."""
+        """The rows named by an index or a boolean mask, in that order, with their captions."""
+        caption, owner = self._captions_of(np.arange(len(self))[index])
         return replace(
             self,
             image=self.image[index],
@@ -117,7 +126,20 @@ class FeatureBank:
             group=None if self.group is None else self.group[index],
             base_id=None if self.base_id is None else self.base_id[index],
             taps={name: tap[index] for name, tap in self.taps.items()},
+            caption=caption,
+            caption_image=owner,
         )
+
+    def _captions_of(self, rows: IntArray) -> tuple[FloatArray | None, IntArray | None]:
+        """Captions of some images, image by image, and the place among `rows` that each belongs to."""
+        if self.caption is None or self.caption_image is None:
+            return None, None
+        by_image = np.argsort(self.caption_image, kind="stable")
+        count = np.bincount(self.caption_image, minlength=len(self))
+        first = np.cumsum(count) - count
+        owner = np.repeat(np.arange(len(rows)), count[rows])
+        within = np.arange(len(owner)) - np.repeat(np.cumsum(count[rows]) - count[rows], count[rows])
+        return self.caption[by_image[first[rows][owner] + within]], owner
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:

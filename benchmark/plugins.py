@@ -94,11 +94,14 @@ class Banks:
     """The feature banks of one evaluation, by role. A role may hold one bank or several.
 
     `texts`: features (K, D) float32, L2-normalised, of each `TextList` that the options ask for.
+    `full_precision`: the same model's banks in full precision, of the roles that the task names in `full_precision`;
+    those of full precision itself are its own. Empty for a model that was stored quantized: there is no other.
     """
 
     by_role: Mapping[str, Sequence[FeatureBank]]
     options: Any = field(default_factory=NoOptions)
     texts: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
+    full_precision: Mapping[str, Sequence[FeatureBank]] = field(default_factory=dict)
 
     def __getitem__(self, role: str) -> FeatureBank:
         """The single bank of a role.
@@ -119,13 +122,24 @@ class Banks:
 
     def read_only(self) -> Banks:
         """The same banks, none of whose arrays can be written."""
-        roles = {role: tuple(bank.read_only() for bank in banks) for role, banks in self.by_role.items()}
-        return replace(self, by_role=roles, texts={name: read_only(text) for name, text in self.texts.items()})
+        texts = {name: read_only(text) for name, text in self.texts.items()}
+        return replace(self.each(FeatureBank.read_only), texts=texts)
+
+    def each(self, change: Callable[[FeatureBank], FeatureBank]) -> Banks:
+        """The same with every bank changed, in full precision too."""
+        parts = [
+            {role: tuple(map(change, banks)) for role, banks in some.items()}
+            for some in (self.by_role, self.full_precision)
+        ]
+        return replace(self, by_role=parts[0], full_precision=parts[1])
 
     def checksums(self) -> dict[str, int]:
         """By role and data set, and by name of further texts."""
-        found = {f"{role} {bank.dataset}": bank.checksum() for role, banks in self.by_role.items() for bank in banks}
-        return found | {f"texts {name}": checksum(text) for name, text in self.texts.items()}
+        found = {f"texts {name}": checksum(text) for name, text in self.texts.items()}
+        for where, some in (("", self.by_role), ("full precision's ", self.full_precision)):
+            for role, banks in some.items():
+                found |= {f"{where}{role} {bank.dataset}": bank.checksum() for bank in banks}
+        return found
 
     def __contains__(self, role: object) -> bool:
         return role in self.by_role
@@ -254,7 +268,9 @@ class Task:
     `version` rises whenever a number or a column can change: it is part of the content hash of every evaluation.
 
     Label spaces (`benchmark.engine.label_spaces`): data sets of the roles in `classes` must have class names, those in
-    `same_classes` the same ones, those in `shared_classes` one in common with the first.
+    `same_classes` the same ones, those in `shared_classes` one in common with the first. Those in `captions` must have
+    a caption for each image; their banks have the captions' features. Of roles in `full_precision` the task also gets
+    the banks of the same model in full precision.
     """
 
     name: str
@@ -274,6 +290,8 @@ class Task:
     classes: tuple[str, ...] = ()
     same_classes: tuple[str, ...] = ()
     shared_classes: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    full_precision: tuple[str, ...] = ()
     words: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -294,9 +312,10 @@ class Task:
                 raise PluginError(f"task '{self.name}': '{role}' cannot be the name of a role")
         if len(set(roles)) != len(roles):
             raise PluginError(f"task '{self.name}' names a role twice")
-        for role in (*self.classes, *self.same_classes, *self.shared_classes):
-            if role not in roles:
-                raise PluginError(f"task '{self.name}' declares the classes of '{role}', which is none of its roles")
+        for what in ("classes", "same_classes", "shared_classes", "captions", "full_precision"):
+            for role in getattr(self, what):
+                if role not in roles:
+                    raise PluginError(f"task '{self.name}' declares {what} of '{role}', which is none of its roles")
 
     @property
     def title(self) -> str:
@@ -467,6 +486,8 @@ def task(
     classes: Sequence[str] = (),
     same_classes: Sequence[str] = (),
     shared_classes: Sequence[str] = (),
+    captions: Sequence[str] = (),
+    full_precision: Sequence[str] = (),
     words: Mapping[str, str] | None = None,
 ) -> Callable[[Observe], Task]:
     """Declare a task. The decorated `observe` becomes a `Task`; registering is the entry point's business.
@@ -479,11 +500,15 @@ def task(
         taps: arrays besides pooled features, e.g. `local`.
         options: pydantic model of its options.
         classes, same_classes, shared_classes: what the label spaces of its roles must be; see `Task`.
+        captions: roles whose captions it looks at. full_precision: roles of which it also gets full precision's banks.
         words: short words of its metric keys, spelled out for a reader.
     """
 
-    label_spaces = {"classes": classes, "same_classes": same_classes, "shared_classes": shared_classes}
-    for field_name, roles in {"needs": needs, "optional": optional, "taps": taps, **label_spaces}.items():
+    of_roles = {
+        "classes": classes, "same_classes": same_classes, "shared_classes": shared_classes,
+        "captions": captions, "full_precision": full_precision,
+    }  # fmt: skip
+    for field_name, roles in {"needs": needs, "optional": optional, "taps": taps, **of_roles}.items():
         if isinstance(roles, str):
             raise PluginError(f"task '{name}': {field_name}='{roles}' is text; write {field_name}=('{roles}',)")
 
@@ -491,7 +516,7 @@ def task(
         return Task(
             name, version, tuple(needs), tuple(metrics), observe, tuple(optional), tuple(taps), options,
             classes=tuple(classes), same_classes=tuple(same_classes), shared_classes=tuple(shared_classes),
-            words=dict(words or {}),
+            captions=tuple(captions), full_precision=tuple(full_precision), words=dict(words or {}),
         )  # fmt: skip
 
     return declare

@@ -1,1 +1,1 @@
-"""The six reliability tasks and selective prediction, one a file."""
+"""The six reliability tasks, selective prediction and retrieval, one a file."""

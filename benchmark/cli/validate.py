@@ -16,6 +16,7 @@ import numpy as np
 from benchmark.cli.requests import ValidateRequest
 from benchmark.data import Data, expand, open_data
 from benchmark.engine.include import include_files
+from benchmark.engine.label_spaces import check_captions
 from benchmark.engine.plan import check_suite
 from benchmark.engine.provenance import data_warnings
 from benchmark.errors import ReliquantError
@@ -32,11 +33,14 @@ from benchmark.utils.output import out
 POSITIONS, VISION_SHARE = 150, 0.6
 """Assumed for unknown architectures: positions per weight and image, and the vision tower's share of the weights."""
 
+CONTEXT = 77
+"""Tokens of a caption where a model's configuration names no other number: CLIP's own."""
+
 FEW = 5
 """Images of a class below which its accuracy says nothing."""
 
 BANK_BYTES = 4 * 640
-"""Bytes of one image's stored features: float32, joint spaces have 512 to 1152 dimensions."""
+"""Bytes of the stored features of an image or a caption: float32, joint spaces have 512 to 1152 dimensions."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Survey:
 
     Attributes:
         images: images that one configuration embeds, where data sets or the catalogue tell; `unknown` names the rest.
+        captions: captions that tasks look at, which the text tower embeds; of the data sets that are here.
         missing: one line for each model and data set that is not on this machine, with the reason.
         data: data set -> its images and classes, for those that are here. warnings: classes with few images or none,
             files that are left out.
@@ -57,6 +62,7 @@ class Survey:
     quantizations: int
     evaluations: int
     images: int
+    captions: int
     unknown: tuple[str, ...]
     missing: tuple[str, ...]
     data: Mapping[str, str]
@@ -91,19 +97,25 @@ def survey(suite: SuiteSpec, allow_outside: bool = False) -> Survey:
             unknown.append(name)
         else:
             images += count * len(groups[name])
-    flops = sum(costs) * images * len(quants)
+    for task, label, b in bindings:
+        here = {role: [opened[name] for name in b.data(role) if name in opened] for role in b.roles}
+        check_captions(task, here, f"suite '{suite.name}': tasks.{task.name}.{label}")
+    asked = {n for task, _, b in bindings for role in task.captions if role in b.roles for n in b.data(role)}
+    captions = sum(len(groups[n]) * sum(map(len, opened[n].captions or ())) for n in asked if n in opened)
+    flops = (sum(image for image, _ in costs) * images + sum(text for _, text in costs) * captions) * len(quants)
     return Survey(
         suite=suite,
         models=len(suite.models),
         quantizations=len(quants),
         evaluations=len(suite.models) * len(quants) * len(bindings),
         images=images,
+        captions=captions,
         unknown=tuple(unknown),
         missing=tuple(missing),
         data={name: described(_about(data, len(groups[name]))) for name, data in opened.items()},
         warnings=(*data_warnings(opened), *_few(opened)),
         seconds=flops / flops_per_second() if costs else None,
-        bank_bytes=images * BANK_BYTES * len(quants) * len(suite.models),
+        bank_bytes=(images + captions) * BANK_BYTES * len(quants) * len(suite.models),
     )
 
 
@@ -116,6 +128,8 @@ def report(found: Survey) -> str:
         f"{found.images:,} images for each configuration"
         + (f" (size unknown: {', '.join(found.unknown)})" if found.unknown else ""),
     ]
+    if found.captions:
+        lines.append(f"{found.captions:,} captions for each configuration")
     if found.seconds is not None:
         hours = found.seconds / 3600
         time = f"{hours:,.1f} hours" if hours >= 1 else f"{math.ceil(found.seconds / 60)} minutes"
@@ -152,8 +166,8 @@ def flops_per_second() -> float:
     return 2 * 1024**3 * count / (perf_counter() - start)
 
 
-def _forward_flops(spec: ModelSpec, missing: list[str]) -> float | None:
-    """FLOPs of the vision tower for one image: 2 x weights x positions (a ViT: 12 x layers x width^2 weights)."""
+def _forward_flops(spec: ModelSpec, missing: list[str]) -> tuple[float, float] | None:
+    """FLOPs of one image and of one caption: 2 x weights x positions (a transformer: 12 x layers x width^2 weights)."""
     parameters = published_parameters(spec.ref)
     files: Sequence[Path] = ()
     try:
@@ -162,11 +176,22 @@ def _forward_flops(spec: ModelSpec, missing: list[str]) -> float | None:
         missing.append(f"model {spec.ref}: {error}")
     else:
         parameters, files = resolved.parameters or parameters, resolved.files
-    vision = architecture(spec.ref, files).get("vision_cfg", {})
+    known = architecture(spec.ref, files)
+    vision, text = known.get("vision_cfg", {}), known.get("text_cfg", {})
+    image = caption = None if parameters is None else 2 * parameters * POSITIONS
     if isinstance(vision.get("layers"), int) and vision.get("patch_size"):
-        positions = (vision["image_size"] / vision["patch_size"]) ** 2 + 1
-        return float(2 * 12 * vision["layers"] * vision["width"] ** 2 * positions)
-    return None if parameters is None else 2 * parameters * VISION_SHARE * POSITIONS
+        image = _transformer_flops(vision, (vision["image_size"] / vision["patch_size"]) ** 2 + 1)
+    elif image is not None:
+        image *= VISION_SHARE
+    if isinstance(text.get("layers"), int) and text.get("width"):
+        caption = _transformer_flops(text, text.get("context_length", CONTEXT))
+    elif caption is not None:
+        caption *= 1 - VISION_SHARE
+    return None if image is None else (image, caption or 0.0)
+
+
+def _transformer_flops(tower: Mapping[str, Any], positions: float) -> float:
+    return float(2 * 12 * tower["layers"] * tower["width"] ** 2 * positions)
 
 
 def architecture(ref: str, files: Sequence[Path]) -> dict[str, Any]:

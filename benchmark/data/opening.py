@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from benchmark.data import decode, prompts
 from benchmark.data.corruption_names import COMMON, EXTRA, GENERATOR_VERSION
 from benchmark.data.labels import check_prompts, class_names
-from benchmark.data.rows import check_ids, check_inside, check_labels, take_classes, take_half, take_limit, take_part
+from benchmark.data.rows import (
+    check_captions,
+    check_ids,
+    check_inside,
+    check_labels,
+    take_classes,
+    take_half,
+    take_limit,
+    take_part,
+)
 from benchmark.data.sources.base import Described, LoadedData, Source
 from benchmark.errors import DataError, InputError, UnknownNameError
 from benchmark.registry import Registry
@@ -131,11 +140,11 @@ class Data:
         groups: (N,) int64 or None; `group_names` in the order of the groups, where the source knows them.
         sample_ids: (N,) str, unique; the pairing key. base_ids: (N,) str, the picture behind each sample: what the
             source says, else the sample ids.
-        class_names: C names; empty for `text: none`; the captions for `text: captions`.
+        class_names: C names; empty for `text: none`; the first caption of each image for `text: captions`.
         templates: prompt templates with one `{}` each.
         templates_origin: `spec`, `data`, `captions`, `none`, or `simple` where there are none and "a photo of a {}."
             is used. classes_origin: `spec`, `data`, `captions` or `none`.
-        captions: N texts where the data has them.
+        captions: the captions of each image, where the data has some; () for an image without.
         empty_classes: names of the label space without an image in the whole data set, before any limit or subset.
         left_out: files that are not among the images, with the reason.
         equal_prompts: classes with one prompt are accepted: the suite says so, or the names are a published list's.
@@ -154,7 +163,7 @@ class Data:
     digest: str
     groups: NDArray[np.int64] | None = field(default=None, repr=False)
     group_names: tuple[str, ...] | None = None
-    captions: tuple[str, ...] | None = field(default=None, repr=False)
+    captions: tuple[tuple[str, ...], ...] | None = field(default=None, repr=False)
     base_ids: NDArray[np.str_] | None = field(default=None, repr=False)
     empty_classes: tuple[str, ...] = field(default=(), repr=False)
     left_out: tuple[Aside, ...] = field(default=(), repr=False)
@@ -199,6 +208,10 @@ class Data:
         """All texts: for each class one text per template."""
         return [[prompts.fill(t, name) for t in self.templates] for name in self.class_names]
 
+    def first_captions(self, rows: Iterable[int]) -> list[str]:
+        """The first caption of each of these images that has one."""
+        return [texts[0] for row in rows if (texts := self.captions[row])] if self.captions is not None else []
+
     @property
     def classes(self) -> int:
         """Number of classes of the label space."""
@@ -208,6 +221,11 @@ class Data:
     def text_digest(self) -> str:
         """Content hash of what determines the class weights."""
         return digest([list(self.class_names), list(self.templates)])
+
+    @property
+    def captions_digest(self) -> str:
+        """Content hash of all captions of all images."""
+        return digest([list(texts) for texts in self.captions or ()])
 
 
 def check_data(spec: DataSpec, name: str) -> None:
@@ -329,13 +347,14 @@ def _open(spec: DataSpec, source: Source[Any], sets: DataSets) -> Data:
         rows, labels = take_limit(rows, labels, ids, spec.limit, names)
     rows, labels = take_part(options.part, rows, labels, ids)
     dataset = loaded.dataset if len(rows) == len(ids) else loaded.dataset.select(rows)
-    if "caption" not in columns and spec.text == "captions":
-        raise DataError(f"has no captions; its columns are {', '.join(columns)}")
-    captions = tuple(dataset["caption"][:]) if "caption" in columns else None
+    captions = tuple(map(_caption_lines, dataset["caption"][:])) if "caption" in columns else None
+    if spec.text == "captions":
+        check_captions(captions, ids[rows], columns)
     groups = np.asarray(dataset["group"][:], np.int64) if "group" in columns else None
     bases = sets.shared(np.asarray(dataset["base_id"][:], np.str_)) if "base_id" in columns else None
     if spec.text == "captions":
-        names, labels, origin = captions or (), np.arange(len(rows), dtype=np.int64), "captions"
+        names, labels = tuple(texts[0] for texts in captions or ()), np.arange(len(rows), dtype=np.int64)
+        origin = "captions"
     elif spec.text == "none":
         labels = np.full(len(rows), -1, np.int64)
     return Data(
@@ -345,6 +364,11 @@ def _open(spec: DataSpec, source: Source[Any], sets: DataSets) -> Data:
         group_names=loaded.group_names, captions=captions, base_ids=bases, empty_classes=empty,
         left_out=loaded.left_out, equal_prompts=equal, _rows=sets.shared(rows), _of=len(ids), _sets=sets,
     )  # fmt: skip
+
+
+def _caption_lines(text: str | None) -> tuple[str, ...]:
+    """The captions of one image: one a line, as CLIP_benchmark reads them; blank lines are none."""
+    return tuple(line for line in (text or "").splitlines() if line.strip())
 
 
 def _empty(names: Sequence[str], labels: NDArray[np.int64]) -> tuple[str, ...]:

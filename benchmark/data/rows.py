@@ -28,6 +28,19 @@ def check_ids(ids: NDArray[np.str_]) -> None:
         raise DataError(f"sample id '{values[counts.argmax()]}' occurs {counts.max()} times; ids must be unique")
 
 
+def check_captions(
+    captions: Sequence[Sequence[str]] | None, ids: NDArray[np.str_], columns: Sequence[str] = ()
+) -> None:
+    """A DataError where there are no captions, or names the first image without one."""
+    if captions is None:
+        have = f"; its columns are {', '.join(columns)}" if columns else ""
+        raise DataError(f"has no captions{have} (option caption: names a column, in a webdataset a suffix)")
+    bare = [row for row, texts in enumerate(captions) if not texts]
+    if bare:
+        more = f" ({len(bare)} of {len(captions)} images have none)" if len(bare) > 1 else ""
+        raise DataError(f"image {bare[0]} ({ids[bare[0]]}) has no caption{more}; write one, or remove the image")
+
+
 def check_inside(table: datasets.Dataset, roots: Sequence[Path]) -> None:
     """Paths written inside data (parquet, image lists) stay below one of the roots; links there may lead anywhere.
 

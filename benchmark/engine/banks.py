@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ class BankMaker:
 
     Attributes:
         statistics: store of calibration statistics, shared by quantizations and runs.
-        forward_images: number of images embedded by a vision tower, for tests and the summary.
+        forward_images: number of images embedded by a vision tower, for tests and the summary; `images_run` has those
+            of `full_precision` too.
         prompts: data set -> what the tokenizer made of its prompts (`prompt_check.examine`), once its bank was asked
             for.
     """
@@ -125,8 +127,7 @@ class BankMaker:
             return None
         data = self.plan.calibration
         pixels = self.pixels_of(data)
-        captions = [data.captions[row] for row in pixels.rows] if data.captions is not None else []
-        return Calibration(pixels.array, captions, pixels.digest)
+        return Calibration(pixels.array, data.first_captions(pixels.rows), pixels.digest)
 
     def pixels_of(self, data: Data) -> Pixels:
         """The decoded images of a data set at this model's input size."""
@@ -230,12 +231,28 @@ class BankMaker:
             raise StorageError(f"cache {self.store.folder}: written entries disappear. Check the file system.")
         return stored
 
-    def bank(self, name: str, taps: Sequence[str] = ()) -> FeatureBank:
-        """The feature bank of a data set."""
+    @cached_property
+    def full_precision(self) -> BankMaker | None:
+        """The maker of the same model's banks in full precision; None for a model that was stored quantized."""
+        if self.configuration.quant == FP32:
+            return self
+        same = (c for c in self.plan.configurations if c.model is self.configuration.model and c.quant == FP32)
+        full = next(same, None)
+        return None if full is None else replace(self, configuration=full, forward_images=0)
+
+    @property
+    def images_run(self) -> int:
+        """Images embedded here by either model."""
+        full = self.full_precision
+        return self.forward_images + (0 if full is None or full is self else full.forward_images)
+
+    def bank(self, name: str, taps: Sequence[str] = (), captions: bool = False) -> FeatureBank:
+        """The feature bank of a data set. Args: captions: with the features of all its captions."""
         data = self.plan.data[name]
         stored = self._stored(name, "image")
         image, rows, (scale, bias) = stored["image"], stored["rows"], stored["logit"].tolist()
         text, class_names, label = self.classes(data, image.shape[1])
+        caption, caption_image = self._captions(data, rows) if captions else (None, None)
         return FeatureBank(
             dataset=name,
             image=image,
@@ -251,7 +268,20 @@ class BankMaker:
             severity=data.spec.severity,
             digest=digest([self._image_key(name, "image"), self._text_key(data)]),
             taps={tap: found[tap] for tap in taps if (found := self._stored(name, tap))},
+            caption=caption,
+            caption_image=caption_image,
         )
+
+    def _captions(self, data: Data, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Features (P, D) of all captions of these images, each distinct text embedded once, and (P,) their images."""
+        of_images = [(data.captions or ())[row] for row in rows]
+        every = [text for texts in of_images for text in texts]
+        prompts = tuple(sorted(set(every)))
+        stored = self._stored_text(self._prompt_key(prompts), prompts, None)
+        self.prompts.setdefault(data.name, stored.info)
+        place = {text: at for at, text in enumerate(prompts)}
+        image = np.repeat(np.arange(len(rows)), [len(texts) for texts in of_images])
+        return stored["text"][[place[text] for text in every]], image
 
     def _image_key(self, name: str, array: str) -> str:
         return self.image_key(self.plan.data[name], array)
@@ -273,8 +303,7 @@ class BankMaker:
     def classes(self, data: Data, dimension: int) -> tuple[NDArray[np.float32], tuple[str, ...], NDArray[np.int64]]:
         """Class weights, class names and labels; with `text: captions` each distinct caption is a class."""
         if data.spec.text == "captions":
-            captions = tuple(data.captions or ())
-            names, inverse = np.unique(np.array(captions), return_inverse=True)
+            names, inverse = np.unique(np.array(data.class_names), return_inverse=True)
             prompts: tuple[str, ...] = tuple(str(name) for name in names)
             stored = self._stored_text(self._text_key(data), prompts, None)
             self.prompts[data.name] = stored.info

@@ -51,16 +51,20 @@ def embed(maker: BankMaker, evaluations: Sequence[Evaluation], with_report: bool
 
     def make() -> dict[str, Any] | None:
         report = maker.quantized[1].to_json() if with_report else None
+        if (full := maker.full_precision) is not None and full is not maker:
+            full.prepare(_wanted([e for e in evaluations if e.task.full_precision], full_precision=True))
         maker.prepare(_wanted(evaluations))
         return report
 
     return guarded(f"{maker.configuration.quant.name}: quantizing or embedding", make)
 
 
-def _wanted(evaluations: Sequence[Evaluation]) -> dict[str, tuple[str, ...]]:
+def _wanted(evaluations: Sequence[Evaluation], full_precision: bool = False) -> dict[str, tuple[str, ...]]:
+    """Data set -> taps that these evaluations need. Args: full_precision: of those that a task also wants so."""
     wanted: dict[str, tuple[str, ...]] = {}
     for evaluation in evaluations:
-        for name in {name for names in evaluation.roles.values() for name in names}:
+        roles = {r: n for r, n in evaluation.roles.items() if not full_precision or r in evaluation.task.full_precision}
+        for name in {name for names in roles.values() for name in names}:
             wanted[name] = tuple(sorted({*wanted.get(name, ()), *evaluation.taps}))
     return wanted
 
@@ -76,8 +80,7 @@ def evaluate(maker: BankMaker, evaluation: Evaluation, about: Mapping[str, Any])
     """
     start = time.monotonic()
     try:
-        banks, texts = guarded(f"{maker.configuration.quant.name}: embedding", lambda: _banks(maker, evaluation))
-        given = Banks(banks, evaluation.options, texts)
+        given = guarded(f"{maker.configuration.quant.name}: embedding", lambda: _banks(maker, evaluation))
         seconds = maker.plan.settings.task_timeout
         outcome = run_task(evaluation.task, given, seconds)
         evidence = run_errors(evaluation.task, outcome, evaluation.options, seconds)
@@ -85,6 +88,7 @@ def evaluate(maker: BankMaker, evaluation: Evaluation, about: Mapping[str, Any])
         raise
     except Exception as error:  # the rest of the sweep goes on; the reason is recorded
         return replace(failure(error, about), seconds=time.monotonic() - start)
+    banks = given.by_role
     left_out = skipped(maker.plan, [bank for some in banks.values() for bank in some])
     names = {bank.dataset for some in banks.values() for bank in some}
     cut = prompts({name: about for name, about in maker.prompts.items() if name in names})
@@ -92,9 +96,19 @@ def evaluate(maker: BankMaker, evaluation: Evaluation, about: Mapping[str, Any])
     return Result(time.monotonic() - start, outcome, evidence, provenance={**about, **seen})
 
 
-def _banks(maker: BankMaker, evaluation: Evaluation) -> tuple[dict[str, list[FeatureBank]], dict[str, Any]]:
-    banks = {role: [maker.bank(name, evaluation.taps) for name in names] for role, names in evaluation.roles.items()}
-    return banks, maker.texts(evaluation.texts)
+def _banks(maker: BankMaker, evaluation: Evaluation) -> Banks:
+    """What a task gets; the banks in full precision come from the cache, or are made there."""
+    task, roles, full = evaluation.task, evaluation.roles, maker.full_precision
+
+    def made(by: BankMaker, role: str) -> list[FeatureBank]:
+        return [by.bank(name, evaluation.taps, role in task.captions) for name in roles[role]]
+
+    own = {role: made(maker, role) for role in roles}
+    before = {}
+    if full is not None:
+        asked = [role for role in task.full_precision if role in roles]
+        before = {role: own[role] if full is maker else made(full, role) for role in asked}
+    return Banks(own, evaluation.options, maker.texts(evaluation.texts), before)
 
 
 def run_task(task: Task, banks: Banks, seconds: float | None = None) -> Outcome:

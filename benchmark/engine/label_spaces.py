@@ -1,11 +1,13 @@
-"""Check, before anything is embedded, that the classes of a binding's data sets fit together."""
+"""Check, before anything is embedded, that classes and captions of a binding's data sets are what its task needs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from benchmark.data import Data
 from benchmark.data.labels import alike
-from benchmark.errors import SpecError
+from benchmark.data.rows import check_captions as check_image_captions
+from benchmark.errors import DataError, SpecError
 from benchmark.plugins import Task
 
 Names = Mapping[str, Mapping[str, Sequence[str]]]
@@ -37,6 +39,20 @@ def check_classes(task: Task, names: Names, where: str) -> None:
                     f"{where}: role '{role}': class '{own}' of '{name}' would not meet '{other}' of '{first}'; write "
                     "them alike"
                 )
+
+
+def check_captions(task: Task, roles: Mapping[str, Sequence[Data]], where: str) -> None:
+    """Check that the data sets of the roles whose captions a task looks at have one for each image.
+
+    Raises:
+        SpecError: names the role, the data set, and the image.
+    """
+    for role in task.captions:
+        for data in roles.get(role, ()):
+            try:
+                check_image_captions(data.captions, data.sample_ids)
+            except DataError as error:
+                raise SpecError(f"{where}: role '{role}': data set '{data.name}': {error}") from None
 
 
 def _with_first(roles: Sequence[str], names: Names) -> list[tuple[str, str, Sequence[str], str, Sequence[str]]]:

@@ -95,7 +95,7 @@ class Local:
                     driver.write(configuration, evaluation, evaluate(maker, evaluation, about))
                     advance(1)
         finally:
-            driver.sweep.forward_images += maker.forward_images
+            driver.sweep.forward_images += maker.images_run
 
     def _settle_reference(self, configuration: Configuration) -> None:
         """Wait until full precision of the same model, the reference of comparisons, is settled and readable.

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from benchmark.data import Data, DataSets, expand, prompts
 from benchmark.engine import embed
 from benchmark.engine.execution import Precision
-from benchmark.engine.label_spaces import check_classes
+from benchmark.engine.label_spaces import check_captions, check_classes
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.models import ResolvedModel, resolve
 from benchmark.plugins import Task, TextList, tasks
@@ -198,7 +198,9 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
     for task, label, binding in bindings:
         roles = _bound(binding.roles, groups).items()
         names = {role: {name: data[name].class_names for name in bound} for role, bound in roles}
-        check_classes(task, names, f"suite '{suite.name}': tasks.{task.name}.{label}")
+        where = f"suite '{suite.name}': tasks.{task.name}.{label}"
+        check_classes(task, names, where)
+        check_captions(task, {role: [data[name] for name in bound] for role, bound in roles}, where)
     plan = Plan(suite, settings, data, None if suite.calibration is None else data[suite.calibration], ())
     for quant in quants:
         plan.quant_key(quant)
@@ -210,12 +212,13 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
         base = model.quantized.base if model.quantized else model.digest  # the model that a stored one is compared with
         about = _canonical({"model": base, **hashed})
         paired = [replace(e, comparison_key=digest_of({**about, **own})) for e, own in unnamed]
+        full = {} if model.quantized else _canonical({"full_precision": plan.content(model, FP32)})
         for quant in quants if model.quantized is None else [model.quantized.quant]:
             content = plan.content(model, quant)
             parts = _canonical(content)
             evaluations = tuple(
-                replace(evaluation, key=digest_of({**parts, **own}))
-                for evaluation, (_, own) in zip(paired, unnamed, strict=True)
+                replace(e, key=digest_of({**parts, **own, **(full if e.task.full_precision else {})}))
+                for e, (_, own) in zip(paired, unnamed, strict=True)
             )
             key = digest([shared, model.name, content])
             configurations.append(Configuration(key, digest(content), model, quant, evaluations))
@@ -326,7 +329,10 @@ def _unnamed(
         "roles": {role: [found[name] for name in bound] for role, bound in evaluation.roles.items()},
     }
     texts = {name: digest(prompts) for name, prompts in evaluation.texts.items()}
-    return evaluation, _canonical(content | ({"texts": texts} if texts else {}))
+    looked_at = [name for role in task.captions for name in evaluation.roles.get(role, ())]
+    captions = {name: plan.data[name].captions_digest for name in looked_at}
+    parts = {"texts": texts, "captions": captions}
+    return evaluation, _canonical(content | {name: part for name, part in parts.items() if part})
 
 
 def _canonical(content: Mapping[str, Any]) -> dict[str, str]:

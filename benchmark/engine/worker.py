@@ -125,7 +125,7 @@ def _evaluated(order: Order, job: Job, plan: Plan, configuration: Configuration,
         if order.check_inputs and first and isinstance(error, InputError | QuantizationError | NonFiniteError):
             return _refusal(error)
         results = {e.key: failure(error, about, order.settings.batch_size) for e in pending}
-    return Answer(results, report, maker.forward_images, tuple(caches.damaged))
+    return Answer(results, report, maker.images_run, tuple(caches.damaged))
 
 
 def _include(files: Sequence[Path]) -> None:

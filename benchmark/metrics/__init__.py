@@ -14,6 +14,7 @@ module               what it holds
 `ood`                MSP, MCM, MaxLogit, energy, entropy, GL-MCM, NegLabel
 `robustness`         relative change, spurious gaps, corruption error, groups
 `selective`          risk-coverage curve, AURC, accuracy at a coverage
+`retrieval`          rank of the first right item, nearest items, overlap
 `uncertainty`        replicates, estimates with intervals, paired proportions
 `significance`       Benjamini-Hochberg, stars
 `spectrum`           streaming Gram matrices, signal and noise per direction, effective rank, angles

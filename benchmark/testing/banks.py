@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ def make_bank(
     classes: int = 8,
     dimension: int = 32,
     accuracy: float | None = None,
+    captions: int = 0,
     **fields: Any,
 ) -> FeatureBank:
     """A synthetic bank: class weights at random, images near their class's weight.
@@ -24,6 +24,7 @@ def make_bank(
     Args:
         accuracy: exact share of images that the zero-shot classifier gets right (rounded to whole images);
             None leaves it to the noise.
+        captions: so many captions for each image, near its features.
         fields: replace FeatureBank's fields, e.g. `group`, `corruption`.
     """
     rng = np.random.default_rng(seed)
@@ -34,6 +35,8 @@ def make_bank(
     else:
         wrong = np.arange(samples) >= round(accuracy * samples)
         image = text[np.where(wrong, (label + 1) % classes, label)]
+    near = np.repeat(image, captions, axis=0)
+    near = _unit(near + 0.3 * rng.standard_normal(near.shape)).astype(np.float32)
     defaults: dict[str, Any] = {
         "dataset": "synthetic",
         "image": image.astype(np.float32),
@@ -42,6 +45,8 @@ def make_bank(
         "text": text.astype(np.float32),
         "class_names": tuple(f"class {i}" for i in range(classes)),
         "logit_scale": 20.0,
+        "caption": near if captions else None,
+        "caption_image": np.repeat(np.arange(samples), captions) if captions else None,
     }
     return FeatureBank(**{**defaults, **fields})
 
@@ -56,4 +61,4 @@ def shuffle(banks: Banks, seed: int) -> Banks:
     def shuffled(bank: FeatureBank) -> FeatureBank:
         return bank.take(np.random.default_rng(seed + len(bank)).permutation(len(bank)))
 
-    return replace(banks, by_role={role: [shuffled(b) for b in banks.all(role)] for role in banks})
+    return banks.each(shuffled)

@@ -29,7 +29,7 @@ LAYERS = ("conv1.weight", "in_proj_weight", "out_proj.weight", "c_fc.weight", "c
 
 @dataclass
 class Seen:
-    """What a model makes of one data set: features (N, D) and (C, D), labels, names, ids; the logit scale."""
+    """What a model makes of one data set: features (N, D) and (C, D), labels, names, ids; the logit scale; captions."""
 
     image: Any
     text: Any
@@ -38,6 +38,9 @@ class Seen:
     ids: list[str]
     group: Any
     scale: float
+    owner: Any  # (P,) the image of each caption
+    words: list[str]  # the captions
+    said: Any  # (P, D) their features
 
     def cos(self, text: Any = None) -> Any:
         """Cosines (N, C)."""
@@ -68,7 +71,10 @@ def listed(spec: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str], list[
                 for member in tar:
                     key, suffix = member.name.split(".")
                     keys.setdefault(key, {})[suffix] = tar.extractfile(member).read()  # type: ignore[union-attr]
-        made = [(key, int(m.get("cls", -1)), m["png"], m.get("txt", b"").decode()) for key, m in sorted(keys.items())]
+        made = [
+            (key, int(m.get("cls", -1)), m["png"], m.get("txt", b"").decode().splitlines())
+            for key, m in sorted(keys.items())
+        ]
         return [dict(zip(("id", "label", "image", "caption"), row, strict=True)) for row in made], *found  # type: ignore[return-value]
     if spec["source"] == "imagenet_c":
         root = root / spec["corruption"] / str(spec["severity"])
@@ -161,11 +167,11 @@ def look(spec: dict[str, Any], limit: int | None, model: Any, transform: Any, to
     if sizes := [size for size in (limit, spec.get("limit")) if size is not None]:
         rows = limited(rows, names, min(sizes))
     if text == "captions":  # all of them are classes, also that of an image that cannot be opened
-        names, templates = sorted({row["caption"] for row in rows}), ["{}"]
+        names, templates = sorted({row["caption"][0] for row in rows}), ["{}"]
     rows = [row for row in rows if opened(row["image"]) is not None]
     label = [row["label"] if text == "classes" else -1 for row in rows]
     if text == "captions":
-        label = [names.index(row["caption"]) for row in rows]
+        label = [names.index(row["caption"][0]) for row in rows]
     images = []
     for row in rows:
         image = opened(row["image"])
@@ -175,5 +181,9 @@ def look(spec: dict[str, Any], limit: int | None, model: Any, transform: Any, to
             image = corrupted(image, spec["corruption"], spec["severity"])
         images.append(model.encode_image(transform.transforms[4](transform.transforms[3](image)).double()[None])[0])
     group, scale = np.array([row.get("group") for row in rows]), float(model.logit_scale.exp())
-    text_features = weights(names, templates, model, tokenizer)
-    return Seen(unit(np.stack(images)), text_features, np.array(label), names, [r["id"] for r in rows], group, scale)
+    loaded = model, tokenizer
+    text_features = weights(names, templates, *loaded)
+    pairs = [(i, words) for i, row in enumerate(rows) if text == "captions" for words in row["caption"]]
+    captions = np.array([i for i, _ in pairs]), [w for _, w in pairs], weights([w for _, w in pairs], ["{}"], *loaded)
+    ids = [row["id"] for row in rows]
+    return Seen(unit(np.stack(images)), text_features, np.array(label), names, ids, group, scale, *captions)

@@ -1,4 +1,4 @@
-"""Random small suites of the six tasks on files, and what may change in them: for test_differential.py."""
+"""Random small suites of the tasks on files, and what may change in them: for test_differential.py."""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ class Suite:
         self._add("photos", "test", self.classes, int(self.rng.integers(18, 26)), broken=2)
         self._add("pairs", "calibration", self.classes, 14, kind="webdataset", broken=1)
         self.data["pairs"]["text"] = "captions"
+        for row in self.rows["pairs"]:  # one to three captions, some equal to other images'
+            more = [self._pick(*TEMPLATES).replace("{c}", "{}").replace("{}", self._pick(*self.classes)) for _ in "ab"]
+            row["caption"] = "\n".join([row["caption"], *more[: self._pick(0, 1, 2)]])
+        self.write("pairs")
         self._add("labelled", "calibration", self.classes, 16)
         mixed = self.rng.permutation([*self.classes[: size - 2], str(self.rng.choice(CLASS_NAMES))]).tolist()
         self._add("drawn", "textured", list(dict.fromkeys(mixed)), 15, broken=1)
@@ -178,6 +182,7 @@ class Suite:
             "corruption": {"c": {"clean": corrupted[0].removesuffix("-c"), "corrupted": corrupted}},
             "covariate_shift": {"shift": {"source": "photos", "shifted": ["drawn", "anew"]}},
             "spurious": {"places": {"common": "common", "counter": "counter"}},
+            "retrieval": {"pairs": {"test": "pairs"}},
         }
 
     def _quantization(self) -> str:

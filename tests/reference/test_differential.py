@@ -22,6 +22,7 @@ from benchmark.demo import scenes
 from benchmark.plugins import tasks
 from tests.reference import oracle_features as oracle
 from tests.reference import oracle_metrics as metrics
+from tests.reference import oracle_retrieval
 from tests.reference.random_suites import CHANGES, Suite
 
 MODEL = f"local-dir:{Path(scenes.__file__).parent / 'checkpoint'}"
@@ -68,12 +69,13 @@ def sets(suite: Suite) -> dict[str, list[str]]:
 def features(suite: Suite, loaded: tuple[Any, Any, Any]) -> dict[str, oracle.Seen]:
     """What a model sees of every single data set."""
     data, found = suite.fields()["data"], {}
+    fitted_on = {roles["fit"] for bindings in suite.tasks.values() for roles in bindings.values() if "fit" in roles}
     for name, singles in sets(suite).items():
         spec = {**data.get(data[name].get("base", ""), {}), **data[name]}
         for single in singles:
             _, *variant = single.split("/")
             own = {"corruption": variant[0], "severity": int(variant[1])} if variant else {}
-            found[single] = oracle.look({**spec, **own}, suite.limit, *loaded)
+            found[single] = oracle.look({**spec, **own}, None if name in fitted_on else suite.limit, *loaded)
     return found
 
 
@@ -118,17 +120,24 @@ def expected(suite: Suite, task: str, roles: Mapping[str, Any], seen: Any, full:
                 else {}
             )
         ),
+        "retrieval": lambda: oracle_retrieval.retrieval(one("test"), one("test", full or seen)),
     }
     return made[task]()
 
 
 def shaken(seen: dict[str, oracle.Seen], rng: np.random.Generator) -> dict[str, oracle.Seen]:
-    """The same with every feature a little moved; equal class weights stay equal."""
+    """The same with every feature a little moved; equal class weights and equal captions stay equal."""
+    seed = int(rng.integers(1 << 31))
+
+    def noise(words: str, size: int) -> Any:
+        return np.random.default_rng([seed, *words.encode()]).normal(0, TINY, size)
+
     return {
         name: replace(
             bank,
             image=bank.image + rng.normal(0, TINY, bank.image.shape),
             text=bank.text + np.random.default_rng(len(bank.text)).normal(0, TINY, bank.text.shape),
+            said=np.array([v + noise(words, len(v)) for v, words in zip(bank.said, bank.words, strict=True)]),
         )
         for name, bank in seen.items()
     }
@@ -181,7 +190,7 @@ def test_the_command_line_agrees_with_the_oracle(seed: int, tmp_path: Path, caps
     assert compared > 100
 
 
-@pytest.mark.parametrize("module", [oracle, metrics])
+@pytest.mark.parametrize("module", [oracle, metrics, oracle_retrieval])
 def test_the_oracle_is_short_and_shares_no_code(module: Any) -> None:
     source = Path(module.__file__).read_text()
     imported = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -338,9 +339,38 @@ def test_shuffling_moves_rows_and_nothing_else() -> None:
     np.testing.assert_array_equal(moved.label[order], bank.label)
 
 
-@pytest.mark.parametrize("field", ["classes", "same_classes", "shared_classes"])
-def test_label_spaces_are_declared_for_its_own_roles(field: str) -> None:
-    with pytest.raises(PluginError, match="declares the classes of 'fit', which is none of its roles"):
+def test_captions_move_with_their_images() -> None:
+    bank = make_bank(samples=12, captions=3)
+    assert bank.caption is not None
+    assert bank.caption_image is not None
+    order = np.random.default_rng(0).permutation(36)  # captions in any order
+    mixed = replace(bank, caption=bank.caption[order], caption_image=bank.caption_image[order])
+    for index in (np.array([7, 2, 2]), np.arange(12) > 8, np.random.default_rng(1).permutation(12)):
+        taken = mixed.take(index)
+        assert taken.caption is not None
+        assert taken.caption_image is not None
+        for place, image in enumerate(np.arange(12)[index]):
+            expected = mixed.caption[mixed.caption_image == image]
+            np.testing.assert_array_equal(taken.caption[taken.caption_image == place], expected)
+    with pytest.raises(DataError, match="caption_image does not name the image of each caption"):
+        replace(bank, caption_image=bank.caption_image[1:])
+
+
+def test_full_precision_is_shuffled_lent_and_checked_with_the_others() -> None:
+    banks = Banks({"test": [make_bank()]}, full_precision={"test": [make_bank(seed=1)]})
+    assert not banks.read_only().full_precision["test"][0].image.flags.writeable
+    moved = shuffle(banks, seed=3)
+    assert moved["test"].sample_id.tolist() == moved.full_precision["test"][0].sample_id.tolist()
+    before = banks.checksums()
+    banks.full_precision["test"][0].image[0, 0] += 1
+    assert [name for name, value in banks.checksums().items() if value != before[name]] == [
+        "full precision's test synthetic"
+    ]
+
+
+@pytest.mark.parametrize("field", ["classes", "same_classes", "shared_classes", "captions", "full_precision"])
+def test_what_a_task_wants_of_a_role_is_declared_for_its_own_roles(field: str) -> None:
+    with pytest.raises(PluginError, match=f"declares {field} of 'fit', which is none of its roles"):
         task("t", version=1, needs=("test",), metrics=[Metric("x", "higher")], **{field: ("fit",)})(
             lambda banks, options: SEEN
         )

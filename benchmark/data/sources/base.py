@@ -76,7 +76,7 @@ class LoadedData:
             `benchmark.data.decode` decodes), `label` int64 (-1: out of
             distribution), `sample_id` str (unique), perhaps `base_id` str (the picture behind a sample: equal for all
             its versions and wherever it appears again, so a content digest where the source has one cheaply),
-            `group` int64 and `caption` str. Images that lie inside
+            `group` int64 and `caption` str (one caption a line, "" for an image without). Images that lie inside
             a tar archive also have `offset` and `size` (int64, bytes within the file that the image's path names).
         class_names: names in the order of the labels; None where the data brings none.
         class_keys: what marks each class in the data where that is another text than its name (a folder `bee_fly`, a

@@ -33,7 +33,7 @@ class ColumnOptions(SourceOptions):
         label: whole numbers, a ClassLabel, or class names as text (usual: label, labels, cls); it may be missing, and
             a value null, where the data are used without classes (`text: none` or `captions`).
         group: whole numbers or names; none by default.
-        caption: texts (usual: caption, txt, text).
+        caption: texts with one caption a line, or lists of texts (usual: caption, txt, text).
         id: unique texts or numbers; by default the position in the split.
         base: the picture behind each image (a digest, the id of the original); by default the id itself.
         shards: number of files, where their numbers do not run from 0 without a gap.
@@ -163,7 +163,7 @@ def from_columns(
     if group is not None:
         columns["group"], group_names = _coded(table, group)
     if caption is not None:
-        columns["caption"] = [str(text) for text in _values(table, caption)]
+        columns["caption"] = [_lines(value) for value in _values(table, caption)]
     images = table.select_columns([image])
     if image != "image":
         images = images.rename_column(image, "image")
@@ -247,6 +247,14 @@ def _coded(
         if value is not None and not (isinstance(value, int | float) and value == int(value)):
             raise DataError(f"column '{column}', row {row}: expected a whole number or a name, got {value!r}")
     return [-1 if value is None else int(value) for value in values], None
+
+
+def _lines(value: Any) -> str:
+    """Captions of one image, one a line; "" for null."""
+    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else [value]
+    one_line = isinstance(value, list)
+    known = [str(text) for text in texts if text is not None and not _is_nan(text)]
+    return "\n".join(" ".join(text.splitlines()) if one_line else text for text in known)
 
 
 def _is_nan(value: Any) -> bool:

@@ -35,7 +35,7 @@ class WebdatasetOptions(SourceOptions):
 
     Attributes:
         label: suffix of the members that hold the label, a whole number as text.
-        caption: suffix of the members that hold the caption, UTF-8 text.
+        caption: suffix of the members that hold the captions, UTF-8 text, one a line.
         image: suffix of the members that hold the image, where a key has several; by default the one that is an image.
         shards: number of shards, where their numbers do not run from 0 without a gap.
     """

@@ -170,8 +170,8 @@ def test_the_demo_draws_a_prefix_and_a_subset_of_the_whole() -> None:
 def test_captions_become_the_classes() -> None:
     data = open_data(DataSpec(source="demo", split="calibration", limit=8, text="captions"), "pairs")
     assert data.labels.tolist() == list(range(8))
-    assert data.captions == data.class_names
-    assert data.prompts()[0] == [data.captions[0]]  # type: ignore[index]
+    assert data.captions == tuple((name,) for name in data.class_names)
+    assert data.prompts()[0] == list(data.captions[0])
     assert (data.templates_origin, data.classes_origin) == ("captions", "captions")
 
 

@@ -79,7 +79,7 @@ def test_webdataset_reads_members_in_place(tmp_path: Path) -> None:
     assert data.sample_ids[0] == "s0000000"
     assert data.sample_ids[-1] == "s0000019"
     assert data.captions is not None
-    assert data.captions[3] == "a caption of s0000003 \N{HONEYBEE}"
+    assert data.captions[3] == ("a caption of s0000003 \N{HONEYBEE}",)
     same_pixels(spec, made)
     first = datasets.Image().decode_example(data.dataset[0]["image"])  # the address works for `datasets` too
     assert first.size == layouts.SIZES[0]

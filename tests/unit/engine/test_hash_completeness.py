@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
+from benchmark.data import opening
 from benchmark.engine import plan as planning
 from benchmark.engine.plan import Settings
 from benchmark.models import ResolvedModel, resolve
@@ -200,6 +201,30 @@ def test_label_and_version_of_a_task(scene: Scene) -> None:
     assert changed(before, keys(scene.with_binding(label="near"))) == ANSWERS
     with raised(tasks.get("ood")):
         assert changed(before, keys(scene.with_fields())) == ANSWERS
+
+
+def test_a_task_that_gets_full_precision_depends_on_it_and_on_all_captions(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other tasks on the same data do not."""
+    bindings = {"retrieval": {"pairs": {"test": "pairs"}}, "ood": {"far": {"id": "photos", "ood": "pairs"}}}
+    suite = scene.with_quant(method="rtn", scope="text").model_copy(
+        update={"tasks": scene.with_fields(tasks=bindings).tasks}
+    )
+
+    def moved(before: list[str]) -> set[str]:
+        """Tasks of the quantization whose keys have changed."""
+        return {e.task.name for e, key in zip(evaluations(), before, strict=True) if e.key != key}
+
+    def evaluations() -> Any:
+        return planning.make_plan(suite, BASE).configurations[-1].evaluations
+
+    before = [each.key for each in evaluations()]
+    assert moved(before) == set()
+    with raised(quantizers.get("fp32")):
+        assert moved(before) == {"retrieval"}
+    monkeypatch.setattr(opening, "_caption_lines", lambda text: (text, "another caption"))
+    assert moved(before) == {"retrieval"}
 
 
 def test_texts_in_a_file_count_and_its_name_does_not(own: Scene) -> None:

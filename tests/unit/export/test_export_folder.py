@@ -134,7 +134,7 @@ def _calibration(home: Path, size: tuple[int, int]) -> Calibration:
     preprocess = next(resolve(f"local-dir:{p}").preprocess for p in home.iterdir() if _fits(p, size))
     assert isinstance(preprocess, Preprocess)
     pixels = PixelCache(home / "other", 0).open(data, preprocess, Silent(), 1)
-    return Calibration(pixels.array, [(data.captions or ())[row] for row in pixels.rows], pixels.digest)
+    return Calibration(pixels.array, data.first_captions(pixels.rows), pixels.digest)
 
 
 def _fits(place: Path, size: tuple[int, int]) -> bool:

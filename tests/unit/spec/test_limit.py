@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from benchmark.cli.app import app
 from benchmark.cli.validate import survey
 from benchmark.engine.plan import make_plan
+from benchmark.errors import SpecError
 from benchmark.ledger.records import Ledger
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import limit_of, load_suite, narrow, spared
@@ -68,6 +69,15 @@ def test_both_splits_of_a_search_fit_on_whole_sets(split: Any) -> None:
 def test_validate_counts_them_whole() -> None:
     found = survey(suite(tasks={"calibration": TASKS["calibration"]}))
     assert found.images == 12 + 40 + 60
+
+
+def test_validate_counts_the_captions_that_a_task_embeds() -> None:
+    found = survey(suite(tasks={"retrieval": {"a": {"test": "pairs"}}}))
+    assert (found.images, found.captions) == (60, 60)
+    assert found.to_json()["captions"] == 60
+    assert survey(suite(tasks={"calibration": TASKS["calibration"]})).captions == 0
+    with pytest.raises(SpecError, match=r"tasks.retrieval.a: role 'test': data set 'scenes': has no captions"):
+        survey(suite(tasks={"retrieval": {"a": {"test": "scenes"}}}))
 
 
 def test_a_run_with_a_limit_tunes_on_the_whole_set(tmp_path: Path) -> None:
