@@ -176,7 +176,7 @@ class Engine:
     def sizes(self, report: Mapping[str, Any]) -> dict[str, float]:
         """`effective_bits` and `size_mb` (both towers' parameters, packed where quantized, float32 elsewhere)."""
         found = size({**report, **self.shapes})
-        return {EFFECTIVE_BITS: found.effective_bits, SIZE: found.megabytes}
+        return {} if found is None else {EFFECTIVE_BITS: found.effective_bits, SIZE: found.megabytes}
 
     def known_objectives(self, quant: QuantSpec) -> dict[str, float]:
         """`effective_bits` computed from the shapes alone; empty for methods where the shapes do not determine it.

@@ -104,6 +104,15 @@ class Quantizations:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Artifacts:
+    """Files that somebody ships."""
+
+    artifacts: Sequence[str] = option(
+        (), "NAME=FILE[,text=FILE]: evaluate a file too (docs/artifacts.md).", flag="--artifact", kept="asked"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tasks:
     """Which tasks, and which layers in other bits."""
 
@@ -174,7 +183,7 @@ class Trackers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluations(Plugins, ExactFloat, Device, Limit, DataPlaces, Tasks, Quantizations, Models, Suite):
+class Evaluations(Plugins, ExactFloat, Device, Limit, DataPlaces, Tasks, Artifacts, Quantizations, Models, Suite):
     """What names evaluations: whoever asks for the same gets the same records. (Later bases come first in help.)"""
 
     precision: str = option("fp32", "fp32; bf16 or fp16: autocast.", kept="setting")
