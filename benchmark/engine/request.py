@@ -113,11 +113,17 @@ class Artifacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tasks:
-    """Which tasks, and which layers in other bits."""
+class OnlyTasks:
+    """Which tasks."""
+
+    tasks: Sequence[str] = option((), "Only this task of the suite; repeatable.", flag="--task", complete="tasks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """Which layers in other bits."""
 
     overrides: Sequence[str] = option((), "PATTERN=BITS: other weight bits for layers.", flag="--override")
-    tasks: Sequence[str] = option((), "Only this task of the suite; repeatable.", flag="--task", complete="tasks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +189,9 @@ class Trackers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluations(Plugins, ExactFloat, Device, Limit, DataPlaces, Tasks, Artifacts, Quantizations, Models, Suite):
+class Evaluations(
+    Plugins, ExactFloat, Device, Limit, DataPlaces, OnlyTasks, Overrides, Artifacts, Quantizations, Models, Suite
+):
     """What names evaluations: whoever asks for the same gets the same records. (Later bases come first in help.)"""
 
     precision: str = option("fp32", "fp32; bf16 or fp16: autocast.", kept="setting")

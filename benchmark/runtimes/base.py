@@ -187,6 +187,11 @@ class Runtime(ABC):
                 f"runtime '{self.name}': {missing[0]} is not installed. Run pip install 'reliquant[{self.extra}]'"
             )
 
+    @property
+    def installed(self) -> bool:
+        """Whether its library is."""
+        return all(find_spec(name) is not None for name in self.modules)
+
     def library_version(self) -> str:
         """Version of the library that computes; part of the content hash."""
         try:
