@@ -66,6 +66,7 @@ ROOMS = (
     "benchmark.quantization",
     "benchmark.models",
     "benchmark.data",
+    "benchmark.runtimes",
     "benchmark.ledger",
     "benchmark.plugins",
     "benchmark.bank",
@@ -352,6 +353,7 @@ def base_of(group: str) -> type[Any]:
     module, name = {
         "reliquant.tasks": ("benchmark.plugins", "Task"),
         "reliquant.quantizers": ("benchmark.quantization.base", "Quantizer"),
+        "reliquant.runtimes": ("benchmark.runtimes.base", "Runtime"),
         "reliquant.sources": ("benchmark.data.sources.base", "Source"),
         "reliquant.commands": ("benchmark.utils.options", "Command"),
         "reliquant.references": ("benchmark.models.references", "Reference"),
