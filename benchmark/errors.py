@@ -62,6 +62,10 @@ class ModelError(InputError):
     """A checkpoint or model reference that cannot be loaded as asked."""
 
 
+class ArtifactError(InputError):
+    """A file that somebody ships that cannot be run, or does not fit its model; the message names the file."""
+
+
 class QuantizationError(ReliquantError):
     """A quantization that cannot be done as asked, or that changed nothing."""
 

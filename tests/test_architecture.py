@@ -66,6 +66,7 @@ ROOMS = (
     "benchmark.quantization",
     "benchmark.models",
     "benchmark.data",
+    "benchmark.runtimes",
     "benchmark.ledger",
     "benchmark.plugins",
     "benchmark.bank",
