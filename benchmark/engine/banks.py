@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
 from benchmark.ledger.store import Entry, Store
 from benchmark.models.base import ClipModel
-from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize, quantize_to_store
+from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize, quantize_to_store, quantizers
 from benchmark.quantization.calibration import Calibration
 from benchmark.spec import FP32, digest
 from benchmark.utils.progress import Advance, Progress
@@ -166,8 +166,7 @@ class BankMaker:
         missing = {name: arrays for name, arrays in missing.items() if arrays}
         if not missing:
             return
-        plain = self._plain
-        has = ("image", *plain.taps)
+        has = ("image", *self._taps)
         missing = {name: kept for name, arrays in missing.items() if (kept := [a for a in arrays if a in has])}
         if not missing:
             return
@@ -198,6 +197,13 @@ class BankMaker:
         self.forward_images += new
 
     @property
+    def _taps(self) -> Collection[str]:
+        """Features inside the image tower that this configuration has; a tower that became a graph has none."""
+        quant = self.configuration.quant
+        kept = "vision" not in quant.towers or quantizers.get(quant.method).keeps_taps
+        return self._plain.taps if kept else ()
+
+    @property
     def _plain(self) -> ClipModel:
         """A model with the same taps and logit scale: the full-precision one, or the stored quantized one."""
         return self.holder.model if self.configuration.model.quantized is None else self.quantized[0]
@@ -224,7 +230,7 @@ class BankMaker:
         if stored is None:
             self.prepare({name: () if array == "image" else (array,)})
             stored = self.store.get(key)
-        if stored is None and array != "image" and array not in self.quantized[0].taps:
+        if stored is None and array != "image" and array not in self._taps:
             return {}
         if stored is None:
             raise StorageError(f"cache {self.store.folder}: written entries disappear. Check the file system.")

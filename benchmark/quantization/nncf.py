@@ -73,7 +73,9 @@ def _nncf() -> Any:
 class Nncf(GraphQuantizer):
     """A method of NNCF."""
 
-    def quantize_graph(self, source: Path, target: Path, skipped: tuple[str, ...], data: list[Any], job: TowerJob) -> None:
+    def quantize_graph(
+        self, source: Path, target: Path, skipped: tuple[str, ...], data: list[Any], job: TowerJob
+    ) -> None:
         """Read, quantize, save."""
         ov = library()
         graph = ov.Core().read_model(source)
@@ -89,14 +91,13 @@ class Nncf(GraphQuantizer):
         names = operations(source)
         pattern = str(spec.option("ignoredscope") or "")
         return _nncf().IgnoredScope(
-            names=[name for layer in skipped for name in names.get(layer, [])],
-            patterns=[pattern] if pattern else []
+            names=[name for layer in skipped for name in names.get(layer, [])], patterns=[pattern] if pattern else []
         )
 
     def notes(self, path: Path) -> list[str]:
-        """How much of attention's own products runs on integers."""
+        """How much of attention's own products takes rounded inputs."""
         done, products = attention_products(path)
-        return [f"{done} of {products} products of attention run on integers, too"] if done else []
+        return [f"the inputs of {done} of {products} attention products are rounded to 8 bits, too"] if done else []
 
 
 class Int8(Nncf):
@@ -178,9 +179,7 @@ class Int4Weights(Nncf):
             awq=options.awq or None,
             scale_estimation=options.scaleestimation or None,
             gptq=options.gptq or None,
-            advanced_parameters=AdvancedCompressionParameters(
-                group_size_fallback_mode=GroupSizeFallbackMode.ADJUST
-            ),
+            advanced_parameters=AdvancedCompressionParameters(group_size_fallback_mode=GroupSizeFallbackMode.ADJUST),
         )
 
 
@@ -189,7 +188,7 @@ def _dataset(nncf: Any, data: list[Any], job: TowerJob) -> Any:
 
 
 def _made(kind: type[Nncf], name: str, title: str, paper: str, **more: Any) -> Nncf:
-    where = {"runtime": "openvino", "modules": ("nncf",), "extra": "openvino"}
+    where: dict[str, Any] = {"runtime": "openvino", "modules": ("nncf",), "extra": "openvino"}
     return kind(name, 1, title, paper, COMMON_FIELDS | {"options"}, ("cpu",), "real", **where, **more)
 
 

@@ -50,13 +50,17 @@ class StaticOptions(Options):
 class Ort(GraphQuantizer):
     """A method of onnxruntime."""
 
-    def quantize_graph(self, source: Path, target: Path, skipped: tuple[str, ...], data: list[Any], job: TowerJob) -> None:
+    def quantize_graph(
+        self, source: Path, target: Path, skipped: tuple[str, ...], data: list[Any], job: TowerJob
+    ) -> None:
         """Read, quantize, save."""
         with quiet(f"quantization '{job.spec.name}': onnxruntime on the {job.tower} tower"):
             large = (source.parent / f"{source.name}.data").exists()
             self.apply(source, target, nodes_of(source, skipped), data, job, large)
 
-    def apply(self, source: Path, target: Path, skipped: list[str], data: list[Any], job: TowerJob, large: bool) -> None:
+    def apply(
+        self, source: Path, target: Path, skipped: list[str], data: list[Any], job: TowerJob, large: bool
+    ) -> None:
         """Write the quantized graph; `large`: weights lie in a file beside it."""
         raise NotImplementedError
 
@@ -66,7 +70,9 @@ class Dynamic(Ort):
 
     options = DynamicOptions
 
-    def apply(self, source: Path, target: Path, skipped: list[str], data: list[Any], job: TowerJob, large: bool) -> None:
+    def apply(
+        self, source: Path, target: Path, skipped: list[str], data: list[Any], job: TowerJob, large: bool
+    ) -> None:
         """int8 weights, ranges of inputs when the model runs."""
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -89,7 +95,9 @@ class Static(Ort):
 
     options = StaticOptions
 
-    def apply(self, source: Path, target: Path, skipped: list[str], data: list[Any], job: TowerJob, large: bool) -> None:
+    def apply(
+        self, source: Path, target: Path, skipped: list[str], data: list[Any], job: TowerJob, large: bool
+    ) -> None:
         """int8 weights and activations, as QDQ nodes."""
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -126,7 +134,7 @@ def _reader(name: str, data: list[Any]) -> Any:
 
 
 def _made(kind: type[Ort], name: str, title: str, **more: Any) -> Ort:
-    where = {"runtime": "onnx", "modules": ("onnx", "onnxscript", "onnxruntime"), "extra": "onnx"}
+    where: dict[str, Any] = {"runtime": "onnx", "modules": ("onnx", "onnxscript", "onnxruntime"), "extra": "onnx"}
     paper = "Jacob et al. 2018, arXiv 1712.05877"
     return kind(name, 1, title, paper, COMMON_FIELDS | {"options"}, ("cpu",), "real", **where, **more)
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from benchmark.models.base import ClipModel
 from benchmark.quantization.graphs.graph import FEATURES, quiet
 from benchmark.quantization.graphs.openvino import STEMS
-from benchmark.quantization.graphs.towers import INPUTS, TowerModule, example
-from benchmark.quantization.graphs.weights import GraphWeight, granularity
+from benchmark.quantization.graphs.towers import INPUTS, TowerModule, example, layer_weights
+from benchmark.quantization.graphs.weights import GraphWeight, granularity, matched
 from benchmark.spec import Tower
 
 VERSION = 1
@@ -56,7 +56,7 @@ def convert(model: ClipModel, tower: Tower, folder: Path) -> Path:
             verbose=False,
         )
         proto = program.model_proto  # type: ignore[union-attr]
-        name_layers(proto)
+        _name_layers(proto, model, tower)
         return save(proto, folder, STEMS[tower])
 
 
@@ -70,24 +70,30 @@ def save(proto: Any, folder: Path, stem: str) -> Path:
     return path
 
 
-def name_layers(proto: Any) -> None:
+def _name_layers(proto: Any, model: ClipModel, tower: Tower) -> None:
     """Name every node with a weight after its layer, `LAYER@2` for the layer's second call, and its weight too."""
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes = [node for node in proto.graph.node if node.op_type in _PRODUCTS and node.input[1] in weights]
+    dense = [_rows(node, np.asarray(_array(weights[node.input[1]]), np.float32)) for node in nodes]
+    layers = matched(layer_weights(model, tower), [_layer(node) for node in nodes], dense)
     calls: dict[str, int] = {}
     renamed: dict[str, str] = {}
-    for node in proto.graph.node:
-        layer = _layer(node)
-        if node.op_type not in _PRODUCTS or layer is None or node.input[1] not in weights:
-            continue
-        calls[layer] = calls.get(layer, 0) + 1
-        node.name = layer if calls[layer] == 1 else f"{layer}@{calls[layer]}"
-        renamed.setdefault(node.input[1], f"{layer}.weight")
+    for node, layer in zip(nodes, layers, strict=True):
+        if layer is not None:
+            calls[layer] = calls.get(layer, 0) + 1
+            node.name = layer if calls[layer] == 1 else f"{layer}@{calls[layer]}"
+            renamed.setdefault(node.input[1], f"{layer}.weight")
     taken = set(weights) - set(renamed)
     renamed = {old: new for old, new in renamed.items() if new not in taken}
     for tensor in proto.graph.initializer:
         tensor.name = renamed.get(tensor.name, tensor.name)
     for node in proto.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
+
+
+def _rows(node: Any, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A weight with its output channels first."""
+    return weight if "Conv" in node.op_type or _transposed(node) else weight.T
 
 
 def _layer(node: Any) -> str | None:
@@ -124,29 +130,29 @@ def read_weights(path: Path) -> dict[str, GraphWeight]:
 
 def _weight(node: Any, tensors: Mapping[str, Any], makers: Mapping[str, Any]) -> GraphWeight | None:
     """The weight of a node; None where both of its inputs are computed."""
-    name, axis = node.input[1], 0 if "Conv" in node.op_type or _transposed(node) else -1
+    name = node.input[1]
     if node.op_type in _INTEGER:
         scale = name.removesuffix("_quantized") + "_scale"
-        return None if name not in tensors else _codes(tensors, (name, scale, node.input[3]), axis, True)
+        return None if name not in tensors else _codes(node, tensors, (name, scale, node.input[3]), True)
     if name in tensors:
         dense = _array(tensors[name])
-        return GraphWeight(np.asarray(dense, np.float32), 8 * dense.itemsize, "tensor", 8 * dense.nbytes, False)
+        rows = _rows(node, np.asarray(dense, np.float32))
+        return GraphWeight(rows, 8 * dense.itemsize, "tensor", 8 * dense.nbytes, False)
     maker = makers.get(name)
     if maker is None or maker.op_type != "DequantizeLinear" or maker.input[0] not in tensors:
         return None
-    return _codes(tensors, tuple(maker.input), axis, _is_integer(node.input[0], makers))
+    return _codes(node, tensors, tuple(maker.input), _is_integer(node.input[0], makers))
 
 
-def _codes(tensors: Mapping[str, Any], names: tuple[str, ...], axis: int, integer: bool) -> GraphWeight:
+def _codes(node: Any, tensors: Mapping[str, Any], names: tuple[str, ...], integer: bool) -> GraphWeight:
     codes, scale = (_array(tensors[name]) for name in names[:2])
     zero = _array(tensors[names[2]]) if len(names) > 2 and names[2] else np.zeros_like(scale)
-    shape = [1] * codes.ndim
-    if scale.size > 1:
-        shape[axis] = scale.size
-    dense = (codes.astype(np.float32) - zero.astype(np.float32).reshape(shape if zero.size > 1 else [1] * codes.ndim))
+    rows = _rows(node, codes).astype(np.float32)
+    column = (-1, *[1] * (rows.ndim - 1))
+    dense = (rows - zero.astype(np.float32).reshape(column)) * scale.reshape(column)
     stored = sum(8 * array.nbytes for array in (codes, scale, zero))
-    grain = granularity(scale.size, codes.shape[axis], codes.size)
-    return GraphWeight(dense * scale.reshape(shape), 8 * codes.itemsize, grain, stored, integer)
+    grain = granularity(scale.size, len(rows), codes.size)
+    return GraphWeight(np.asarray(dense, np.float32), 8 * codes.itemsize, grain, stored, integer)
 
 
 def _array(tensor: Any) -> NDArray[Any]:

@@ -112,7 +112,9 @@ class GraphQuantizer(Quantizer):
             )
 
     @abstractmethod
-    def quantize_graph(self, source: Path, target: Path, skipped: tuple[str, ...], data: list[Any], job: TowerJob) -> None:
+    def quantize_graph(
+        self, source: Path, target: Path, skipped: tuple[str, ...], data: list[Any], job: TowerJob
+    ) -> None:
         """Write the quantized form of the graph `source` to `target`.
 
         Args:
@@ -128,11 +130,12 @@ class GraphQuantizer(Quantizer):
         """Remarks on a quantized graph."""
         return []
 
-    def graph(self, job: TowerJob) -> Graph:
-        """The quantized tower of a job; equal jobs get the same files from the store."""
-        full = full_graph(job.model, job.tower, self.runtime, job.statistics, job.progress)
+    def graph(self, job: TowerJob, full: Graph) -> Graph:
+        """The quantized tower of a job, made from its graph in full precision; equal jobs get equal files."""
         about = [job.spec.for_tower(job.tower).model_dump(mode="json"), self.version, self._data_digest(job)]
-        key = digest(["quantized graph", FORMATS[self.runtime].VERSION, job.model.digest, _versions(self.runtime), about])
+        key = digest(
+            ["quantized graph", FORMATS[self.runtime].VERSION, job.model.digest, _versions(self.runtime), about]
+        )
         with job.progress.phase(f"{self.name}: quantize the {job.tower} tower", 1) as advance:
             found = remembered(job.statistics, key, lambda: self._quantized(full, job))
             advance(1)
@@ -160,7 +163,7 @@ class GraphQuantizer(Quantizer):
         if not job.targets:
             return []
         full = full_graph(job.model, job.tower, self.runtime, job.statistics, job.progress)
-        graph, reader = self.graph(job), FORMATS[self.runtime].read_weights
+        graph, reader = self.graph(job, full), FORMATS[self.runtime].read_weights
         with written(full) as path:
             before = reader(path)
         with written(graph) as path:
@@ -170,7 +173,9 @@ class GraphQuantizer(Quantizer):
         records = [record for name in list(job.targets) if (record := self._record(job, name, before, after))]
         if not records:
             reason = next(iter(job.skipped.values()), "its graph holds no integer weight")
-            raise QuantizationError(f"quantization '{job.spec.name}' replaced no layer of the {job.tower} tower: {reason}")
+            raise QuantizationError(
+                f"quantization '{job.spec.name}' replaced no layer of the {job.tower} tower: {reason}"
+            )
         for record in records:
             job.replace(record.name, InGraph())
         job.model = with_session(job.model, job.tower, session)

@@ -79,6 +79,12 @@ def inputs(model: ClipModel, tower: Tower, calibration: Calibration, most: int) 
         yield np.ascontiguousarray(model.normalise(pixels).numpy())
 
 
+def layer_weights(model: ClipModel, tower: Tower) -> dict[str, NDArray[np.float32]]:
+    """Weights (out, ...) of a tower's Linear and Conv2d layers by name."""
+    layers = model.layers(tower).items()
+    return {name: layer.get_parameter("weight").detach().float().cpu().numpy() for name, layer in layers}
+
+
 def with_session(model: ClipModel, tower: Tower, session: Session) -> ClipModel:
     """The model with a tower that runs in a session; an image tower has no taps then."""
     encoder = TowerEncoder(GraphTower(session))
