@@ -24,7 +24,7 @@ from benchmark.quantization import parse, quantizers
 from benchmark.results.decide import Decision, by_configuration
 from benchmark.results.reliability import near_floor
 from benchmark.results.tables import headline_keys
-from benchmark.spec import SuiteSpec
+from benchmark.spec import ArtifactQuant, SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.tracking import DEFAULT_TRACKER, trackers
 from benchmark.utils.locking import exclusive
@@ -77,6 +77,7 @@ def run_search(request: SearchRequest) -> int:
         load_suite(config.suite or "", config.data or (), request.catalogues),
         models=config.models or (),
         limit=config.limit,
+        artifacts=config.artifacts or (),
     )
     with open_progress(request.quiet) as progress:
         search, log = _prepared(request, storage, config, suite, progress)
@@ -199,14 +200,15 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Trial
             log.finish(folder, _summary(study, found, volume))
         return PARTIAL
     names = [trial.user_attrs["configuration"] for trial in found]
+    fixed = tuple(suite.artifacts)
     test, decisions, warnings = _on_test(request, suite, names, search.goals, progress)
     write_suite(folder / "front.yaml", suite_on_test(suite), names, study.study_name)
     if request.json:
-        for row in front_rows(found, search.goals, test, decisions):
+        for row in front_rows(found, search.goals, test, decisions, fixed):
             print(json.dumps(row), file=out())
     else:
-        print_front(found, search.goals, test)
-        print_verdicts(decisions, {name: metrics[EFFECTIVE_BITS] for name, metrics in test.items()})
+        print_front(found, search.goals, test, fixed)
+        print_verdicts(decisions, {name: m[EFFECTIVE_BITS] for name, m in test.items() if EFFECTIVE_BITS in m})
     words = sys.stderr if request.json else sys.stdout
     done, trials = len(evaluated(study)), len(study.get_trials(deepcopy=False))
     if log is not None:
@@ -217,7 +219,7 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Trial
     summary_line = f"{done} configurations in {trials} trials, {len(pruned(study))} of them pruned"
     print(f"{summary_line}. Figures and front: {folder}", file=words)
     print(f"Look closer: reliquant run {shlex.quote(str(folder / 'front.yaml'))}", file=words)
-    return PARTIAL if len(test) < len(names) else 0
+    return PARTIAL if len(test) < len(names) + len(fixed) else 0
 
 
 def _summary(study: Study, found: Sequence[FrozenTrial], volume: Metrics) -> dict[str, float]:
@@ -234,7 +236,9 @@ def _summary(study: Study, found: Sequence[FrozenTrial], volume: Metrics) -> dic
 def _on_test(
     request: SearchRequest, suite: SuiteSpec, names: Sequence[str], goals: Goals, progress: Progress
 ) -> tuple[dict[str, Metrics], dict[str, Decision], list[str]]:
-    """Metrics of the front on the test split, tracked as any other run, verdicts, and a line for each failure."""
+    """Metrics of the front and of the suite's artifacts on the test split, tracked as any other run, verdicts, and a
+    line for each failure.
+    """
     test, settings = suite_on_test(suite), _settings(request)
     plan = make_plan(test.model_copy(update={"quantizations": tuple(names)}), settings)
     opened = [trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)] if not request.no_tracking else []
@@ -244,10 +248,12 @@ def _on_test(
     warnings = failure_lines(sweep.failed) + [f"warning: {n}: {why}" for n, why in sweep.untracked.items()]
     failed = {record.quantization for record in sweep.failed}
     found: dict[str, Metrics] = {}
-    for name in names:
+    quants = {name: parse(name) for name in names}
+    quants |= {name: ArtifactQuant(label=name, method="artifact") for name in test.artifacts}
+    for name, quant in quants.items():
         if name not in failed:
             try:
-                found[name] = own.complete(engine.evaluate(parse(name)))
+                found[name] = own.complete(engine.evaluate(quant))
             except UndefinedMetric as reason:
                 warnings.append(f"warning: {name} has no value on the test split: {reason}")
     by_key = by_configuration(headline_keys(plan, sweep.records), sweep.changes, suite.margins)

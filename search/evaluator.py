@@ -25,7 +25,7 @@ from benchmark.quantization.targets import resolve
 from benchmark.results.evidence import evidence_of
 from benchmark.results.sizes import effective_bits, size
 from benchmark.results.tables import declared, headline_keys
-from benchmark.spec import FP32, QuantSpec, SuiteSpec, Tower, digest
+from benchmark.spec import FP32, ArtifactQuant, QuantSpec, SuiteSpec, Tower, digest
 from benchmark.utils.progress import Progress, Silent
 from search.objective import EFFECTIVE_BITS, OWN, POINTS, SIZE, Problem
 
@@ -176,7 +176,7 @@ class Engine:
     def sizes(self, report: Mapping[str, Any]) -> dict[str, float]:
         """`effective_bits` and `size_mb` (both towers' parameters, packed where quantized, float32 elsewhere)."""
         found = size({**report, **self.shapes})
-        return {EFFECTIVE_BITS: found.effective_bits, SIZE: found.megabytes}
+        return {} if found is None else {EFFECTIVE_BITS: found.effective_bits, SIZE: found.megabytes}
 
     def known_objectives(self, quant: QuantSpec) -> dict[str, float]:
         """`effective_bits` computed from the shapes alone; empty for methods where the shapes do not determine it.
@@ -200,8 +200,11 @@ class Engine:
         return {EFFECTIVE_BITS: effective_bits(packed, done, sum(self.shapes["weights"].values()))}
 
     def plan_of(self, quant: QuantSpec) -> Plan:
-        """Full precision and one quantization."""
-        plan = make_plan(self.suite.model_copy(update={"quantizations": (quant.name,)}), self.settings, self.sets)
+        """Full precision and one quantization, or one artifact of the suite."""
+        update: dict[str, Any] = {"quantizations": (quant.name,), "artifacts": {}}
+        if isinstance(quant, ArtifactQuant):
+            update = {"quantizations": (), "artifacts": {quant.name: self.suite.artifacts[quant.name]}}
+        plan = make_plan(self.suite.model_copy(update=update), self.settings, self.sets)
         return replace(plan, related=self.related)
 
     def _run(self, plan: Plan, progress: Progress) -> Sweep:

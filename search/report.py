@@ -38,11 +38,14 @@ LABEL = 30
 """Letters of a parameter's name that a figure has room for."""
 
 
-def print_front(trials: Sequence[FrozenTrial], goals: Goals, test: Mapping[str, Metrics]) -> None:
+def print_front(
+    trials: Sequence[FrozenTrial], goals: Goals, test: Mapping[str, Metrics], fixed: Sequence[str] = ()
+) -> None:
     """Print one row per configuration: each objective on the validation split and on the test split.
 
     Args:
         test: short name -> metrics on the test split; without configurations that failed there.
+        fixed: artifacts, which stand below the front: nobody chose them on the validation split.
     """
     console = Console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -62,6 +65,10 @@ def print_front(trials: Sequence[FrozenTrial], goals: Goals, test: Mapping[str, 
             other = test.get(name, {}).get(objective.key)
             cells += [f"{value:.4g}", "-" if other is None else f"{other:.4g}"]
         table.add_row(fold(name, max(NARROWEST_NAME, console.width - taken)), str(trial.number), *cells)
+    for name in fixed:
+        values = [test.get(name, {}).get(objective.key) for objective in goals.objectives]
+        cells = [cell for value in values for cell in ("-", "-" if value is None else f"{value:.4g}")]
+        table.add_row(fold(name, max(NARROWEST_NAME, console.width - taken)), "artifact", *cells)
     console.print(Text(f"Pareto front: {len(trials)} configurations", style="bold"))
     console.print(table)
 
@@ -87,21 +94,26 @@ def print_verdicts(decisions: Mapping[str, Decision], bits: Mapping[str, float])
 
 
 def front_rows(
-    trials: Sequence[FrozenTrial], goals: Goals, test: Mapping[str, Metrics], decisions: Mapping[str, Decision]
+    trials: Sequence[FrozenTrial],
+    goals: Goals,
+    test: Mapping[str, Metrics],
+    decisions: Mapping[str, Decision],
+    fixed: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """The front as JSON rows: `quantization`, `trial`, the objectives on `validation` and `test`, and the `decision` on
-    `test` (or None).
+    `test` (or None); then the artifacts `fixed`, whose `trial` and `validation` are None.
     """
     keys = [objective.key for objective in goals.objectives]
+    front = [(t.user_attrs["configuration"], t.number, dict(zip(keys, t.values, strict=True))) for t in trials]
     return [
         {
-            "quantization": (name := trial.user_attrs["configuration"]),
-            "trial": trial.number,
-            "validation": dict(zip(keys, trial.values, strict=True)),
-            "test": {key: test[name][key] for key in keys} if name in test else None,
+            "quantization": name,
+            "trial": number,
+            "validation": validation,
+            "test": {key: test[name].get(key) for key in keys} if name in test else None,
             "decision": to_json(decisions[name]) if name in decisions else None,
         }
-        for trial in trials
+        for name, number, validation in [*front, *((name, None, None) for name in fixed)]
     ]
 
 

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from benchmark.engine.request import Batches, DataPlaces, Device, Home, Models, Plugins, Quiet, Store, TaskLimit
+from benchmark.engine.request import (
+    Artifacts,
+    Batches,
+    DataPlaces,
+    Device,
+    Home,
+    Models,
+    Plugins,
+    Quiet,
+    Store,
+    TaskLimit,
+)
 from benchmark.errors import SpecError
 from benchmark.utils.options import Command, option
 
@@ -24,6 +35,7 @@ class SearchConfig:
     suite: str | None = None
     models: Sequence[str] | None = None
     data: Sequence[str] | None = None
+    artifacts: Sequence[str] | None = None
     limit: int | None = None
     methods: Sequence[str] | None = None
     scopes: Sequence[str] | None = None
@@ -37,8 +49,11 @@ class SearchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchRequest(Quiet, Plugins, Home, Store, TaskLimit, Batches, Device, DataPlaces, Models):
-    """Find the quantizations with the best trade-off: an Optuna study; ends with the Pareto front."""
+class SearchRequest(Quiet, Plugins, Home, Store, TaskLimit, Batches, Device, DataPlaces, Artifacts, Models):
+    """Find the quantizations with the best trade-off: an Optuna study; ends with the Pareto front.
+
+    An artifact is no trial: it stands beside the front, measured on the same test split.
+    """
 
     suite: str | None = option(None, "A suite's name or a YAML file (default: demo).", argument=True, complete="suites")
     trials: int | None = option(None, "Configurations to evaluate (default 100).")

@@ -50,7 +50,15 @@ def with_defaults(config: SearchConfig) -> SearchConfig:
     """
     given = {name: value for name, value in asdict(config).items() if value is not None}
     default = {"suite": "demo", "objectives": DEFAULT, "sampler": samplers.DEFAULT, "seed": 0, "trials": TRIALS}
-    default |= {"per_block": False, "methods": (), "scopes": (), "constraints": (), "models": (), "data": ()}
+    default |= {
+        "per_block": False,
+        "methods": (),
+        "scopes": (),
+        "constraints": (),
+        "models": (),
+        "data": (),
+        "artifacts": (),
+    }
     default |= {"rungs": SHARES}
     return checked(SearchConfig(**{**default, **given}))
 

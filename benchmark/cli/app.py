@@ -11,10 +11,12 @@ import typer
 
 from benchmark.cli.parsing import callback
 from benchmark.cli.requests import (
+    ArtifactInputsRequest,
     CompareRequest,
     GateRequest,
     ListRequest,
     NewQuantizerRequest,
+    NewRuntimeRequest,
     NewSourceRequest,
     NewTaskRequest,
     ShowRequest,
@@ -47,11 +49,16 @@ COMMANDS = (
     Command("new task", NewTaskRequest, "benchmark.cli.new:new_task"),
     Command("new quantizer", NewQuantizerRequest, "benchmark.cli.new:new_quantizer"),
     Command("new source", NewSourceRequest, "benchmark.cli.new:new_source"),
+    Command("new runtime", NewRuntimeRequest, "benchmark.cli.new:new_runtime"),
+    Command("artifact inputs", ArtifactInputsRequest, "benchmark.cli.artifact:inputs"),
 )
 commands: Registry[Command] = Registry("command", "reliquant.commands", Command)
 """Entry points of commands that packages bring, our own `search` among them."""
 
-GROUPS = {"new": "Write a new plugin with its contract test."}
+GROUPS = {
+    "new": "Write a new plugin with its contract test.",
+    "artifact": "Evaluate what somebody ships: see `run --artifact`.",
+}
 
 
 def _version(asked: bool) -> None:

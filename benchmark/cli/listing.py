@@ -1,4 +1,4 @@
-"""`reliquant list`: installed tasks, quantizers, models, data and suites, as a table or as JSON lines."""
+"""`reliquant list`: installed tasks, quantizers, runtimes, models, data and suites, as a table or as JSON lines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def print_listing(request: ListRequest) -> None:
     """Print one kind of thing."""
     what = request.what
     include_files(request.include)
-    rows = {"tasks": _tasks, "quantizers": _quantizers, "models": _models, "data": _data, "suites": _suites}[what]()
+    kinds = {"tasks": _tasks, "quantizers": _quantizers, "runtimes": _runtimes, "models": _models}
+    rows = {**kinds, "data": _data, "suites": _suites}[what]()
     if request.json:
         for row in rows:
             print(json.dumps(row), file=out())
@@ -151,6 +152,23 @@ def _quantizers() -> list[dict[str, Any]]:
             "calibration": quantizer.needs_calibration,
         }
         for name, quantizer in quantizers
+    ]
+
+
+def _runtimes() -> list[dict[str, Any]]:
+    from benchmark.runtimes import runtimes
+
+    return [
+        {
+            "runtime": name,
+            "from": runtimes.origin(name).distribution,
+            "reads": [*runtime.suffixes, *(f"({suffix})" for suffix in runtime.also)],
+            "runs on": list(runtime.runs_on),
+            "extra": runtime.extra or None,
+            "installed": runtime.installed,
+            "what": runtime.title,
+        }
+        for name, runtime in runtimes
     ]
 
 

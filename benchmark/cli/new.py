@@ -1,11 +1,11 @@
-"""`reliquant new task|quantizer|source NAME`."""
+"""`reliquant new task|quantizer|source|runtime NAME`."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
-from benchmark.cli.requests import NewQuantizerRequest, NewSourceRequest, NewTaskRequest
+from benchmark.cli.requests import NewQuantizerRequest, NewRuntimeRequest, NewSourceRequest, NewTaskRequest
 from benchmark.cli.scaffold import write_plugin
 
 
@@ -27,7 +27,13 @@ def new_source(request: NewSourceRequest) -> None:
     print(f"  reliquant run SUITE --include {_file(request)}   # data: {{mine: {{source: {request.name}, path: ...}}}}")
 
 
-def _file(request: NewTaskRequest | NewQuantizerRequest | NewSourceRequest) -> str:
+def new_runtime(request: NewRuntimeRequest) -> None:
+    """Write a runtime and its test."""
+    _write("runtime", request.name, request.folder)
+    print(f"  reliquant run SUITE --include {_file(request)} --artifact phone=FILE.{request.name}")
+
+
+def _file(request: NewTaskRequest | NewQuantizerRequest | NewSourceRequest | NewRuntimeRequest) -> str:
     return _quoted(request.folder / f"{request.name}.py")
 
 

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmark.engine.request import DataPlaces, Home, Json, OfSuite, Plugins, Quiet, Store
+from benchmark.engine.request import (
+    DataPlaces,
+    Home,
+    Json,
+    Limit,
+    Models,
+    OfSuite,
+    OnlyTasks,
+    Pixels,
+    Plugins,
+    Quiet,
+    Store,
+    Suite,
+)
 from benchmark.utils.options import option
 
 
@@ -23,9 +36,9 @@ class ValidateRequest(Json, Plugins, DataPlaces):
 
 @dataclass(frozen=True, kw_only=True)
 class ListRequest(Json, Plugins):
-    """Show what there is: tasks, quantizers, models, data or suites."""
+    """Show what there is: tasks, quantizers, runtimes, models, data or suites."""
 
-    what: Literal["tasks", "quantizers", "models", "data", "suites"] = option(
+    what: Literal["tasks", "quantizers", "runtimes", "models", "data", "suites"] = option(
         ..., "Kind of thing to list.", argument=True
     )
 
@@ -92,6 +105,13 @@ class UiRequest(Store, Home):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArtifactInputsRequest(Json, Quiet, Home, Pixels, Plugins, Limit, DataPlaces, OnlyTasks, Models, Suite):
+    """Write the pixels, prompts and ids of a suite: make features of them anywhere, then `run --artifact` them."""
+
+    to: Path = option(..., "Folder to write.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class _New:
     """Name and folder of a new plugin."""
 
@@ -112,3 +132,8 @@ class NewQuantizerRequest(_New):
 @dataclass(frozen=True, kw_only=True)
 class NewSourceRequest(_New):
     """Write NAME.py with a data source and test_NAME.py with its contract test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRuntimeRequest(_New):
+    """Write NAME.py with a runtime for artifacts and test_NAME.py with its contract test."""

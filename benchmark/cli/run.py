@@ -10,6 +10,7 @@ from shlex import quote
 from typing import Any
 
 from benchmark.cli.tables import print_data_sets, print_efficiency, print_table, print_verdicts
+from benchmark.engine.artifacts import warnings as artifact_warnings
 from benchmark.engine.include import include_files
 from benchmark.engine.provenance import (
     data_warnings,
@@ -96,6 +97,7 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
         print_verdicts(sweep.changes, keys, sweep.reports, plan)
         print_data_sets(sweep.records)
         print_efficiency(sweep.efficiencies, plan)
+    _warn(artifact_warnings(sweep.reports))
     _warn(untimed_warnings(sweep.efficiencies.values()))
     for name, reason in sweep.uncompared.items():
         print(f"warning: {name} cannot be compared with full precision: {reason}", file=sys.stderr)

@@ -16,6 +16,7 @@ FILES = {
     "task": {"task.py.txt": "{}.py", "test_task.py.txt": "test_{}.py", "task.yaml.txt": "{}.yaml"},
     "quantizer": {"quantizer.py.txt": "{}.py", "test_quantizer.py.txt": "test_{}.py"},
     "source": {"source.py.txt": "{}.py", "test_source.py.txt": "test_{}.py"},
+    "runtime": {"runtime.py.txt": "{}.py", "test_runtime.py.txt": "test_{}.py"},
 }
 """Kind -> template -> name of the written file."""
 
@@ -23,6 +24,7 @@ _FORMS = {
     "task": (r"[a-z][a-z0-9_]*", "lower-case letters, digits and _ only, starting with a letter"),
     "quantizer": (r"[a-z][a-z0-9]*", "lower-case letters and digits only, starting with a letter"),
     "source": (r"[a-z][a-z0-9_]*", "lower-case letters, digits and _ only, starting with a letter"),
+    "runtime": (r"[a-z][a-z0-9]*", "lower-case letters and digits only, starting with a letter"),
 }
 _TAKEN = {
     *("benchmark", "tasks", "trackers", "search", "task", "correct", "affine", "entry", "fingerprint"),
@@ -35,7 +37,7 @@ def write_plugin(kind: str, name: str, folder: Path) -> list[Path]:
     """Write `<folder>/NAME.py`, `<folder>/test_NAME.py` and what else belongs to a plugin of that kind.
 
     Args:
-        kind: `task`, `quantizer` or `source`.
+        kind: `task`, `quantizer`, `source` or `runtime`.
 
     Raises:
         InputError: the name is invalid or taken, the folder is missing, or a file exists.

@@ -103,7 +103,7 @@ def print_row(console: Console, results: Results, row: Row, every: bool) -> None
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(no_wrap=True, style="dim")
     facts.add_column(overflow="fold")
-    for name, text in [*_scheme_facts(row), *_report_facts(row), *_speed_facts(row)]:
+    for name, text in [*_scheme_facts(row), *_report_facts(row), *_result_facts(row), *_speed_facts(row)]:
         facts.add_row(name, escape(text))
     console.print(facts)
     shown = {key for key in row.metrics if every or _worth_showing(key)}
@@ -161,6 +161,9 @@ def _scheme_facts(row: Row) -> Iterator[tuple[str, str]]:
     if row.full_precision:
         yield "scheme", "full precision"
         return
+    if (row.report or {}).get("kind") == "artifact":
+        yield "scheme", "artifact: a file in the place of the model's own towers"
+        return
     try:
         spec = read(row.quantization)
     except ReliquantError as error:
@@ -188,6 +191,9 @@ def _report_facts(row: Row) -> Iterator[tuple[str, str]]:
     if row.report is None:
         yield "report", "none in the results folder"
         return
+    if row.report.get("kind") == "artifact":
+        yield from _artifact_facts(row.report)
+        return
     for name, tower in row.report["towers"].items():
         yield (
             name,
@@ -213,6 +219,25 @@ def _report_facts(row: Row) -> Iterator[tuple[str, str]]:
         yield key, f"{value:.4g}"
     for note in row.report.get("notes", ()):
         yield "note", str(note)
+
+
+def _artifact_facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Its files, and how far its features are from full precision."""
+    for line in report["title"].split("; "):
+        yield line.partition(": ")[0], line.partition(": ")[2]
+    for name, tower in report["towers"].items():
+        if tower["packed_bytes"] is not None:
+            sizes = f"{tower['packed_bytes'] / 1e6:.2f} MB on disk, {tower['float_bytes'] / 1e6:.2f} in full precision"
+            yield f"{name} size", sizes
+        if tower["cosine"] is not None:
+            noise = "" if tower["embedding_sqnr_db"] is None else f", SQNR {tower['embedding_sqnr_db']:.1f} dB"
+            yield f"{name} features", f"cosine {tower['cosine']:.4f}{noise}"
+    for note in report.get("notes", ()):
+        yield "note", str(note)
+
+
+def _result_facts(row: Row) -> Iterator[tuple[str, str]]:
+    """Size, verdict and reliability."""
     if row.size is not None:
         size = f"{row.size.megabytes:.2f} MB of {row.size.float_megabytes:.2f}"
         yield "size", f"{size}, {row.size.effective_bits:.2f} effective bits per weight (both towers)"

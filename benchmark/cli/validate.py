@@ -24,7 +24,9 @@ from benchmark.models.catalogue import published_parameters
 from benchmark.models.identity import read_json
 from benchmark.models.pretrained import architectures
 from benchmark.results.images import described
+from benchmark.runtimes.artifact import resolve_artifact
 from benchmark.spec import DataSpec, ModelSpec, SuiteSpec
+from benchmark.spec.artifacts import artifacts_of
 from benchmark.spec.catalogue import catalogue
 from benchmark.spec.suite import limit_of, load_suite
 from benchmark.utils.output import out
@@ -55,6 +57,7 @@ class Survey:
     suite: SuiteSpec
     models: int
     quantizations: int
+    artifacts: int
     evaluations: int
     images: int
     unknown: tuple[str, ...]
@@ -66,8 +69,8 @@ class Survey:
 
     @property
     def configurations(self) -> int:
-        """Models x quantizations."""
-        return self.models * self.quantizations
+        """Models x quantizations, and the artifacts."""
+        return self.models * self.quantizations + self.artifacts
 
     def to_json(self) -> dict[str, Any]:
         """Its numbers and lists, the suite by name."""
@@ -82,7 +85,7 @@ def survey(suite: SuiteSpec, allow_outside: bool = False) -> Survey:
         ReliquantError: the suite itself is wrong. Models and data that are only missing here are listed instead.
     """
     quants, bindings, groups = check_suite(suite)
-    missing: list[str] = []
+    missing: list[str] = _missing_artifacts(suite)
     costs = [cost for model in suite.models if (cost := _forward_flops(model, missing)) is not None]
     images, unknown, opened = 0, [], dict[str, Data]()
     for name in groups:
@@ -91,26 +94,40 @@ def survey(suite: SuiteSpec, allow_outside: bool = False) -> Survey:
             unknown.append(name)
         else:
             images += count * len(groups[name])
+    artifacts = sum(len(artifacts_of(suite, model)) for model in suite.models)
     flops = sum(costs) * images * len(quants)
     return Survey(
         suite=suite,
         models=len(suite.models),
         quantizations=len(quants),
-        evaluations=len(suite.models) * len(quants) * len(bindings),
+        artifacts=artifacts,
+        evaluations=(len(suite.models) * len(quants) + artifacts) * len(bindings),
         images=images,
         unknown=tuple(unknown),
         missing=tuple(missing),
         data={name: described(_about(data, len(groups[name]))) for name, data in opened.items()},
         warnings=(*data_warnings(opened), *_few(opened)),
         seconds=flops / flops_per_second() if costs else None,
-        bank_bytes=images * BANK_BYTES * len(quants) * len(suite.models),
+        bank_bytes=images * BANK_BYTES * (len(quants) * len(suite.models) + artifacts),
     )
+
+
+def _missing_artifacts(suite: SuiteSpec) -> list[str]:
+    """Why artifacts cannot be run here, on the CPU."""
+    found = []
+    for name, spec in suite.artifacts.items():
+        try:
+            resolve_artifact(name, spec, "cpu")
+        except ReliquantError as error:
+            found.append(str(error))
+    return found
 
 
 def report(found: Survey) -> str:
     """The survey in words."""
     lines = [
-        f"suite '{found.suite.name}' is valid: {found.models} models x {found.quantizations} quantizations = "
+        f"suite '{found.suite.name}' is valid: {found.models} models x {found.quantizations} quantizations"
+        f"{f' + {found.artifacts} artifacts' if found.artifacts else ''} = "
         f"{found.configurations:,} configurations",
         f"{found.evaluations:,} evaluations",
         f"{found.images:,} images for each configuration"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,16 @@ from benchmark.bank import FeatureBank
 from benchmark.data import Data
 from benchmark.data.pixels import PixelCache, Pixels
 from benchmark.engine import prompt_check
+from benchmark.engine.artifacts import (
+    Opened,
+    Probe,
+    check_features,
+    feature_id,
+    needed_texts,
+    open_artifact,
+    report_of,
+    unit,
+)
 from benchmark.engine.embed import embed_classes, embed_texts
 from benchmark.engine.execution import prepared
 from benchmark.engine.holding import ModelHolder, Quantized
@@ -25,9 +35,13 @@ from benchmark.ledger.store import Entry, Store
 from benchmark.models.base import ClipModel
 from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize, quantize_to_store, quantizers
 from benchmark.quantization.calibration import Calibration
-from benchmark.spec import FP32, digest
+from benchmark.runtimes.artifact import Artifact
+from benchmark.runtimes.base import Features
+from benchmark.spec import FP32, ArtifactQuant, digest
 from benchmark.utils.progress import Advance, Progress
 
+PROBE_IMAGES, PROBE_TEXTS = 16, 16
+"""Images and prompts on which an artifact is compared with full precision for its report."""
 STATISTICS_BUDGET = 10_000_000_000
 """Bytes of calibration statistics kept on disk; the least recently used go (GPTQ on ViT-B/32: 0.5 GB a tower)."""
 
@@ -55,6 +69,7 @@ class BankMaker:
     _seen: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
     _made: Quantized | None = field(default=None, init=False, repr=False)
     _runner: ClipModel | None = field(default=None, init=False, repr=False)
+    _opened: Opened | None = field(default=None, init=False, repr=False)
 
     @property
     def quantized(self) -> Quantized:
@@ -69,15 +84,55 @@ class BankMaker:
 
     def release(self) -> None:
         """Let the quantized model go; it is made again when it is needed again."""
-        self._made = self._runner = None
+        self._made = self._runner = self._opened = None
 
     def _make(self) -> Quantized:
+        if self.artifact is not None:
+            return self._open_artifact(self.artifact)
         stored, settings = self.configuration.model.quantized, self.plan.settings
         if stored is not None:
             return stored.load(settings.device, settings.exact_float)
         if self.configuration.quant == FP32:  # keeping it would save nothing
             return self.quantize()
         return self.holder.quantized(self.configuration.quantized_key, self.quantize)
+
+    @property
+    def artifact(self) -> Artifact | None:
+        """The artifact of this configuration; None for a quantization."""
+        quant = self.configuration.quant
+        return self.plan.artifacts[quant.name] if isinstance(quant, ArtifactQuant) else None
+
+    def _open_artifact(self, artifact: Artifact) -> Quantized:
+        """The model with the artifact's towers, and what they do to a few images and prompts."""
+        settings, probe = self.plan.settings, self._probe()
+        with self._lent() as full:
+            base = prepared(full, settings.precision, settings.compile)
+            self._opened = open_artifact(artifact, base, settings.device.split(":")[0], probe)
+            return self._opened.model, report_of(artifact, self._opened, full, probe)
+
+    def _probe(self) -> Probe:
+        """The first images of the first data set, and the first prompts."""
+        names = [name for e in self.configuration.evaluations for bound in e.roles.values() for name in bound]
+        pixels = self.pixels_of(self.plan.data[names[0]])
+        texts = [text for name in names for text in needed_texts(self.plan.data[name])[:PROBE_TEXTS]]
+        ids = [feature_id(names[0], sample) for sample in pixels.ids[:PROBE_IMAGES]]
+        return Probe(next(pixels.batches(PROBE_IMAGES)), ids, texts[:PROBE_TEXTS])
+
+    def _check_artifact(self, names: Sequence[str]) -> None:
+        """Open the artifact, and find every image and text that it must have features of.
+
+        Raises:
+            ArtifactError: see `open_artifact`; or a feature is missing.
+        """
+        opened = self.quantized and self._opened
+        if self.artifact is None or opened is None:
+            return
+        data = [self.plan.data[name] for name in names]
+        texts = [text for each in data for text in needed_texts(each)]
+        texts += [text for e in self.configuration.evaluations for asked in e.texts.values() for text in asked]
+        ids = [feature_id(each.name, sample) for each in data for sample in self.pixels_of(each).ids]
+        for line in check_features(self.artifact, opened, ids, texts):
+            self.progress.message(line)
 
     def quantize(self) -> Quantized:
         """Quantize the full-precision model."""
@@ -111,8 +166,9 @@ class BankMaker:
     def runner(self) -> ClipModel:
         """The quantized model, run as the settings ask: under autocast, compiled."""
         if self._runner is None:
-            settings = self.plan.settings
-            self._runner = prepared(self.quantized[0], settings.precision, settings.compile)
+            settings, made = self.plan.settings, self.quantized[0]
+            same = self.artifact is not None  # its encoders run elsewhere, the model's own are prepared
+            self._runner = made if same else prepared(made, settings.precision, settings.compile)
         return self._runner
 
     @property
@@ -152,8 +208,11 @@ class BankMaker:
         for data in (self.plan.data[name] for name in wanted):
             if self._has_classes(data):
                 prompt_check.check(data, self._examined(data.text_digest, data.class_names, data.templates))
+        own = [c for c in self.plan.configurations if c.model is same]
         if same.quantized is None:
-            check_model(model, [c.quant for c in self.plan.configurations if c.model is same])
+            check_model(model, [c.quant for c in own if not isinstance(c.quant, ArtifactQuant)])
+        for configuration in (c for c in own if isinstance(c.quant, ArtifactQuant)):
+            replace(self, configuration=configuration)._check_artifact(wanted)
         return True
 
     def prepare(self, wanted: Mapping[str, Sequence[str]]) -> None:
@@ -183,6 +242,10 @@ class BankMaker:
             advance(len(self.plan.data[name]))
             return
         others, plain = self.plan.related.get(name, ()), self._plain
+        if self._given is not None:
+            self._store_given(self._given, name, arrays, pixels)
+            advance(len(pixels))
+            return
         part = Part(self.plan.data[name], others, arrays, pixels, self.image_key, self.store)
         new = int(part.new.sum())
         advance(len(part.rows) - new)
@@ -197,11 +260,29 @@ class BankMaker:
         self.forward_images += new
 
     @property
-    def _taps(self) -> Collection[str]:
-        """Features inside the image tower that this configuration has; a tower that became a graph has none."""
+    def _given(self) -> Features | None:
+        """Features of images that were made elsewhere, where the artifact has them."""
+        return self._opened.given if self.quantized and self._opened else None
+
+    def _store_given(self, given: Features, name: str, arrays: Sequence[str], pixels: Pixels) -> None:
+        """The features of a data set, by its images' ids, in the place of a forward pass."""
+        data, plain = self.plan.data[name], self._plain
+        rows = np.flatnonzero(np.isin(data.sample_ids, pixels.ids))
+        features = unit(given.of([feature_id(name, sample) for sample in data.sample_ids[rows]]))
+        for array in arrays:
+            with self.store.writing(self._image_key(name, array)) as writer:
+                writer.add("logit", np.array([plain.logit_scale, plain.logit_bias]))
+                writer.add("rows", rows)
+                writer.add(array, features)
+
+    @property
+    def _taps(self) -> Sequence[str]:
+        """Taps of the image tower: none where an artifact or a quantized graph takes its place."""
         quant = self.configuration.quant
-        kept = "vision" not in quant.towers or quantizers.get(quant.method).keeps_taps
-        return self._plain.taps if kept else ()
+        if "vision" not in quant.towers:
+            return tuple(self._plain.taps)
+        keeps = self.artifact is None and quantizers.get(quant.method).keeps_taps
+        return tuple(self._plain.taps) if keeps else ()
 
     @property
     def _plain(self) -> ClipModel:

@@ -135,10 +135,14 @@ def embed_classes(model: ClipModel, names: Sequence[str], templates: Sequence[st
     Raises:
         DataError: a template that has none, or several.
     """
-    filled = [prompts.fill(prompts.normalise(template), name) for name in names for template in templates]
-    features = embed_texts(model, filled).astype(np.float64)
+    features = embed_texts(model, filled_prompts(names, templates)).astype(np.float64)
     mean = features.reshape(len(names), len(templates), -1).mean(axis=1)
     return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True), dtype=np.float32)
+
+
+def filled_prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every name in every template, name by name."""
+    return [prompts.fill(prompts.normalise(template), name) for name in names for template in templates]
 
 
 def first_nonfinite_layer(module: nn.Module, forward: Callable[[], Tensor]) -> str:

@@ -12,15 +12,16 @@ from benchmark.errors import InputError, PluginError
 from benchmark.plugins import tasks
 from benchmark.quantization.registry import quantizers
 from benchmark.registry import Origin, Registry
+from benchmark.runtimes.registry import runtimes
 from benchmark.tracking import trackers
 from benchmark.utils.guard import described
 from benchmark.utils.signals import is_stop
 
-_REGISTRIES: tuple[Registry[Any], ...] = (tasks, quantizers, sources, trackers)
+_REGISTRIES: tuple[Registry[Any], ...] = (tasks, quantizers, runtimes, sources, trackers)
 
 
 def include_files(paths: Sequence[Path]) -> None:
-    """Import each file and register every task, quantizer, data source and tracker that it defines.
+    """Import each file and register every task, quantizer, runtime, data source and tracker that it defines.
 
     Raises:
         InputError: no such file. PluginError: it cannot be imported, or defines no plugin.

@@ -19,7 +19,20 @@ from benchmark.errors import SpecError, UnknownNameError
 from benchmark.models import ResolvedModel, resolve
 from benchmark.plugins import Task, TextList, tasks
 from benchmark.quantization import calibrate, integer_engine, parse, quantizers
-from benchmark.spec import FP32, BindingSpec, DataSpec, QuantSpec, SuiteSpec, Tower, canonical, digest, digest_of
+from benchmark.runtimes.artifact import Artifact, resolve_artifact
+from benchmark.spec import (
+    FP32,
+    ArtifactQuant,
+    BindingSpec,
+    DataSpec,
+    QuantSpec,
+    SuiteSpec,
+    Tower,
+    canonical,
+    digest,
+    digest_of,
+)
+from benchmark.spec.artifacts import artifacts_of, check_artifact_name
 from benchmark.spec.suite import limit_of
 
 Binding = tuple[Task, str, BindingSpec]
@@ -119,11 +132,12 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a sweep will do, in order: for each model full precision first.
+    """Everything a sweep will do, in order: for each model full precision first, its artifacts last.
 
     A stored quantized model has one configuration: its own quantization.
 
     Attributes:
+        artifacts: by name, those that the configurations of artifacts run.
         related: data set -> others whose features and pixels it shares. asked: the command line's, for provenance.
     """
 
@@ -134,6 +148,7 @@ class Plan:
     configurations: tuple[Configuration, ...]
     related: Mapping[str, tuple[Data, ...]] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
 
     def tower_key(self, model: ResolvedModel, quant: QuantSpec, tower: Tower) -> dict[str, Any]:
         """Everything that determines a tower's function: weights, its part of the quantization, settings."""
@@ -145,11 +160,13 @@ class Plan:
         return {"model": model.digest, **own, **self.settings.hashed()}
 
     def quant_key(self, quant: QuantSpec) -> dict[str, Any]:
-        """Content of a quantization: its fields, its method's version, and what it depends on.
+        """Content of a quantization: its fields, its method's version, what it depends on; of an artifact its files.
 
         That is the calibration pairs and the version of their statistics if it looks at them, and for a control the
         content of the quantization that it imitates.
         """
+        if isinstance(quant, ArtifactQuant):
+            return self.artifacts[quant.name].content(quant.towers, self.settings.device.split(":")[0])
         quantizer = quantizers.get(quant.method)
         content: dict[str, Any] = {"quant": quant.model_dump(mode="json"), "version": quantizer.version}
         if quantizer.requires_calibration(quant):
@@ -202,16 +219,22 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
     plan = Plan(suite, settings, data, None if suite.calibration is None else data[suite.calibration], ())
     for quant in quants:
         plan.quant_key(quant)
+    models = _models(suite)
+    kind = settings.device.split(":")[0]
+    plan = replace(plan, artifacts={name: resolve_artifact(name, one, kind) for name, one in suite.artifacts.items()})
     shared = [suite.name, suite.version, suite.limit, {name: single.digest for name, single in data.items()}]
     unnamed = [_unnamed(plan, *binding, groups) for binding in bindings]
     hashed = settings.hashed()
     configurations = []
-    for model in _models(suite):
+    for model in models:
         base = model.quantized.base if model.quantized else model.digest  # the model that a stored one is compared with
         about = _canonical({"model": base, **hashed})
         paired = [replace(e, comparison_key=digest_of({**about, **own})) for e, own in unnamed]
-        for quant in quants if model.quantized is None else [model.quantized.quant]:
+        own_artifacts = [plan.artifacts[name].quant for name in artifacts_of(suite, model.spec)]
+        for quant in [*quants, *own_artifacts] if model.quantized is None else [model.quantized.quant]:
             content = plan.content(model, quant)
+            if isinstance(quant, ArtifactQuant):
+                content["name"] = quant.name  # a record has one: the same file under another is evaluated again
             parts = _canonical(content)
             evaluations = tuple(
                 replace(evaluation, key=digest_of({**parts, **own}))
@@ -255,6 +278,7 @@ def check_suite(suite: SuiteSpec) -> tuple[list[QuantSpec], list[Binding], dict[
         _check_roles(task, binding.roles, where)
         task.parse_options(binding.options, f"{where}.options")
     _check_margins(suite, bindings)
+    _check_artifacts(suite)
     used = {name for _, _, binding in bindings for role in binding.roles for name in binding.data(role)}
     return _quantizations(suite), bindings, expand_sets(suite, used)
 
@@ -263,6 +287,14 @@ def _quantizations(suite: SuiteSpec) -> list[QuantSpec]:
     """Full precision first: everything else is compared with it."""
     quants = [parse(name) for name in suite.quantizations]
     return [FP32, *dict.fromkeys(quant for quant in quants if quant != FP32)]
+
+
+def _check_artifacts(suite: SuiteSpec) -> None:
+    """Names that are no short names, and a model of the suite for each."""
+    for name in suite.artifacts:
+        check_artifact_name(name, quantizers.names(), f"suite '{suite.name}': artifacts")
+    for model in suite.models:
+        artifacts_of(suite, model)
 
 
 def _check_margins(suite: SuiteSpec, bindings: Sequence[Binding]) -> None:

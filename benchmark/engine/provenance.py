@@ -16,7 +16,7 @@ from benchmark.bank import FeatureBank
 from benchmark.data import Data
 from benchmark.engine.plan import Configuration, Plan
 from benchmark.ledger.records import Record
-from benchmark.spec import digest
+from benchmark.spec import ArtifactQuant, digest
 
 PACKAGES = (
     *("reliquant", "torch", "open_clip_torch", "timm", "transformers", "tokenizers"),
@@ -51,6 +51,7 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
             "notes": list(configuration.model.notes),
         },
         "quantized_model": configuration.quantized_key,
+        **_artifact(plan, configuration),
         "suite": plan.suite.name,
         "suite_version": plan.suite.version,
         "limit": plan.suite.limit,
@@ -58,6 +59,15 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
         "data": _data(plan),
         "templates_origin": templates_origin(plan),
     }
+
+
+def _artifact(plan: Plan, configuration: Configuration) -> dict[str, Any]:
+    """Of an artifact, under `artifact`: tower -> its runtime with version and provider, and its files' digests."""
+    found = plan.artifacts.get(configuration.quant.name)
+    if found is None or not isinstance(configuration.quant, ArtifactQuant):
+        return {}
+    kind = plan.settings.device.split(":")[0]
+    return {"artifact": {tower: file.content(kind) for tower, file in found.towers.items()}}
 
 
 def _versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from benchmark.errors import ReliquantError
 from benchmark.ledger.records import Record
 from benchmark.quantization.registry import read
 from benchmark.spec import FP32, SuiteSpec, canonical
+from benchmark.spec.artifacts import parse_artifacts
 from benchmark.utils.options import words
 
 
@@ -43,7 +44,8 @@ def _request(records: Sequence[Record], suite: str, spec: SuiteSpec | None) -> R
     models = [str(record.provenance["model"]["ref"]) for record in records if "model" in record.provenance]
     tasks = [record.task for record in records]
     if spec is not None:
-        wanted = [] if quants == _canonical(spec.quantizations) - {FP32.name} else wanted
+        known = _canonical(spec.quantizations) | {*spec.artifacts, *parse_artifacts(_asked(about).get("artifacts", ()))}
+        wanted = [] if quants == known - {FP32.name} else wanted
         models = [] if set(models) == {model.ref for model in spec.models} else models
         tasks = [] if set(spec.tasks) <= set(tasks) else [task for task in tasks if task in spec.tasks]
     limit = about.get("limit")

@@ -104,11 +104,26 @@ class Quantizations:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tasks:
-    """Which tasks, and which layers in other bits."""
+class Artifacts:
+    """Files that somebody ships."""
+
+    artifacts: Sequence[str] = option(
+        (), "NAME=FILE[,text=FILE]: evaluate a file too (docs/artifacts.md).", flag="--artifact", kept="asked"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlyTasks:
+    """Which tasks."""
+
+    tasks: Sequence[str] = option((), "Only this task of the suite; repeatable.", flag="--task", complete="tasks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """Which layers in other bits."""
 
     overrides: Sequence[str] = option((), "PATTERN=BITS: other weight bits for layers.", flag="--override")
-    tasks: Sequence[str] = option((), "Only this task of the suite; repeatable.", flag="--task", complete="tasks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +189,9 @@ class Trackers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluations(Plugins, ExactFloat, Device, Limit, DataPlaces, Tasks, Quantizations, Models, Suite):
+class Evaluations(
+    Plugins, ExactFloat, Device, Limit, DataPlaces, OnlyTasks, Overrides, Artifacts, Quantizations, Models, Suite
+):
     """What names evaluations: whoever asks for the same gets the same records. (Later bases come first in help.)"""
 
     precision: str = option("fp32", "fp32; bf16 or fp16: autocast.", kept="setting")

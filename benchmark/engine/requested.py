@@ -38,6 +38,8 @@ def requested_plan(request: Evaluations) -> Plan:
     stored = {c.model.ref: c for c in plan.configurations if c.model.quantized}
     if request.quantizations or request.overrides:
         refuse_quantized((c.model for c in stored.values()), "--override" if request.overrides else "--quant")
+    if suite.artifacts:
+        refuse_quantized((c.model for c in stored.values()), "--artifact")
     for ref, configuration in stored.items():
         print(f"{ref} is quantized already ({configuration.quant.name}), so it is not quantized again", file=sys.stderr)
     return plan
@@ -66,6 +68,7 @@ def _requested_suite(request: Evaluations) -> SuiteSpec:
         quantizations=request.quantizations,
         tasks=request.tasks,
         limit=request.limit,
+        artifacts=request.artifacts,
     )
     if request.overrides:
         suite = suite.model_copy(update={"quantizations": all_with_overrides(suite.quantizations, request.overrides)})

@@ -28,6 +28,8 @@ def time_configuration(maker: BankMaker, ledger: Ledger, timing: Timing) -> None
     with maker.progress.phase(f"time {quant.name}", 1) as advance:
         try:
             quantized, report = guarded(f"quantization method '{quant.method}'", lambda: maker.quantized)
+            if any(tower.packed_bytes is None for tower in report.towers.values()):
+                return  # features alone: neither size nor speed is theirs
             model = maker.holder.model
             found = guarded("timing", lambda: efficiency(model, quant, quantized, report, budget_s=BUDGET_S))
         except Exception as error:  # asked for again, and its evaluations have not needed the model, or have failed

@@ -92,12 +92,15 @@ def export(request: ExportRequest) -> None:
 def _plan(request: ExportRequest) -> Plan:
     check_device(request.device)
     suite, name = _suite_and_name(request)
+    if name in suite.artifacts:
+        raise SpecError(f"{name} is an artifact: its file is what is shipped already. Export a quantization.")
     quant = parse(name)
     if quant == FP32:
         raise SpecError("fp32 is the model as it is; export takes a quantization (`reliquant list quantizers`)")
     method = quantizers.get(quant.method)
     if method.kind == "control":
         raise QuantizationError(f"{method.name} changes features, not weights: there is nothing to export")
+    suite = suite.model_copy(update={"artifacts": {}})
     suite = narrow(
         suite, models=[request.model] if request.model else [], quantizations=[quant.name], limit=request.limit
     )

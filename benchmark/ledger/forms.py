@@ -37,9 +37,9 @@ class Each:
 TOWER = {
     "layers": [{"shape": [WHOLE], "packed_bits": WHOLE, "bits": NUMBER, "name": str}],
     "skipped": Each(str),
-    **dict.fromkeys(("weight_share", "mac_share", "bits_per_weight", "weight_relative_error"), NUMBER),
-    **dict.fromkeys(("packed_bytes", "float_bytes", "cosine", "embedding_sqnr_db"), NUMBER),
-    "weight_sqnr_db": (NUMBER, type(None)),
+    **dict.fromkeys(("weight_share", "mac_share", "float_bytes"), NUMBER),
+    **dict.fromkeys(("bits_per_weight", "packed_bytes", "weight_relative_error"), (NUMBER, type(None))),
+    **dict.fromkeys(("weight_sqnr_db", "cosine", "embedding_sqnr_db"), (NUMBER, type(None))),
 }
 SPEED = {
     **dict.fromkeys(("engine", "device", "cpu"), str),

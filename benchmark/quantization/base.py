@@ -21,7 +21,7 @@ from benchmark.utils.progress import Progress
 
 Granularity = Literal["tensor", "channel", "group"]
 Kernel = Literal["simulated", "real"]
-Kind = Literal["quantization", "control"]
+Kind = Literal["quantization", "control", "artifact"]
 O = TypeVar("O", bound="Options")  # noqa: E741 - the usual name of a type variable for options
 
 WEIGHT_FIELDS = frozenset({"weight_bits", "weight_granularity", "group_size", "symmetric", "overrides"})

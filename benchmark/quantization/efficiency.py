@@ -111,7 +111,7 @@ def efficiency(
         Sizes and times; where timing fails, its reason in `error` instead of times.
     """
     whole = 4 * sum(p.numel() for p in model.module.parameters())
-    packed = whole - sum(tower.float_bytes - tower.packed_bytes for tower in report.towers.values())
+    packed = whole - sum(tower.float_bytes - (tower.packed_bytes or 0) for tower in report.towers.values())
     engine = shipped_engine(spec, report)
     if engine is None:
         return Efficiency(spec.name, packed, whole, "simulated", None)
@@ -131,6 +131,8 @@ def shipped_engine(spec: QuantSpec, report: QuantizationReport) -> str | None:
     if "vision" not in spec.towers:
         return "float"
     engines = report.towers["vision"].engines
+    if report.kind == "artifact":
+        return "+".join(sorted(engines))
     method = quantizers.get(spec.method)
     if not engines or FLOAT_ENGINE in engines or not (method.kernel == "real" or method.is_stored):
         return None

@@ -48,7 +48,7 @@ class CompressOptions(Options):
 
 
 class Compress4Options(CompressOptions):
-    """Of `nncf.compress_weights` in 4 bits. A group size that does not divide a layer's inputs is halved until it does."""
+    """Of `nncf.compress_weights` in 4 bits. NNCF makes a group smaller where it does not divide a layer's inputs."""
 
     groupsize: int = Field(default=128, ge=-1)
     ratio: float = Field(default=1.0, ge=0, le=1)

@@ -1,7 +1,7 @@
 """ONNX graphs quantized by onnxruntime: int8 weights, and activations with dynamic or calibrated ranges.
 
-- `ort-int8`: `quantize_dynamic`. Weights int8, inputs uint8 with the range of the whole tensor, found when the model runs.
-  That range spans a batch, so each image runs alone: no image's features depend on its neighbours.
+- `ort-int8`: `quantize_dynamic`. Weights int8, inputs uint8 with the range of the whole tensor, found when the model
+  runs. That range spans a batch, so each image runs alone: no image's features depend on its neighbours.
 - `ort-int8-static`: `quantize_static`, pairs of QuantizeLinear and DequantizeLinear. Weights int8, inputs uint8 with
   ranges from the calibration data.
 

@@ -48,21 +48,23 @@ class TowerReport:
         cosine: mean cosine between quantized and full-precision embeddings of the probe batch.
         embedding_sqnr_db: 10 log10(||f||^2 / ||q - f||^2) over the probe batch.
         engines: number of layers by engine.
+
+    An artifact (`benchmark.quantization.artifact_report`) has no layers; what its file does not tell is None.
     """
 
     layers: tuple[LayerRecord, ...]
     skipped: Mapping[str, str]
     weight_share: float
     mac_share: float
-    bits_per_weight: float
-    bits_per_parameter: float
-    bits_per_parameter_without_embedding: float
-    packed_bytes: int
+    bits_per_weight: float | None
+    bits_per_parameter: float | None
+    bits_per_parameter_without_embedding: float | None
+    packed_bytes: int | None
     float_bytes: int
-    weight_relative_error: float
+    weight_relative_error: float | None
     weight_sqnr_db: float | None
-    cosine: float
-    embedding_sqnr_db: float
+    cosine: float | None
+    embedding_sqnr_db: float | None
     engines: Mapping[str, int]
 
 

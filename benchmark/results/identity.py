@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from benchmark.ledger.records import Record
 from benchmark.plugins import Task, tasks
 from benchmark.registry import Registry
-from benchmark.spec import FP32, DataSpec, ModelSpec, QuantSpec, SuiteSpec, canonical, parse_short_name
+from benchmark.spec import FP32, ArtifactQuant, DataSpec, ModelSpec, QuantSpec, SuiteSpec, canonical, parse_short_name
+from benchmark.spec.artifacts import artifacts_of
 
 
 def identity(
@@ -63,11 +64,16 @@ def identities(suite: SuiteSpec) -> list[dict[str, Any]]:
     return [
         identity(suite, model, quant, task, label, task.parse_options(binding.options, f"tasks.{name}.{label}.options"))
         for model in suite.models
-        for quant in dict.fromkeys(quants)
+        for quant in [*dict.fromkeys(quants), *_artifacts(suite, model)]
         for name, labels in suite.tasks.items()
         for task in [tasks.get(name)]
         for label, binding in labels.items()
     ]
+
+
+def _artifacts(suite: SuiteSpec, model: ModelSpec) -> list[QuantSpec]:
+    """Those of a model, by name: what is in their files is not part of what was asked."""
+    return [ArtifactQuant(label=name, method="artifact") for name in artifacts_of(suite, model)]
 
 
 def same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

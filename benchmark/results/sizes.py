@@ -38,12 +38,20 @@ def effective_bits(packed_bits: int, replaced: int, total: int) -> float:
     return (packed_bits + 32 * (total - replaced)) / total
 
 
-def size(report: Mapping[str, Any]) -> Size:
-    """Of a QuantizationReport as JSON."""
+def size(report: Mapping[str, Any]) -> Size | None:
+    """Of a QuantizationReport as JSON; None for an artifact whose file does not tell its size.
+
+    An artifact's bits per weight are the bits of its file per parameter of the tower.
+    """
     weights, parameters, towers = report["weights"], report["parameters"], report["towers"]
-    layers = [layer for tower in towers.values() for layer in tower["layers"]]
+    if any(tower["packed_bytes"] is None for tower in towers.values()):
+        return None
     replaced = round(sum(weights[name] * tower["weight_share"] for name, tower in towers.items()))
     before = {name: 4 * count for name, count in parameters.items()}
     after = {name: towers[name]["packed_bytes"] if name in towers else count for name, count in before.items()}
-    bits = effective_bits(sum(layer["packed_bits"] for layer in layers), replaced, sum(weights.values()))
+    if report.get("kind") == "artifact":
+        packed = round(sum(8 * t["packed_bytes"] * weights[name] / parameters[name] for name, t in towers.items()))
+    else:
+        packed = sum(layer["packed_bits"] for tower in towers.values() for layer in tower["layers"])
+    bits = effective_bits(packed, replaced, sum(weights.values()))
     return Size(bits, sum(after.values()) / 1e6, sum(before.values()) / 1e6)

@@ -166,15 +166,16 @@ def report_figures(report: Mapping[str, Any]) -> dict[str, float]:
         figures |= {"effective_bits": found.effective_bits, "size_mb": found.megabytes}
         figures |= {"float_mb": found.float_megabytes}
     covered = {t: sum(math.prod(layer["shape"]) for layer in towers[t]["layers"]) for t in towers}
-    if towers:
+    if towers and report.get("kind") != "artifact":
         replaced = [t for t in towers if covered[t]]  # none by a control, which changes features
         total = sum(covered[t] / towers[t]["weight_share"] for t in replaced)
         figures["weight_share"] = sum(covered.values()) / total if replaced else 0.0
     if any(covered.values()):
         packed = sum(layer["packed_bits"] for t in towers for layer in towers[t]["layers"])
         figures["quantized_bits"] = packed / sum(covered.values())
-    for tower, found in towers.items():
-        figures |= {f"{tower}_cosine": found["cosine"], f"{tower}_sqnr_db": found["embedding_sqnr_db"]}
+    for tower, about in towers.items():
+        closeness = {f"{tower}_cosine": about["cosine"], f"{tower}_sqnr_db": about["embedding_sqnr_db"]}
+        figures |= {name: value for name, value in closeness.items() if value is not None}
     return figures | dict(report.get("figures", {}))
 
 

@@ -136,20 +136,12 @@ class GraphTower(nn.Module):
 
 @dataclass(frozen=True)
 class TowerEncoder:
-    """A `GraphTower` in the place of a ClipModel's `image_encoder` or `text_encoder`.
-
-    Attributes:
-        length: tokens of a text, for a graph that wants them all: shorter ones are filled up with `padding`.
-    """
+    """A `GraphTower` in the place of a ClipModel's `image_encoder` or `text_encoder`."""
 
     tower: nn.Module
-    length: int | None = None
-    padding: int = 0
 
     def __call__(self, module: nn.Module, inputs: Tensor) -> Tensor:
         """(the model's module, which is not used; pixels (B, 3, H, W) or tokens (B, L)) -> (B, D)."""
-        if self.length is not None and inputs.shape[1] < self.length:
-            inputs = nn.functional.pad(inputs, (0, self.length - inputs.shape[1]), value=self.padding)
         found: Tensor = self.tower(inputs)
         return found
 
@@ -194,6 +186,11 @@ class Runtime(ABC):
             raise ArtifactError(
                 f"runtime '{self.name}': {missing[0]} is not installed. Run pip install 'reliquant[{self.extra}]'"
             )
+
+    @property
+    def installed(self) -> bool:
+        """Whether its library is."""
+        return all(find_spec(name) is not None for name in self.modules)
 
     def library_version(self) -> str:
         """Version of the library that computes; part of the content hash."""
@@ -244,7 +241,11 @@ class Features:
     notes: tuple[str, ...] = ()
 
     def of(self, names: Sequence[str]) -> NDArray[np.float32]:
-        """Features (len(names), D), in that order.
+        """Features (len(names), D), in that order; raises as `positions`."""
+        return self.features[self.positions(names)]
+
+    def positions(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Rows (len(names),) of `features`.
 
         Raises:
             ArtifactError: some are missing; says how many, and names the first.
@@ -255,11 +256,19 @@ class Features:
                 f"{self.where}: {len(missing)} of {len(names)} {self.kind}s have no feature, first '{missing[0]}'. "
                 "Make features of everything that `reliquant artifact inputs` writes for this suite."
             )
-        return self.features[[self.rows[name] for name in names]]
+        return np.array([self.rows[name] for name in names], np.int64)
 
 
 class FeatureTable(Runtime):
     """A runtime that runs nothing: it reads features that were made elsewhere."""
+
+    @abstractmethod
+    def kinds(self, path: Path) -> tuple[str, ...]:
+        """Of what a file holds features, "image" or "text" or both; the features themselves are not read.
+
+        Raises:
+            ArtifactError: it is no such file.
+        """
 
     @abstractmethod
     def read(self, path: Path) -> Mapping[str, Features]:

@@ -8,7 +8,9 @@ An `.npz` file holds `image_id` (N,) and `image` (N, D), and for the text tower 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,19 +36,24 @@ class FeatureFiles(FeatureTable):
         """The file alone."""
         return (checked(path),)
 
+    def kinds(self, path: Path) -> tuple[str, ...]:
+        """By the names of arrays or columns."""
+        names = _names(checked(path))
+        found = tuple(kind for kind in KINDS if f"{kind}_id" in names or kind in names)
+        if not found:
+            raise ArtifactError(f"{path}: it holds {', '.join(sorted(names)[:8]) or 'nothing'}; expected {_FORM}.")
+        return found
+
     def read(self, path: Path) -> Mapping[str, Features]:
         """Features by kind, checked one by one: ids, shapes, types and values."""
-        arrays = _npz(checked(path)) if path.suffix == NPZ else _parquet(checked(path))
+        kinds = self.kinds(path)
+        arrays = _npz(path) if path.suffix == NPZ else _parquet(path)
         found = {}
-        for kind in KINDS:
-            has = [name for name in (f"{kind}_id", kind) if name in arrays]
-            if len(has) == 1:
-                other = kind if has[0] != kind else f"{kind}_id"
-                raise ArtifactError(f"{path}: it has '{has[0]}' but no '{other}'. Write both: {_FORM}.")
-            if has:
-                found[kind] = _features(arrays[f"{kind}_id"], arrays[kind], f"{path}: {kind}", kind)
-        if not found:
-            raise ArtifactError(f"{path}: it holds {', '.join(sorted(arrays)) or 'nothing'}; expected {_FORM}.")
+        for kind in kinds:
+            for name, other in ((f"{kind}_id", kind), (kind, f"{kind}_id")):
+                if name not in arrays:
+                    raise ArtifactError(f"{path}: it has '{other}' but no '{name}'. Write both: {_FORM}.")
+            found[kind] = _features(arrays[f"{kind}_id"], arrays[kind], f"{path}: {kind}", kind)
         return found
 
 
@@ -59,14 +66,22 @@ runtime = FeatureFiles(
 )
 
 
-def _npz(path: Path) -> dict[str, NDArray[Any]]:
+def _names(path: Path) -> set[str]:
+    """Names of a file's arrays or columns."""
+    if path.suffix != NPZ:
+        return set(_open_parquet(path).schema_arrow.names)
+    with _open_npz(path) as stored:
+        return set(stored.files)
+
+
+@contextmanager
+def _open_npz(path: Path) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            names = getattr(stored, "files", None)
-            if names is None:
+            if not hasattr(stored, "files"):
                 raise ArtifactError(f"{path}: it is a single array, not an .npz file; expected {_FORM}.")
-            return {name: stored[name] for name in names}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            yield stored
+    except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         if "allow_pickle" in str(error):
             raise ArtifactError(
                 f"{path}: it holds Python objects, which are never read. Write ids as text: np.array(ids, dtype=str)."
@@ -74,32 +89,44 @@ def _npz(path: Path) -> dict[str, NDArray[Any]]:
         raise ArtifactError(f"{path}: not an .npz file: {error}") from error
 
 
-def _parquet(path: Path) -> dict[str, NDArray[Any]]:
+def _npz(path: Path) -> dict[str, NDArray[Any]]:
+    with _open_npz(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _open_parquet(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(f"{path}: not a parquet file: {error}") from error
-    kinds = [kind for kind in KINDS if f"{kind}_id" in table.column_names]
-    if len(kinds) != 1 or COLUMN not in table.column_names:
+
+
+def _parquet(path: Path) -> dict[str, NDArray[Any]]:
+    import pyarrow as pa
+
+    stored = _open_parquet(path)
+    kinds = [kind for kind in KINDS if f"{kind}_id" in stored.schema_arrow.names]
+    if len(kinds) != 1 or COLUMN not in stored.schema_arrow.names:
         raise ArtifactError(
-            f"{path}: it has the columns {', '.join(table.column_names[:8])}; expected 'image_id' or 'text_id', and "
-            f"'{COLUMN}' with lists of numbers."
+            f"{path}: it has the columns {', '.join(stored.schema_arrow.names[:8])}; expected 'image_id' or 'text_id', "
+            f"and '{COLUMN}' with lists of numbers."
         )
-    rows, ids = table.column(COLUMN), table.column(f"{kinds[0]}_id")
+    name = f"{kinds[0]}_id"
+    table = stored.read([name, COLUMN])
+    rows, ids = table.column(COLUMN), table.column(name)
     if ids.null_count or rows.null_count:
         raise ArtifactError(f"{path}: {ids.null_count + rows.null_count} values are missing. Fill in every row.")
     lists = rows.type
     if not (pa.types.is_list(lists) or pa.types.is_large_list(lists) or pa.types.is_fixed_size_list(lists)):
         raise ArtifactError(f"{path}: column '{COLUMN}' is {lists}, expected lists of float32.")
-    whole = rows.combine_chunks()
-    values = whole.flatten().to_numpy(zero_copy_only=False)
-    widths = set(np.unique([len(row) for row in whole])) if len(whole) else set()
-    if len(widths) > 1:
-        raise ArtifactError(f"{path}: features have {min(widths)} to {max(widths)} numbers, expected one width.")
-    return {f"{kinds[0]}_id": np.array(ids.to_pylist()), kinds[0]: values.reshape(len(whole), -1)}
+    widths = sorted({len(row) for chunk in rows.chunks for row in chunk})
+    if len(widths) != 1:
+        raise ArtifactError(f"{path}: features have {widths or 'no'} numbers, expected one width.")
+    values = np.concatenate([chunk.flatten().to_numpy(zero_copy_only=False) for chunk in rows.chunks])
+    return {name: np.array(ids.to_pylist()), kinds[0]: values.reshape(-1, widths[0])}
 
 
 def _features(ids: NDArray[Any], features: NDArray[Any], where: str, kind: str) -> Features:

@@ -3,6 +3,8 @@
 from benchmark.spec.base import (
     FP32,
     HUB_ID,
+    ArtifactQuant,
+    ArtifactSpec,
     BindingSpec,
     ClassList,
     DataSpec,
@@ -23,6 +25,8 @@ from benchmark.utils.content_hash import canonical, digest, digest_of
 __all__ = [
     "FP32",
     "HUB_ID",
+    "ArtifactQuant",
+    "ArtifactSpec",
     "BindingSpec",
     "ClassList",
     "DataSpec",

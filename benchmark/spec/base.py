@@ -132,6 +132,20 @@ _FP32: dict[str, Any] = {name: field.default for name, field in QuantSpec.model_
 FP32 = QuantSpec.model_construct(**_FP32)
 
 
+class ArtifactQuant(QuantSpec):
+    """What an artifact is in the place of a quantization: `method` is its runtime, `scope` the towers that it has.
+
+    Its name is the user's own and is no short name: it cannot be parsed.
+    """
+
+    label: Name
+
+    @property
+    def name(self) -> str:
+        """The artifact's name."""
+        return self.label
+
+
 def _possible_path(text: str) -> str:
     """Refuse what the file system would answer with an error of its own."""
     if re.search(r"[\x00-\x1f\x7f]", text):
@@ -149,6 +163,7 @@ def _possible_path(text: str) -> str:
 
 Place = Annotated[str, AfterValidator(_possible_path)]
 """A text that may be the path of a file."""
+FilePlace = Annotated[Place, Field(min_length=1)]
 
 
 class ModelFacts(Frozen):
@@ -176,6 +191,34 @@ class ModelSpec(ModelFacts):
     @classmethod
     def _from_text(cls, data: Any) -> Any:
         return {"ref": data} if isinstance(data, str) else data
+
+
+class ArtifactSpec(Frozen):
+    """A file that somebody ships: another implementation of one or both towers of a model (`benchmark.runtimes`).
+
+    `file` has the image tower, `text` the text tower; a file of features may have both. `model` is the suite's model
+    (its reference or name) that it is made from, to be named where the suite has several; `runtime` is told by the
+    file's suffix; `scope` defaults to the towers that there are.
+    """
+
+    file: FilePlace | None = None
+    text: FilePlace | None = None
+    model: Text | None = None
+    runtime: Text | None = None
+    scope: Scope | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, data: Any) -> Any:
+        return {"file": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.file is None and self.text is None:
+            raise ValueError("it names no file; give file: PATH (image tower), text: PATH (text tower) or both")
+        if self.file is None and self.scope in ("vision", "vision+text"):
+            raise ValueError(f"scope {self.scope} needs the image tower; give file: PATH")
+        return self
 
 
 def _quoted(value: Any) -> Any:
@@ -257,14 +300,16 @@ class SuiteSpec(Frozen):
     """A benchmark suite: models x quantizations x tasks on named data sets.
 
     `validation` names for a data set the one that a search chooses on in its stead (`search.splits`). `margins`:
-    metric key, or a pattern of keys with `*`, -> what counts as equal in place of what the task declares.
+    metric key, or a pattern of keys with `*`, -> what counts as equal in place of what the task declares. `artifacts`
+    are configurations like the quantizations, each under its name.
     """
 
     name: Name
     version: int = Field(ge=1, le=10**9)
     description: str = ""
     models: tuple[ModelSpec, ...] = Field(min_length=1)
-    quantizations: tuple[str, ...] = Field(min_length=1)
+    quantizations: tuple[str, ...] = ()
+    artifacts: dict[Name, ArtifactSpec] = {}
     calibration: Name | None = None
     validation: dict[Name, Name] = {}
     data: dict[Name, DataSpec]
@@ -293,6 +338,8 @@ class SuiteSpec(Frozen):
 
     @model_validator(mode="after")
     def _references(self) -> Self:
+        if not self.quantizations and not self.artifacts:
+            raise ValueError("quantizations: none given; name at least one, or an artifact")
         used: dict[str, tuple[str, ...]] = {"calibration": (self.calibration,) if self.calibration else ()}
         for task, bindings in self.tasks.items():
             for label, binding in bindings.items():
@@ -314,7 +361,12 @@ def parse_spec(kind: type[S], data: Any, where: str, place: Callable[[str], str]
     Raises:
         SpecError: names `where` (a file or option), the field, and what would be right.
     """
-    children: dict[str, type[BaseModel]] = {"data": DataSpec, "tasks": BindingSpec, "models": ModelSpec}
+    children: dict[str, type[BaseModel]] = {
+        "data": DataSpec,
+        "tasks": BindingSpec,
+        "models": ModelSpec,
+        "artifacts": ArtifactSpec,
+    }
     try:
         return kind.model_validate(data)
     except ValidationError as error:

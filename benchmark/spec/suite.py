@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import SpecError, UnknownNameError
+from benchmark.spec.artifacts import parse_artifacts
 from benchmark.spec.base import ModelSpec, SuiteSpec, parse_spec
 from benchmark.spec.catalogue import detect, load_catalogue
 from benchmark.spec.groups import groups
@@ -173,19 +174,27 @@ def narrow(
     quantizations: Sequence[str] = (),
     tasks: Sequence[str] = (),
     limit: int | None = None,
+    artifacts: Sequence[str] = (),
 ) -> SuiteSpec:
     """The suite with the command line's choices in place of its own.
 
     Args:
-        models, quantizations: replace the suite's lists. tasks: keep only these.
+        models, quantizations: replace the suite's lists; a name among the quantizations may be an artifact's. tasks:
+            keep only these. artifacts: `NAME=FILE`, beside the suite's, or in place of the one with that name.
         limit: at most so many images of each data set that something is tested on (`spared`; where a data set has a
             smaller limit, that stays).
     """
     update: dict[str, object] = {}
     if models:
         update["models"] = tuple(parse_spec(ModelSpec, ref, "--model") for ref in models)
+    given = parse_artifacts(artifacts)
+    known = {**suite.artifacts, **given}
     if quantizations:
-        update["quantizations"] = tuple(expand_all(quantizations))
+        names = expand_all(quantizations)
+        update["quantizations"] = tuple(name for name in names if name not in known)
+        known = {name: spec for name, spec in known.items() if name in given or name in names}
+    if known != suite.artifacts:
+        update["artifacts"] = known
     if tasks:
         for name in tasks:
             if name not in suite.tasks:

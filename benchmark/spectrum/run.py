@@ -56,6 +56,7 @@ def prepare(request: SpectrumRequest) -> Prepared:
         quantizations=request.quantizations,
         limit=request.limit,
     )
+    suite = suite.model_copy(update={"artifacts": {}})  # they have no layers to look into
     if request.only_vision:
         kept = tuple(name for name in suite.quantizations if "vision" in parse(name).towers)
         suite = suite.model_copy(update={"quantizations": kept})

@@ -48,7 +48,7 @@ def matched(
     """The layer of each weight in a graph.
 
     Args:
-        layers: name -> weight (out, ...), in the model's order. said: the name that the graph gives, where it gives one.
+        layers: name -> weight (out, ...), in the model's order. said: the name that the graph gives, if any.
         weights: (out, ...) each. One without a known name belongs to the first layer left whose rows have the same
             directions: a batch norm that is folded into a convolution scales its rows.
     """
