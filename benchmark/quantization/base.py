@@ -187,6 +187,10 @@ class Quantizer(ABC):
         if device not in self.runs_on:
             raise QuantizationError(f"{self.name} does not run on {device}; it runs on {', '.join(self.runs_on)}")
 
+    def runtime_float(self, model: ClipModel, store: Store | None, progress: Progress) -> ClipModel | None:
+        """The model in full precision on the runtime that this method quantizes for; None where that is torch."""
+        return None
+
     def requires_calibration(self, spec: QuantSpec) -> bool:
         """Whether this quantization uses calibration data."""
         return self.needs_calibration or spec.activation_granularity == "tensor"

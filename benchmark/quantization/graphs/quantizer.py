@@ -130,6 +130,10 @@ class GraphQuantizer(Quantizer):
         """Remarks on a quantized graph."""
         return []
 
+    def runtime_float(self, model: ClipModel, store: Store | None, progress: Progress) -> ClipModel | None:
+        """The model with its image tower in float32 on the same runtime."""
+        return in_runtime(model, ("vision",), self.runtime, store, progress)
+
     def graph(self, job: TowerJob, full: Graph) -> Graph:
         """The quantized tower of a job, made from its graph in full precision; equal jobs get equal files."""
         about = [job.spec.for_tower(job.tower).model_dump(mode="json"), self.version, self._data_digest(job)]
