@@ -34,8 +34,8 @@ SPEEDS = (
     "runtime_ratio_low",
     "runtime_ratio_high",
 )
-"""Numbers of a Speed (`benchmark.quantization.efficiency`); `latency_ratio`: of one image, against full precision, `runtime_ratio`:
-against float32 on the same runtime."""
+"""Numbers of a Speed (`benchmark.quantization.efficiency`); `latency_ratio`: of one image, against full precision,
+`runtime_ratio`: against float32 on the same runtime."""
 
 
 @dataclass(frozen=True)
