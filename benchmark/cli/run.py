@@ -12,6 +12,7 @@ from typing import Any
 from benchmark.cli.tables import print_data_sets, print_efficiency, print_table, print_verdicts
 from benchmark.engine.artifacts import warnings as artifact_warnings
 from benchmark.engine.include import include_files
+from benchmark.engine.plan import unavailable_lines
 from benchmark.engine.provenance import (
     data_warnings,
     failure_lines,
@@ -39,6 +40,8 @@ def run_suite(request: RunRequest) -> int:
     budget = pixel_budget(request)
     with open_progress(request.quiet) as progress:
         plan = requested_plan(request)  # may download the model
+        for line in unavailable_lines(plan.unavailable):
+            print(line, file=sys.stderr)
         _warn([*template_warnings(plan), *data_warnings(plan.data)])
         spectra = _spectra(request)
         ledger = Ledger(request.home)

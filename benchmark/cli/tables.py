@@ -27,7 +27,7 @@ from benchmark.results.decide import (
 )
 from benchmark.results.images import grouped
 from benchmark.results.notation import ARROWS, STARS, STYLES, fold
-from benchmark.results.speed import ratio_text, timing_state
+from benchmark.results.speed import ratio_text, runtime_ratio, runtime_text, timing_state
 from benchmark.results.tables import Cell, TableRow, declared, efficiency_figures, report_figures
 from benchmark.spec import FP32
 
@@ -169,7 +169,8 @@ def print_efficiency(efficiencies: Mapping[str, Any], plan: Plan) -> None:
     """One row per quantization: packed size of the whole model, and the image tower's speed on a real kernel.
 
     `images/s` is of whole batches, the latencies are of one image alone; `x fp32`: latency as a share of full
-    precision's in the same minute, with the half width of its interval, or `noisy` where that is above 10 %.
+    precision's in the same minute, with the half width of its interval, or `noisy` where that is above 10 %; `x its
+    fp32`: of float32's on the same runtime (OpenVINO, onnxruntime).
 
     Args:
         efficiencies: configuration key -> Efficiency as JSON; of a model without any nothing is printed.
@@ -180,18 +181,21 @@ def print_efficiency(efficiencies: Mapping[str, Any], plan: Plan) -> None:
     for model in dict.fromkeys(c.model.name for c in plan.configurations if c.key in efficiencies):
         found = [efficiencies[c.key] for c in plan.configurations if c.model.name == model and c.key in efficiencies]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-        for header in ("run", "MB", "images/s", "p50 ms", "p95 ms", "x fp32", "kernel"):
+        runtimes = any(each["speed"] and runtime_ratio(each["speed"]) for each in found)
+        own = ("x its fp32",) if runtimes else ()
+        for header in ("run", "MB", "images/s", "p50 ms", "p95 ms", "x fp32", *own, "kernel"):
             side: Literal["left", "right"] = "left" if header in ("run", "kernel") else "right"
             table.add_column(header, justify=side, overflow="fold", no_wrap=header not in ("run", "kernel"))
         for each in found:
             figures = efficiency_figures(each)
             speed = [_number(figures.get(name)) for name in ("images_per_second", "latency_ms_p50", "latency_ms_p95")]
             name = fold(each["quantization"], NARROWEST_NAME * 2)
-            cells = [f"{figures['packed_mb']:.1f}", *speed, _ratio(each), fold(_kernel(each), NARROWEST_NAME * 2)]
+            ratios = [_ratio(each), *([_runtime_ratio(each)] if own else [])]
+            cells = [f"{figures['packed_mb']:.1f}", *speed, *ratios, fold(_kernel(each), NARROWEST_NAME * 2)]
             table.add_row(name, *cells)
         for each in plan.configurations:
             if each.model.name == model and each.key not in efficiencies:
-                table.add_row(fold(each.quant.name, NARROWEST_NAME * 2), *["-"] * 5, timing_state(None))
+                table.add_row(fold(each.quant.name, NARROWEST_NAME * 2), *["-"] * (5 + len(own)), timing_state(None))
         console.print(Text(f"{model}: packed size, speed of the image tower{_machine(found)}", style="bold"))
         console.print(table)
 
@@ -204,6 +208,10 @@ def _kernel(efficiency: Mapping[str, Any]) -> str:
 def _ratio(efficiency: Mapping[str, Any]) -> str:
     state = timing_state(efficiency)
     return ratio_text(efficiency["speed"]) if state == "measured" else state if state == "noisy" else "-"
+
+
+def _runtime_ratio(efficiency: Mapping[str, Any]) -> str:
+    return runtime_text(efficiency["speed"]) if timing_state(efficiency) == "measured" else "-"
 
 
 def _machine(efficiencies: Sequence[Mapping[str, Any]]) -> str:

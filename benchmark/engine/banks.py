@@ -34,7 +34,7 @@ from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
 from benchmark.ledger.store import Entry, Store
 from benchmark.models.base import ClipModel
-from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize, quantize_to_store
+from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize, quantize_to_store, quantizers
 from benchmark.quantization.calibration import Calibration
 from benchmark.runtimes.artifact import Artifact
 from benchmark.runtimes.base import Features
@@ -283,8 +283,12 @@ class BankMaker:
 
     @property
     def _taps(self) -> Sequence[str]:
-        """Taps of the image tower: none where an artifact replaces it."""
-        return () if self.artifact is not None and "vision" in self.artifact.towers else tuple(self._plain.taps)
+        """Taps of the image tower: none where an artifact or a quantized graph takes its place."""
+        quant = self.configuration.quant
+        if "vision" not in quant.towers:
+            return tuple(self._plain.taps)
+        keeps = self.artifact is None and quantizers.get(quant.method).keeps_taps
+        return tuple(self._plain.taps) if keeps else ()
 
     @property
     def _plain(self) -> ClipModel:
@@ -313,7 +317,7 @@ class BankMaker:
         if stored is None:
             self.prepare({name: () if array == "image" else (array,)})
             stored = self.store.get(key)
-        if stored is None and array != "image" and array not in self.quantized[0].taps:
+        if stored is None and array != "image" and array not in self._taps:
             return {}
         if stored is None:
             raise StorageError(f"cache {self.store.folder}: written entries disappear. Check the file system.")

@@ -15,7 +15,7 @@ from benchmark.data import Data, DataSets, expand, prompts
 from benchmark.engine import embed
 from benchmark.engine.execution import Precision
 from benchmark.engine.label_spaces import check_captions, check_classes
-from benchmark.errors import SpecError, UnknownNameError
+from benchmark.errors import QuantizationError, SpecError, UnknownNameError
 from benchmark.models import ResolvedModel, resolve
 from benchmark.plugins import Task, TextList, tasks
 from benchmark.quantization import calibrate, integer_engine, parse, quantizers
@@ -138,6 +138,7 @@ class Plan:
 
     Attributes:
         artifacts: by name, those that the configurations of artifacts run.
+        unavailable: quantization -> why it cannot run here, for a suite that leaves such out.
         related: data set -> others whose features and pixels it shares. asked: the command line's, for provenance.
     """
 
@@ -149,6 +150,7 @@ class Plan:
     related: Mapping[str, tuple[Data, ...]] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
     def tower_key(self, model: ResolvedModel, quant: QuantSpec, tower: Tower) -> dict[str, Any]:
         """Everything that determines a tower's function: weights, its part of the quantization, settings."""
@@ -208,8 +210,10 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
         ReliquantError: the first problem found, in one line that names the field or file.
     """
     settings, (quants, bindings, groups) = settings or Settings(), check_suite(suite)
-    for quant in quants:
-        quantizers.get(quant.method).check_available(settings.device.split(":")[0])
+    unavailable = _unavailable(quants, settings.device.split(":")[0])
+    if unavailable and not suite.skip_unavailable:
+        raise next(iter(unavailable.values()))
+    quants = [quant for quant in quants if quant.name not in unavailable]
     sets = (sets or DataSets()).allowing(settings.allow_outside)
     data = {name: sets.open(spec, name) for group in groups.values() for name, spec in group.items()}
     for task, label, binding in bindings:
@@ -224,6 +228,7 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
     models = _models(suite)
     kind = settings.device.split(":")[0]
     plan = replace(plan, artifacts={name: resolve_artifact(name, one, kind) for name, one in suite.artifacts.items()})
+    plan = replace(plan, unavailable={name: str(error) for name, error in unavailable.items()})
     shared = [suite.name, suite.version, suite.limit, {name: single.digest for name, single in data.items()}]
     unnamed = [_unnamed(plan, *binding, groups) for binding in bindings]
     hashed = settings.hashed()
@@ -246,6 +251,26 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
             key = digest([shared, model.name, content])
             configurations.append(Configuration(key, digest(content), model, quant, evaluations))
     return replace(plan, configurations=tuple(configurations))
+
+
+def _unavailable(quants: Sequence[QuantSpec], device: str) -> dict[str, QuantizationError]:
+    """Short name -> why this machine cannot run it."""
+    found = {}
+    for quant in quants:
+        try:
+            quantizers.get(quant.method).check_available(device)
+        except QuantizationError as error:
+            found[quant.name] = error
+    return found
+
+
+def unavailable_lines(unavailable: Mapping[str, str]) -> list[str]:
+    """One line for each quantization that is left out, and their number."""
+    if not unavailable:
+        return []
+    count = len(unavailable)
+    lines = [f"skipped {name}: {reason}" for name, reason in unavailable.items()]
+    return [*lines, f"{count} quantization{'s' * (count > 1)} of the suite skipped: not available here"]
 
 
 def _models(suite: SuiteSpec) -> list[ResolvedModel]:

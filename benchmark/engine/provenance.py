@@ -20,7 +20,7 @@ from benchmark.spec import ArtifactQuant, digest
 
 PACKAGES = (
     *("reliquant", "torch", "open_clip_torch", "timm", "transformers", "tokenizers"),
-    *("bitsandbytes", "torchao", "onnxruntime", "openvino", "numpy", "scipy", "pillow"),
+    *("bitsandbytes", "torchao", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime", "numpy", "scipy", "pillow"),
 )
 """What can change a number: models, tokens, kernels, decoding, corruptions, metrics."""
 

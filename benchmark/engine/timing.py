@@ -7,6 +7,8 @@ import platform
 from benchmark.engine.banks import BankMaker
 from benchmark.engine.request import Timing
 from benchmark.ledger.records import EfficiencyRow, Ledger
+from benchmark.models.base import ClipModel
+from benchmark.quantization import quantizers
 from benchmark.quantization.efficiency import efficiency
 from benchmark.utils.guard import guarded, text_of
 
@@ -31,12 +33,19 @@ def time_configuration(maker: BankMaker, ledger: Ledger, timing: Timing) -> None
             if any(tower.packed_bytes is None for tower in report.towers.values()):
                 return  # features alone: neither size nor speed is theirs
             model = maker.holder.model
-            found = guarded("timing", lambda: efficiency(model, quant, quantized, report, budget_s=BUDGET_S))
+            own = None if maker.artifact or "vision" not in quant.towers else _runtime_float(maker)
+            found = guarded("timing", lambda: efficiency(model, quant, quantized, report, 32, BUDGET_S, own))
         except Exception as error:  # asked for again, and its evaluations have not needed the model, or have failed
             maker.progress.message(f"{quant.name} could not be timed: {text_of(error)}")
             return
         advance(1)
     ledger.append_efficiency(EfficiencyRow(content, platform.node(), found.to_json()))
+
+
+def _runtime_float(maker: BankMaker) -> ClipModel | None:
+    """Full precision on the runtime that the configuration's method quantizes for."""
+    method = quantizers.get(maker.configuration.quant.method)
+    return method.runtime_float(maker.holder.model, maker.statistics, maker.progress)
 
 
 def _unknown(ledger: Ledger, content: str) -> bool:

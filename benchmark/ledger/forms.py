@@ -46,6 +46,7 @@ SPEED = {
     **dict.fromkeys(("batch", "threads", "rounds", "passes", "batches"), WHOLE),
     **dict.fromkeys(("images_per_second", "latency_ms_p50", "latency_ms_p95", "full_ms_p50"), NUMBER),
     **dict.fromkeys(("latency_ratio", "latency_ratio_low", "latency_ratio_high"), NUMBER),
+    **dict.fromkeys(("runtime_ratio?", "runtime_ratio_low?", "runtime_ratio_high?"), (NUMBER, type(None))),
     "noisy": bool,
 }
 PROVENANCE = {

@@ -134,10 +134,17 @@ def _quantize(
             kept={} if keep else None,
         )
         records = method.quantize_tower(job)
-        towers[tower] = tower_report(model, clone, tower, records, job.skipped, calibration, spec)
+        towers[tower] = tower_report(model, job.model, tower, records, job.skipped, calibration, spec, graph_bytes(job))
+        clone = job.model
         notes += [*job.notes, *_uncovered(tower, towers[tower])]
         kept |= job.kept or {}
     return clone, _report(model, clone, spec, method, towers, notes), kept
+
+
+def graph_bytes(job: TowerJob) -> int | None:
+    """Bytes on disk of the graph that a tower has become; None for one that still runs in torch."""
+    graph = job.graphs.get(job.tower)
+    return None if graph is None else graph.size
 
 
 def _uncovered(tower: Tower, report: TowerReport) -> list[str]:
@@ -219,5 +226,5 @@ def _report(
     common: dict[str, Any] = {"cpu": cpu, "device": device, "weights": weights, "parameters": parameters}
     common["notes"] = tuple(dict.fromkeys(notes))
     kernel = method.kernel if towers else None
-    common |= {"kind": method.kind, "title": method.title}
+    common |= {"kept": method.keeps, "kind": method.kind, "title": method.title}
     return QuantizationReport(spec.name, before.name, method.version, kernel, towers, **common)

@@ -14,6 +14,7 @@ from benchmark.errors import QuantizationError, SpecError, UnknownNameError
 from benchmark.models.base import ClipModel
 from benchmark.quantization.calibrate import Source, Store
 from benchmark.quantization.calibration import Calibration
+from benchmark.quantization.graphs.graph import Graph
 from benchmark.quantization.state import LayerState, put
 from benchmark.spec import QuantSpec, Tower
 from benchmark.utils.progress import Progress
@@ -93,7 +94,8 @@ class TowerJob:
     """The quantization of one tower: the model is a clone, `targets` are its layers that must be replaced.
 
     `notes` collects remarks for the report (a layer that could not be folded, ...); `kept`, if given, the states of the
-    replaced layers by name, to store the model.
+    replaced layers by name, to store the model. A method that makes the tower a graph puts the changed model into
+    `model` and the graph into `graphs`.
     """
 
     model: ClipModel
@@ -107,6 +109,7 @@ class TowerJob:
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     kept: dict[str, LayerState] | None = None
+    graphs: dict[Tower, Graph] = field(default_factory=dict)
 
     def source(self, stage: str = "plain", transforms: Mapping[str, nn.Module] | None = None) -> Source:
         """The source of this job's calibration statistics.
@@ -153,6 +156,10 @@ class Quantizer(ABC):
     options: ClassVar[type[Options]] = Options
     layer_types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv2d)
     kind: ClassVar[Kind] = "quantization"
+    keeps_taps: ClassVar[bool] = True
+    """Whether features inside the quantized image tower can be read."""
+    keeps: ClassVar[str] = "LayerNorm, softmax, residual sums, embeddings, logit scale and bias stay in float32"
+    """What it leaves in full precision, for the report."""
 
     def check(self, spec: QuantSpec) -> None:
         """Refuse a quantization that this method cannot do, before any work.
@@ -179,6 +186,10 @@ class Quantizer(ABC):
         """
         if device not in self.runs_on:
             raise QuantizationError(f"{self.name} does not run on {device}; it runs on {', '.join(self.runs_on)}")
+
+    def runtime_float(self, model: ClipModel, store: Store | None, progress: Progress) -> ClipModel | None:
+        """The model in full precision on the runtime that this method quantizes for; None where that is torch."""
+        return None
 
     def requires_calibration(self, spec: QuantSpec) -> bool:
         """Whether this quantization uses calibration data."""

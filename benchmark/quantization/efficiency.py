@@ -44,7 +44,9 @@ class Speed:
         latency_ms_p50, latency_ms_p95: of one image alone. full_ms_p50: the same of full precision, in the same rounds.
         latency_ratio, latency_ratio_low, latency_ratio_high: latency as a share of full precision's, with 95 % interval
             (`benchmark.metrics.speed_ratio`); of full precision itself what two timings of the same model differ by.
-        noisy: the ratio is not known within 10 %: nothing may be concluded from these times.
+        runtime_ratio, runtime_ratio_low, runtime_ratio_high: the same ratio to the model in float32 on the runtime that
+            it was quantized for, in the same rounds; None where that is torch.
+        noisy: a ratio is not known within 10 %: nothing may be concluded from these times.
         rounds, passes: alternating rounds, and images timed of each model. batches: timed batches.
         threads, device, cpu: where.
     """
@@ -65,6 +67,9 @@ class Speed:
     threads: int
     device: str
     cpu: str
+    runtime_ratio: float | None = None
+    runtime_ratio_low: float | None = None
+    runtime_ratio_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ def efficiency(
     report: QuantizationReport,
     batch: int = 32,
     budget_s: float = 2.0,
+    runtime_float: ClipModel | None = None,
 ) -> Efficiency:
     """Size and speed of a quantization.
 
@@ -106,6 +112,7 @@ def efficiency(
         spec, quantized, report: the quantization, its model and its report.
         batch: images a batch.
         budget_s: seconds to spend at most, beyond 6 rounds and 2 batches.
+        runtime_float: full precision on the runtime of `quantized`, which is timed in the same rounds.
 
     Returns:
         Sizes and times; where timing fails, its reason in `error` instead of times.
@@ -115,8 +122,9 @@ def efficiency(
     engine = shipped_engine(spec, report)
     if engine is None:
         return Efficiency(spec.name, packed, whole, "simulated", None)
+    others = [model] if runtime_float is None else [model, runtime_float]
     try:
-        return Efficiency(spec.name, packed, whole, "real", _speed(model, quantized, engine, batch, budget_s))
+        return Efficiency(spec.name, packed, whole, "real", _speed(others, quantized, engine, batch, budget_s))
     except Exception as error:  # a kernel of another library may raise anything; the size is known regardless
         return Efficiency(spec.name, packed, whole, "real", None, f"{type(error).__name__}: {error}")
 
@@ -139,14 +147,15 @@ def shipped_engine(spec: QuantSpec, report: QuantizationReport) -> str | None:
     return "+".join(sorted(engines))
 
 
-def _speed(full: ClipModel, model: ClipModel, engine: str, batch: int, budget_s: float) -> Speed:
+def _speed(others: Sequence[ClipModel], model: ClipModel, engine: str, batch: int, budget_s: float) -> Speed:
     height, width = model.preprocess.size
     noise = np.random.default_rng(0).integers(0, 256, (batch, 3, height, width), dtype=np.uint8)
     pixels = torch.from_numpy(noise).to(model.device)
-    single, reference = _rounds(full, model, pixels[:1], budget_s)
+    single, reference, *runtime = _rounds([model, *others], pixels[:1], budget_s)
     many = _times(model, pixels, budget_s * _BATCHES_SHARE, _LEAST_BATCHES)
     p50, p95 = np.percentile(single, [50, 95]) * 1000
     ratio, device = speed_ratio(single, reference), model.device
+    own = speed_ratio(single, runtime[0]) if runtime else None
     return Speed(
         engine=engine,
         batch=batch,
@@ -157,29 +166,33 @@ def _speed(full: ClipModel, model: ClipModel, engine: str, batch: int, budget_s:
         latency_ratio=ratio.value,
         latency_ratio_low=ratio.low,
         latency_ratio_high=ratio.high,
-        noisy=not ratio.settled,
+        noisy=not (ratio.settled and (own is None or own.settled)),
         rounds=ratio.rounds,
         passes=sum(map(len, single)),
         batches=len(many),
         threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         cpu=cpu_capability(),
+        runtime_ratio=None if own is None else own.value,
+        runtime_ratio_low=None if own is None else own.low,
+        runtime_ratio_high=None if own is None else own.high,
     )
 
 
-def _rounds(
-    full: ClipModel, model: ClipModel, pixels: Tensor, budget_s: float
-) -> tuple[list[list[float]], list[list[float]]]:
-    """Seconds of the model's passes and of full precision's, a row a round; the order changes from round to round."""
-    pair = (model, full)
-    for each in pair:
+def _rounds(models: Sequence[ClipModel], pixels: Tensor, budget_s: float) -> list[list[list[float]]]:
+    """Seconds of each model's passes, a row a round; the order changes from round to round.
+
+    Rounds go on until the ratio of the first model to each of the others is settled.
+    """
+    for each in models:
         _run(each, pixels)  # compiles, fills caches
-    passes = int(np.clip(_BLOCK_S / max(_run(each, pixels) for each in pair), 1, _MOST_PASSES))
-    found: tuple[list[list[float]], list[list[float]]] = [], []
+    passes = int(np.clip(_BLOCK_S / max(_run(each, pixels) for each in models), 1, _MOST_PASSES))
+    found: list[list[list[float]]] = [[] for _ in models]
     start = time.perf_counter()
-    while another_round(*found, time.perf_counter() - start, budget_s):
-        for side in (0, 1) if len(found[0]) % 2 == 0 else (1, 0):
-            found[side].append([_run(pair[side], pixels) for _ in range(passes)])
+    while any(another_round(found[0], each, time.perf_counter() - start, budget_s) for each in found[1:]):
+        order = range(len(models)) if len(found[0]) % 2 == 0 else reversed(range(len(models)))
+        for side in order:
+            found[side].append([_run(models[side], pixels) for _ in range(passes)])
     return found
 
 

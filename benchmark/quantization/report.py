@@ -29,7 +29,6 @@ _PROBE_TEXTS = (
     "a close-up photo of an old wooden door, slightly open",
     "texture",
 )
-KEPT = "LayerNorm, softmax, residual sums, embeddings, logit scale and bias stay in float32"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class QuantizationReport:
     device: str
     weights: Mapping[Tower, int]
     parameters: Mapping[Tower, int]
-    kept: str = KEPT
+    kept: str
     notes: tuple[str, ...] = ()
     kind: Kind = "quantization"
     title: str = ""
@@ -185,8 +184,13 @@ def tower_report(
     skipped: Mapping[str, str],
     calibration: Calibration | None,
     spec: QuantSpec,
+    graph_bytes: int | None = None,
 ) -> TowerReport:
     """Measure the effect of a quantization on a tower.
+
+    Args:
+        graph_bytes: size of the files of a tower that has become a graph, whose layers cannot be watched; its records
+            were read from the graph, which holds nothing that it does not run.
 
     Raises:
         QuantizationError: nothing was replaced, a replaced layer is never called, or the embeddings did not change.
@@ -197,7 +201,7 @@ def tower_report(
         raise QuantizationError(f"quantization '{spec.name}' replaced no layer of the {tower} tower: {reason}")
     layers = before.layers(tower)
     reference = probe(before, tower, list(layers), calibration)
-    quantized = probe(after, tower, [r.name for r in records], calibration)
+    quantized = probe(after, tower, [r.name for r in records if graph_bytes is None], calibration)
     _check_run(spec, tower, reference, quantized)
     done = {r.name for r in records}
     weights = {name: layer.weight.numel() for name, layer in layers.items()}  # type: ignore[operator]
@@ -205,6 +209,7 @@ def tower_report(
     packed, covered = sum(r.packed_bits for r in records), sum(weights[n] for n in done)
     parameters, embedding = _parameters(before, tower)
     rest = 32 * (parameters - covered)
+    size = packed + rest if graph_bytes is None else 8 * graph_bytes
     relative, sqnr = _pooled_error(records, layers)
     noise = float((quantized.features - reference.features).square().sum())
     return TowerReport(
@@ -213,9 +218,9 @@ def tower_report(
         weight_share=covered / total,
         mac_share=sum(macs[n] for n in done) / sum(macs.values()),
         bits_per_weight=packed / covered,
-        bits_per_parameter=(packed + rest) / parameters,
-        bits_per_parameter_without_embedding=(packed + rest - 32 * embedding) / (parameters - embedding),
-        packed_bytes=-(-(packed + rest) // 8),
+        bits_per_parameter=size / parameters,
+        bits_per_parameter_without_embedding=(size - 32 * embedding) / (parameters - embedding),
+        packed_bytes=-(-size // 8),
         float_bytes=4 * parameters,
         weight_relative_error=relative,
         weight_sqnr_db=sqnr,

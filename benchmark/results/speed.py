@@ -33,6 +33,18 @@ def ratio_text(speed: Mapping[str, Any]) -> str:
     return f"{ratio.value:.2f} ±{100 * ratio.half_width:.0f}%"
 
 
+def runtime_ratio(speed: Mapping[str, Any]) -> SpeedRatio | None:
+    """Latency as a share of float32's on the same runtime; None where it runs in torch."""
+    value, low, high = (speed.get(f"runtime_ratio{end}") for end in ("", "_low", "_high"))
+    return None if value is None or low is None or high is None else SpeedRatio(value, low, high, speed["rounds"])
+
+
+def runtime_text(speed: Mapping[str, Any]) -> str:
+    """`0.39 ±2%` of float32 on the same runtime; `-` where it runs in torch."""
+    ratio = runtime_ratio(speed)
+    return "-" if ratio is None else f"{ratio.value:.2f} ±{100 * ratio.half_width:.0f}%"
+
+
 def where(speed: Mapping[str, Any]) -> str:
     """`int8-onednn, AVX2, 2 threads`."""
     device, threads = speed["cpu"] if speed["device"] == "cpu" else speed["device"], speed["threads"]
@@ -64,5 +76,12 @@ def speed_sentence(efficiency: Mapping[str, Any] | None) -> str:
     times = f"{speed['latency_ms_p50']:.2f} ms instead of {speed['full_ms_p50']:.2f} ms"
     return (
         f"It is {verdict} full precision: one image takes {ratio.value:.2f} times as long (95 % interval "
-        f"{ratio.low:.2f} to {ratio.high:.2f}; {times}; {where(speed)})."
+        f"{ratio.low:.2f} to {ratio.high:.2f}; {times}; {where(speed)}).{_own(speed)}"
     )
+
+
+def _own(speed: Mapping[str, Any]) -> str:
+    own = runtime_ratio(speed)
+    if own is None:
+        return ""
+    return f" Of float32 on the same runtime it takes {own.value:.2f} times the time ({own.low:.2f} to {own.high:.2f})."

@@ -30,8 +30,12 @@ SPEEDS = (
     "latency_ratio",
     "latency_ratio_low",
     "latency_ratio_high",
+    "runtime_ratio",
+    "runtime_ratio_low",
+    "runtime_ratio_high",
 )
-"""Numbers of a Speed (`benchmark.quantization.efficiency`); `latency_ratio`: of one image, against full precision."""
+"""Numbers of a Speed (`benchmark.quantization.efficiency`); `latency_ratio`: of one image, against full precision,
+`runtime_ratio`: against float32 on the same runtime."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,10 @@ def report_figures(report: Mapping[str, Any]) -> dict[str, float]:
 def efficiency_figures(efficiency: Mapping[str, Any]) -> dict[str, float]:
     """Numbers of an Efficiency (as JSON): `packed_mb` of the whole model and, of a real kernel, its `SPEEDS`."""
     speed = efficiency["speed"] or {}
-    return {"packed_mb": efficiency["packed_bytes"] / 1e6, **{name: speed[name] for name in SPEEDS if name in speed}}
+    return {
+        "packed_mb": efficiency["packed_bytes"] / 1e6,
+        **{name: speed[name] for name in SPEEDS if speed.get(name) is not None},
+    }
 
 
 def headline_metrics(finished: FinishedConfiguration) -> dict[str, float]:

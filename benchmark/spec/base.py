@@ -301,7 +301,8 @@ class SuiteSpec(Frozen):
 
     `validation` names for a data set the one that a search chooses on in its stead (`search.splits`). `margins`:
     metric key, or a pattern of keys with `*`, -> what counts as equal in place of what the task declares. `artifacts`
-    are configurations like the quantizations, each under its name.
+    are configurations like the quantizations, each under its name. `skip_unavailable`: quantizations that this machine
+    cannot run (no such kernel, an extra that is not installed) are left out, each with a line that says why.
     """
 
     name: Name
@@ -310,6 +311,7 @@ class SuiteSpec(Frozen):
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     quantizations: tuple[str, ...] = ()
     artifacts: dict[Name, ArtifactSpec] = {}
+    skip_unavailable: bool = False
     calibration: Name | None = None
     validation: dict[Name, Name] = {}
     data: dict[Name, DataSpec]

@@ -191,7 +191,7 @@ def narrow(
     known = {**suite.artifacts, **given}
     if quantizations:
         names = expand_all(quantizations)
-        update["quantizations"] = tuple(name for name in names if name not in known)
+        update |= {"quantizations": tuple(name for name in names if name not in known), "skip_unavailable": False}
         known = {name: spec for name, spec in known.items() if name in given or name in names}
     if known != suite.artifacts:
         update["artifacts"] = known

@@ -1,0 +1,1 @@
+"""Towers as graphs of another runtime: converted, quantized by its own tools, read back for the report."""
