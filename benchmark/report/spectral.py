@@ -23,6 +23,11 @@ def layer_of(study: Mapping[str, Any]) -> str:
     return "penultimate" if "penultimate" in study["layers"] else "image"
 
 
+def widest(studies: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The study with most quantizations; of equal ones that with most layers."""
+    return max(studies, key=lambda study: (len(clean_entries(study)), len(study["layers"])), default=None)
+
+
 def clean_entries(study: Mapping[str, Any]) -> dict[str, Entry]:
     """Quantization -> the layer's numbers on clean images; full precision among them."""
     layer = layer_of(study)

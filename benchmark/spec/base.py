@@ -257,7 +257,8 @@ class SuiteSpec(Frozen):
     """A benchmark suite: models x quantizations x tasks on named data sets.
 
     `validation` names for a data set the one that a search chooses on in its stead (`search.splits`). `margins`:
-    metric key, or a pattern of keys with `*`, -> what counts as equal in place of what the task declares.
+    metric key, or a pattern of keys with `*`, -> what counts as equal in place of what the task declares. `spectrum`:
+    data sets with a spectral study of the joint space after each run, from the features that the run made.
     """
 
     name: Name
@@ -271,6 +272,7 @@ class SuiteSpec(Frozen):
     tasks: dict[str, Annotated[dict[Name, BindingSpec], Field(min_length=1)]] = Field(min_length=1)
     headline: tuple[str, ...] = ()
     margins: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    spectrum: tuple[Name, ...] = ()
     limit: Count | None = None
 
     @model_validator(mode="before")
@@ -298,6 +300,7 @@ class SuiteSpec(Frozen):
             for label, binding in bindings.items():
                 used |= {f"tasks.{task}.{label}.{role}": binding.data(role) for role in binding.roles}
         used |= {f"validation.{name}": (name, other) for name, other in self.validation.items()}
+        used["spectrum"] = self.spectrum
         for where, names in used.items():
             for name in names:
                 if name not in self.data:

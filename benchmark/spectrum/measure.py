@@ -34,13 +34,19 @@ AFFINE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class SpectrumPlan:
-    """A plan without evaluations, and the data: `clean` or `<corruption>/<severity>` -> data set."""
+    """A plan without evaluations, and the data: `clean` or `<corruption>/<severity>` -> data set.
+
+    joint: whether only the joint space is looked at, from cached features where there are.
+    """
 
     plan: Plan
     data: Mapping[str, Data]
+    joint: bool = False
 
 
-def plan_spectrum(suite: SuiteSpec, data: str, corruptions: Sequence[str], settings: Settings) -> SpectrumPlan:
+def plan_spectrum(
+    suite: SuiteSpec, data: str, corruptions: Sequence[str], settings: Settings, joint: bool = False
+) -> SpectrumPlan:
     """Check what is asked and open the data; no weight is loaded and no image decoded.
 
     Args:
@@ -73,7 +79,7 @@ def plan_spectrum(suite: SuiteSpec, data: str, corruptions: Sequence[str], setti
     asked = suite.model_copy(update={"calibration": None, "tasks": {}, "data": {named[i]: s for i, s in sets.items()}})
     limited = {n: s for group in expand_sets(asked, set(asked.data)).values() for n, s in group.items()}
     opened = {images: files.open(limited[name], name) for images, name in named.items()}
-    return SpectrumPlan(replace(plan, data={**plan.data, **{d.name: d for d in opened.values()}}), opened)
+    return SpectrumPlan(replace(plan, data={**plan.data, **{d.name: d for d in opened.values()}}), opened, joint)
 
 
 def measure_spectra(
@@ -103,10 +109,11 @@ class _Measurement:
     """The study of one model; `makers`: full precision first."""
 
     def __init__(self, asked: SpectrumPlan, makers: Sequence[BankMaker], progress: Progress) -> None:
-        self.settings, self.makers, self.progress = asked.plan.settings, makers, progress
+        self.settings, self.makers, self.progress, self.joint = asked.plan.settings, makers, progress, asked.joint
         self.pixels = {images: makers[0].pixels_of(data) for images, data in asked.data.items()}
         self.clean = asked.data[CLEAN]
-        self.taps = [name for name in self.full.taps if name == "penultimate" or name.startswith("block:")]
+        taps = () if asked.joint else self.full.taps
+        self.taps = [name for name in taps if name == "penultimate" or name.startswith("block:")]
         self.taps.sort(key=lambda name: name == "penultimate")
         self.notes: list[str] = []
         self.failed: dict[str, str] = {}
@@ -122,7 +129,7 @@ class _Measurement:
         count, others = len(self.pixels[CLEAN]), len(self.pixels) - 1
         passes = 2 + 2 * others + (len(self.makers) - 1) * 2 * (1 + others)
         with self.progress.phase(f"spectrum {self.clean.name}", passes * count) as advance:
-            found = layer_bases(self._stream(self.full, CLEAN, advance))
+            found = layer_bases(self._stream(self.makers[0], CLEAN, advance))
             bases = {layer: found[layer] for layer in (*self.taps, "image")}
             self._note_rank(bases, count)
             readouts = self._readouts(bases)
@@ -159,13 +166,14 @@ class _Measurement:
     ) -> list[Entry]:
         name = maker.configuration.quant.name
         try:
-            model = guarded(f"quantization method '{maker.configuration.quant.method}'", lambda: maker.quantized)[0]
+            if not self.joint:
+                guarded(f"quantization method '{maker.configuration.quant.method}'", lambda: maker.quantized)
             entries = []
             for images in self.pixels:
                 reference = None
                 if name != FP32.name or images != CLEAN:
-                    reference = self._stream(self.full, CLEAN if name == FP32.name else images, advance)
-                stream = self._stream(model, images, advance)
+                    reference = self._stream(self.makers[0], CLEAN if name == FP32.name else images, advance)
+                stream = self._stream(maker, images, advance)
                 entries.append(Entry(name, images, spectra(stream, bases, readouts, samples, reference)))
         except StorageError:
             raise
@@ -179,9 +187,20 @@ class _Measurement:
                 maker.release()  # one quantized model in memory at a time
         return entries
 
-    def _stream(self, model: ClipModel, images: str, advance: Advance) -> Iterator[Features]:
+    def _stream(self, maker: BankMaker, images: str, advance: Advance) -> Iterator[Features]:
+        if self.joint:
+            return self._cached(maker, advance)
+        model = self.full if maker is self.makers[0] else maker.quantized[0]
         batches = self.pixels[images].batches(self.settings.batch_size)
         return stream_features(model, batches, advance, self.taps)
+
+    def _cached(self, maker: BankMaker, advance: Advance) -> Iterator[Features]:
+        """The joint space of the clean images; embedded now where no run has."""
+        features = maker.bank(self.clean.name).image
+        for start in range(0, len(features), self.settings.batch_size):
+            batch = features[start : start + self.settings.batch_size]
+            yield {"image": batch}
+            advance(len(batch))
 
     def _first(self, model: ClipModel) -> Features:
         """`image` and `penultimate` of a few clean images."""

@@ -69,11 +69,11 @@ class LayerSpectrum:
         return {name: below.each(ratio) for name, ratio in RATIOS.items()}
 
     def bands(self) -> dict[str, dict[str, Told]]:
-        """Rank band -> ratio -> its value (1,), of the energies together; bands beyond the rank are left out."""
+        """Rank band, and `all` -> ratio -> its value (1,), of the energies together; none beyond the rank."""
         if self.pairs is None:
             return {}
         cut = {band_name(band): self.pairs.take(band[0], min(band[1] or self.rank, self.rank))
-               for band in bands_of(self.rank)}  # fmt: skip
+               for band in bands_of(self.rank)} | {"all": self.pairs.take(0, self.rank)}  # fmt: skip
         return {band: {name: sums.together(ratio) for name, ratio in RATIOS.items()} for band, sums in cut.items()}
 
     def margin(self) -> dict[str, Told]:
@@ -92,7 +92,7 @@ class LayerSpectrum:
         return np.where(defined, 10 * np.log10(ratio), np.nan)
 
     def band_sqnr_db(self) -> dict[str, float]:
-        """SQNR of the energy of a rank band together; bands without noise or beyond the rank are left out."""
+        """SQNR of the energy of a rank band together, and of `all`; none without noise or beyond the rank."""
         found = {band: float(ratios["sqnr_db"].value[0]) for band, ratios in self.bands().items()}
         return {band: value for band, value in found.items() if math.isfinite(value)}
 

@@ -20,6 +20,7 @@ from benchmark.quantization import parse
 from benchmark.results.notation import fold
 from benchmark.spec import FP32, SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
+from benchmark.spectrum.answer import features
 from benchmark.spectrum.figures import draw
 from benchmark.spectrum.measure import SpectrumPlan, measure_spectra, plan_spectrum
 from benchmark.spectrum.model import CLEAN, Entry, LayerSpectrum, Study, study_json, study_metrics
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-BANDS = ("0-8", "8-64", "64+")
+BANDS = ("0-8", "8-64", "64+", "all")
 NO_CORRUPTION = "none"
 
 
@@ -63,11 +64,11 @@ def prepare(request: SpectrumRequest) -> Prepared:
     if request.only_vision:
         kept = tuple(name for name in suite.quantizations if "vision" in parse(name).towers)
         suite = suite.model_copy(update={"quantizations": kept})
-    corruptions = [c for c in dict.fromkeys(request.corruptions) if c != NO_CORRUPTION]
+    corruptions = [c for c in dict.fromkeys(request.corruptions) if c != NO_CORRUPTION and not request.joint]
     settings = Settings(
         request.device, request.batch_size, exact_float=request.exact_float, allow_outside=request.allow_outside
     )
-    asked = plan_spectrum(suite, request.name, corruptions, settings)
+    asked = plan_spectrum(suite, request.name, corruptions, settings, request.joint)
     chosen = tuple(trackers.get(name) for name in dict.fromkeys(request.trackers))
     return Prepared(request, suite, asked, chosen)
 
@@ -79,8 +80,9 @@ def measure(prepared: Prepared) -> int:
         studies = measure_spectra(prepared.asked, request.home, progress, pixel_budget(request), request.skip_broken)
     base = request.output or request.home / "spectrum"
     for study in studies:
-        folder = base if request.output and len(studies) == 1 else base / f"{study.model}.{study.data}"
-        write(study, folder)
+        name = f"{study.model}.{study.data}" + ".joint" * request.joint
+        folder = base if request.output and len(studies) == 1 else base / name
+        write(study, folder, figures=not request.silent)
         _track(prepared, study, folder)
         print_study(study, folder, request.show)
     return PARTIAL if any(study.failed for study in studies) else 0
@@ -110,8 +112,8 @@ def _track(prepared: Prepared, study: Study, folder: Path) -> None:
             print(f"warning: tracker '{tracker.name}' could not be written ({text_of(error)})", file=sys.stderr)
 
 
-def write(study: Study, folder: Path) -> None:
-    """`spectrum.json` and one PNG for each figure.
+def write(study: Study, folder: Path, figures: bool = True) -> None:
+    """`spectrum.json`, and one PNG for each figure.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -119,13 +121,13 @@ def write(study: Study, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "spectrum.json").write_text(json.dumps(study_json(study), allow_nan=False) + "\n", encoding="utf-8")
-        for name, figure in draw(study).items():
+        for name, figure in draw(study).items() if figures else ():
             figure.savefig(folder / f"{name}.png", dpi=130)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written ({error.strerror}); choose another with -o DIR") from error
 
 
-def print_study(study: Study, folder: Path, show: Literal["table", "json", "path"]) -> None:
+def print_study(study: Study, folder: Path, show: Literal["table", "json", "path", "nothing"]) -> None:
     """The tables on stdout, or the JSON there on one line, or only where things are; notes and failures on stderr."""
     if show == "json":
         print(json.dumps(study_json(study), allow_nan=False), file=out())
@@ -141,10 +143,15 @@ def print_study(study: Study, folder: Path, show: Literal["table", "json", "path
                 _print(console, table(study, layer))
         if study.corruptions:
             _print(console, correlation_table(study))
+        for sentence in features(study_json(study)):
+            console.print(sentence, highlight=False)
+        console.print("Whether that explains the changes: reliquant compare --controls", highlight=False)
     for note in study.notes:
         print(f"note: {note}", file=sys.stderr)
     for quantization, reason in study.failed.items():
         print(f"failed: {quantization}: {reason}", file=sys.stderr)
+    if show == "nothing":
+        return
     print(f"figures and numbers: {folder}", file=sys.stdout if show == "table" else sys.stderr)
 
 

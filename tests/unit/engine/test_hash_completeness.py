@@ -168,6 +168,7 @@ SUITE_FIELDS: Table = {
     "tasks": Irrelevant("see BINDING_FIELDS"),
     "headline": Row({"headline": ("ood/*",)}, why="it chooses what is shown"),
     "margins": Row({"margins": {"*": 0.5}}, why="a decision is made anew whenever it is shown"),
+    "spectrum": Row({"spectrum": ("photos",)}, why="a study beside the evaluations, with a key of its own"),
     "limit": Row({"limit": 3}, IMAGES, why="calibration sets stay whole"),
 }
 
