@@ -160,9 +160,6 @@ def _match(quantized: Record, control: Record, key: str, f: Evidence, q: Evidenc
     whole, own, difference = (None if isinstance(each, str) else each for each in moved)
     if whole is None:
         return Match(*names, better, "cannot tell", whole, own, difference, reason)
-    low, high = whole.interval()
-    if low <= 0.0 <= high:
-        return Match(*names, better, "no change shown", whole, own, difference, reason)
     return Match(*names, better, _verdict(whole, f, q, c, key), whole, own, difference, reason)
 
 
@@ -176,11 +173,21 @@ def _difference(now: Evidence, before: Evidence, key: str) -> Estimate | str:
 
 
 def _verdict(whole: Estimate, f: Evidence, q: Evidence, c: Evidence, key: str) -> Verdict:
-    """Of a change that is shown: does the control make between a half and one and a half of it?"""
-    sign = 1.0 if whole.value > 0 else -1.0
-    sides = [evidence.measured.get(key) or evidence.compared.get(key) for evidence in (c, q, f)]
+    """Of a change that is shown; full precision has a metric of comparisons without an error, at its neutral value."""
+    sides = [evidence.measured.get(key) or evidence.compared.get(key) for evidence in (f, q, c)]
     values = [each if each is not None else Measured(0.0, np.zeros(GROUPS)) for each in sides]
-    occupied = int(q.occupied.sum())
+    return judge(whole, values[0], values[1], values[2], int(q.occupied.sum()))
+
+
+def judge(whole: Estimate, f: Measured, q: Measured, c: Measured, occupied: int) -> Verdict:
+    """Does c make between a half and one and a half of the change from f to q, if that is shown?
+
+    Args: whole: q - f. occupied: groups that hold samples.
+    """
+    low, high = whole.interval()
+    if low <= 0.0 <= high:
+        return "no change shown"
+    sign, values = (1.0 if whole.value > 0 else -1.0), (c, q, f)
     ends = []
     for share in (0.5, 1.5):
         beyond = estimate(lambda c, q, f, share=share: sign * (c - f - share * (q - f)), *values, occupied=occupied)
@@ -221,8 +228,15 @@ def to_text(suite: str, matches: Sequence[Match]) -> str:
 def nothing(suite: str) -> str:
     """What to do where there is nothing to match."""
     return (
-        f"The results of suite {suite} hold no quantization together with a control of it. Evaluate some: reliquant "
-        f"run {suite} --quant rtn-w4a8 --quant 'control-{{gain,residual,margin,noise,shaped}}-like_rtn.w4a8'"
+        f"The results of suite {suite} hold no quantization together with a control of it. Evaluate some: "
+        f"{command(suite)}"
+    )
+
+
+def command(suite: str) -> str:
+    """One that evaluates a quantization with its controls."""
+    return (
+        f"reliquant run {suite} --quant rtn-w4a8 --quant 'control-{{gain,residual,margin,noise,shaped}}-like_rtn.w4a8'"
     )
 
 

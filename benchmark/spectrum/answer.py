@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from benchmark.results.groups import CONTROL
-from benchmark.results.mechanism import Match, Verdict, nothing
+from benchmark.results.mechanism import Match, Verdict, command, nothing
 from benchmark.spec import FP32
 from benchmark.spectrum.model import CLEAN
 
@@ -28,6 +28,12 @@ STRONG = 8
 """Directions that count as strong: the study's first band."""
 FILTER = ("control-gain", "control-shaped", "control-lowrank")
 """What the spectral filter would do: change the strength of directions, add noise to the weak ones, take these away."""
+SAID: Mapping[str, str] = {
+    "reproduces": "explains it",
+    "does not": "does not explain it",
+    "overshoots": "more than that",
+    "cannot tell": "cannot tell",
+}
 PARTS: Mapping[str, str] = {
     "control-gain": "the gain alone",
     "control-residual": "the residual alone",
@@ -45,19 +51,15 @@ def answer(study: Mapping[str, Any] | None, matches: Sequence[Match], suite: str
         study: of the joint space among others; None where there is none. matches: of the study's model. name: of a
             quantization, as it is to be read.
     """
-    return [*(features(study, name) if study else []), explained(matches, suite, name)]
+    told = features(study, name) if study else []
+    return [*told, explained(matches, suite, name) if matches or not study else by_parts(study, suite, name)]
 
 
 def features(study: Mapping[str, Any], name: Namer = str) -> list[str]:
     """What quantization does to the features: strong directions, weak directions, the error, the margins."""
-    entries = {
-        e["quantization"]: e["layers"]["image"]
-        for e in study["entries"]
-        if e["images"] == CLEAN and e["quantization"] != FP32.name and not e["quantization"].startswith(f"{CONTROL}-")
-    }
-    if not entries:
+    named = _quantized(study, name)
+    if not named:
         return [f"The study of {study['data']} holds controls alone and no quantization."]
-    named = {name(quantization): entry for quantization, entry in entries.items()}
     return [
         f"On {study['images']:,} images of {study['data']}, in the joint space, the strong directions (ranks "
         f"0-{STRONG}) {_strong(named)}.",
@@ -65,6 +67,14 @@ def features(study: Mapping[str, Any], name: Namer = str) -> list[str]:
         f"The gains of single directions explain {_share(named)} of the error's energy; the rest is no filter.",
         _margins(named),
     ]
+
+
+def _quantized(study: Mapping[str, Any], name: Namer) -> dict[str, Entry]:
+    """Quantization, as it is to be read -> its joint space on clean images; without controls."""
+    clean = (e for e in study["entries"] if e["images"] == CLEAN and e["quantization"] != FP32.name)
+    return {
+        name(e["quantization"]): e["layers"]["image"] for e in clean if not e["quantization"].startswith(f"{CONTROL}-")
+    }
 
 
 def damping(gain: Mapping[str, float | None]) -> str:
@@ -150,6 +160,27 @@ def explained(matches: Sequence[Match], suite: str, name: Namer = str) -> str:
             parts.append(f"none of the {total} metrics changes measurably under {name(quantization)}")
     text = _joined(parts)
     return f"{text[0].upper()}{text[1:]}; {_filter(verdicts)}."
+
+
+def by_parts(study: Mapping[str, Any], suite: str, name: Namer = str) -> str:
+    """The same without controls: of the study's own accuracy, which part of the error makes its change."""
+    parts = {quantization: entry["accuracy_of_parts"] for quantization, entry in _quantized(study, name).items()}
+    shown = {q: each for q, each in parts.items() if each and each["gain"]["verdict"] != "no change shown"}
+    if not shown:
+        about = "No quantization changes the zero-shot accuracy on these images measurably"
+    else:
+        told = [
+            f"under {quantization} it changes by {_moved(each['gain']['change'])}, by the gains alone "
+            f"{_moved(each['gain']['own'])} ({SAID[each['gain']['verdict']]}) and by the residual alone "
+            f"{_moved(each['residual']['own'])} ({SAID[each['residual']['verdict']]})"
+            for quantization, each in shown.items()
+        ]
+        about = f"Of the zero-shot accuracy on these images: {_joined(told)}"
+    return f"{about}; what explains the other tasks, controls can tell: {command(suite)}."
+
+
+def _moved(told: Mapping[str, float | None]) -> str:
+    return "+0.000" if told["value"] is None else f"{told['value']:+.3f} {_ends(told, '+.3f')}"
 
 
 def by_filter(matches: Sequence[Match]) -> dict[tuple[str, str], Explained]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.errors import UndefinedMetric
-from benchmark.metrics.gain import PairAccumulator, margins
+from benchmark.metrics.gain import PairAccumulator, PairSums, margins
 from benchmark.metrics.spectrum import (
     EigenBasis,
     GramAccumulator,
@@ -26,7 +26,8 @@ from benchmark.metrics.spectrum import (
     numerical_rank,
     subspace_angles,
 )
-from benchmark.spectrum.model import Floats, LayerSpectrum, band_name, bands_of
+from benchmark.metrics.uncertainty import GROUPS
+from benchmark.spectrum.model import PARTS, Floats, LayerSpectrum, band_name, bands_of
 
 Labels = npt.NDArray[np.int64]
 Features = Mapping[str, npt.NDArray[np.floating[Any]]]
@@ -130,6 +131,34 @@ def _heads(basis: EigenBasis, readout: Readout) -> dict[str, Floats]:
     return {**found, "all": readout.weights}
 
 
+class PartAnswers:
+    """Counts right answers, by group, of full precision, of a model, and of the gain and residual parts of its error.
+
+    With g_k the gain of direction v_k and p_k = x . v_k, the gain alone is x + sum_k (g_k - 1) p_k v_k, the residual
+    alone x' - sum_k (g_k - 1) p_k v_k; together they make the whole error x' - x.
+    """
+
+    def __init__(self, basis: EigenBasis, rank: int, sums: PairSums, readout: Readout) -> None:
+        pp, pe, _ = sums.total
+        extra = np.divide(pe, pp, out=np.zeros_like(pp), where=np.arange(len(pp)) < rank)
+        self._moved = (basis.vectors * extra) @ basis.vectors.T
+        self._readout = readout
+        self._correct: dict[str, Floats] = {part: np.zeros(GROUPS) for part in PARTS}
+
+    def update(self, before: Floats, now: Floats, labels: Labels, groups: Labels) -> None:
+        """Add a batch: x and x' (n, D), classes and groups (n,)."""
+        moved = before @ self._moved
+        features = {"full": before, "model": now, "gain": before + moved, "residual": now - moved}
+        for part, rows in features.items():
+            right = (rows @ self._readout.weights + self._readout.offset).argmax(axis=1) == labels
+            self._correct[part] += np.bincount(groups, weights=right, minlength=GROUPS)
+
+    @property
+    def correct(self) -> dict[str, Floats]:
+        """Part -> (GROUPS,) right answers."""
+        return self._correct
+
+
 class LayerMeter:
     """Accumulates a LayerSpectrum batch by batch; memory D x D, D x GROUPS, and D x C for a read-out."""
 
@@ -141,6 +170,7 @@ class LayerMeter:
         self.margins = PairAccumulator(1) if paired and readout is not None and readout.cosines else None
         self.bands = None if readout is None else Bands(basis, readout)
         self.spool = None if readout is None else Spool(dimension)
+        self.before = Spool(dimension) if self.margins is not None else None
 
     def update(
         self, features: npt.ArrayLike, reference: npt.ArrayLike | None, labels: Labels | None, groups: Labels
@@ -154,12 +184,15 @@ class LayerMeter:
             if self.margins is not None and self.readout is not None and labels is not None:
                 old, new = (margins(each @ self.readout.weights, labels)[:, None] for each in (before, x))
                 self.margins.update(old, new - old, groups)
+            if self.before is not None:
+                self.before.write(before)
         if self.bands is not None and self.spool is not None and labels is not None:
             self.bands.update(x, labels)
             self.spool.write(x)
 
-    def result(self, labels: Labels | None) -> LayerSpectrum:
-        """The finished spectrum."""
+    def result(self, samples: Samples) -> LayerSpectrum:
+        """The finished spectrum. Args: samples: all that were added, in order."""
+        labels = samples.labels
         own = self.gram.eigen()
         whole = numerical_rank(self.basis)
         rank = min(whole, numerical_rank(own))
@@ -173,7 +206,21 @@ class LayerMeter:
             angles=angles,
             accuracy_full_basis={} if self.bands is None else self.bands.accuracy,
             accuracy_own_basis=self._in_own(own, labels),
+            part_answers=self._of_parts(samples),
         )
+
+    def _of_parts(self, samples: Samples) -> dict[str, Floats]:
+        """Right answers of the two parts of the error, where there are margins."""
+        if self.before is None or self.spool is None or self.pairs is None or self.readout is None:
+            return {}
+        if samples.labels is None:
+            return {}
+        answers, start = PartAnswers(self.basis, numerical_rank(self.basis), self.pairs.sums, self.readout), 0
+        for before, now in zip(self.before.read(), self.spool.read(), strict=True):
+            at = slice(start, start + len(now))
+            answers.update(before, now, samples.labels[at], samples.groups[at])
+            start = at.stop
+        return answers.correct
 
     def _in_own(self, own: EigenBasis, labels: Labels | None) -> dict[str, float]:
         """Accuracies within bands of the features' own directions."""
@@ -217,4 +264,4 @@ def spectra(
         for layer, meter in meters.items():
             meter.update(batch[layer], None if other is None else other[layer], classes, samples.groups[at])
         start = at.stop
-    return {layer: meter.result(labels) for layer, meter in meters.items()}
+    return {layer: meter.result(samples) for layer, meter in meters.items()}

@@ -15,13 +15,49 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmark.metrics.arrays import Ints
 from benchmark.metrics.gain import RATIOS, PairSums, Told, gain, residual
 from benchmark.metrics.spectrum import BANDS
+from benchmark.metrics.uncertainty import Estimate, Measured, estimate
+from benchmark.results.mechanism import Verdict, judge
 from benchmark.spec import FP32
 
 Floats = npt.NDArray[np.float64]
 Band = tuple[int, int | None]
 CLEAN = "clean"
+PARTS = ("full", "model", "gain", "residual")
+"""Whose right answers are counted: full precision's, a model's, and those of either part of its error alone."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of an error does to the accuracy, beside the whole error.
+
+    change: of the model against full precision, own: of the part; difference: part minus model. None where nothing
+    varies.
+    """
+
+    change: Estimate | None
+    own: Estimate | None
+    difference: Estimate | None
+    verdict: Verdict
+
+
+def _share(correct: Floats, count: Ints) -> Measured:
+    """Right answers over samples, with replicates; one picture's answer has the weight 1 / N."""
+    total, samples = correct.sum(), int(count.sum())
+    left = samples - count
+    without = np.divide(total - correct, left, out=np.full(len(count), total / samples), where=left > 0)
+    return Measured(float(total / samples), without, samples**-2.0)
+
+
+def _part(f: Measured, q: Measured, c: Measured, occupied: int) -> Part:
+    change, own, difference = (estimate(_minus, *pair, occupied=occupied) for pair in ((q, f), (c, f), (c, q)))
+    return Part(change, own, difference, judge(change, f, q, c, occupied) if change else "cannot tell")
+
+
+def _minus(first: Any, second: Any) -> Any:
+    return first - second
 
 
 @dataclass(frozen=True)
@@ -40,6 +76,7 @@ class LayerSpectrum:
         accuracy_full_basis: "0-8", "8-64", "64+" and "all" -> zero-shot accuracy of the features within that band of
             full precision's directions on clean images; empty for layers that are not affinely read out into the joint
             space. accuracy_own_basis: the same, of the directions of these very features, as in the study.
+        part_answers: of `PARTS`, (GROUPS,) right answers, where there are margins; empty elsewhere.
     """
 
     energy: Floats
@@ -50,6 +87,7 @@ class LayerSpectrum:
     angles: Mapping[int, Floats] = field(default_factory=dict)
     accuracy_full_basis: Mapping[str, float] = field(default_factory=dict)
     accuracy_own_basis: Mapping[str, float] = field(default_factory=dict)
+    part_answers: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def signal(self) -> Floats | None:
@@ -81,6 +119,15 @@ class LayerSpectrum:
         if self.margins is None:
             return {}
         return {"slope": self.margins.together(gain), "residual": self.margins.together(residual)}
+
+    def parts(self) -> dict[str, Part]:
+        """`gain` and `residual` -> what that part of the error alone does to the zero-shot accuracy."""
+        if not self.part_answers or self.pairs is None:
+            return {}
+        count, occupied = self.pairs.count, int(np.count_nonzero(self.pairs.count))
+        measured = {part: _share(correct, count) for part, correct in self.part_answers.items()}
+        f, q = measured["full"], measured["model"]
+        return {part: _part(f, q, measured[part], occupied) for part in ("gain", "residual")}
 
     @property
     def sqnr_db(self) -> Floats | None:
@@ -204,6 +251,8 @@ def study_metrics(study: Study) -> dict[str, float]:
             for band, ratios in layer.bands().items():
                 numbers |= {f"{ratio}_{band}": float(told.value[0]) for ratio, told in ratios.items()}
             numbers |= {f"margin_{key}": float(told.value[0]) for key, told in layer.margin().items()}
+            for part, told in layer.parts().items():
+                numbers |= {f"accuracy_change_{part}_only": told.own.value} if told.own else {}
             numbers |= {f"accuracy_full_basis_{band}": value for band, value in layer.accuracy_full_basis.items()}
             numbers |= {f"accuracy_own_basis_{band}": value for band, value in layer.accuracy_own_basis.items()}
             numbers |= {f"angle_top_{k}_deg": float(angles[-1]) for k, angles in layer.angles.items()}
@@ -256,10 +305,21 @@ def _layer_json(layer: LayerSpectrum) -> dict[str, Any]:
         "margins": {name: _number(told) for name, told in layer.margin().items()},
         "accuracy_full_basis": dict(layer.accuracy_full_basis),
         "accuracy_own_basis": dict(layer.accuracy_own_basis),
+        "accuracy_of_parts": {name: _part_json(part) for name, part in layer.parts().items()},
         "angles_deg": {f"top_{k}": _list(angles) for k, angles in layer.angles.items()},
         "directions": {name: _numbers(told) for name, told in layer.directions().items()},
         **{name: _list(values) for name, values in arrays.items() if values is not None},
     }
+
+
+def _part_json(part: Part) -> dict[str, Any]:
+    found: dict[str, Any] = {"verdict": part.verdict}
+    for name in ("change", "own", "difference"):
+        told: Estimate | None = getattr(part, name)
+        ends = told.interval() if told else (math.nan, math.nan)
+        numbers = _list([told.value if told else math.nan, *ends])
+        found[name] = dict(zip(("value", "low", "high"), numbers, strict=True))
+    return found
 
 
 def _numbers(told: Told) -> dict[str, list[float | None]]:

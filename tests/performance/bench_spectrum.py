@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from benchmark.metrics.spectrum import EigenBasis
-from benchmark.spectrum.layers import LayerMeter, Readout, layer_bases
+from benchmark.spectrum.layers import LayerMeter, Readout, Samples, layer_bases
 
 IMAGES, DIMENSION, CLASSES, BATCH = 50_000, 768, 100, 4096
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def main() -> None:
             for start in starts:
                 part = slice(start, start + BATCH)
                 meter.update(quantized[part], full[part], labels[part], groups[part])
-            return meter.result(labels)
+            return meter.result(Samples(labels, groups))
 
         clocked("a quantization: spectrum, gains, accuracy in bands", paired)
 
