@@ -91,6 +91,15 @@ def imitated(control: str) -> str | None:
     return None if like is None else _vision(read(undotted(str(like))))
 
 
+def _readable(control: str) -> bool:
+    """Whether its name, and that of what it imitates, is understood here: a stranger's method may be gone."""
+    try:
+        imitated(control)
+    except ReliquantError:
+        return False
+    return True
+
+
 def _vision(spec: QuantSpec) -> str:
     return spec.for_tower("vision").name
 
@@ -136,11 +145,11 @@ def _place(key: str, order: Mapping[str, int]) -> int:
 
 def _pairs(records: Sequence[Record]) -> Iterable[tuple[Record, Record]]:
     """(quantized, control) records of one evaluation on the same images."""
-    controls = [r for r in records if r.quantization.startswith(f"{CONTROL}-")]
+    controls = [r for r in records if r.quantization.startswith(f"{CONTROL}-") and _readable(r.quantization)]
     likes = {name: imitated(name) for name in dict.fromkeys(r.quantization for r in controls)}
     wanted = {like for like in likes.values() if like is not None}
     for record in records:
-        if record.quantization == FP32.name or record.quantization in likes:
+        if record.quantization == FP32.name or record.quantization.startswith(f"{CONTROL}-"):
             continue
         if wanted and record.quantization not in wanted:
             continue  # truncation alone says little of a quantization that nothing imitates
