@@ -12,7 +12,7 @@ from typing import Any
 from benchmark.cli.tables import print_data_sets, print_efficiency, print_table, print_verdicts
 from benchmark.engine.artifacts import warnings as artifact_warnings
 from benchmark.engine.include import include_files
-from benchmark.engine.plan import unavailable_lines
+from benchmark.engine.plan import Plan, unavailable_lines
 from benchmark.engine.provenance import (
     data_warnings,
     failure_lines,
@@ -43,7 +43,7 @@ def run_suite(request: RunRequest) -> int:
         for line in unavailable_lines(plan.unavailable):
             print(line, file=sys.stderr)
         _warn([*template_warnings(plan), *data_warnings(plan.data)])
-        spectra = _spectra(request)
+        spectra = _spectra(request, plan)
         ledger = Ledger(request.home)
         opened = [t.open(request.home, request.tracking_uri if t.takes_uri else None) for t in chosen]
         if any(ledger.done(e.key) is None for c in plan.configurations for e in c.evaluations):
@@ -65,14 +65,19 @@ def run_suite(request: RunRequest) -> int:
     return PARTIAL if sweep.failed or any(statuses) else 0
 
 
-def _spectra(request: RunRequest) -> list[Callable[[], int]]:
-    """The spectral studies of `--spectrum`: their options are checked now, they are measured when called."""
-    if not request.spectrum:
+def _spectra(request: RunRequest, plan: Plan) -> list[Callable[[], int]]:
+    """The spectral studies of `--spectrum` and of the suite: their options are checked now, they are measured later."""
+    asked = dict.fromkeys(request.spectrum)
+    used = {name for c in plan.configurations for e in c.evaluations for role in e.roles.values() for name in role}
+    quantized = any("vision" in c.quant.towers for c in plan.configurations)
+    own = [name for name in plan.suite.spectrum if name in used and name not in asked and quantized]
+    if not asked and not own:
         return []
     from benchmark.spectrum.request import beside
     from benchmark.spectrum.run import measure, prepare
 
-    return [partial(measure, prepare(beside(request, name))) for name in dict.fromkeys(request.spectrum)]
+    studies = [*(beside(request, name) for name in asked), *(beside(request, name, joint=True) for name in own)]
+    return [partial(measure, prepare(study)) for study in studies]
 
 
 def untimed_warnings(efficiencies: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ module               what it holds
 `retrieval`          rank of the first right item, nearest items, overlap
 `uncertainty`        replicates, estimates with intervals, paired proportions
 `significance`       Benjamini-Hochberg, stars
+`gain`               gain, energy ratio, systematic share of paired numbers, by group; margins
 `spectrum`           streaming Gram matrices, signal and noise per direction, effective rank, angles
 ===================  ==================================================================================
 """

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from benchmark.data.opening import Data
+from benchmark.metrics.uncertainty import Estimate
 from benchmark.plugins import Summary, tasks
 from benchmark.report import drawn, overview, score, spectral
 from benchmark.report.advice import RULE, Advice, about_row, advise, claims_sentence
@@ -31,10 +32,13 @@ from benchmark.results.findings import Finding
 from benchmark.results.groups import facts_by_model, runs_of
 from benchmark.results.hypotheses import examine, wanted
 from benchmark.results.images import grouped
+from benchmark.results.mechanism import NOTE, Match, match
+from benchmark.results.notation import interval
 from benchmark.results.rows import Results, Row, better_of
 from benchmark.results.speed import timing_state
 from benchmark.results.tables import shallowest_headlines
 from benchmark.spec import FP32
+from benchmark.spectrum.answer import answer
 
 MOST_COLUMNS = 8
 """Metrics of a table that fit on paper side by side; beyond that the cells are printed one after the other."""
@@ -70,6 +74,8 @@ class Chapter:
     forests: Sequence[Markup]
     tasks: Sequence[Drawn]
     spectra: Sequence[tuple[Any, Sequence[Figure]]]
+    answer: Sequence[str]
+    matches: Sequence[Match]
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
             as many as there is room for.
     """
     findings = _findings(results)
-    chapters = [_chapter(results, model, studies) for model in results.models]
+    matches = _matches(results)
+    chapters = [_chapter(results, model, studies, matches) for model in results.models]
     chosen = _detailed(results, chapters, focus)
     opened: dict[str, Data | str] = {}
     bases: dict[str, Summary] = {}
@@ -123,6 +130,7 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
             bases=[base for model in results.models if (base := results.base(model)) is not None],
             focus=set(focus),
             told=told,
+            control_note=NOTE,
             most_columns=MOST_COLUMNS,
             style=Markup(_resource("page.css")),
             script=Markup(script),
@@ -143,6 +151,7 @@ def _environment() -> Environment:
     environment.filters["ticks"] = ticks
     environment.filters["number"] = number
     environment.filters["points"] = score.points
+    environment.filters["estimate"] = estimate_text
     return environment
 
 
@@ -160,6 +169,11 @@ def ticks(text: str) -> Markup:
 def number(value: float | None, form: str = ".2f") -> str:
     """A number, or a dash."""
     return "–" if value is None else format(value, form)
+
+
+def estimate_text(estimate: Estimate | None) -> str:
+    """A change with its 95 % interval, or a dash."""
+    return "–" if estimate is None else f"{estimate.value:+.3f} {interval(*estimate.interval(), '{:+.3f}'.format)}"
 
 
 def _resource(name: str) -> str:
@@ -204,8 +218,16 @@ def _glossary(keys: Sequence[str]) -> dict[str, str]:
     return {part: words[key][part] for key in keys for part in key.split("/") if part in words[key]}
 
 
-def _chapter(results: Results, model: str, studies: Sequence[Any]) -> Chapter:
+def _matches(results: Results) -> list[Match]:
+    """The controls beside the quantizations that they imitate, in the headline metrics."""
+    records = [record for row in results.rows for record in row.records.values()]
+    return match([*results.bases.values(), *records], partial(evidence_of, results.ledger), results.headline)[0]
+
+
+def _chapter(results: Results, model: str, studies: Sequence[Any], matches: Sequence[Match]) -> Chapter:
     rows = results.of(model)
+    own = [study for study in studies if study["model"] == model]
+    matched = [each for each in matches if each.model == model]
     advice = advise(model, rows, results.missing)
     labels = {row.quantization: row.label for row in rows}
     return Chapter(
@@ -214,7 +236,9 @@ def _chapter(results: Results, model: str, studies: Sequence[Any]) -> Chapter:
         overview.pareto(rows, results.headline, advice.chosen),
         overview.forests([row for row in rows if not row.full_precision], results.headline),
         drawn.of_model(rows),
-        [(study, spectral.draw(study, labels)) for study in studies if study["model"] == model],
+        [(study, spectral.draw(study, labels)) for study in own],
+        answer(spectral.widest(own), matched, results.suite, lambda name: labels.get(name, name)),
+        matched,
     )
 
 

@@ -303,6 +303,7 @@ class SuiteSpec(Frozen):
     metric key, or a pattern of keys with `*`, -> what counts as equal in place of what the task declares. `artifacts`
     are configurations like the quantizations, each under its name. `skip_unavailable`: quantizations that this machine
     cannot run (no such kernel, an extra that is not installed) are left out, each with a line that says why.
+    `spectrum`: data sets with a spectral study of the joint space after each run, from the features that the run made.
     """
 
     name: Name
@@ -318,6 +319,7 @@ class SuiteSpec(Frozen):
     tasks: dict[str, Annotated[dict[Name, BindingSpec], Field(min_length=1)]] = Field(min_length=1)
     headline: tuple[str, ...] = ()
     margins: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    spectrum: tuple[Name, ...] = ()
     limit: Count | None = None
 
     @model_validator(mode="before")
@@ -347,6 +349,7 @@ class SuiteSpec(Frozen):
             for label, binding in bindings.items():
                 used |= {f"tasks.{task}.{label}.{role}": binding.data(role) for role in binding.roles}
         used |= {f"validation.{name}": (name, other) for name, other in self.validation.items()}
+        used["spectrum"] = self.spectrum
         for where, names in used.items():
             for name in names:
                 if name not in self.data:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmark.data import Data, DataSets
 from benchmark.data.pixels import PixelCache, Pixels
@@ -18,10 +17,11 @@ from benchmark.engine.plan import Configuration, Plan, Settings, expand_sets, ma
 from benchmark.errors import QuantizationError, ReliquantError, SpecError, StorageError, UnknownNameError
 from benchmark.ledger.store import Store
 from benchmark.metrics.spectrum import EigenBasis
+from benchmark.metrics.uncertainty import groups_of
 from benchmark.models.base import ClipModel
 from benchmark.models.references import refuse_quantized
 from benchmark.spec import FP32, SuiteSpec, digest
-from benchmark.spectrum.layers import VERSION, Features, Readout, layer_bases, spectra
+from benchmark.spectrum.layers import VERSION, Features, Readout, Samples, layer_bases, spectra
 from benchmark.spectrum.model import CLEAN, Entry, Floats, Study
 from benchmark.utils.guard import described, guarded, text_of
 from benchmark.utils.progress import Advance, Progress
@@ -34,13 +34,19 @@ AFFINE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class SpectrumPlan:
-    """A plan without evaluations, and the data: `clean` or `<corruption>/<severity>` -> data set."""
+    """A plan without evaluations, and the data: `clean` or `<corruption>/<severity>` -> data set.
+
+    joint: whether only the joint space is looked at, from cached features where there are.
+    """
 
     plan: Plan
     data: Mapping[str, Data]
+    joint: bool = False
 
 
-def plan_spectrum(suite: SuiteSpec, data: str, corruptions: Sequence[str], settings: Settings) -> SpectrumPlan:
+def plan_spectrum(
+    suite: SuiteSpec, data: str, corruptions: Sequence[str], settings: Settings, joint: bool = False
+) -> SpectrumPlan:
     """Check what is asked and open the data; no weight is loaded and no image decoded.
 
     Args:
@@ -73,7 +79,7 @@ def plan_spectrum(suite: SuiteSpec, data: str, corruptions: Sequence[str], setti
     asked = suite.model_copy(update={"calibration": None, "tasks": {}, "data": {named[i]: s for i, s in sets.items()}})
     limited = {n: s for group in expand_sets(asked, set(asked.data)).values() for n, s in group.items()}
     opened = {images: files.open(limited[name], name) for images, name in named.items()}
-    return SpectrumPlan(replace(plan, data={**plan.data, **{d.name: d for d in opened.values()}}), opened)
+    return SpectrumPlan(replace(plan, data={**plan.data, **{d.name: d for d in opened.values()}}), opened, joint)
 
 
 def measure_spectra(
@@ -103,10 +109,11 @@ class _Measurement:
     """The study of one model; `makers`: full precision first."""
 
     def __init__(self, asked: SpectrumPlan, makers: Sequence[BankMaker], progress: Progress) -> None:
-        self.settings, self.makers, self.progress = asked.plan.settings, makers, progress
+        self.settings, self.makers, self.progress, self.joint = asked.plan.settings, makers, progress, asked.joint
         self.pixels = {images: makers[0].pixels_of(data) for images, data in asked.data.items()}
         self.clean = asked.data[CLEAN]
-        self.taps = [name for name in self.full.taps if name == "penultimate" or name.startswith("block:")]
+        taps = () if asked.joint else self.full.taps
+        self.taps = [name for name in taps if name == "penultimate" or name.startswith("block:")]
         self.taps.sort(key=lambda name: name == "penultimate")
         self.notes: list[str] = []
         self.failed: dict[str, str] = {}
@@ -122,18 +129,25 @@ class _Measurement:
         count, others = len(self.pixels[CLEAN]), len(self.pixels) - 1
         passes = 2 + 2 * others + (len(self.makers) - 1) * 2 * (1 + others)
         with self.progress.phase(f"spectrum {self.clean.name}", passes * count) as advance:
-            found = layer_bases(self._stream(self.full, CLEAN, advance))
+            found = layer_bases(self._stream(self.makers[0], CLEAN, advance))
             bases = {layer: found[layer] for layer in (*self.taps, "image")}
             self._note_rank(bases, count)
             readouts = self._readouts(bases)
-            labels = self.makers[0].classes(self.clean, len(bases["image"].vectors))[2][self.pixels[CLEAN].rows]
+            samples = self._samples(len(bases["image"].vectors), bool(readouts))
             entries = []
             for maker in self.makers:
-                entries += self._entries(maker, bases, readouts, labels, advance)
+                entries += self._entries(maker, bases, readouts, samples, advance)
         if len(entries) == len(self.pixels):
             raise QuantizationError(next(iter(self.failed.values())))
         name = self.makers[0].configuration.model.name
         return Study(name, self.clean.name, count, tuple(entries), tuple(self.notes), self.failed, self._key())
+
+    def _samples(self, dimension: int, classes: bool) -> Samples:
+        """Of the clean images; a corrupted version has the same."""
+        rows, data = self.pixels[CLEAN].rows, self.clean
+        pictures = data.sample_ids if data.base_ids is None else data.base_ids
+        labels = self.makers[0].classes(data, dimension)[2][rows] if classes else None
+        return Samples(labels, groups_of(pictures[rows]))
 
     def _key(self) -> str:
         """Content hash: versions, the vision towers that were measured, the pixels and the texts."""
@@ -147,19 +161,20 @@ class _Measurement:
         maker: BankMaker,
         bases: Mapping[str, EigenBasis],
         readouts: Mapping[str, Readout],
-        labels: NDArray[np.int64],
+        samples: Samples,
         advance: Advance,
     ) -> list[Entry]:
         name = maker.configuration.quant.name
         try:
-            model = guarded(f"quantization method '{maker.configuration.quant.method}'", lambda: maker.quantized)[0]
+            if not self.joint:
+                guarded(f"quantization method '{maker.configuration.quant.method}'", lambda: maker.quantized)
             entries = []
             for images in self.pixels:
                 reference = None
                 if name != FP32.name or images != CLEAN:
-                    reference = self._stream(self.full, CLEAN if name == FP32.name else images, advance)
-                stream = self._stream(model, images, advance)
-                entries.append(Entry(name, images, spectra(stream, bases, readouts, labels, reference)))
+                    reference = self._stream(self.makers[0], CLEAN if name == FP32.name else images, advance)
+                stream = self._stream(maker, images, advance)
+                entries.append(Entry(name, images, spectra(stream, bases, readouts, samples, reference)))
         except StorageError:
             raise
         except Exception as error:  # a stranger's method may raise anything
@@ -172,9 +187,20 @@ class _Measurement:
                 maker.release()  # one quantized model in memory at a time
         return entries
 
-    def _stream(self, model: ClipModel, images: str, advance: Advance) -> Iterator[Features]:
+    def _stream(self, maker: BankMaker, images: str, advance: Advance) -> Iterator[Features]:
+        if self.joint:
+            return self._cached(maker, advance)
+        model = self.full if maker is self.makers[0] else maker.quantized[0]
         batches = self.pixels[images].batches(self.settings.batch_size)
         return stream_features(model, batches, advance, self.taps)
+
+    def _cached(self, maker: BankMaker, advance: Advance) -> Iterator[Features]:
+        """The joint space of the clean images; embedded now where no run has."""
+        features = maker.bank(self.clean.name).image
+        for start in range(0, len(features), self.settings.batch_size):
+            batch = features[start : start + self.settings.batch_size]
+            yield {"image": batch}
+            advance(len(batch))
 
     def _first(self, model: ClipModel) -> Features:
         """`image` and `penultimate` of a few clean images."""
@@ -187,7 +213,7 @@ class _Measurement:
             self.notes.append(f"{self.clean.name} has no classes: no accuracies")
             return {}
         weights = np.asarray(text, dtype=np.float64).T
-        readouts = {"image": Readout(weights, np.zeros(len(names)))}
+        readouts = {"image": Readout(weights, np.zeros(len(names)), cosines=len(names) > 1)}
         if "penultimate" in bases and (head := self._head(len(bases["penultimate"].vectors))) is not None:
             readouts = {"penultimate": Readout(head[0] @ weights, head[1] @ weights), **readouts}
         elif "penultimate" in bases:

@@ -51,18 +51,20 @@ class SpectrumRequest(
     Attributes:
         places: `NAME=PATH` of further data, as `--data` of `reliquant run` has them.
         only_vision: leave out quantizations of the text tower alone, instead of refusing them.
-        paths_only: print where figures and numbers are, and no table.
+        paths_only: print where figures and numbers are, and no table. silent: print nothing and draw nothing.
     """
 
     data: str = option("scenes", "NAME of the suite's data, or NAME=PATH.")
     corruptions: Sequence[str] = option(
         ("defocus_blur/3",), "TYPE/SEVERITY or none; repeatable (default: defocus_blur/3).", flag="--corruption"
     )
+    joint: bool = option(False, "Only the joint space of the clean images, from features that a run has cached.")
     output: Path | None = option(None, "Folder for figures and numbers.", short="-o")
     format: Literal["table", "json"] = option("table", "What to print.")
     places: Sequence[str] = ()
     only_vision: bool = False
     paths_only: bool = False
+    silent: bool = False
 
     @property
     def name(self) -> str:
@@ -80,15 +82,19 @@ class SpectrumRequest(
         return self.show == "json"
 
     @property
-    def show(self) -> Literal["table", "json", "path"]:
+    def show(self) -> Literal["table", "json", "path", "nothing"]:
         """What is printed on stdout."""
+        if self.silent:
+            return "nothing"
         if self.paths_only:
             return "path"
         return "json" if self.json or self.format == "json" else "table"
 
 
-def beside(run: RunRequest, data: str) -> SpectrumRequest:
-    """The spectral study that `reliquant run --spectrum DATA` asks for."""
+def beside(run: RunRequest, data: str, joint: bool = False) -> SpectrumRequest:
+    """The spectral study that `reliquant run --spectrum DATA` asks for, or quietly a suite's field `spectrum`."""
     shared = {field.name for field in fields(SpectrumRequest)} & {field.name for field in fields(run)} - {"data"}
     given = {name: getattr(run, name) for name in shared}
-    return SpectrumRequest(**given, data=data, places=run.data, only_vision=True, paths_only=run.json)
+    return SpectrumRequest(
+        **given, data=data, places=run.data, only_vision=True, paths_only=run.json, joint=joint, silent=joint
+    )

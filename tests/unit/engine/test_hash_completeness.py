@@ -29,10 +29,10 @@ from benchmark.plugins import TextList, tasks
 from benchmark.quantization import quantizers
 from benchmark.quantization.calibrate import Source
 from benchmark.quantization.calibration import Calibration
-from benchmark.quantization.controls import dotted
 from benchmark.quantization.observers import Range
 from benchmark.runtimes import Runtime, runtimes
 from benchmark.spec import ArtifactSpec, BindingSpec, ModelSpec, Override, QuantSpec, SuiteSpec
+from benchmark.spec.short_name import dotted
 from tests.hash_keys import (
     ANSWERS,
     CALIBRATION,
@@ -219,6 +219,7 @@ SUITE_FIELDS: Table = {
     "tasks": Irrelevant("see BINDING_FIELDS"),
     "headline": Row({"headline": ("ood/*",)}, why="it chooses what is shown"),
     "margins": Row({"margins": {"*": 0.5}}, why="a decision is made anew whenever it is shown"),
+    "spectrum": Row({"spectrum": ("photos",)}, why="a study beside the evaluations, with a key of its own"),
     "limit": Row({"limit": 3}, IMAGES, why="calibration sets stay whole"),
 }
 
