@@ -63,9 +63,9 @@ def encode_text(module: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def tokenize(texts: Sequence[str]) -> Tensor:
-    """Texts -> tokens (B, L) int64, L the most words that one of them has, at least 1."""
+    """Texts -> tokens (B, L) int64: words, then padding, of which there is at least one."""
     rows = [[_token(word) for word in re.findall(r"[a-z]+", text.lower()) if word not in SILENT] for text in texts]
-    length = max(1, *(len(row) for row in rows)) if rows else 1
+    length = 1 + max((len(row) for row in rows), default=0)
     return torch.tensor([row + [0] * (length - len(row)) for row in rows], dtype=torch.int64).reshape(-1, length)
 
 
