@@ -91,7 +91,7 @@ def state(variant: planted.Variant) -> dict[str, NDArray[np.float64]]:
     turn = (np.eye(d) * rng.choice((-1.0, 1.0), d))[rng.permutation(d)]
     weights = planted.class_weights(variant)
     length = np.linalg.norm(weights[0])
-    others = rng.standard_normal((VOCABULARY - len(weights), d)) * (weights.any(axis=0) / planted.gains())
+    others = rng.standard_normal((VOCABULARY - len(weights), d)) / planted.gains()
     others /= np.linalg.norm(others, axis=1, keepdims=True)
     return {
         "visual.blocks.0.weight": scale * planted.atoms(),
