@@ -49,7 +49,7 @@ STRONG, WEAK = 2.5, 1.2
 ECHO = float(np.sqrt(WEAK**2 / (STRONG**2 + WEAK**2)))
 """Correlation rho, up to its sign, of the echo block's 7 directions with the robust block's noise."""
 GAIN = 0.06
-"""Gain of the weak blocks. Below 1/14: rounding to 4 bits with one scale for a whole matrix makes it 0."""
+"""Gain of the weak blocks. Below 1/15: rounding to 4 bits with one scale, 2/15, for the whole matrix makes it 0."""
 CONSTANT = 8.0
 AMPLITUDE = 30.0
 """Grey levels (of the unit pattern of 3,072 values) that a coefficient of 1 takes; 8 bits err by 0.29 of them."""

@@ -25,8 +25,8 @@ SILENT = frozenset(re.findall(r"[a-z]+", " ".join(planted.TEMPLATES).lower()))
 class LinearTowers(nn.Module):
     """Pixels -> coefficients -> times gains -> permuted; words -> class weights -> permuted, summed over words.
 
-    The permutation with signs between the strong directions and the joint space is exact at any number of bits. All
-    matrices behind the first are sparse: a quantization with one scale for a whole matrix rounds small gains to zero.
+    The gains are a diagonal matrix, so a quantization with one scale for the whole matrix rounds the small ones to zero
+    and all large ones alike. The permutation's ones are rounded alike too: features keep their direction.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class LinearTowers(nn.Module):
         pixels = 3 * planted.SIDE**2
         self.visual = nn.ModuleDict(
             {
-                "blocks": nn.Sequential(nn.Linear(pixels, d), nn.Linear(d, d)),
+                "blocks": nn.Sequential(nn.Linear(pixels, d), nn.Linear(d, d, bias=False)),
                 "proj": nn.Linear(d, d, bias=False),
             }
         )
@@ -88,16 +88,15 @@ def state(variant: planted.Variant) -> dict[str, NDArray[np.float64]]:
     constant = np.zeros(d)
     constant[0] = planted.CONSTANT
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((26, 3))))
-    turn = (np.eye(d) * rng.choice((-1.0, 1.0), d))[rng.permutation(d)]
+    turn = np.eye(d)[rng.permutation(d)]
     weights = planted.class_weights(variant)
     length = np.linalg.norm(weights[0])
     others = rng.standard_normal((VOCABULARY - len(weights), d)) / planted.gains()
     others /= np.linalg.norm(others, axis=1, keepdims=True)
     return {
         "visual.blocks.0.weight": scale * planted.atoms(),
-        "visual.blocks.0.bias": np.zeros(d),
+        "visual.blocks.0.bias": constant,
         "visual.blocks.1.weight": np.diag(planted.gains()),
-        "visual.blocks.1.bias": constant,
         "visual.proj.weight": turn,
         "text.embedding.weight": np.concatenate([np.zeros((1, VOCABULARY)), np.eye(VOCABULARY)]),
         "text.blocks.0.weight": np.concatenate([weights / length, others]).T,
