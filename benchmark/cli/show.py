@@ -206,7 +206,8 @@ def _report_facts(row: Row) -> Iterator[tuple[str, str]]:
                     f"{tower['float_bytes'] / 1e6:.2f}; weight error {tower['weight_relative_error']:.2%}{decibel}"
                 ),
             )
-        yield "", f"embeddings: cosine {tower['cosine']:.4f}, SQNR {tower['embedding_sqnr_db']:.1f} dB"
+        noise = tower["embedding_sqnr_db"]
+        yield "", f"embeddings: cosine {tower['cosine']:.4f}" + ("" if noise is None else f", SQNR {noise:.1f} dB")
         for layer, reason in tower["skipped"].items():
             yield "", f"skipped {layer}: {reason}"
     for key, value in row.report.get("figures", {}).items():

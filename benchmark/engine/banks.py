@@ -23,7 +23,7 @@ from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
 from benchmark.ledger.store import Entry, Store
 from benchmark.models.base import ClipModel
-from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize, quantize_to_store
+from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize, quantize_to_store, quantizers
 from benchmark.quantization.calibration import Calibration
 from benchmark.spec import FP32, digest
 from benchmark.utils.progress import Advance, Progress
@@ -188,10 +188,11 @@ class BankMaker:
         new = int(part.new.sum())
         advance(len(part.rows) - new)
         model = self.runner if new else plain  # which then is not run
+        scaled = self.quantized[0] if quantizers.get(self.configuration.quant.method).kind == "control" else plain
         with ExitStack() as entries:
             writers = {a: entries.enter_context(self.store.writing(self._image_key(name, a))) for a in arrays}
             for writer in writers.values():
-                writer.add("logit", np.array([plain.logit_scale, plain.logit_bias]))
+                writer.add("logit", np.array([scaled.logit_scale, scaled.logit_bias]))
                 writer.add("rows", part.rows)
             with self._lent():
                 part.features(model, self.plan.settings.batch_size, advance, lambda a, shape: writers[a].room(a, shape))
@@ -199,7 +200,9 @@ class BankMaker:
 
     @property
     def _plain(self) -> ClipModel:
-        """A model with the same taps and logit scale: the full-precision one, or the stored quantized one."""
+        """The full-precision model, or the stored quantized one: it has the same taps, and the same logit scale too
+        unless this is a control.
+        """
         return self.holder.model if self.configuration.model.quantized is None else self.quantized[0]
 
     def _largest(self, name: str) -> Data:

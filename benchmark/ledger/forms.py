@@ -38,8 +38,8 @@ TOWER = {
     "layers": [{"shape": [WHOLE], "packed_bits": WHOLE, "bits": NUMBER, "name": str}],
     "skipped": Each(str),
     **dict.fromkeys(("weight_share", "mac_share", "bits_per_weight", "weight_relative_error"), NUMBER),
-    **dict.fromkeys(("packed_bytes", "float_bytes", "cosine", "embedding_sqnr_db"), NUMBER),
-    "weight_sqnr_db": (NUMBER, type(None)),
+    **dict.fromkeys(("packed_bytes", "float_bytes", "cosine"), NUMBER),
+    **dict.fromkeys(("weight_sqnr_db", "embedding_sqnr_db"), (NUMBER, type(None))),
 }
 SPEED = {
     **dict.fromkeys(("engine", "device", "cpu"), str),

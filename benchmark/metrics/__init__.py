@@ -16,6 +16,7 @@ module               what it holds
 `selective`          risk-coverage curve, AURC, accuracy at a coverage
 `uncertainty`        replicates, estimates with intervals, paired proportions
 `significance`       Benjamini-Hochberg, stars
+`gain`               gain, energy ratio, systematic share of paired numbers, by group; margins
 `spectrum`           streaming Gram matrices, signal and noise per direction, effective rank, angles
 ===================  ==================================================================================
 """

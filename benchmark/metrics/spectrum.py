@@ -41,6 +41,12 @@ class EigenBasis:
         return np.asarray(self.vectors[:, low:stop], dtype=np.float64)
 
 
+def numerical_rank(basis: EigenBasis) -> int:
+    """Directions that stand above rounding of float32 features, sigma_k > sqrt(D) 2^-23 sigma_0."""
+    sigma = basis.singular_values
+    return int(np.sum(sigma > sigma[0] * np.sqrt(len(sigma)) * np.finfo(np.float32).eps))
+
+
 class GramAccumulator:
     """Streaming `X^T X` and count of features of dimension D, in float64; memory D x D."""
 

@@ -172,7 +172,8 @@ def _controlled(
 ) -> tuple[ClipModel, QuantizationReport]:
     """The model with its features changed as a control says; it shares the weights."""
     control = method.control(model, spec, calibration, quantized)
-    changed = replace(model, image_encoder=ControlledEncoder(model.image_encoder, control.change))
+    encoder = ControlledEncoder(model.image_encoder, control.change)
+    changed = replace(model, image_encoder=encoder, logit_scale=model.logit_scale * control.temperature)
     towers: dict[Tower, TowerReport] = {"vision": control_report(model, changed, spec, calibration)}
     report = _report(model, model, spec, method, towers, list(control.notes))
     return changed, replace(report, figures=dict(control.figures))

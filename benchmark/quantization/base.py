@@ -261,15 +261,19 @@ class Control:
             does to one image must not depend on the others of its batch.
         figures: numbers for the report, e.g. `noise_to_signal`.
         notes: remarks for the report.
+        temperature: factor of the logit scale, above 0; 1 leaves it.
     """
 
     change: Callable[[Tensor, Tensor], Tensor]
     figures: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    temperature: float = 1.0
 
 
 class FeatureControl(Quantizer):
     """A control: weights stay as they are, the vision tower's pooled features are changed before normalisation.
+
+    Or the logit scale is, where the control is a temperature.
 
     It is evaluated by the same tasks as a quantization, so that both can be compared.
     """

@@ -47,7 +47,7 @@ class TowerReport:
         packed_bytes, float_bytes: size of the tower's parameters after and before, scales and zero points counted.
         weight_relative_error, weight_sqnr_db: over all replaced weights together.
         cosine: mean cosine between quantized and full-precision embeddings of the probe batch.
-        embedding_sqnr_db: 10 log10(||f||^2 / ||q - f||^2) over the probe batch.
+        embedding_sqnr_db: 10 log10(||f||^2 / ||q - f||^2) over the probe batch; None where a control leaves f alone.
         engines: number of layers by engine.
     """
 
@@ -63,7 +63,7 @@ class TowerReport:
     weight_relative_error: float
     weight_sqnr_db: float | None
     cosine: float
-    embedding_sqnr_db: float
+    embedding_sqnr_db: float | None
     engines: Mapping[str, int]
 
 
@@ -227,10 +227,11 @@ def control_report(before: ClipModel, after: ClipModel, spec: QuantSpec, calibra
     """Measure what a control did to the vision tower's features; no layer is replaced, the size stays.
 
     Raises:
-        QuantizationError: the embeddings did not change. NonFiniteError: they are not finite.
+        QuantizationError: neither embeddings nor the logit scale changed. NonFiniteError: they are not finite.
     """
     reference, changed = (probe(model, "vision", (), calibration) for model in (before, after))
-    _check_run(spec, "vision", reference, changed)
+    if before.logit_scale == after.logit_scale:
+        _check_run(spec, "vision", reference, changed)
     noise = float((changed.features - reference.features).square().sum())
     size = 4 * _parameters(before, "vision")[0]
     return TowerReport(
@@ -246,7 +247,7 @@ def control_report(before: ClipModel, after: ClipModel, spec: QuantSpec, calibra
         weight_relative_error=0.0,
         weight_sqnr_db=None,
         cosine=float((changed.features * reference.features).sum(1).mean()),
-        embedding_sqnr_db=float(10 * np.log10(float(reference.features.square().sum()) / noise)),
+        embedding_sqnr_db=float(10 * np.log10(float(reference.features.square().sum()) / noise)) if noise else None,
         engines={},
     )
 

@@ -174,7 +174,9 @@ def report_figures(report: Mapping[str, Any]) -> dict[str, float]:
         packed = sum(layer["packed_bits"] for t in towers for layer in towers[t]["layers"])
         figures["quantized_bits"] = packed / sum(covered.values())
     for tower, found in towers.items():
-        figures |= {f"{tower}_cosine": found["cosine"], f"{tower}_sqnr_db": found["embedding_sqnr_db"]}
+        figures[f"{tower}_cosine"] = found["cosine"]
+        if found["embedding_sqnr_db"] is not None:  # a temperature leaves the embeddings alone
+            figures[f"{tower}_sqnr_db"] = found["embedding_sqnr_db"]
     return figures | dict(report.get("figures", {}))
 
 

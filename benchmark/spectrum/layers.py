@@ -17,6 +17,7 @@ from benchmark.metrics.spectrum import (
     SqnrAccumulator,
     effective_rank,
     energy_spectrum,
+    numerical_rank,
     subspace_angles,
 )
 from benchmark.spectrum.model import Floats, LayerSpectrum, band_name, bands_of
@@ -38,12 +39,6 @@ class Readout:
 
     weights: Floats
     offset: Floats
-
-
-def numerical_rank(basis: EigenBasis) -> int:
-    """Directions that stand above rounding of float32 features, sigma_k > sqrt(D) 2^-23 sigma_0."""
-    sigma = basis.singular_values
-    return int(np.sum(sigma > sigma[0] * np.sqrt(len(sigma)) * np.finfo(np.float32).eps))
 
 
 def layer_bases(stream: Iterable[Features]) -> dict[str, EigenBasis]:

@@ -149,7 +149,9 @@ def test_bad_input_is_one_line(
 
 
 def test_controls_run_through_the_six_tasks(place: Path) -> None:
-    names = (NOISE, NOISE.replace("noise", "shaped", 1), "control-lowrank-rank_8-vision")
+    like = [NOISE.replace("noise", kind, 1) for kind in ("noise", "shaped", "gain", "residual")]
+    margin = NOISE.replace("noise", "margin", 1)
+    names = (*like, "control-lowrank-rank_8-vision", margin)
     home = place / "controls"
     suite = str(place / "suite.yaml")
     request = RunRequest(
@@ -174,5 +176,8 @@ def test_controls_run_through_the_six_tasks(place: Path) -> None:
         for name in names
     ]
     assert all(changed)
+    full, scaled = ({r.task: r.metrics for r in by_name[name]} for name in ("fp32", margin))
+    assert scaled["zero_shot"] == full["zero_shot"]  # a temperature changes no answer
+    assert scaled["calibration"]["calibration/scenes/nll"] != full["calibration"]["calibration/scenes/nll"]
     assert run_suite(request) == 0
     assert len(Ledger(home).records) == len(ledger.records)

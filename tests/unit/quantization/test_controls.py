@@ -24,7 +24,8 @@ from tests.quant_models import calibration, toy
 
 LIKE = "rtn-w4a8-channel-token-vision"
 NOISE, SHAPED = f"control-noise-like_{dotted(LIKE)}-vision", f"control-shaped-like_{dotted(LIKE)}-vision"
-NAMES = [NOISE, SHAPED, "control-lowrank-rank_8-vision"]
+GAIN, RESIDUAL, MARGIN = (NOISE.replace("noise", kind, 1) for kind in ("gain", "residual", "margin"))
+NAMES = [NOISE, SHAPED, "control-lowrank-rank_8-vision", GAIN, RESIDUAL]
 
 
 def eigen_basis(features: np.ndarray) -> EigenBasis:
@@ -100,6 +101,69 @@ def test_low_rank_features_lie_in_the_strongest_directions() -> None:
     assert subspace_angles(strongest, own).max() < 1e-3
 
 
+def gains_by_hand() -> tuple[np.ndarray, np.ndarray]:
+    """Directions (rows) and gains from a singular value decomposition of the calibration features."""
+    quantized = quantize(model(), parse(LIKE), calibration())[0]
+    x, q = raw(model(), calibration()), raw(quantized, calibration())
+    vectors = np.linalg.svd(x)[2]
+    p, r = x @ vectors.T, q @ vectors.T
+    return vectors, (p * r).sum(0) / (p * p).sum(0)
+
+
+def test_gain_only_is_the_fitted_gain_of_each_direction() -> None:
+    data = calibration(30, seed=11)
+    x = raw(model(), data)
+    vectors, gains = gains_by_hand()
+    assert np.allclose(raw(controlled(GAIN), data), x @ vectors.T * gains @ vectors, atol=1e-5)
+    assert np.abs(gains - 1).max() > 0.01
+
+
+def test_gain_and_residual_are_the_two_parts_of_the_error() -> None:
+    """Image by image on new images; on the calibration images the residual has nothing along the signal."""
+    data = calibration(30, seed=11)
+    quantized = quantize(model(), parse(LIKE), calibration())[0]
+    x = raw(model(), data)
+    parts = raw(controlled(GAIN), data) - x + raw(controlled(RESIDUAL), data) - x
+    assert np.allclose(parts, raw(quantized, data) - x, atol=1e-5)
+    vectors, _ = gains_by_hand()
+    p, left = (raw(of, calibration()) @ vectors.T for of in (model(), controlled(RESIDUAL)))
+    assert np.allclose((p * (left - p)).sum(0) / (p * p).sum(0), 0, atol=1e-5)
+    figures = {name: quantize(model(), parse(name), calibration())[1].figures for name in (GAIN, RESIDUAL, NOISE)}
+    squares = [figures[name]["noise_to_signal"] ** 2 for name in (GAIN, RESIDUAL, NOISE)]
+    assert squares[0] + squares[1] == pytest.approx(squares[2])
+
+
+def test_the_temperature_is_the_slope_of_the_margins() -> None:
+    """Captions repeat, so that some images share a class."""
+    base = calibration(40)
+    data = Calibration(base.pixels, [f"picture {i % 7}" for i in range(40)], "seven")
+    changed, report = quantize(model(), parse(MARGIN), data)
+    quantized = quantize(model(), parse(LIKE), data)[0]
+    text = model().encode_text([f"picture {i}" for i in range(7)]).double().numpy()
+
+    def margin(of: ClipModel) -> np.ndarray:
+        cosines = of.encode_image(torch.from_numpy(np.array(data.pixels))).double().numpy() @ text.T
+        return np.array([row[i % 7] - np.delete(row, i % 7).max() for i, row in enumerate(cosines)])
+
+    before, now = margin(model()), margin(quantized)
+    slope = (before @ now) / (before @ before)
+    assert report.figures["margin_slope"] == pytest.approx(slope, rel=1e-6)
+    assert changed.logit_scale == pytest.approx(model().logit_scale * slope, rel=1e-6)
+    assert slope != pytest.approx(1, abs=1e-4)
+    pixels = torch.from_numpy(np.array(data.pixels))
+    assert torch.equal(changed.encode_image(pixels), model().encode_image(pixels))
+    tower = report.to_json()["towers"]["vision"]
+    assert tower["embedding_sqnr_db"] is None
+    assert "vision_sqnr_db" not in report_figures(report.to_json())
+
+
+def test_a_temperature_needs_captions_that_differ() -> None:
+    base = calibration(8)
+    for captions in ([], ["same"] * 8, ["a", "b"]):
+        with pytest.raises(QuantizationError, match="needs two different captions, one for each image"):
+            quantize(model(), parse(MARGIN), Calibration(base.pixels, captions, "d"))
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.integers(2, 24), st.integers(1, 8))
 def test_truncation_with_all_directions_is_the_identity(seed: int, dimension: int, count: int) -> None:
@@ -162,6 +226,9 @@ def test_weights_and_text_are_left_alone() -> None:
     ("name", "says"),
     [
         ("control-noise", "needs the option like, as in control-noise-like_rtn.w4a8"),
+        ("control-gain", "needs the option like, as in control-gain-like_rtn.w4a8"),
+        ("control-margin-like_rtn.w4.text", "not a quantization of the vision tower"),
+        ("control-residual-like_rtn.w4-seed_1", "unknown option 'seed'"),
         ("control-lowrank", "needs the option rank, as in control-lowrank-rank_16"),
         ("control-lowrank-rank_0", "option rank"),
         ("control-lowrank-rank_8-text", "its scope is vision only"),

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 
 from benchmark.errors import UndefinedMetric
+from benchmark.metrics.spectrum import numerical_rank
 from benchmark.spectrum.figures import draw
-from benchmark.spectrum.layers import Features, Readout, layer_bases, numerical_rank, spectra
+from benchmark.spectrum.layers import Features, Readout, layer_bases, spectra
 from benchmark.spectrum.model import Entry, LayerSpectrum, Study, rank_correlations, study_json
 
 
