@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,7 +40,7 @@ class SensitivityRequest(
     quant: str = option(
         "rtn-w4-channel-vision", "Short name of the quantization; --bits sets its bits.", complete="quantizations"
     )
-    tasks: tuple[str, ...] = option((), "Only this task of the suite; repeatable.", flag="--task", complete="tasks")
+    tasks: Sequence[str] = option((), "Only this task of the suite; repeatable.", flag="--task", complete="tasks")
     protect: int = option(3, "Number of layers (blocks, kinds) that the line protects.", minimum=1)
     protected_bits: int = option(8, "Weight bits of what it protects.", minimum=2, maximum=8)
     cache: str = option("2GB", "Memory for inputs of blocks, so that early ones run once; 0 for none.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from fnmatch import fnmatchcase
+from typing import Literal
 
 from benchmark.errors import SpecError
 from benchmark.models.base import ClipModel
@@ -14,7 +15,6 @@ from benchmark.quantization.targets import resolve
 from benchmark.spec import QuantSpec, Tower
 
 By = Literal["layer", "block", "kind"]
-CHOICES: tuple[By, ...] = get_args(By)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,20 @@ def _skipping(base: QuantSpec, towers: Sequence[Tower], patterns: Sequence[str])
 
 
 def protecting(units: Sequence[Unit], every: Sequence[Unit], bits: int) -> tuple[str, ...]:
-    """`PATTERN=BITS` for `--override`, of all layers of some units and of no other one."""
-    chosen = [layer for unit in units for layer in unit.layers]
-    others = [layer for unit in every if unit not in units for layer in unit.layers]
-    return tuple(f"{pattern}={bits}" for pattern in cover(chosen, others))
+    """`PATTERN=BITS` for `--override`, of all layers of some units and of no other; by name where that does."""
+    found: list[str] = []
+    for unit in units:
+        others = [layer for other in every if other != unit for layer in other.layers]
+        found += next((p for p in _named(unit) if _matches(p, unit.layers, others)), cover(unit.layers, others))
+    return tuple(f"{pattern}={bits}" for pattern in found)
+
+
+def _named(unit: Unit) -> tuple[tuple[str, ...], ...]:
+    return (unit.name,), (f"{unit.name}.*",)
+
+
+def _matches(patterns: Sequence[str], wanted: Iterable[str], unwanted: Iterable[str]) -> bool:
+    def hit(name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    return all(map(hit, wanted)) and not any(map(hit, unwanted))
