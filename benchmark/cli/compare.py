@@ -13,7 +13,7 @@ from benchmark.engine.include import include_files
 from benchmark.errors import PARTIAL, InputError, StorageError, UnknownNameError
 from benchmark.ledger.records import Ledger, Record
 from benchmark.plugins import tasks
-from benchmark.results import findings, group_formats, hypotheses
+from benchmark.results import findings, group_formats, hypotheses, mechanism
 from benchmark.results.answers import mixed_versions, of_model, records_of
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.effects import asked_of, collect, companion, without_exported
@@ -23,7 +23,7 @@ from benchmark.results.groups import facts_by_model, few_models, group_means, ke
 from benchmark.results.images import by_evaluation
 from benchmark.results.load import find_suite, newest, open_ledger
 from benchmark.results.tables import shallowest_headlines
-from benchmark.spec import SuiteSpec
+from benchmark.spec import FP32, SuiteSpec
 from benchmark.spec.suite import expand_all
 from benchmark.utils.output import out
 from benchmark.utils.progress import Progress, open_progress
@@ -42,7 +42,12 @@ def compare_runs(request: CompareRequest) -> int:
     records = newest(records_of(ledger, name, spec))
     chosen = _chosen(request, records, name)
     with open_progress(request.quiet) as progress:
-        if request.by or request.claims:
+        if request.controls:
+            keys = _keys(request, headline, [key for record in chosen for key in record.metrics])
+            full = [record for record in records if record.quantization == FP32.name]
+            matches, failures = mechanism.match([*full, *chosen], partial(evidence_of, ledger), keys, progress)
+            text = mechanism.FORMATS[request.format](name, matches)
+        elif request.by or request.claims:
             text, failures = _grouped(request, ledger, records, chosen, (name, spec), progress)
         else:
             changes = find_changes(chosen, records, comparer, progress)
@@ -70,8 +75,8 @@ def _check(request: CompareRequest) -> None:
     """What can be refused without reading results."""
     if request.format not in FORMATS:
         raise UnknownNameError("--format", request.format, FORMATS)
-    if request.by and request.claims:
-        raise InputError("--by and --claims: one of them at a time")
+    if sum(map(bool, (request.by, request.claims, request.controls))) > 1:
+        raise InputError("--by, --claims and --controls: one of them at a time")
     if request.by:
         keys_of(request.by)
 

@@ -46,6 +46,7 @@ class CompareRequest(Quiet, Plugins, Home):
     all_metrics: bool = option(False, "Every metric, not only the headline.", flag="--all")
     by: str = option("", "Mean changes of groups: keys as in docs/comparisons.md, e.g. method_family,bits,scope.")
     claims: bool = option(False, "Print which of the study's claims hold, each with its numbers.")
+    controls: bool = option(False, "Print which control reproduces which change, with intervals on the difference.")
     format: str = option("table", "table, md, csv, latex, json or jsonl.")
     output: Path | None = option(None, "Write here instead of stdout.", short="-o")
     json: bool = option(False, "One JSON object per change, one a line, on stdout.")

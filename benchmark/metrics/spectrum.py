@@ -1,6 +1,6 @@
-"""The spectrum of features: which directions carry energy, and into which quantization noise falls.
+"""The spectrum of features: which directions carry energy. What quantization does along them: `benchmark.metrics.gain`.
 
-X = features (N, D) of full precision, X_q of the quantized model on the same samples. Everything is accumulated in
+X = features (N, D). Everything is accumulated in
 float64 batch by batch (a fp32 Gram matrix is wrong by 11 %), so memory does not grow with N. Directions are the right
 singular vectors of X: eigenvectors of the Gram matrix `X^T X`, strongest first. **Uncentred**: the first direction of
 CLIP-like features is close to their mean. Features are taken as given; normalise them before if that is meant.
@@ -70,40 +70,6 @@ class GramAccumulator:
         values, vectors = np.linalg.eigh(self.gram)
         singular = np.sqrt(values[::-1].clip(min=0.0))
         return EigenBasis(np.ascontiguousarray(vectors[:, ::-1]), singular, self.count)
-
-
-class SqnrAccumulator:
-    """Streaming signal and noise energy along the directions of a basis; memory D x D.
-
-    From the Gram matrices of X and of X_q - X: a Gram matrix costs half of a projection on all directions.
-    """
-
-    def __init__(self, basis: EigenBasis) -> None:
-        self.basis = basis
-        self._signal, self._noise = (GramAccumulator(len(basis.vectors)) for _ in range(2))
-
-    def update(self, reference: npt.ArrayLike, quantized: npt.ArrayLike) -> None:
-        """Add a batch: X (n, D) and X_q (n, D) of the same samples."""
-        x, q = as_matrix(reference, "reference features"), as_matrix(quantized, "quantized features")
-        if x.shape != q.shape:
-            raise InputError(f"reference features {x.shape} and quantized features {q.shape} are not paired.")
-        self._signal.update(x)
-        self._noise.update(q - x)
-
-    @property
-    def signal(self) -> Floats:
-        """(D,) `||X v_k||^2`."""
-        return _along(self._signal.gram, self.basis)
-
-    @property
-    def noise(self) -> Floats:
-        """(D,) `||(X_q - X) v_k||^2`."""
-        return _along(self._noise.gram, self.basis)
-
-
-def _along(gram: Floats, basis: EigenBasis) -> Floats:
-    """(D,) v_k^T G v_k; what is negative by rounding is zero."""
-    return np.asarray(np.einsum("dk,dk->k", basis.vectors, gram @ basis.vectors).clip(min=0.0))
 
 
 def energy_spectrum(singular_values: npt.ArrayLike) -> Floats:

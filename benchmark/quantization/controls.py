@@ -29,7 +29,6 @@ The controls follow "does noise of the same magnitude reproduce the gain?" of th
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -47,6 +46,7 @@ from benchmark.quantization.base import Control, FeatureControl, Options
 from benchmark.quantization.calibration import Calibration
 from benchmark.quantization.registry import parse, quantizers
 from benchmark.spec import FP32, QuantSpec
+from benchmark.spec.short_name import undotted
 
 BATCH, TEXTS = 32, 256
 _NOTE = "image features are changed before L2 normalisation; taps (local and block features) are full precision's"
@@ -70,22 +70,6 @@ class LowRankOptions(Options):
     """`rank`: number of directions that are kept."""
 
     rank: int = Field(ge=1)
-
-
-def dotted(name: str) -> str:
-    """A quantization's short name as the value of `like`: `rtn-w4a8-vision` -> `rtn.w4a8.vision`, `.` -> `..`."""
-    return name.replace(".", "..").replace("-", ".")
-
-
-def undotted(value: str) -> str:
-    """The short name that a value of `like` means; one written with its own hyphens is taken as it is.
-
-    >>> undotted("percentile.w4.percentile_99..9"), undotted("rtn-w4")
-    ('percentile-w4-percentile_99.9', 'rtn-w4')
-    """
-    if "-" in value:
-        return value
-    return re.sub(r"\.\.?", lambda match: "." if match[0] == ".." else "-", value)
 
 
 @dataclass(frozen=True)

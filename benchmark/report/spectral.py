@@ -38,7 +38,7 @@ def draw(study: Mapping[str, Any], labels: Mapping[str, str]) -> list[Figure]:
     quantized = [name for name in entries if name != FP32.name]
     keys = {name: _key(i, name, labels.get(name, name)) for i, name in enumerate(quantized)}
     figures = [Figure("sqnr", _sqnr(entries, keys), legend(list(keys.values())))]
-    if entries[FP32.name]["accuracy_by_band"]:
+    if entries[FP32.name]["accuracy_full_basis"]:
         keys = {FP32.name: Key(FP32.name, "full precision", "ref", REFERENCE), **keys}
         figures.append(Figure("bands", _bands(entries, keys), legend(list(keys.values()))))
     return figures
@@ -50,7 +50,7 @@ def _key(index: int, name: str, text: str) -> Key:
 
 
 def _sqnr(entries: Mapping[str, Entry], keys: Mapping[str, Key]) -> Markup:
-    curves = {name: entries[name].get("sqnr_db", []) for name in keys}
+    curves = {name: entries[name]["directions"]["sqnr_db"]["value"] for name in keys}
     length = max((len(curve) for curve in curves.values()), default=1)
     ticks = [(float(k), str(k)) for k in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if k <= length]
     x = Axis("rank of the direction (1: strongest), logarithmic", 1.0, float(max(length, 2)), ticks, log=True)
@@ -76,8 +76,8 @@ def _shown(rank: int) -> bool:
 
 
 def _bands(entries: Mapping[str, Entry], keys: Mapping[str, Key]) -> Markup:
-    bands = list(entries["fp32"]["accuracy_by_band"])
-    values = [value for name in keys for value in entries[name]["accuracy_by_band"].values()]
+    bands = list(entries["fp32"]["accuracy_full_basis"])
+    values = [value for name in keys for value in entries[name]["accuracy_full_basis"].values()]
     ticks = [(float(i), "all" if band == "all" else f"ranks {band}") for i, band in enumerate(bands)]
     x = Axis("directions that the features are projected on", -0.5, len(bands) - 0.5, ticks)
     plot = Plot(x, axis("zero-shot accuracy (↑ better)", values, zero=True), 520, 310)
@@ -88,7 +88,7 @@ def _bands(entries: Mapping[str, Entry], keys: Mapping[str, Key]) -> Markup:
 
 
 def _band_marks(plot: Plot, key: Key, offset: float, bands: Sequence[str], entry: Entry) -> list[Markup]:
-    found = entry["accuracy_by_band"]
+    found = entry["accuracy_full_basis"]
     return [
         marker(
             plot.at((i + offset, found[band])),

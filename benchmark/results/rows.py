@@ -261,7 +261,7 @@ def read_spectra(home: Path, models: Sequence[str], data: Callable[[str], bool])
     for path in sorted((home / "spectrum").glob("*/spectrum.json")):
         try:
             study = json.loads(path.read_text(encoding="utf-8"))
-            wanted = study["format"] == 1 and study["model"] in models and data(study["data"])
+            wanted = study["format"] == 2 and study["model"] in models and data(study["data"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{path} is damaged ({error}); delete it, or run `reliquant spectrum` again") from error
         if wanted:

@@ -28,6 +28,22 @@ LONGEST = 4000
 _SCOPES = ("vision", "text", "vision+text")
 
 
+def dotted(name: str) -> str:
+    """A quantization's short name as the value of `like`: `rtn-w4a8-vision` -> `rtn.w4a8.vision`, `.` -> `..`."""
+    return name.replace(".", "..").replace("-", ".")
+
+
+def undotted(value: str) -> str:
+    """The short name that a value of `like` means; one written with its own hyphens is taken as it is.
+
+    >>> undotted("percentile.w4.percentile_99..9"), undotted("rtn-w4")
+    ('percentile-w4-percentile_99.9', 'rtn-w4')
+    """
+    if "-" in value:
+        return value
+    return re.sub(r"\.\.?", lambda match: "." if match[0] == ".." else "-", value)
+
+
 def format_short_name(spec: QuantSpec) -> str:
     """The canonical short name of a quantization."""
     if spec.method == "fp32":

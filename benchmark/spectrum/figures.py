@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREY = "#777777"
+FULL_BASIS, OWN_BASIS = "full precision's directions", "each model's own directions"
 COLUMNS = 24
 """Rank bins of the heat map at most."""
 
@@ -24,12 +25,14 @@ COLUMNS = 24
 def draw(study: Study) -> dict[str, Figure]:
     """All figures of a study that was measured on at least one quantization."""
     figures = {
+        "gain_by_rank": gain_by_rank(study),
         "sqnr_by_rank": sqnr_by_rank(study),
         "energy_spectra": energy_spectra(study),
         "block_sqnr": block_heat_map(study),
     }
-    if any(layer.accuracy for layer in study.find(FP32.name).values()):
-        figures["band_accuracy"] = band_accuracy(study)
+    if any(layer.accuracy_full_basis for layer in study.find(FP32.name).values()):
+        figures["band_accuracy_full_basis"] = band_accuracy(study, lambda layer: layer.accuracy_full_basis, FULL_BASIS)
+        figures["band_accuracy_own_basis"] = band_accuracy(study, lambda layer: layer.accuracy_own_basis, OWN_BASIS)
     return figures
 
 
@@ -53,6 +56,31 @@ def _corrupted(study: Study, layer: str) -> Iterator[tuple[str, str, LayerSpectr
     styles = ("--", ":", "-.")
     for i, corruption in enumerate(study.corruptions):
         yield corruption, styles[i % len(styles)], study.find(FP32.name, corruption)[layer]
+
+
+def gain_by_rank(study: Study) -> Figure:
+    """Gain and energy ratio along each direction of full precision, with intervals: a row each, a column a layer."""
+    from matplotlib.figure import Figure
+
+    layers = study.final_layers
+    figure = Figure(figsize=(5.2 * len(layers), 6.4), layout="tight")
+    figure.suptitle(f"Gain and energy by direction: {study.model}, {study.data} ({study.count} images)", fontsize=10)
+    rows = {"gain": "gain (1: unchanged)", "energy_ratio": "energy against full precision's"}
+    grid = figure.subplots(2, len(layers), squeeze=False, sharex="col")
+    for (ratio, label), panels in zip(rows.items(), grid, strict=True):
+        for layer, axes in zip(layers, panels, strict=True):
+            for name, colour in _colours(study).items():
+                told = study.find(name)[layer].directions()[ratio]
+                ranks = np.arange(len(told.value)) + 1
+                axes.plot(ranks, told.value, color=colour, linewidth=1, label=name)
+                axes.fill_between(ranks, told.low, told.high, color=colour, alpha=0.2, linewidth=0)
+            axes.axhline(1.0, color=GREY, linewidth=0.8)
+            axes.set(title=layer, ylabel=label, xscale="log", yscale="linear" if ratio == "gain" else "log")
+            axes.grid(alpha=0.25)
+    for axes in grid[-1]:
+        axes.set_xlabel("rank of the direction (1: strongest)")
+    grid[0][0].legend(fontsize=6)
+    return figure
 
 
 def sqnr_by_rank(study: Study) -> Figure:
@@ -99,21 +127,21 @@ def energy_spectra(study: Study) -> Figure:
     return figure
 
 
-def band_accuracy(study: Study) -> Figure:
-    """Zero-shot accuracy within the rank bands of full precision's basis: a row a layer, clean and corrupted images."""
+def band_accuracy(study: Study, accuracy: Callable[[LayerSpectrum], Mapping[str, float]], basis: str) -> Figure:
+    """Zero-shot accuracy within the rank bands of a basis: a row a layer, clean and corrupted images."""
     from matplotlib.figure import Figure
 
     versions = [CLEAN, *study.corruptions]
-    layers = [name for name, found in study.find(FP32.name).items() if found.accuracy]
+    layers = [name for name, found in study.find(FP32.name).items() if accuracy(found)]
     figure = Figure(figsize=(4.6 * len(versions), 3.2 * len(layers) + 0.5), layout="tight")
-    figure.suptitle(f"Zero-shot accuracy within rank bands: {study.model}, {study.data}", fontsize=10)
+    figure.suptitle(f"Zero-shot accuracy within rank bands of {basis}: {study.model}, {study.data}", fontsize=10)
     grid = figure.subplots(len(layers), len(versions), squeeze=False, sharey=True)
     names = {FP32.name: GREY, **_colours(study)}
     width = 0.8 / len(names)
     for row, layer in enumerate(layers):
         for axes, images in zip(grid[row], versions, strict=True):
             for i, (name, colour) in enumerate(names.items()):
-                heights = study.find(name, images)[layer].accuracy
+                heights = accuracy(study.find(name, images)[layer])
                 axes.bar(np.arange(len(heights)) + i * width, list(heights.values()), width, color=colour, label=name)
                 axes.set_xticks(np.arange(len(heights)) + 0.4 - width / 2, list(heights))
             axes.set(title=f"{layer}, {images}", xlabel="ranks that are kept", ylim=(0, 1))

@@ -1,20 +1,26 @@
-"""Streams of features in, spectra out: one pass over the images, memory D x D a layer whatever their number."""
+"""Streams of features in, spectra out: one pass over the images, memory D x D a layer whatever their number.
+
+Accuracy in the model's own basis needs that basis first: the few features that are read out go through a temporary file
+instead of the model a second time.
+"""
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmark.errors import UndefinedMetric
+from benchmark.metrics.gain import PairAccumulator, margins
 from benchmark.metrics.spectrum import (
     EigenBasis,
     GramAccumulator,
-    SqnrAccumulator,
     effective_rank,
     energy_spectrum,
     numerical_rank,
@@ -26,7 +32,7 @@ Labels = npt.NDArray[np.int64]
 Features = Mapping[str, npt.NDArray[np.floating[Any]]]
 """Layer -> (B, D) of one batch of images."""
 
-VERSION = 1
+VERSION = 2
 """Raise it when a number of a spectral study can change."""
 
 TOP = (8, 64)
@@ -35,10 +41,22 @@ TOP = (8, 64)
 
 @dataclass(frozen=True)
 class Readout:
-    """Class scores of a layer's features, `x @ weights + offset`: weights (D, C), offset (C,)."""
+    """Class scores of a layer's features, `x @ weights + offset`: weights (D, C), offset (C,).
+
+    `cosines`: whether the scores are cosines, so that their margins are told.
+    """
 
     weights: Floats
     offset: Floats
+    cosines: bool = False
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The images of a stream, in its order: classes (N,), or None without; groups (N,) of their pictures."""
+
+    labels: Labels | None
+    groups: Labels
 
 
 def layer_bases(stream: Iterable[Features]) -> dict[str, EigenBasis]:
@@ -61,43 +79,46 @@ def layer_bases(stream: Iterable[Features]) -> dict[str, EigenBasis]:
     return {layer: gram.eigen() for layer, gram in grams.items()}
 
 
-class LayerMeter:
-    """Accumulates a LayerSpectrum batch by batch; memory D x D, and D x C for a read-out."""
+class Spool:
+    """Rows of D float64 numbers that are written once and read again, in a temporary file; memory of one batch."""
 
-    def __init__(self, basis: EigenBasis, readout: Readout | None) -> None:
-        self.basis, self.rank = basis, numerical_rank(basis)
-        self.gram = GramAccumulator(len(basis.vectors))
-        self.pair = SqnrAccumulator(basis)
-        self.paired = False
-        self.heads = {} if readout is None else _heads(basis, readout)
-        self.correct = dict.fromkeys(self.heads, 0)
-        self.offset = 0.0 if readout is None else readout.offset
+    def __init__(self, dimension: int) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
+        weakref.finalize(self, self._file.close)
+        self._sizes: list[int] = []
+        self._dimension = dimension
 
-    def update(self, features: npt.ArrayLike, reference: npt.ArrayLike | None, labels: Labels | None) -> None:
-        """Add a batch: x' (n, D), x of the same images, and their classes (n,)."""
-        x = np.asarray(features, dtype=np.float64)
-        self.gram.update(x)
-        if reference is not None:
-            self.pair.update(reference, x)
-            self.paired = True
-        if labels is not None:
-            for band, head in self.heads.items():
-                self.correct[band] += int(np.sum((x @ head + self.offset).argmax(axis=1) == labels))
+    def write(self, rows: Floats) -> None:
+        """Append (n, D)."""
+        self._file.write(np.ascontiguousarray(rows, dtype=np.float64).tobytes())
+        self._sizes.append(len(rows))
 
-    def result(self) -> LayerSpectrum:
-        """The finished spectrum."""
-        own = self.gram.eigen()
-        count, rank = self.gram.count, min(self.rank, numerical_rank(own))
-        angles = {k: np.degrees(subspace_angles(self.basis.band(0, k), own.band(0, k))) for k in TOP if k <= rank}
-        return LayerSpectrum(
-            energy=energy_spectrum(own.singular_values),
-            effective_rank=effective_rank(own.singular_values),
-            rank=self.rank,
-            signal=self.pair.signal / count if self.paired else None,
-            noise=self.pair.noise / count if self.paired else None,
-            angles=angles,
-            accuracy={band: correct / count for band, correct in self.correct.items()},
-        )
+    def read(self) -> Iterator[Floats]:
+        """The batches, in the order in which they came."""
+        self._file.seek(0)
+        for size in self._sizes:
+            data = self._file.read(size * self._dimension * 8)
+            yield np.frombuffer(data, dtype=np.float64).reshape(size, self._dimension)
+
+
+class Bands:
+    """Counts right answers of the features within each rank band of a basis."""
+
+    def __init__(self, basis: EigenBasis, readout: Readout) -> None:
+        self._heads, self._offset = _heads(basis, readout), readout.offset
+        self._correct = dict.fromkeys(self._heads, 0)
+        self._count = 0
+
+    def update(self, features: Floats, labels: Labels) -> None:
+        """Add a batch: x (n, D) and classes (n,)."""
+        for band, head in self._heads.items():
+            self._correct[band] += int(np.sum((features @ head + self._offset).argmax(axis=1) == labels))
+        self._count += len(labels)
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """Band -> share of right answers."""
+        return {band: correct / self._count for band, correct in self._correct.items()}
 
 
 def _heads(basis: EigenBasis, readout: Readout) -> dict[str, Floats]:
@@ -109,11 +130,67 @@ def _heads(basis: EigenBasis, readout: Readout) -> dict[str, Floats]:
     return {**found, "all": readout.weights}
 
 
+class LayerMeter:
+    """Accumulates a LayerSpectrum batch by batch; memory D x D, D x GROUPS, and D x C for a read-out."""
+
+    def __init__(self, basis: EigenBasis, readout: Readout | None, paired: bool) -> None:
+        dimension = len(basis.vectors)
+        self.basis, self.readout = basis, readout
+        self.gram = GramAccumulator(dimension)
+        self.pairs = PairAccumulator(dimension) if paired else None
+        self.margins = PairAccumulator(1) if paired and readout is not None and readout.cosines else None
+        self.bands = None if readout is None else Bands(basis, readout)
+        self.spool = None if readout is None else Spool(dimension)
+
+    def update(
+        self, features: npt.ArrayLike, reference: npt.ArrayLike | None, labels: Labels | None, groups: Labels
+    ) -> None:
+        """Add a batch: x' (n, D), x of the same images, their classes and groups (n,)."""
+        x = np.asarray(features, dtype=np.float64)
+        self.gram.update(x)
+        if reference is not None and self.pairs is not None:
+            before = np.asarray(reference, dtype=np.float64)
+            self.pairs.update(before @ self.basis.vectors, (x - before) @ self.basis.vectors, groups)
+            if self.margins is not None and self.readout is not None and labels is not None:
+                old, new = (margins(each @ self.readout.weights, labels)[:, None] for each in (before, x))
+                self.margins.update(old, new - old, groups)
+        if self.bands is not None and self.spool is not None and labels is not None:
+            self.bands.update(x, labels)
+            self.spool.write(x)
+
+    def result(self, labels: Labels | None) -> LayerSpectrum:
+        """The finished spectrum."""
+        own = self.gram.eigen()
+        whole = numerical_rank(self.basis)
+        rank = min(whole, numerical_rank(own))
+        angles = {k: np.degrees(subspace_angles(self.basis.band(0, k), own.band(0, k))) for k in TOP if k <= rank}
+        return LayerSpectrum(
+            energy=energy_spectrum(own.singular_values),
+            effective_rank=effective_rank(own.singular_values),
+            rank=whole,
+            pairs=None if self.pairs is None else self.pairs.sums,
+            margins=None if self.margins is None else self.margins.sums,
+            angles=angles,
+            accuracy_full_basis={} if self.bands is None else self.bands.accuracy,
+            accuracy_own_basis=self._in_own(own, labels),
+        )
+
+    def _in_own(self, own: EigenBasis, labels: Labels | None) -> dict[str, float]:
+        """Accuracies within bands of the features' own directions."""
+        if self.spool is None or self.readout is None or labels is None:
+            return {}
+        bands, start = Bands(own, self.readout), 0
+        for rows in self.spool.read():
+            bands.update(rows, labels[start : start + len(rows)])
+            start += len(rows)
+        return bands.accuracy
+
+
 def spectra(
     stream: Iterable[Features],
     bases: Mapping[str, EigenBasis],
     readouts: Mapping[str, Readout],
-    labels: Labels | None = None,
+    samples: Samples,
     reference: Iterable[Features] | None = None,
 ) -> dict[str, LayerSpectrum]:
     """Every layer's spectrum, from one pass.
@@ -121,22 +198,23 @@ def spectra(
     Args:
         stream: layer -> (B, D) for each batch.
         bases: of `layer_bases`. readouts: for layers with a zero-shot classifier.
-        labels: (N,) classes in the order of the images; None leaves accuracies out.
+        samples: of the stream; without classes accuracies and margins are left out.
         reference: the same images, in the same batches, through the model to compare with.
 
     Returns:
         Layer -> spectrum, in the order of `bases`.
     """
+    labels = samples.labels
     heads = readouts if labels is not None else {}
-    meters = {layer: LayerMeter(basis, heads.get(layer)) for layer, basis in bases.items()}
+    meters = {layer: LayerMeter(basis, heads.get(layer), reference is not None) for layer, basis in bases.items()}
     pairs: Iterator[tuple[Features, Features | None]] = (
         zip(stream, repeat(None)) if reference is None else zip(stream, reference, strict=True)
     )
     start = 0
     for batch, other in pairs:
-        size = len(next(iter(batch.values())))
-        classes = None if labels is None else labels[start : start + size]
+        at = slice(start, start + len(next(iter(batch.values()))))
+        classes = None if labels is None else labels[at]
         for layer, meter in meters.items():
-            meter.update(batch[layer], None if other is None else other[layer], classes)
-        start += size
-    return {layer: meter.result() for layer, meter in meters.items()}
+            meter.update(batch[layer], None if other is None else other[layer], classes, samples.groups[at])
+        start = at.stop
+    return {layer: meter.result(labels) for layer, meter in meters.items()}

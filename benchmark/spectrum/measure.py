@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmark.data import Data, DataSets
 from benchmark.data.pixels import PixelCache, Pixels
@@ -18,10 +17,11 @@ from benchmark.engine.plan import Configuration, Plan, Settings, expand_sets, ma
 from benchmark.errors import QuantizationError, ReliquantError, SpecError, StorageError, UnknownNameError
 from benchmark.ledger.store import Store
 from benchmark.metrics.spectrum import EigenBasis
+from benchmark.metrics.uncertainty import groups_of
 from benchmark.models.base import ClipModel
 from benchmark.models.references import refuse_quantized
 from benchmark.spec import FP32, SuiteSpec, digest
-from benchmark.spectrum.layers import VERSION, Features, Readout, layer_bases, spectra
+from benchmark.spectrum.layers import VERSION, Features, Readout, Samples, layer_bases, spectra
 from benchmark.spectrum.model import CLEAN, Entry, Floats, Study
 from benchmark.utils.guard import described, guarded, text_of
 from benchmark.utils.progress import Advance, Progress
@@ -126,14 +126,21 @@ class _Measurement:
             bases = {layer: found[layer] for layer in (*self.taps, "image")}
             self._note_rank(bases, count)
             readouts = self._readouts(bases)
-            labels = self.makers[0].classes(self.clean, len(bases["image"].vectors))[2][self.pixels[CLEAN].rows]
+            samples = self._samples(len(bases["image"].vectors), bool(readouts))
             entries = []
             for maker in self.makers:
-                entries += self._entries(maker, bases, readouts, labels, advance)
+                entries += self._entries(maker, bases, readouts, samples, advance)
         if len(entries) == len(self.pixels):
             raise QuantizationError(next(iter(self.failed.values())))
         name = self.makers[0].configuration.model.name
         return Study(name, self.clean.name, count, tuple(entries), tuple(self.notes), self.failed, self._key())
+
+    def _samples(self, dimension: int, classes: bool) -> Samples:
+        """Of the clean images; a corrupted version has the same."""
+        rows, data = self.pixels[CLEAN].rows, self.clean
+        pictures = data.sample_ids if data.base_ids is None else data.base_ids
+        labels = self.makers[0].classes(data, dimension)[2][rows] if classes else None
+        return Samples(labels, groups_of(pictures[rows]))
 
     def _key(self) -> str:
         """Content hash: versions, the vision towers that were measured, the pixels and the texts."""
@@ -147,7 +154,7 @@ class _Measurement:
         maker: BankMaker,
         bases: Mapping[str, EigenBasis],
         readouts: Mapping[str, Readout],
-        labels: NDArray[np.int64],
+        samples: Samples,
         advance: Advance,
     ) -> list[Entry]:
         name = maker.configuration.quant.name
@@ -159,7 +166,7 @@ class _Measurement:
                 if name != FP32.name or images != CLEAN:
                     reference = self._stream(self.full, CLEAN if name == FP32.name else images, advance)
                 stream = self._stream(model, images, advance)
-                entries.append(Entry(name, images, spectra(stream, bases, readouts, labels, reference)))
+                entries.append(Entry(name, images, spectra(stream, bases, readouts, samples, reference)))
         except StorageError:
             raise
         except Exception as error:  # a stranger's method may raise anything
@@ -187,7 +194,7 @@ class _Measurement:
             self.notes.append(f"{self.clean.name} has no classes: no accuracies")
             return {}
         weights = np.asarray(text, dtype=np.float64).T
-        readouts = {"image": Readout(weights, np.zeros(len(names)))}
+        readouts = {"image": Readout(weights, np.zeros(len(names)), cosines=len(names) > 1)}
         if "penultimate" in bases and (head := self._head(len(bases["penultimate"].vectors))) is not None:
             readouts = {"penultimate": Readout(head[0] @ weights, head[1] @ weights), **readouts}
         elif "penultimate" in bases:

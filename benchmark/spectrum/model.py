@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmark.metrics.gain import RATIOS, PairSums, Told, gain, residual
 from benchmark.metrics.spectrum import BANDS
 from benchmark.spec import FP32
 
@@ -30,21 +31,56 @@ class LayerSpectrum:
     Attributes:
         energy: (D,) its own energy spectrum, falling, sum 1. effective_rank: of the same, in [1, D].
         rank: directions of full precision on clean images that are numerically not zero; beyond it nothing is compared.
-        signal, noise: (D,) mean over images of (x . v_k)^2 and ((x' - x) . v_k)^2, x the features of the reference,
-            x' of this model; None for full precision on clean images, the reference of all.
+        pairs: sums of x . v_k and (x' - x) . v_k for each of the D directions, x the features of the reference, x' of
+            this model; None for full precision on clean images, the reference of all.
+        margins: the same sums of the margins, cosine of the true class minus the largest other one; in the joint space
+            of data with classes only.
         angles: size k -> (k,) principal angles in degrees, rising, between its k strongest directions and full
             precision's; sizes above the rank are left out.
-        accuracy: "0-8", "8-64", "64+" and "all" -> zero-shot accuracy of the features within that band of full
-            precision's directions; empty for layers that are not affinely read out into the joint space.
+        accuracy_full_basis: "0-8", "8-64", "64+" and "all" -> zero-shot accuracy of the features within that band of
+            full precision's directions on clean images; empty for layers that are not affinely read out into the joint
+            space. accuracy_own_basis: the same, of the directions of these very features, as in the study.
     """
 
     energy: Floats
     effective_rank: float
     rank: int
-    signal: Floats | None = None
-    noise: Floats | None = None
+    pairs: PairSums | None = None
+    margins: PairSums | None = None
     angles: Mapping[int, Floats] = field(default_factory=dict)
-    accuracy: Mapping[str, float] = field(default_factory=dict)
+    accuracy_full_basis: Mapping[str, float] = field(default_factory=dict)
+    accuracy_own_basis: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def signal(self) -> Floats | None:
+        """(D,) mean over images of (x . v_k)^2."""
+        return None if self.pairs is None else self.pairs.pp.sum(0) / self.pairs.count.sum()
+
+    @property
+    def noise(self) -> Floats | None:
+        """(D,) mean over images of ((x' - x) . v_k)^2."""
+        return None if self.pairs is None else self.pairs.ee.sum(0) / self.pairs.count.sum()
+
+    def directions(self) -> dict[str, Told]:
+        """Name of a ratio (`benchmark.metrics.gain.RATIOS`) -> its value in each direction below the rank."""
+        if self.pairs is None:
+            return {}
+        below = self.pairs.take(0, self.rank)
+        return {name: below.each(ratio) for name, ratio in RATIOS.items()}
+
+    def bands(self) -> dict[str, dict[str, Told]]:
+        """Rank band -> ratio -> its value (1,), of the energies together; bands beyond the rank are left out."""
+        if self.pairs is None:
+            return {}
+        cut = {band_name(band): self.pairs.take(band[0], min(band[1] or self.rank, self.rank))
+               for band in bands_of(self.rank)}  # fmt: skip
+        return {band: {name: sums.together(ratio) for name, ratio in RATIOS.items()} for band, sums in cut.items()}
+
+    def margin(self) -> dict[str, Told]:
+        """`slope` of these margins on the reference's, and `residual`, relative to the reference; (1,) each."""
+        if self.margins is None:
+            return {}
+        return {"slope": self.margins.together(gain), "residual": self.margins.together(residual)}
 
     @property
     def sqnr_db(self) -> Floats | None:
@@ -57,14 +93,8 @@ class LayerSpectrum:
 
     def band_sqnr_db(self) -> dict[str, float]:
         """SQNR of the energy of a rank band together; bands without noise or beyond the rank are left out."""
-        found = {}
-        if self.signal is not None and self.noise is not None:
-            for band in bands_of(self.rank):
-                signal, noise = (float(v[band[0] : min(band[1] or self.rank, self.rank)].sum())
-                                 for v in (self.signal, self.noise))  # fmt: skip
-                if signal > 0 and noise > 0:
-                    found[band_name(band)] = 10 * math.log10(signal / noise)
-        return found
+        found = {band: float(ratios["sqnr_db"].value[0]) for band, ratios in self.bands().items()}
+        return {band: value for band, value in found.items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True)
@@ -171,11 +201,14 @@ def study_metrics(study: Study) -> dict[str, float]:
         for name in study.final_layers:
             layer = entry.layers[name]
             numbers = {"effective_rank": layer.effective_rank}
-            numbers |= {f"sqnr_db_{band}": value for band, value in layer.band_sqnr_db().items()}
-            numbers |= {f"accuracy_{band}": value for band, value in layer.accuracy.items()}
+            for band, ratios in layer.bands().items():
+                numbers |= {f"{ratio}_{band}": float(told.value[0]) for ratio, told in ratios.items()}
+            numbers |= {f"margin_{key}": float(told.value[0]) for key, told in layer.margin().items()}
+            numbers |= {f"accuracy_full_basis_{band}": value for band, value in layer.accuracy_full_basis.items()}
+            numbers |= {f"accuracy_own_basis_{band}": value for band, value in layer.accuracy_own_basis.items()}
             numbers |= {f"angle_top_{k}_deg": float(angles[-1]) for k, angles in layer.angles.items()}
             where = f"{entry.quantization}/{entry.images.replace('/', '.')}/{name}"
-            found |= {f"{where}/{key}": value for key, value in numbers.items()}
+            found |= {f"{where}/{key}": value for key, value in numbers.items() if math.isfinite(value)}
     for quantization in study.quantizations:
         for corruption in study.corruptions:
             for name, rhos in study.correlations(quantization, corruption).items():
@@ -186,9 +219,10 @@ def study_metrics(study: Study) -> dict[str, float]:
 
 
 def study_json(study: Study) -> dict[str, Any]:
-    """Plain values with 6 significant digits; null where an SQNR is undefined (no noise there, or beyond the rank)."""
+    """Plain values with 6 significant digits; null where a number or its interval is undefined."""
     return {
-        "format": 1,
+        "format": 2,
+        "key": study.key,
         "model": study.model,
         "data": study.data,
         "images": study.count,
@@ -212,16 +246,29 @@ def study_json(study: Study) -> dict[str, Any]:
 
 
 def _layer_json(layer: LayerSpectrum) -> dict[str, Any]:
-    arrays = {"energy": layer.energy, "signal": layer.signal, "noise": layer.noise, "sqnr_db": layer.sqnr_db}
+    arrays = {"energy": layer.energy, "signal": layer.signal, "noise": layer.noise}
+    by_band = {band: {name: _number(told) for name, told in each.items()} for band, each in layer.bands().items()}
     return {
         "dimension": len(layer.energy),
         "rank": layer.rank,
         "effective_rank": _short(layer.effective_rank),
-        "sqnr_db_by_band": {band: _short(value) for band, value in layer.band_sqnr_db().items()},
-        "accuracy_by_band": dict(layer.accuracy),
+        "bands": by_band,
+        "margins": {name: _number(told) for name, told in layer.margin().items()},
+        "accuracy_full_basis": dict(layer.accuracy_full_basis),
+        "accuracy_own_basis": dict(layer.accuracy_own_basis),
         "angles_deg": {f"top_{k}": _list(angles) for k, angles in layer.angles.items()},
+        "directions": {name: _numbers(told) for name, told in layer.directions().items()},
         **{name: _list(values) for name, values in arrays.items() if values is not None},
     }
+
+
+def _numbers(told: Told) -> dict[str, list[float | None]]:
+    return {"value": _list(told.value), "low": _list(told.low), "high": _list(told.high)}
+
+
+def _number(told: Told) -> dict[str, float | None]:
+    """Of a single number."""
+    return {name: values[0] for name, values in _numbers(told).items()}
 
 
 def _list(values: Sequence[float] | Floats) -> list[float | None]:

@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from benchmark.engine.include import include_files
 from benchmark.engine.plan import Settings
 from benchmark.engine.requested import check_device, pixel_budget
 from benchmark.errors import PARTIAL, StorageError
+from benchmark.metrics.gain import Told
 from benchmark.quantization import parse
 from benchmark.results.notation import fold
 from benchmark.spec import FP32, SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.spectrum.figures import draw
 from benchmark.spectrum.measure import SpectrumPlan, measure_spectra, plan_spectrum
-from benchmark.spectrum.model import CLEAN, LayerSpectrum, Study, study_json, study_metrics
+from benchmark.spectrum.model import CLEAN, Entry, LayerSpectrum, Study, study_json, study_metrics
 from benchmark.spectrum.request import SpectrumRequest
 from benchmark.tracking import FinishedStudy, Tracker, trackers
 from benchmark.utils.guard import guarded, text_of
@@ -27,6 +30,7 @@ from benchmark.utils.output import out
 from benchmark.utils.progress import open_progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 BANDS = ("0-8", "8-64", "64+")
@@ -130,9 +134,13 @@ def print_study(study: Study, folder: Path, show: Literal["table", "json", "path
 
         console = Console()
         for layer in study.final_layers:
-            console.print(layer_table(study, layer))
+            tables = [layer_table, gain_table]
+            tables += [accuracy_table] if study.entries[0].layers[layer].accuracy_full_basis else []
+            tables += [margin_table] if any(entry.layers[layer].margins for entry in study.entries) else []
+            for table in tables:
+                _print(console, table(study, layer))
         if study.corruptions:
-            console.print(correlation_table(study))
+            _print(console, correlation_table(study))
     for note in study.notes:
         print(f"note: {note}", file=sys.stderr)
     for quantization, reason in study.failed.items():
@@ -145,29 +153,79 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column in ("quantization", "images") else "right", overflow="fold")
+        words = column in ("quantization", "images", "ranks")
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
     return table
+
+
+def _print(console: Console, table: Table) -> None:
+    """A table under its title, which may be wider than the table."""
+    title, table.title = str(table.title), None
+    console.print(title, soft_wrap=True, style="italic")
+    console.print(table)
 
 
 def layer_table(study: Study, layer: str) -> Table:
     """One row for each model and version of the images."""
     spectrum = study.entries[0].layers[layer]
     title = f"{study.model}, {study.data}, layer '{layer}' ({len(spectrum.energy)} dimensions, {study.count} images)"
-    columns = ["quantization", "images", *(f"SQNR\n{b}" for b in BANDS), "eff.\nrank", "angle\ntop 8"]
-    columns += [f"acc.\n{band}" for band in spectrum.accuracy]
-    table = _table(title, columns)
+    table = _table(title, ["quantization", "images", *(f"SQNR\n{b}" for b in BANDS), "eff.\nrank", "angle\ntop 8"])
     for entry in study.entries:
         found = entry.layers[layer]
         bands = found.band_sqnr_db()
         table.add_row(
-            fold(entry.quantization, 20),
-            entry.images.replace("/", "\n"),
+            *_named(entry),
             *(f"{bands[b]:.1f}" if b in bands else "-" for b in BANDS),
             f"{found.effective_rank:.1f}",
             _angle(found, entry.quantization == FP32.name and entry.images == CLEAN),
-            *(f"{value:.3f}" for value in found.accuracy.values()),
         )
     return table
+
+
+def accuracy_table(study: Study, layer: str) -> Table:
+    """Accuracy within bands of full precision's directions, and of each row's own."""
+    full = study.entries[0].layers[layer].accuracy_full_basis
+    title = f"zero-shot accuracy by band, layer '{layer}': full precision's directions, then the row's own"
+    own = [band for band in full if band != "all"]
+    table = _table(title, ["quantization", "images", *(f"full\n{b}" for b in full), *(f"own\n{b}" for b in own)])
+    for entry in study.entries:
+        found = entry.layers[layer]
+        values = [*found.accuracy_full_basis.values(), *(found.accuracy_own_basis[band] for band in own)]
+        table.add_row(*_named(entry), *(f"{value:.3f}" for value in values))
+    return table
+
+
+def gain_table(study: Study, layer: str) -> Table:
+    """Damped or drowned: gain, energy ratio and systematic share of the error in each band, with intervals."""
+    title = f"damped (gain below 1) or drowned (energy above 1), layer '{layer}' (95 % intervals)"
+    table = _table(title, ["quantization", "images", "ranks", "gain", "energy ratio", "systematic share"])
+    for entry in study.entries:
+        for band, ratios in entry.layers[layer].bands().items():
+            cells = [_told(ratios[name]) for name in ("gain", "energy_ratio", "systematic_share")]
+            table.add_row(*_named(entry), band, *cells)
+    return table
+
+
+def margin_table(study: Study, layer: str) -> Table:
+    """How the margins of the true class change, with intervals."""
+    title = f"margin of the true class, layer '{layer}', against full precision's (95 % intervals)"
+    table = _table(title, ["quantization", "images", "slope", "residual"])
+    for entry in study.entries:
+        if told := entry.layers[layer].margin():
+            table.add_row(*_named(entry), *map(_told, told.values()))
+    return table
+
+
+def _named(entry: Entry) -> tuple[str, str]:
+    return fold(entry.quantization, 20), entry.images.replace("/", "\n")
+
+
+def _told(told: Told) -> str:
+    """A number and its interval."""
+    value, low, high = (float(each[0]) for each in (told.value, told.low, told.high))
+    if not np.isfinite(value):
+        return "-"
+    return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) else "")
 
 
 def _angle(found: LayerSpectrum, itself: bool) -> str:

@@ -1,7 +1,8 @@
 """Processor seconds of the spectral arithmetic at full size: `python tests/performance/bench_spectrum.py`.
 
 Features of 50,000 images with 768 dimensions, as a memory-mapped file, in batches: the basis (full precision's
-directions), and the meter of one quantization beside it (its own spectrum, SQNR, accuracy in three rank bands).
+directions), and the meter of one quantization beside it (its own spectrum, gains with intervals, accuracy in
+three rank bands of either basis).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def main() -> None:
             array.flush()
         full, quantized = (np.load(file, mmap_mode="r") for file in files)
         labels = rng.integers(CLASSES, size=IMAGES)
+        groups = rng.integers(64, size=IMAGES)
         starts = range(0, IMAGES, BATCH)
 
         def basis_of(count: int) -> EigenBasis:
@@ -54,13 +56,15 @@ def main() -> None:
         basis = clocked(f"basis of {IMAGES:,} x {DIMENSION}", lambda: basis_of(IMAGES))
 
         def paired() -> object:
-            meter = LayerMeter(basis, Readout(rng.normal(size=(DIMENSION, CLASSES)), np.zeros(CLASSES)))
+            meter = LayerMeter(
+                basis, Readout(rng.normal(size=(DIMENSION, CLASSES)), np.zeros(CLASSES), cosines=True), True
+            )
             for start in starts:
                 part = slice(start, start + BATCH)
-                meter.update(quantized[part], full[part], labels[part])
-            return meter.result()
+                meter.update(quantized[part], full[part], labels[part], groups[part])
+            return meter.result(labels)
 
-        clocked("a quantization: spectrum, SQNR, accuracy in bands", paired)
+        clocked("a quantization: spectrum, gains, accuracy in bands", paired)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import numpy as np
 import pytest
 import torch
@@ -39,18 +37,6 @@ def test_the_basis_equals_the_svd(data: dict[str, np.ndarray]) -> None:
     np.testing.assert_allclose(basis.vectors.T @ basis.vectors, np.eye(40), atol=1e-12)
 
 
-def test_signal_and_noise_equal_their_formula(data: dict[str, np.ndarray]) -> None:
-    x, q = data["x"].astype(np.float64), data["q"].astype(np.float64)
-    basis = basis_of(x)
-    meter = spectrum.SqnrAccumulator(basis)
-    for start in range(0, 700, 37):
-        meter.update(data["x"][start : start + 37], data["q"][start : start + 37])
-    np.testing.assert_allclose(meter.signal, [np.sum((x @ v) ** 2) for v in basis.vectors.T], rtol=1e-9)
-    np.testing.assert_allclose(meter.noise, [np.sum(((q - x) @ v) ** 2) for v in basis.vectors.T], rtol=1e-9)
-    ratio = meter.signal / meter.noise
-    assert ratio[0] > ratio[20] > ratio[39]  # white noise drowns the weak directions
-
-
 def test_effective_rank_and_energy(data: dict[str, np.ndarray]) -> None:
     sigma = np.linalg.svd(data["x"].astype(np.float64), compute_uv=False)
     assert spectrum.effective_rank(sigma) == pytest.approx(np.exp(entropy(sigma)), rel=1e-12)
@@ -74,18 +60,3 @@ def test_bands_rebuild_the_features(data: dict[str, np.ndarray]) -> None:
     basis = basis_of(data["x"])
     bands = [basis.band(low, high) for low, high in ((0, 8), (8, 24), (24, None))]
     np.testing.assert_allclose(sum(data["x"] @ columns @ columns.T for columns in bands), data["x"], atol=1e-12)
-
-
-def test_memory_does_not_grow_with_the_number_of_samples() -> None:
-    def peak(samples: int) -> int:
-        x = np.random.default_rng(0).random((samples, 64), dtype=np.float32)
-        tracemalloc.start()
-        meter = spectrum.SqnrAccumulator(basis_of(x))
-        for start in range(0, samples, 1000):
-            part = x[start : start + 1000]
-            meter.update(part, part + np.float32(0.01))
-        _, high = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return high
-
-    assert peak(80_000) < 1.1 * peak(20_000)

@@ -140,7 +140,7 @@ def test_runs_models_and_metrics_are_chosen_as_without_groups(home: Path, tmp_pa
     [
         (("--by", "bit"), "unknown --by 'bit'. Did you mean 'bits'? Known: activation_bits, architecture, bits,"),
         (("--by", "bits,"), "unknown --by ''"),
-        (("--by", "bits", "--claims"), "--by and --claims: one of them at a time"),
+        (("--by", "bits", "--claims"), "--by, --claims and --controls: one of them at a time"),
         (("--by", "bits", "--metric", "oof/"), "no metric begins with oof/"),
         (("--by", "bits", "control-*"), "--by: these results hold no quantization to group"),
         (("--by", "activation_bits", "hqq-*"), "--by activation_bits: no quantization of these results has it"),

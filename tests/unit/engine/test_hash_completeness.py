@@ -28,9 +28,9 @@ from benchmark.plugins import TextList, tasks
 from benchmark.quantization import quantizers
 from benchmark.quantization.calibrate import Source
 from benchmark.quantization.calibration import Calibration
-from benchmark.quantization.controls import dotted
 from benchmark.quantization.observers import Range
 from benchmark.spec import BindingSpec, ModelSpec, Override, QuantSpec, SuiteSpec
+from benchmark.spec.short_name import dotted
 from tests.hash_keys import (
     ANSWERS,
     CALIBRATION,

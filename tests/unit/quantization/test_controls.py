@@ -17,9 +17,10 @@ from benchmark.errors import QuantizationError, SpecError
 from benchmark.metrics.spectrum import EigenBasis, GramAccumulator, subspace_angles
 from benchmark.models.base import ClipModel
 from benchmark.quantization import Calibration, parse, quantize, quantizers
-from benchmark.quantization.controls import Truncation, dotted, image_noise, measure, undotted
+from benchmark.quantization.controls import Truncation, image_noise, measure
 from benchmark.results.tables import report_figures
 from benchmark.spec import digest
+from benchmark.spec.short_name import dotted, undotted
 from tests.quant_models import calibration, toy
 
 LIKE = "rtn-w4a8-channel-token-vision"

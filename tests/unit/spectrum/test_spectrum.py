@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 
 from benchmark.errors import UndefinedMetric
+from benchmark.metrics.gain import PairAccumulator
 from benchmark.metrics.spectrum import numerical_rank
 from benchmark.spectrum.figures import draw
-from benchmark.spectrum.layers import Features, Readout, layer_bases, spectra
+from benchmark.spectrum.layers import Features, Readout, Samples, layer_bases, spectra
 from benchmark.spectrum.model import Entry, LayerSpectrum, Study, rank_correlations, study_json
 
 
@@ -35,13 +36,18 @@ def features_with(scales: np.ndarray, count: int, seed: int = 0) -> tuple[np.nda
     return (columns * scales * math.sqrt(count)) @ q.T, q
 
 
+def samples(count: int, labels: np.ndarray | None = None) -> Samples:
+    """Without classes unless they are given; each image in a group of its own, as far as they go."""
+    return Samples(labels, np.arange(count) % 64)
+
+
 def study_of(x: np.ndarray, q: np.ndarray, corrupted: np.ndarray | None = None) -> Study:
     """Full precision x, a quantization q, and full precision's features of corrupted images."""
     bases = layer_bases(stream(x))
-    entries = [Entry("fp32", "clean", spectra(stream(x), bases, {}))]
+    entries = [Entry("fp32", "clean", spectra(stream(x), bases, {}, samples(len(x))))]
     if corrupted is not None:
-        entries.append(Entry("fp32", "blur/3", spectra(stream(corrupted), bases, {}, None, stream(x))))
-    entries.append(Entry("rtn-w4-channel-vision", "clean", spectra(stream(q), bases, {}, None, stream(x))))
+        entries.append(Entry("fp32", "blur/3", spectra(stream(corrupted), bases, {}, samples(len(x)), stream(x))))
+    entries.append(Entry("rtn-w4-channel-vision", "clean", spectra(stream(q), bases, {}, samples(len(x)), stream(x))))
     return Study("m", "d", len(x), tuple(entries))
 
 
@@ -116,7 +122,7 @@ def test_the_stream_agrees_with_the_functions_on_arrays_for_every_batch_size(see
     text, labels = rng.standard_normal((5, dim)), rng.integers(0, 5, 60)
     bases = layer_bases(stream(x, size))
     readouts = {"image": Readout(text.T, np.zeros(5))}
-    found = spectra(stream(q, size), bases, readouts, labels, stream(x, size))["image"]
+    found = spectra(stream(q, size), bases, readouts, samples(60, labels), stream(x, size))["image"]
     vectors = np.linalg.svd(x)[2].T
     assert found.sqnr_db is not None
     expected = 10 * np.log10(np.sum((x @ vectors) ** 2, axis=0) / np.sum(((q - x) @ vectors) ** 2, axis=0))
@@ -124,7 +130,7 @@ def test_the_stream_agrees_with_the_functions_on_arrays_for_every_batch_size(see
     parts = {"0-8": q @ vectors[:, :8] @ vectors[:, :8].T, "all": q}
     if dim > 8:
         parts[f"8-{min(dim, 64)}"] = q @ vectors[:, 8:] @ vectors[:, 8:].T
-    assert sorted(found.accuracy.values()) == sorted(
+    assert sorted(found.accuracy_full_basis.values()) == sorted(
         float(((part @ text.T).argmax(1) == labels).mean()) for part in parts.values()
     )
 
@@ -134,7 +140,8 @@ def test_an_offset_of_the_readout_counts() -> None:
     x = np.eye(3)[[0, 1, 2]]
     readout = {"image": Readout(np.zeros((3, 2)), np.array([0.0, 1.0]))}
     labels = np.array([1, 1, 0])
-    assert spectra(stream(x), layer_bases(stream(x)), readout, labels)["image"].accuracy["all"] == pytest.approx(2 / 3)
+    found = spectra(stream(x), layer_bases(stream(x)), readout, samples(3, labels))["image"]
+    assert found.accuracy_full_basis["all"] == found.accuracy_own_basis["all"] == pytest.approx(2 / 3)
 
 
 def test_truncated_features_keep_their_accuracy_in_the_kept_band() -> None:
@@ -145,7 +152,9 @@ def test_truncated_features_keep_their_accuracy_in_the_kept_band() -> None:
     columns = bases["image"].band(0, 8)
     kept = x @ columns @ columns.T
     readouts = {"image": Readout(text.T, np.zeros(4))}
-    full, low = (spectra(stream(f), bases, readouts, labels)["image"].accuracy for f in (x, kept))
+    full, low = (
+        spectra(stream(f), bases, readouts, samples(80, labels))["image"].accuracy_full_basis for f in (x, kept)
+    )
     assert low["all"] == low["0-8"] == full["0-8"]
 
 
@@ -185,13 +194,12 @@ def test_the_numbers_are_json_without_nan_and_figures_are_drawn() -> None:
     study = study_of(x, x + 0.1 * np.random.default_rng(0).standard_normal(x.shape), x * 1.1)
     text = json.dumps(study_json(study), allow_nan=False)
     entry = json.loads(text)["entries"][2]["layers"]["image"]
-    assert len(entry["sqnr_db"]) == entry["dimension"] == 20
-    assert (
-        json.loads(json.dumps(study_json(study_of(x, x)), allow_nan=False))["entries"][1]["layers"]["image"]["sqnr_db"]
-        == [None] * 20
-    )
-    assert set(draw(study)) == {"sqnr_by_rank", "energy_spectra", "block_sqnr"}
-    assert set(draw(study_of(x, x))) == {"sqnr_by_rank", "energy_spectra", "block_sqnr"}
+    assert len(entry["directions"]["sqnr_db"]["value"]) == entry["dimension"] == 20
+    same = json.loads(json.dumps(study_json(study_of(x, x)), allow_nan=False))["entries"][1]["layers"]["image"]
+    assert same["directions"]["sqnr_db"]["value"] == [None] * 20
+    assert same["directions"]["gain"]["value"] == same["directions"]["energy_ratio"]["value"] == [1.0] * 20
+    assert set(draw(study)) == {"gain_by_rank", "sqnr_by_rank", "energy_spectra", "block_sqnr"}
+    assert set(draw(study_of(x, x))) == {"gain_by_rank", "sqnr_by_rank", "energy_spectra", "block_sqnr"}
 
 
 def test_no_features_and_dead_layers_are_said() -> None:
@@ -212,7 +220,7 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
     def peak(batches: int) -> int:
         tracemalloc.start()
         bases = layer_bases(features(batches))
-        spectra(features(batches), bases, {}, None, features(batches))
+        spectra(features(batches), bases, {}, samples(32 * batches), features(batches))
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return used
@@ -222,5 +230,7 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
 
 
 def test_bands_of_an_entry_end_at_the_rank() -> None:
-    spectrum = LayerSpectrum(np.ones(10) / 10, 10.0, 9, np.arange(10.0), np.ones(10))
+    pairs = PairAccumulator(10)
+    pairs.update(np.sqrt(np.arange(10.0))[None], np.ones((1, 10)), np.zeros(1, dtype=int))
+    spectrum = LayerSpectrum(np.ones(10) / 10, 10.0, 9, pairs.sums)
     assert spectrum.band_sqnr_db() == pytest.approx({"0-8": 10 * math.log10(28 / 8), "8-64": 10 * math.log10(8)})
