@@ -60,6 +60,7 @@ ROOMS = (
     "benchmark.report",
     "benchmark.export",
     "benchmark.spectrum",
+    "benchmark.sensitivity",
     "benchmark.engine",
     "benchmark.tracking",
     "benchmark.results",

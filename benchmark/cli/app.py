@@ -29,6 +29,7 @@ from benchmark.errors import PluginError, ReliquantError
 from benchmark.export.request import ExportRequest
 from benchmark.registry import Registry
 from benchmark.report.request import ReportRequest
+from benchmark.sensitivity.request import SensitivityRequest
 from benchmark.spectrum.request import SpectrumRequest
 from benchmark.utils.guard import leave, text_of
 from benchmark.utils.options import Command
@@ -43,6 +44,7 @@ COMMANDS = (
     Command("report", ReportRequest, "benchmark.cli.report:report"),
     Command("show", ShowRequest, "benchmark.cli.show:show_run"),
     Command("spectrum", SpectrumRequest, "benchmark.spectrum.run:run_spectrum"),
+    Command("sensitivity", SensitivityRequest, "benchmark.sensitivity.run:run_sensitivity"),
     Command("export", ExportRequest, "benchmark.export.command:export"),
     Command("ui", UiRequest, "benchmark.cli.ui:serve"),
     Command("sync", SyncRequest, "benchmark.cli.sync:sync_suite"),

@@ -64,6 +64,10 @@ def _counteranimal(root: Path) -> DataSpec:
     return DataSpec(source="counteranimal", path=str(root))
 
 
+def _planted(root: Path) -> DataSpec:
+    return DataSpec(source="planted", split="test", limit=20)
+
+
 LAYOUTS: dict[str, Callable[[Path], DataSpec]] = {
     "demo": _demo,
     "image_folder": _image_folder,
@@ -74,6 +78,7 @@ LAYOUTS: dict[str, Callable[[Path], DataSpec]] = {
     "cifar_c": _cifar_c,
     "imagenet_c": _imagenet_c,
     "counteranimal": _counteranimal,
+    "planted": _planted,
 }
 
 
@@ -114,6 +119,7 @@ TestImageList = contract("image_list")
 TestCifarC = contract("cifar_c")
 TestImagenetC = contract("imagenet_c")
 TestCounteranimal = contract("counteranimal")
+TestPlanted = contract("planted")
 
 
 def test_every_source_has_a_contract_class() -> None:

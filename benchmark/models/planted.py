@@ -1,0 +1,48 @@
+"""`planted:VARIANT`: the model of the positive control, identified without being built and without torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from benchmark.demo import planted
+from benchmark.errors import UnknownNameError
+from benchmark.models.identity import ADAPTER_VERSION
+from benchmark.models.preprocess import Preprocess
+from benchmark.models.references import Reference, ResolvedModel
+from benchmark.spec import ModelSpec, digest
+
+if TYPE_CHECKING:
+    from benchmark.models.base import ClipModel
+
+VERSION = 1
+"""Raise it when the module built by `benchmark.models.linear_towers` can give other features."""
+PREPROCESS = Preprocess((planted.SIDE, planted.SIDE), (0.5,) * 3, (0.5,) * 3)
+
+
+class PlantedReference(Reference):
+    """`planted:gain`, `planted:mirror`, `planted:null`; `planted` alone is `planted:gain`."""
+
+    name = "planted"
+
+    def resolve(self, spec: ModelSpec, *, download: bool = True) -> ResolvedModel:
+        """As `benchmark.models.resolve`.
+
+        Raises:
+            UnknownNameError: no such variant.
+        """
+        variant = spec.ref.partition(":")[2] or "gain"
+        if variant not in planted.READS:
+            raise UnknownNameError("variant of the planted model", variant, planted.READS)
+        known = cast(planted.Variant, variant)
+        content = digest(["planted", ADAPTER_VERSION, VERSION, planted.content(), variant])
+        name = spec.name or f"planted-{variant}"
+
+        def loader(device: str) -> ClipModel:
+            from benchmark.models.linear_towers import build
+
+            return build(name, content, known, PREPROCESS, device)
+
+        return ResolvedModel(spec, name, "linear", content, (), None, PREPROCESS, loader)
+
+
+reference = PlantedReference()
