@@ -180,12 +180,15 @@ def heat_map(
 ) -> Figure:
     """Shares in [0, 1] as colours and numbers. Args: values (R, C), NaN where there is none; title and x label."""
     left = 0.25 + LETTER * max(map(len, rows))
-    figure, axes = _axes(*titles, "", (5, 0.32 * len(rows) + 1.2), left, 0.05)
+    width = max(5.0, left + 0.45 * len(columns) + 0.9)
+    figure, axes = _axes(*titles, "", (width, 0.32 * len(rows) + 1.2), left, 0.05)
     axes.grid(visible=False)
     image = axes.imshow(values, vmin=0, vmax=1, cmap="cividis", aspect="auto")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     for (row, column), value in np.ndenumerate(values):
+        if np.isnan(value):
+            continue
         colour = "black" if value > 0.5 else "white"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(image)

@@ -13,6 +13,7 @@ from benchmark import Answers, Banks, Columns, Errors, FeatureBank, Metric, NoOp
 from benchmark.errors import DataError, UndefinedMetric
 from benchmark.metrics.retrieval import Found, kept, overlap_replicates, search
 from benchmark.metrics.uncertainty import groups_of
+from tasks.figures import heat_map
 
 CUTS = (1, 5, 10)
 NEIGHBOURS = 10
@@ -41,6 +42,12 @@ DIRECTIONS = {
 }
 WAYS = {"": (True, True), "new_queries/": (True, False), "new_index/": (False, True)}
 """Part of a key -> whether queries, and the index, are the evaluated model's; otherwise they are full precision's."""
+
+SHORT = {
+    **{"image_to_text": "I>T", "text_to_image": "T>I", "image_to_image": "I>I"},
+    **{"": "", "new_queries/": " q", "new_index/": " i"},
+}
+"""Directions and ways in a figure."""
 
 
 @task(
@@ -248,3 +255,23 @@ def errors(columns: Columns, options: NoOptions, groups: Mapping[str, NDArray[An
                 else:
                     slack[key] = float(np.mean((rows / rows.sum()) ** 2))
     return Errors(replicates, answers, slack)
+
+
+@retrieval.draw_all
+def draw_all(summaries: Mapping[str, Summary]) -> Mapping[str, Any]:
+    """Search by text for images (T>I), by an image for texts (I>T) and for images (I>I): queries and index both by the
+    quantization; q: its queries in an index that full precision made; i: the reverse. Recall: share of queries with a
+    right item among the first ten. Overlap: share of full precision's ten nearest neighbours that are found. Empty:
+    nothing in it is quantized, or it is undefined.
+    """
+    figures = {}
+    for title, metric in {
+        "Recall at 10": "recall_at_10",
+        f"Overlap at {NEIGHBOURS}": f"overlap_at_{NEIGHBOURS}",
+    }.items():
+        keys = {f"{name}/{way}{metric}": SHORT[name] + SHORT[way] for name in DIRECTIONS for way in WAYS}
+        keys = {key: label for key, label in keys.items() if any(key in s.metrics for s in summaries.values())}
+        if keys:
+            values = np.array([[s.metrics.get(key, np.nan) for key in keys] for s in summaries.values()])
+            figures[metric] = heat_map(values, list(summaries), list(keys.values()), (title, ""))
+    return figures
