@@ -116,7 +116,7 @@ class _Side:
         images = np.arange(len(self.bank))
         if direction.index == "text":
             return np.asarray(np.searchsorted(self.owner, images[:, None] + [0, 1]), np.int64)
-        return (self.owner if direction.queries == "text" else images)[:, None] + [0, 1]
+        return np.asarray((self.owner if direction.queries == "text" else images)[:, None] + [0, 1], np.int64)
 
     def caption_columns(self) -> dict[str, NDArray[Any]]:
         """Ids of the captions: their image's, and which of its captions it is."""

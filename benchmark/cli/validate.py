@@ -195,7 +195,8 @@ def _forward_flops(spec: ModelSpec, missing: list[str]) -> tuple[float, float] |
         parameters, files = resolved.parameters or parameters, resolved.files
     known = architecture(spec.ref, files)
     vision, text = known.get("vision_cfg", {}), known.get("text_cfg", {})
-    image = caption = None if parameters is None else 2 * parameters * POSITIONS
+    image: float | None = None if parameters is None else 2 * parameters * POSITIONS
+    caption = image
     if isinstance(vision.get("layers"), int) and vision.get("patch_size"):
         image = _transformer_flops(vision, (vision["image_size"] / vision["patch_size"]) ** 2 + 1)
     elif image is not None:

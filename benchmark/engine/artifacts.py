@@ -238,7 +238,7 @@ def report_of(artifact: Artifact, opened: Opened, full: ClipModel, probe: Probe)
 def needed_texts(data: Data) -> list[str]:
     """The texts of a data set, as the text tower gets them: every class in every template, or the captions."""
     if data.spec.text == "captions":
-        return sorted(set(data.captions or ()))
+        return sorted({caption for captions in data.captions or () for caption in captions})
     if data.spec.text == "classes" and data.class_names:
         return filled_prompts(data.class_names, data.templates)
     return []

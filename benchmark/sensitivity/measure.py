@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmark.engine.holding import Models
 from benchmark.engine.plan import Plan, Settings, make_plan
@@ -175,7 +177,7 @@ def _check(
         differences([(1.0, found[line]), (-1.0, found[FP32.name])], headline),
         differences([(1.0, found[line]), (-1.0, found[base])], headline),
         differences([(1.0, found[other]), (-1.0, found[base])], headline) if compared else None,
-        (size(names[base]).effective_bits, size(names[line]).effective_bits),
+        (_bits(names[base]), _bits(names[line])),
         max(e.images for e in found[FP32.name].evidence.values()),
     )
 
@@ -189,3 +191,9 @@ def _notes(encoders: Sequence[Resuming], check: Check, whole: Mapping[str, objec
         elif encoder.skipped:
             notes.append(f"{encoder.skipped / total:.0%} of the blocks' passes came from the cache, exactly")
     return tuple(notes)
+
+
+def _bits(report: Mapping[str, Any]) -> float:
+    """Effective bits of a quantization's report, which always knows them."""
+    found = size(report)
+    return math.nan if found is None else found.effective_bits
