@@ -13,7 +13,8 @@ from benchmark import Answers, Banks, Columns, Errors, FeatureBank, Metric, NoOp
 from benchmark.errors import DataError, UndefinedMetric
 from benchmark.metrics.retrieval import Found, kept, overlap_replicates, search
 from benchmark.metrics.uncertainty import groups_of
-from tasks.figures import heat_map
+
+from .figures import heat_map
 
 CUTS = (1, 5, 10)
 NEIGHBOURS = 10
