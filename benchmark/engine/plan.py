@@ -33,7 +33,7 @@ from benchmark.spec import (
     digest_of,
 )
 from benchmark.spec.artifacts import artifacts_of, check_artifact_name
-from benchmark.spec.suite import limit_of
+from benchmark.spec.suite import limit_of, suite_names
 
 Binding = tuple[Task, str, BindingSpec]
 
@@ -320,7 +320,8 @@ def _quantizations(suite: SuiteSpec) -> list[QuantSpec]:
 def _check_artifacts(suite: SuiteSpec) -> None:
     """Names that are no short names, and a model of the suite for each."""
     for name in suite.artifacts:
-        check_artifact_name(name, quantizers.names(), f"suite '{suite.name}': artifacts")
+        names = (suite.name, *suite_names())
+        check_artifact_name(name, quantizers.names(), names, f"suite '{suite.name}': artifacts")
     for model in suite.models:
         artifacts_of(suite, model)
 

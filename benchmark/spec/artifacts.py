@@ -44,14 +44,16 @@ def _begins(part: str) -> bool:
     return part.partition("=")[0] in ArtifactSpec.model_fields and "=" in part
 
 
-def check_artifact_name(name: str, methods: Collection[str], where: str) -> None:
-    """Refuse the name of an artifact that reads as a short name: it could mean two things.
+def check_artifact_name(name: str, methods: Collection[str], suites: Collection[str], where: str) -> None:
+    """Refuse the name of an artifact that means something else where configurations are named.
 
-    Args: methods: the known quantization methods.
+    Args: methods: the known quantization methods. suites: names that commands take for a suite.
 
     Raises:
-        SpecError: it is a method, or begins like a short name of one.
+        SpecError: it is a method's, begins like a short name of one, or is a suite's.
     """
+    if name in suites:
+        raise SpecError(f"{where}: an artifact cannot be called '{name}' like a suite. Call it e.g. 'my-{name}'.")
     for method in methods:
         if name == method or name.startswith(f"{method}-"):
             raise SpecError(

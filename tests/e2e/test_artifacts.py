@@ -143,6 +143,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "no file": (("phone=none.onnx",), "artifact 'phone': none.onnx: no such file"),
     "no form": (("phone",), "--artifact 'phone': the form is NAME=FILE"),
     "a short name": (("rtn-w4=features.npz",), "reads as the quantization method 'rtn'"),
+    "a suite": (("shipped=features.npz",), "an artifact cannot be called 'shipped' like a suite"),
     "twice": (("phone=features.npz", "phone=features.npz"), "'phone' stands twice"),
     "another model": (("phone=features.npz,model=other",), "unknown model of the suite 'other'. Known: demo."),
     "no text tower": (("phone=image.npz,scope=vision+text",), "scope vision+text needs the text tower too"),

@@ -26,6 +26,7 @@ EVERYTHING = RunRequest(
     suite="my suite.yaml",
     models=["demo", "ViT-B-32/openai"],
     quantizations=["rtn-w4a8-channel-token-bits_visual.%5B0%2D3%5D_8-vision+text", "bnb-{int8,nf4}-vision"],
+    artifacts=["phone=visual int8.onnx,text=text.onnx", "tablet=features.npz"],
     tasks=["zero_shot", "ood"],
     overrides=["visual.blocks.[0-3].*=8"],
     data=["photos=a folder/it's --odd"],
