@@ -340,6 +340,7 @@ def base_of(group: str) -> type[Any]:
     module, name = {
         "reliquant.tasks": ("benchmark.plugins", "Task"),
         "reliquant.quantizers": ("benchmark.quantization.base", "Quantizer"),
+        "reliquant.runtimes": ("benchmark.runtimes.base", "Runtime"),
         "reliquant.sources": ("benchmark.data.sources.base", "Source"),
         "reliquant.commands": ("benchmark.utils.options", "Command"),
         "reliquant.references": ("benchmark.models.references", "Reference"),

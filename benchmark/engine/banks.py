@@ -113,11 +113,15 @@ class BankMaker:
 
     def _open_artifact(self, artifact: Artifact) -> Quantized:
         """The model with the artifact's towers, and what they do to a few images and prompts."""
-        settings, probe = self.plan.settings, self._probe()
+        probe = self._probe()
         with self._lent() as full:
-            base = prepared(full, settings.precision, settings.compile)
-            self._opened = open_artifact(artifact, base, settings.device.split(":")[0], probe)
+            self._opened = self._open(artifact, full, probe)
             return self._opened.model, report_of(artifact, self._opened, full, probe)
+
+    def _open(self, artifact: Artifact, full: ClipModel, probe: Probe) -> Opened:
+        settings = self.plan.settings
+        base = prepared(full, settings.precision, settings.compile)
+        return open_artifact(artifact, base, settings.device.split(":")[0], probe)
 
     def _probe(self) -> Probe:
         """The first images of the first data set, and the first prompts."""
@@ -133,9 +137,10 @@ class BankMaker:
         Raises:
             ArtifactError: see `open_artifact`; or a feature is missing.
         """
-        opened = self.quantized and self._opened
-        if self.artifact is None or opened is None:
+        if self.artifact is None:
             return
+        with self._lent() as full:
+            opened = self._open(self.artifact, full, self._probe())
         data = [self.plan.data[name] for name in names]
         texts = [text for each in data for text in needed_texts(each)]
         texts += [text for e in self.configuration.evaluations for asked in e.texts.values() for text in asked]

@@ -55,6 +55,7 @@ PROVENANCE = {
     **dict.fromkeys(("time?", "device?", "cpu?", "host?", "suite?", "quantized_model?", "traceback?"), str),
     "calibration?": TEXT_OR_NULL,
     "model?": {"ref": str, "digest?": str, "quantized?": bool, "notes?": [str]},
+    "artifact?": Each({"files": [str]}),
     "limit?": (WHOLE, type(None)),
     "skipped?": Each({"count": WHOLE, "images": [str]}),
     "counts?": Each(dict.fromkeys(("images", "versions", "classes", "classes_present"), WHOLE)),

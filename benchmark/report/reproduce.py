@@ -119,6 +119,8 @@ def _digests(provenance: Sequence[Any]) -> tuple[tuple[str, str], ...]:
     for each in provenance:
         if "model" in each:
             found[f"model {each['model']['ref']}", str(each["model"]["digest"])] = None
+        for tower, about in each.get("artifact", {}).items():
+            found[f"artifact, {tower} tower", ", ".join(about["files"])] = None
         if each.get("calibration"):
             found["calibration pairs", str(each["calibration"])] = None
         for name, value in each.get("data", {}).items():

@@ -30,7 +30,7 @@ def records_of(ledger: Ledger, suite: str, spec: SuiteSpec | None) -> list[Recor
     Args:
         spec: the suite's file, where it was found; without it the suite's name decides.
     """
-    answers = ledger.answers()
+    answers = _of_newest_files(ledger.answers())
     own = [record for record in answers if record.suite == suite]
     matched = [] if spec is None else _matching(answers, suite, spec, own)
     answered = {_place(record) for record in matched if record.status == "done"}
@@ -42,6 +42,16 @@ def records_of(ledger: Ledger, suite: str, spec: SuiteSpec | None) -> list[Recor
             kept.setdefault((record.key, record.model), record)
     order = {record.key: place for place, record in enumerate(answers)}
     return side_by_side(sorted(kept.values(), key=lambda record: order[record.key]))
+
+
+def _of_newest_files(records: Sequence[Record]) -> list[Record]:
+    """Without those of an artifact whose file has been replaced since: two files never make one configuration."""
+    last = {_where(record): record.provenance["artifact"] for record in records if "artifact" in record.provenance}
+    return [r for r in records if _where(r) not in last or r.provenance.get("artifact") == last[_where(r)]]
+
+
+def _where(record: Record) -> tuple[str, str, str]:
+    return record.suite, record.model, record.quantization
 
 
 def _place(record: Record) -> tuple[str, str, str]:

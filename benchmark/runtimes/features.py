@@ -77,10 +77,12 @@ def _names(path: Path) -> set[str]:
 @contextmanager
 def _open_npz(path: Path) -> Iterator[Any]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
             if not hasattr(stored, "files"):
                 raise ArtifactError(f"{path}: it is a single array, not an .npz file; expected {_FORM}.")
-            yield stored
+            with stored:
+                yield stored
     except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         if "allow_pickle" in str(error):
             raise ArtifactError(

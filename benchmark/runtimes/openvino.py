@@ -23,6 +23,8 @@ from benchmark.runtimes.base import GraphRuntime, Port, Session, checked
 
 IR, WEIGHTS, ONNX = ".xml", ".bin", ".onnx"
 DEVICE = "CPU"
+_ROOT, _HEAD = b"<net", 512
+"""What an IR begins with, in its first bytes: OpenVINO would try its readers of other formats on anything else."""
 _TYPES = {"f32": "float32", "f16": "float16", "f64": "float64", "i64": "int64", "i32": "int32", "u8": "uint8"}
 
 
@@ -73,7 +75,10 @@ class OpenVino(GraphRuntime):
             _need_onnx(self.name)
             return onnx.runtime.files(path)
         weights = path.with_suffix(WEIGHTS)
-        if checked(path) and not weights.is_file():
+        with checked(path).open("rb") as file:
+            if _ROOT not in file.read(_HEAD):
+                raise ArtifactError(f"{path}: not an OpenVINO IR, which begins with <net>.")
+        if not weights.is_file():
             raise ArtifactError(f"{path}: its weights are missing. Put {weights.name} beside it.")
         return path, weights
 
@@ -121,6 +126,7 @@ def _port(about: Any) -> Port:
 
 def _reason(error: Exception) -> str:
     """What OpenVINO says, without the places in its source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip().removeprefix("-- ") for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if line.startswith("No conversion rule")]
     said = [line for line in lines if not line.startswith(("Exception from", "Check '", "While validating"))]
-    return (said or lines or [type(error).__name__])[0][:300]
+    return (named or said or lines or [type(error).__name__])[0][:300]

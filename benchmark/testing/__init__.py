@@ -20,14 +20,19 @@ if TYPE_CHECKING:
     from benchmark.testing.banks import make_bank, shuffle
     from benchmark.testing.models import make_calibration, toy_model, with_outliers
     from benchmark.testing.quantizers import QuantizerContract
+    from benchmark.testing.runtimes import FeatureTableContract, LinearTower, RuntimeContract, TokenTower
     from benchmark.testing.sources import SourceContract
     from benchmark.testing.tasks import TaskContract
     from benchmark.testing.trackers import TrackerContract, make_finished
 
 __all__ = [
+    "FeatureTableContract",
+    "LinearTower",
     "QuantizerContract",
+    "RuntimeContract",
     "SourceContract",
     "TaskContract",
+    "TokenTower",
     "TrackerContract",
     "make_bank",
     "make_calibration",
@@ -41,6 +46,7 @@ _HOMES = {
     "banks": ("make_bank", "shuffle"),
     "models": ("make_calibration", "toy_model", "with_outliers"),
     "quantizers": ("QuantizerContract",),
+    "runtimes": ("FeatureTableContract", "LinearTower", "RuntimeContract", "TokenTower"),
     "sources": ("SourceContract",),
     "tasks": ("TaskContract",),
     "trackers": ("TrackerContract", "make_finished"),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.e2e.test_cli import ROOT, call
@@ -102,7 +103,19 @@ def test_a_source_passes_its_tests_and_runs(reliquant: Reliquant, tmp_path: Path
     assert found["fp32"]["zero_shot/insects/samples"] == 8
 
 
-@pytest.mark.parametrize("kind", ["task", "quantizer", "source"])
+def test_a_runtime_passes_its_tests_and_runs(reliquant: Reliquant, tmp_path: Path) -> None:
+    assert reliquant("new", "runtime", "matrices")[0] == 0
+    own_test_passes(tmp_path, "matrices")
+    weight = np.random.default_rng(0).normal(size=(64, 3 * 64 * 64)).astype(np.float32)
+    with Path("phone.matrices").open("wb") as file:
+        np.savez(file, weight=weight)
+    names = ("--task", "zero_shot", "--quant", "fp32", "--artifact", "phone=phone.matrices")
+    found = run(reliquant, "demo", "--include", "matrices.py", *names)
+    assert set(found) == {"fp32", "phone"}
+    assert found["phone"]["zero_shot/digits/accuracy"] < found["fp32"]["zero_shot/digits/accuracy"]
+
+
+@pytest.mark.parametrize("kind", ["task", "quantizer", "source", "runtime"])
 def test_nothing_is_overwritten(kind: str, reliquant: Reliquant, tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text("precious")
     status, _, err = reliquant("new", kind, "mine")
@@ -120,6 +133,8 @@ def test_nothing_is_overwritten(kind: str, reliquant: Reliquant, tmp_path: Path)
         ("quantizer", "torch", "something else"),
         ("source", "image_folder", "already"),
         ("source", "rows", "something else"),
+        ("runtime", "onnx", "already"),
+        ("runtime", "my_chip", "digits only"),
     ],
 )
 def test_names_that_cannot_be(kind: str, name: str, says: str, reliquant: Reliquant, tmp_path: Path) -> None:

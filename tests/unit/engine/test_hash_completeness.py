@@ -30,7 +30,8 @@ from benchmark.quantization.calibrate import Source
 from benchmark.quantization.calibration import Calibration
 from benchmark.quantization.controls import dotted
 from benchmark.quantization.observers import Range
-from benchmark.spec import BindingSpec, ModelSpec, Override, QuantSpec, SuiteSpec
+from benchmark.runtimes import Runtime, runtimes
+from benchmark.spec import ArtifactSpec, BindingSpec, ModelSpec, Override, QuantSpec, SuiteSpec
 from tests.hash_keys import (
     ANSWERS,
     CALIBRATION,
@@ -128,6 +129,54 @@ def test_version_of_a_quantizer(scene: Scene) -> None:
     assert found == {"gptq": set(), "rtn": TOWERS | RESULT, "imitated": {FEATURES} | RESULT}
 
 
+# --- artifacts ---------------------------------------------------------------------------------------------------
+
+ARTIFACT_FIELDS: Table = {
+    "file": Row({"file": "other.npz"}, frozenset({FEATURES}) | RESULT),
+    "text": Row({"text": "other.npz"}, frozenset({WEIGHTS, TEXTS}) | RESULT),
+    "model": Row({"model": "demo"}, why="it is the model whose digest counts"),
+    "runtime": Row({"runtime": "features"}, why="it is the one that reads such a file; see the next test for another"),
+    "scope": Row({"scope": "vision"}, frozenset({WEIGHTS, TEXTS}) | RESULT),
+}
+
+
+def with_artifact(scene: Scene, name: str = "phone", **fields: Any) -> SuiteSpec:
+    """The suite with an artifact of features for both towers, each in a file of its own."""
+    for file, seed in (("image.npz", 0), ("text.npz", 1), ("other.npz", 2)):
+        features = np.full((1, 4), seed + 1, np.float32)
+        arrays = {f"{kind}{end}": each for kind in ("image", "text") for end, each in (("", features), ("_id", ["x"]))}
+        np.savez(scene.root / file, **arrays)  # type: ignore[arg-type]
+    given = {"file": "image.npz", "text": "text.npz", **fields}
+    places = {key: str(scene.root / value) if key in ("file", "text") else value for key, value in given.items()}
+    return scene.with_fields(artifacts={name: places})
+
+
+@pytest.mark.parametrize(("name", "row"), rows(ARTIFACT_FIELDS))
+def test_artifact(scene: Scene, name: str, row: Row) -> None:
+    row.check(keys(with_artifact(scene)), keys(with_artifact(scene, **row.after)))
+
+
+def test_an_artifact_is_its_bytes_and_its_name(own: Scene) -> None:
+    """Where the file lies does not count; under another name it is evaluated again, on the same features."""
+    before = keys(with_artifact(own))
+    (own.root / "moved").mkdir()
+    (own.root / "moved" / "b.npz").write_bytes((own.root / "image.npz").read_bytes())
+    assert keys(with_artifact(own, file="moved/b.npz")) == before
+    assert changed(before, keys(with_artifact(own, name="tablet"))) == RESULT
+
+
+def test_a_runtime_counts(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its version, its library's, and what it computes with."""
+    suite = with_artifact(scene)
+    before = keys(suite)
+    with raised(runtimes.get("features")):
+        assert changed(before, keys(suite)) == TOWERS | RESULT
+    for name in ("library_version", "provider"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Runtime, name, lambda *_: "other")
+            assert changed(before, keys(suite)) == TOWERS | RESULT
+
+
 # --- settings ----------------------------------------------------------------------------------------------------
 
 SETTINGS: Table = {
@@ -162,6 +211,7 @@ SUITE_FIELDS: Table = {
     "description": Row({"description": "words"}, why="it is for people"),
     "models": Irrelevant("see MODEL_FIELDS"),
     "quantizations": Irrelevant("see QUANT_FIELDS"),
+    "artifacts": Irrelevant("see ARTIFACT_FIELDS"),
     "calibration": Row({"calibration": "fewer"}, CALIBRATION),
     "validation": Row({"validation": {"photos": "others"}}, why="a search makes other data sets of it"),
     "data": Irrelevant("see test_hash_of_data.py"),
@@ -383,6 +433,7 @@ MODELS: dict[type[BaseModel], Table] = {
     QuantSpec: QUANT_FIELDS,
     Override: OVERRIDE_FIELDS,
     SuiteSpec: SUITE_FIELDS,
+    ArtifactSpec: ARTIFACT_FIELDS,
     BindingSpec: BINDING_FIELDS,
     tasks.get("ood").options: OPTIONS,
     ModelSpec: MODEL_FIELDS,
