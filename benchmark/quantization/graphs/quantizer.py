@@ -133,7 +133,7 @@ class GraphQuantizer(Quantizer):
     @property
     def graph_version(self) -> int | None:
         """Of the conversion."""
-        return FORMATS[self.runtime].VERSION
+        return int(FORMATS[self.runtime].VERSION)
 
     def runtime_float(self, model: ClipModel, store: Store | None, progress: Progress) -> ClipModel | None:
         """The model with its image tower in float32 on the same runtime."""

@@ -212,9 +212,7 @@ SUITE_FIELDS: Table = {
     "models": Irrelevant("see MODEL_FIELDS"),
     "quantizations": Irrelevant("see QUANT_FIELDS"),
     "artifacts": Irrelevant("see ARTIFACT_FIELDS"),
-    "skip_unavailable": Row(
-        {"skip_unavailable": True}, why="what is left out changes no other"
-    ),
+    "skip_unavailable": Row({"skip_unavailable": True}, why="what is left out changes no other"),
     "calibration": Row({"calibration": "fewer"}, CALIBRATION),
     "validation": Row({"validation": {"photos": "others"}}, why="a search makes other data sets of it"),
     "data": Irrelevant("see test_hash_of_data.py"),
