@@ -34,11 +34,20 @@ from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
 from benchmark.ledger.store import Entry, Store
 from benchmark.models.base import ClipModel
-from benchmark.quantization import LayerState, QuantizationReport, check_model, quantize, quantize_to_store, quantizers
+from benchmark.quantization import (
+    LayerState,
+    QuantizationReport,
+    check_model,
+    quantize,
+    quantize_to_graphs,
+    quantize_to_store,
+    quantizers,
+)
 from benchmark.quantization.calibration import Calibration
+from benchmark.quantization.graphs.graph import Graph
 from benchmark.runtimes.artifact import Artifact
 from benchmark.runtimes.base import Features
-from benchmark.spec import FP32, ArtifactQuant, digest
+from benchmark.spec import FP32, ArtifactQuant, Tower, digest
 from benchmark.utils.progress import Advance, Progress
 
 PROBE_IMAGES, PROBE_TEXTS = 16, 16
@@ -165,6 +174,12 @@ class BankMaker:
         means = self._means()
         with self._lent() as model:
             return quantize_to_store(model, self.configuration.quant, *means)
+
+    def quantize_to_graphs(self) -> tuple[ClipModel, QuantizationReport, dict[Tower, Graph]]:
+        """`quantize`, and the towers that have become graphs of another runtime."""
+        means = self._means()
+        with self._lent() as model:
+            return quantize_to_graphs(model, self.configuration.quant, *means)
 
     def _means(self) -> tuple[Calibration | None, Progress, bool, Store | None]:
         return self._calibration(), self.progress, self.plan.settings.exact_float, self.statistics

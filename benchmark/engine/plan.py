@@ -173,6 +173,8 @@ class Plan:
         content: dict[str, Any] = {"quant": quant.model_dump(mode="json"), "version": quantizer.version}
         if quantizer.requires_calibration(quant):
             content["calibration"] = [self.calibration_data(quant).digest, calibrate.VERSION]
+        if quantizer.graph_version is not None:
+            content["graph"] = quantizer.graph_version
         if inner := quantizer.depends_on(quant):
             content["depends_on"] = [self.quant_key(other) for other in inner]
         return content

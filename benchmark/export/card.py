@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -47,7 +47,7 @@ class CardFacts:
 
 def card(facts: CardFacts) -> str:
     """Markdown with the YAML front matter that model hubs read."""
-    results = [_reliability(facts), _sizes(facts), _speed(facts)]
+    results = [reliability(facts), _sizes(facts), _speed(facts)]
     parts = [_front_matter(facts), _about(facts), *results, _use(facts), _provenance(facts)]
     return "\n\n".join(parts) + "\n"
 
@@ -108,7 +108,23 @@ def _about(facts: CardFacts) -> str:
     )
 
 
-def _reliability(facts: CardFacts) -> str:
+class Evaluated(Protocol):
+    """What the section on reliability is written from: those attributes of `CardFacts`."""
+
+    @property
+    def suite(self) -> str: ...
+    @property
+    def headline(self) -> Sequence[str]: ...
+    @property
+    def changes(self) -> Sequence[Change]: ...
+    @property
+    def values(self) -> Mapping[str, float]: ...
+    @property
+    def decision(self) -> Decision | None: ...
+
+
+def reliability(facts: Evaluated) -> str:
+    """Verdict, table of changes and what may be claimed; or that nothing was evaluated."""
     title = f"## Reliability\n\nSuite {facts.suite}."
     tested = adjust(change for change in facts.changes if change.key in facts.headline)
     if tested:

@@ -7,9 +7,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from benchmark.engine import prompt_check
 from benchmark.engine.banks import BankMaker, Caches
 from benchmark.engine.embed import embed_classes
@@ -22,6 +19,7 @@ from benchmark.engine.run import PIXEL_BUDGET
 from benchmark.errors import QuantizationError, SpecError
 from benchmark.export.card import CardFacts, card
 from benchmark.export.folder import CARD, VERSION, WEIGHTS, Base, Classes, ExportConfig
+from benchmark.export.graphs import check_can_be_graph, check_format, probe_images, write_graphs
 from benchmark.export.request import IN_FILE, ExportRequest, file_name
 from benchmark.export.results import Found, classes_data, find_results, tuned_scale
 from benchmark.export.serving import COLUMN, columns, example
@@ -40,6 +38,7 @@ from benchmark.models import ResolvedModel
 from benchmark.models.base import ClipModel
 from benchmark.models.references import Recipe, refuse_quantized
 from benchmark.quantization import LayerState, QuantizationReport, parse, quantizers, requires_calibration
+from benchmark.quantization.graphs.quantizer import GraphQuantizer
 from benchmark.results.baseline import RECORD, of_records, to_json
 from benchmark.results.decide import decide
 from benchmark.spec import FP32, SuiteSpec
@@ -47,9 +46,6 @@ from benchmark.spec.suite import load_suite, narrow
 from benchmark.tracking import DEFAULT_TRACKER, ServedModel, trackers
 from benchmark.utils.portable import portable
 from benchmark.utils.progress import open_progress
-
-PROBE = 8
-"""Images on which the stored model is compared with the one that it was stored from."""
 
 
 def export(request: ExportRequest) -> None:
@@ -59,6 +55,8 @@ def export(request: ExportRequest) -> None:
         ReliquantError: it cannot be exported as asked; nothing is left behind.
     """
     include_files(request.include)
+    if request.format is not None:
+        check_format(request.format, request.register)
     plan = _plan(request)
     configuration = plan.configurations[-1]
     chosen = classes_data(plan, configuration, request.classes)
@@ -73,20 +71,31 @@ def export(request: ExportRequest) -> None:
         caches = Caches.open(request.home / "cache", PIXEL_BUDGET, skip_broken=False)
         maker = caches.maker(plan, configuration, ModelHolder(configuration.model, request.device), progress)
         found = find_results(plan, configuration, request.home)
-        config = _write(folder, maker, request, chosen, found)
+        if request.format is not None:
+            said = write_graphs(folder, maker, request, chosen, found)
+        else:
+            config = _write(folder, maker, request, chosen, found)
+    if request.format is not None:
+        print(f"{request.to}: {said}")
+        _warn_unevaluated(request, configuration.quant.name, found)
+        return
     size = (request.to / WEIGHTS).stat().st_size
     print(f"{request.to}: {config.short_name}, {size / 1e6:.2f} MB of weights; checked: the stored model is identical")
-    if not found.records:
-        print(
-            f"warning: {request.home} has no evaluation of it, so the card has no reliability table; run "
-            f"`reliquant run {shlex.quote(request.used_suite)} --quant {shlex.quote(config.short_name)}` first",
-            file=sys.stderr,
-        )
+    _warn_unevaluated(request, config.short_name, found)
     if tracker is not None and request.register is not None and config.classes is not None:
         print(
             tracker.register_model(_served(request.register, request.to, plan, configuration, config, config.classes))
         )
     print(f"Use it: reliquant run {shlex.quote(request.used_suite)} --model {shlex.quote(str(request.to))}")
+
+
+def _warn_unevaluated(request: ExportRequest, name: str, found: Found) -> None:
+    if not found.records:
+        print(
+            f"warning: {request.home} has no evaluation of it, so the card has no reliability table; run "
+            f"`reliquant run {shlex.quote(request.used_suite)} --quant {shlex.quote(name)}` first",
+            file=sys.stderr,
+        )
 
 
 def _plan(request: ExportRequest) -> Plan:
@@ -95,9 +104,17 @@ def _plan(request: ExportRequest) -> Plan:
     if name in suite.artifacts:
         raise SpecError(f"{name} is an artifact: its file is what is shipped already. Export a quantization.")
     quant = parse(name)
-    if quant == FP32:
-        raise SpecError("fp32 is the model as it is; export takes a quantization (`reliquant list quantizers`)")
+    if quant == FP32 and request.format is None:
+        raise SpecError(
+            "fp32 is the model as it is; export takes a quantization (`reliquant list quantizers`), or --format onnx"
+        )
     method = quantizers.get(quant.method)
+    if request.format is not None:
+        check_can_be_graph(quant, method, request.format)
+    elif isinstance(method, GraphQuantizer):
+        raise QuantizationError(
+            f"{quant.name} is a graph of {method.runtime}: export it with --format {method.runtime}"
+        )
     if method.kind == "control":
         raise QuantizationError(f"{method.name} changes features, not weights: there is nothing to export")
     suite = suite.model_copy(update={"artifacts": {}})
@@ -167,7 +184,7 @@ def _write(folder: Path, maker: BankMaker, request: ExportRequest, chosen: str |
     facts = CardFacts(request.to.name, config, report, size, suite, used, line, *about)
     (folder / CARD).write_text(card(facts), encoding="utf-8")
     write_config(folder, config)
-    check_same(folder, quantized, _probe(maker), plan.settings.device)
+    check_same(folder, quantized, probe_images(maker), plan.settings.device)
     return config
 
 
@@ -211,14 +228,6 @@ def _provenance(plan: Plan, configuration: Configuration) -> dict[str, object]:
     method = quantizers.get(configuration.quant.method)
     kept = {key: known[key] for key in ("time", "versions", "device", "cpu")}
     return {**kept, "method": f"{method.name}, version {method.version}, {method.paper}"}
-
-
-def _probe(maker: BankMaker) -> NDArray[np.uint8]:
-    """A few calibration images where there are any, else seeded noise: (B, 3, H, W) uint8."""
-    if maker.plan.calibration is not None:
-        return np.array(maker.pixels_of(maker.plan.calibration).array[:PROBE])
-    shape = (PROBE, 3, *maker.configuration.model.preprocess.size)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def _served(

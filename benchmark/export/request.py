@@ -25,6 +25,7 @@ class ExportRequest(Quiet, Paths, Plugins, Home, Device, DataPlaces, Store):
         complete="configurations",
     )
     to: Path = option(..., "Folder to write; it must not exist yet.")
+    format: str | None = option(None, "Towers as files of a runtime, `onnx` or `openvino`, instead of packed weights.")
     suite: str = option("demo", "Its model, calibration data, classes and results.", complete="suites")
     model: str | None = option(None, "Model instead of the suite's.", complete="models")
     classes: str | None = option(None, "Data set whose classes are served.")
@@ -46,6 +47,7 @@ class ExportRequest(Quiet, Paths, Plugins, Home, Device, DataPlaces, Store):
             "--model": self.model,
             "--classes": self.classes,
             "--limit": self.limit,
+            "--format": self.format,
             "--to": self.to.name,
         }
         given = [word for key, value in options.items() if value is not None for word in (key, str(value))]

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchmark.quantization.affine import QuantizedWeight, Scheme
-    from benchmark.quantization.apply import check_model, quantize, quantize_to_store, requires_calibration
+    from benchmark.quantization.apply import (
+        check_model,
+        quantize,
+        quantize_to_graphs,
+        quantize_to_store,
+        requires_calibration,
+    )
     from benchmark.quantization.base import (
         ACTIVATION_FIELDS,
         COMMON_FIELDS,
@@ -55,6 +61,7 @@ __all__ = [
     "integer_engine",
     "parse",
     "quantize",
+    "quantize_to_graphs",
     "quantize_to_store",
     "quantizers",
     "requires_calibration",
@@ -68,6 +75,7 @@ _HOMES = {
     "benchmark.quantization.apply": (
         "check_model",
         "quantize",
+        "quantize_to_graphs",
         "quantize_to_store",
         "requires_calibration",
     ),

@@ -108,7 +108,7 @@ def choose_qparams(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tup
         return scale, torch.zeros_like(scale)
     bottom = -(2 ** (bits - 1))
     zero_point = bottom - torch.round(low.float() / scale)
-    return scale, zero_point.clamp(bottom, bottom + levels)
+    return scale, zero_point.clamp(float(bottom), bottom + levels)
 
 
 def quantize(values: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:

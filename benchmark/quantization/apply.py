@@ -14,6 +14,7 @@ from benchmark.models.base import ClipModel
 from benchmark.quantization.base import FeatureControl, Quantizer, TowerJob
 from benchmark.quantization.calibrate import Store
 from benchmark.quantization.calibration import Calibration
+from benchmark.quantization.graphs.graph import Graph
 from benchmark.quantization.registry import quantizers
 from benchmark.quantization.report import (
     QuantizationReport,
@@ -91,7 +92,20 @@ def quantize_to_store(
     statistics: Store | None = None,
 ) -> tuple[ClipModel, QuantizationReport, dict[str, LayerState]]:
     """`quantize`, and the states of the replaced layers by name, as a file of the quantized model holds them."""
-    return _quantize(model, spec, calibration, progress, exact_float, statistics, True)
+    return _quantize(model, spec, calibration, progress, exact_float, statistics, True)[:3]
+
+
+def quantize_to_graphs(
+    model: ClipModel,
+    spec: QuantSpec,
+    calibration: Calibration | None = None,
+    progress: Progress | None = None,
+    exact_float: bool = False,
+    statistics: Store | None = None,
+) -> tuple[ClipModel, QuantizationReport, dict[Tower, Graph]]:
+    """`quantize`, and the towers that have become graphs."""
+    quantized, report, _, graphs = _quantize(model, spec, calibration, progress, exact_float, statistics, False)
+    return quantized, report, graphs
 
 
 def _quantize(
@@ -102,22 +116,23 @@ def _quantize(
     exact_float: bool,
     statistics: Store | None,
     keep: bool,
-) -> tuple[ClipModel, QuantizationReport, dict[str, LayerState]]:
+) -> tuple[ClipModel, QuantizationReport, dict[str, LayerState], dict[Tower, Graph]]:
     method = quantizers.get(spec.method)
     method.check(spec)
     if not spec.towers:
-        return model, _report(model, model, spec, method, {}, []), {}
+        return model, _report(model, model, spec, method, {}, []), {}, {}
     _check_before(model, spec, method, calibration)
     if isinstance(method, FeatureControl) and calibration is not None:
 
         def quantized(inner: QuantSpec) -> ClipModel:
             return quantize(model, inner, calibration, progress, exact_float, statistics)[0]
 
-        return *_controlled(model, spec, method, calibration, quantized), {}
+        return *_controlled(model, spec, method, calibration, quantized), {}, {}
     keep_freed_memory()
     clone = model.clone()
     notes: list[str] = []
     kept: dict[str, LayerState] = {}
+    graphs: dict[Tower, Graph] = {}
     towers: dict[Tower, TowerReport] = {}
     for tower in spec.towers:
         targets, skipped = resolve(method, clone, tower, spec)
@@ -138,7 +153,8 @@ def _quantize(
         clone = job.model
         notes += [*job.notes, *_uncovered(tower, towers[tower])]
         kept |= job.kept or {}
-    return clone, _report(model, clone, spec, method, towers, notes), kept
+        graphs |= job.graphs
+    return clone, _report(model, clone, spec, method, towers, notes), kept, graphs
 
 
 def graph_bytes(job: TowerJob) -> int | None:

@@ -187,6 +187,11 @@ class Quantizer(ABC):
         if device not in self.runs_on:
             raise QuantizationError(f"{self.name} does not run on {device}; it runs on {', '.join(self.runs_on)}")
 
+    @property
+    def graph_version(self) -> int | None:
+        """Version of the graph that a tower becomes before it is quantized; part of the content hash. None in torch."""
+        return None
+
     def runtime_float(self, model: ClipModel, store: Store | None, progress: Progress) -> ClipModel | None:
         """The model in full precision on the runtime that this method quantizes for; None where that is torch."""
         return None

@@ -130,9 +130,20 @@ def unpack_layer(
     Raises:
         ModelError: a value is missing or does not fit the layer.
     """
+    weight, activation, transform = stored_parts(layer, state, parts)
+    return replacement(layer, weight, activation, transform, exact_float)
+
+
+def stored_parts(
+    layer: nn.Linear | nn.Conv2d, state: LayerState, parts: Parts
+) -> tuple[QuantizedWeight | None, TokenQuantizer | None, Transform | None]:
+    """Weight, quantizer of the input and its transformation, from a stored state.
+
+    Raises:
+        ModelError: a value is missing or does not fit the layer.
+    """
     try:
-        weight = _weight(layer, state, parts)
-        return replacement(layer, weight, _activation(state, parts), _transform(layer, state), exact_float)
+        return _weight(layer, state, parts), _activation(state, parts), _transform(layer, state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"its stored state is damaged ({type(error).__name__}: {reason})") from error

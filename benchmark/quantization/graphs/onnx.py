@@ -24,6 +24,7 @@ from benchmark.spec import Tower
 
 VERSION = 1
 """Raise it when the same tower can become another graph."""
+OPSET = 21
 LARGEST_BATCH = 4096
 EXTERNAL_BYTES = 1_500_000_000
 """From so many bytes on weights lie in a file beside the graph: one message of protobuf holds 2 GiB."""
@@ -35,8 +36,11 @@ _ADDED = re.compile(r"(_MatMul)?(_quant)?$")
 """What onnxruntime appends to the name of a node that it replaces."""
 
 
-def convert(model: ClipModel, tower: Tower, folder: Path) -> Path:
-    """Write a tower in full precision; returns the path of its `.onnx`.
+def convert(model: ClipModel, tower: Tower, folder: Path, full: ClipModel | None = None) -> Path:
+    """Write a tower; returns the path of its `.onnx`.
+
+    Args:
+        full: the model whose layers nodes are named after, where `model` has others in their place.
 
     Raises:
         QuantizationError: torch cannot export it.
@@ -53,10 +57,11 @@ def convert(model: ClipModel, tower: Tower, folder: Path) -> Path:
             dynamic_shapes=({0: batch},),
             input_names=[INPUTS[tower]],
             output_names=[FEATURES],
+            opset_version=OPSET,
             verbose=False,
         )
         proto = program.model_proto  # type: ignore[union-attr]
-        _name_layers(proto, model, tower)
+        _name_layers(proto, full or model, tower)
         return save(proto, folder, STEMS[tower])
 
 
@@ -73,8 +78,9 @@ def save(proto: Any, folder: Path, stem: str) -> Path:
 def _name_layers(proto: Any, model: ClipModel, tower: Tower) -> None:
     """Name every node with a weight after its layer, `LAYER@2` for the layer's second call, and its weight too."""
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    nodes = [node for node in proto.graph.node if node.op_type in _PRODUCTS and node.input[1] in weights]
-    dense = [_rows(node, np.asarray(_array(weights[node.input[1]]), np.float32)) for node in nodes]
+    makers = {output: node for node in proto.graph.node for output in node.output}
+    found = [(n, w) for n in proto.graph.node if n.op_type in _PRODUCTS and (w := _weight(n, weights, makers))]
+    nodes, dense = [node for node, _ in found], [weight.dense for _, weight in found]
     layers = matched(layer_weights(model, tower), [_layer(node) for node in nodes], dense)
     calls: dict[str, int] = {}
     renamed: dict[str, str] = {}
@@ -82,7 +88,8 @@ def _name_layers(proto: Any, model: ClipModel, tower: Tower) -> None:
         if layer is not None:
             calls[layer] = calls.get(layer, 0) + 1
             node.name = layer if calls[layer] == 1 else f"{layer}@{calls[layer]}"
-            renamed.setdefault(node.input[1], f"{layer}.weight")
+            if node.input[1] in weights:
+                renamed.setdefault(node.input[1], f"{layer}.weight")
     taken = set(weights) - set(renamed)
     renamed = {old: new for old, new in renamed.items() if new not in taken}
     for tensor in proto.graph.initializer:

@@ -130,6 +130,11 @@ class GraphQuantizer(Quantizer):
         """Remarks on a quantized graph."""
         return []
 
+    @property
+    def graph_version(self) -> int | None:
+        """Of the conversion."""
+        return int(FORMATS[self.runtime].VERSION)
+
     def runtime_float(self, model: ClipModel, store: Store | None, progress: Progress) -> ClipModel | None:
         """The model with its image tower in float32 on the same runtime."""
         return in_runtime(model, ("vision",), self.runtime, store, progress)

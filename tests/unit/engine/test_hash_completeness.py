@@ -213,6 +213,7 @@ SUITE_FIELDS: Table = {
     "models": Irrelevant("see MODEL_FIELDS"),
     "quantizations": Irrelevant("see QUANT_FIELDS"),
     "artifacts": Irrelevant("see ARTIFACT_FIELDS"),
+    "skip_unavailable": Row({"skip_unavailable": True}, why="what is left out changes no other"),
     "calibration": Row({"calibration": "fewer"}, CALIBRATION),
     "validation": Row({"validation": {"photos": "others"}}, why="a search makes other data sets of it"),
     "data": Irrelevant("see test_hash_of_data.py"),
@@ -412,6 +413,9 @@ VERSIONS: dict[tuple[str, str], frozenset[str] | Irrelevant] = {
     ("benchmark/quantization/calibrate.py", "VERSION"): CALIBRATION,
     ("benchmark/results/evidence.py", "VERSION"): Irrelevant("replicates of another version are made again"),
     ("benchmark/spectrum/layers.py", "VERSION"): Irrelevant("a key of its own, of spectra"),
+    ("benchmark/quantization/graphs/openvino.py", "VERSION"): Irrelevant("test_graph_quantizers raises it"),
+    ("benchmark/quantization/graphs/onnx.py", "VERSION"): Irrelevant("test_graph_quantizers raises it"),
+    ("benchmark/export/graphs.py", "VERSION"): Irrelevant("nothing reads the folder"),
     ("benchmark/export/folder.py", "VERSION"): Irrelevant("a folder of another format is refused"),
 }
 

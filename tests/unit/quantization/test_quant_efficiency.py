@@ -50,7 +50,7 @@ def test_both_models_are_timed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> 
         return (2.0 if model == "other" else 1.0) * 1.1 ** (len(ran) // 2)
 
     monkeypatch.setattr(efficiencies, "_run", run)
-    single, reference = _rounds(full, other, torch.zeros(1), 0.0)  # type: ignore[arg-type]
+    single, reference = _rounds([other, full], torch.zeros(1), 0.0)  # type: ignore[arg-type]
     assert ran[4:] == ["other", "full", "full", "other"] * 3
     assert speed_ratio(single, reference).value == pytest.approx(2.0), "a drift goes out where the order changes"
     assert np.shape(single) == (6, 1)
@@ -59,7 +59,7 @@ def test_both_models_are_timed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(("each", "passes"), [(0.001, 3), (0.06, 1), (0.04, 2)])
 def test_a_round_of_a_fast_model_has_several_passes(each: float, passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficiencies, "_run", lambda *_: each)
-    single, _ = _rounds(toy(), toy(), torch.zeros(1), 0.0)
+    single, _ = _rounds([toy(), toy()], torch.zeros(1), 0.0)
     assert np.shape(single) == (6, passes)
 
 
