@@ -233,7 +233,8 @@ def _told(told: Told) -> str:
     value, low, high = (float(each[0]) for each in (told.value, told.low, told.high))
     if not np.isfinite(value):
         return "-"
-    return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if np.isfinite(low) else "")
+    digits = 3 if abs(value) < 10 else 1
+    return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite(low) else "")
 
 
 def _angle(found: LayerSpectrum, itself: bool) -> str:

@@ -183,3 +183,60 @@ def test_controls_run_through_the_six_tasks(place: Path) -> None:
     assert scaled["calibration"]["calibration/scenes/nll"] != full["calibration"]["calibration/scenes/nll"]
     assert run_suite(request) == 0
     assert len(Ledger(home).records) == len(ledger.records)
+
+
+def test_a_suite_asks_for_the_joint_space_and_the_report_answers(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From cached features: no image goes through a model again, and the numbers are those of a study that streams."""
+    own = place / "own.yaml"
+    own.write_text((place / "suite.yaml").read_text() + "spectrum: [scenes]\n")
+    home, names = place / "joint", ("rtn-w2-channel-vision", "control-residual-like_rtn.w2-vision")
+    tasks = ["zero_shot", "covariate_shift"]
+    request = RunRequest(suite=str(own), quantizations=names, tasks=tasks, trackers=["jsonl"], home=home, quiet=True)
+    assert run_suite(request) == 0
+    folder = home / "spectrum" / "model.scenes.joint"
+    assert [path.name for path in folder.iterdir()] == ["spectrum.json"]
+    found = json.loads((folder / "spectrum.json").read_text())
+    assert found["layers"] == ["image"]
+    printed = capsys.readouterr().out
+    assert "evaluations: " in printed
+    assert "figures and numbers" not in printed
+    status, out, err = call(
+        monkeypatch, capsys, str(own), "--corruption", "none", "--format", "json", "--quiet", "--tracker", "jsonl",
+        "--home", str(home), "--quant", names[0],
+    )  # fmt: skip
+    assert status == 0, err
+    streamed = layers_of(json.loads(out), names[0])["image"]
+    cached = layers_of(found, names[0])["image"]
+    assert cached["accuracy_of_parts"] == streamed["accuracy_of_parts"]
+    for band in ("0-8", "8-64", "all"):
+        for ratio, told in streamed["bands"][band].items():
+            assert cached["bands"][band][ratio] == pytest.approx(told, rel=1e-3), (band, ratio)
+    page = place / "joint.html"
+    monkeypatch.setattr(sys, "argv", ["reliquant", "report", str(own), "--home", str(home), "-o", str(page)])
+    with pytest.raises(SystemExit):
+        main()
+    section = page.read_text().split('id="spectrum"')[1].split("</section>")[0]
+    assert section.count("<li>") >= 5
+    assert "control-residual" in section
+    assert "On 40 images of scenes, in the joint space" in section
+
+
+def test_joint_alone_embeds_what_is_not_cached(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = study(place, monkeypatch, capsys, "--joint", "--quant", "rtn-w3", "-o", str(place / "only"))
+    assert found["layers"] == ["image"]
+    assert {entry["images"] for entry in found["entries"]} == {"clean"}
+    assert layers_of(found, "rtn-w3-channel-vision")["image"]["margins"]["slope"]["value"] < 1.5
+
+
+def test_an_unknown_data_set_of_a_suite_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = place / "wrong.yaml"
+    wrong.write_text((place / "suite.yaml").read_text() + "spectrum: [scense]\n")
+    status, _, err = call(monkeypatch, capsys, str(wrong), "--home", str(place / "home"))
+    assert status == 2
+    assert "spectrum: unknown data set 'scense'. Did you mean 'scenes'?" in err
