@@ -55,7 +55,7 @@ class Base(Frozen):
     family: str
     sha256: str
     parameters: int | None
-    library: Literal["open_clip", "transformers"]
+    library: Literal["open_clip", "transformers", "planted"]
     architecture: dict[str, JsonValue]
     preprocess: Preprocess
     tokenizer: bool

@@ -104,7 +104,7 @@ def _full(
     tensors: Mapping[str, Tensor],
 ) -> ClipModel:
     """The model with all parameters right but the weights of the quantized layers."""
-    from benchmark.models import open_clip, transformers
+    from benchmark.models import linear_towers, open_clip, transformers
     from benchmark.models.checkpoint import fill
 
     path = folder / WEIGHTS
@@ -119,6 +119,9 @@ def _full(
     (name, content), base = identity, config.base
     if base.library == "transformers":
         return transformers.load(name, base.family, content, folder / BASE, base.preprocess, device, restore)
+    if base.library == "planted":
+        variant = linear_towers.variant_of(base.architecture.get("variant"), str(folder / EXPORT_NAME))
+        return linear_towers.build(name, content, variant, base.preprocess, device, restore)
     source = open_clip.Source(name, base.family, content, recipe, base.preprocess, path)
     return open_clip.load(source, device, restore)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmark.demo import planted
+from benchmark.errors import ModelError
 from benchmark.models.base import ClipModel, Preprocess, Tap
 from benchmark.models.taps import identity
 
@@ -104,11 +105,32 @@ def state(variant: planted.Variant) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def build(name: str, digest: str, variant: planted.Variant, preprocess: Preprocess, device: str) -> ClipModel:
-    """The model on a device, in eval mode."""
+def variant_of(name: object, where: str) -> planted.Variant:
+    """A variant by its name.
+
+    Raises:
+        ModelError: there is none; names `where`.
+    """
+    for variant in planted.READS:
+        if name == variant:
+            return variant
+    raise ModelError(f"{where}: no planted model of variant {name!r}; known: {', '.join(planted.READS)}")
+
+
+def build(
+    name: str,
+    digest: str,
+    variant: planted.Variant,
+    preprocess: Preprocess,
+    device: str,
+    restore: Callable[[nn.Module], None] | None = None,
+) -> ClipModel:
+    """The model on a device, in eval mode. Args: restore: puts other tensors into its module."""
     module = LinearTowers()
     made: dict[str, Any] = {key: torch.from_numpy(value.copy()).float() for key, value in state(variant).items()}
     module.load_state_dict(made)
+    if restore is not None:
+        restore(module)
     blocks = ("visual.blocks.0", "visual.blocks.1")
     taps = {f"block:{block}": Tap(block, "output", identity) for block in blocks}
     return ClipModel(

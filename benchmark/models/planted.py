@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from benchmark.demo import planted
 from benchmark.errors import UnknownNameError
 from benchmark.models.identity import ADAPTER_VERSION
 from benchmark.models.preprocess import Preprocess
-from benchmark.models.references import Reference, ResolvedModel
+from benchmark.models.references import Recipe, Reference, ResolvedModel
 from benchmark.spec import ModelSpec, digest
 
 if TYPE_CHECKING:
@@ -33,16 +33,16 @@ class PlantedReference(Reference):
         variant = spec.ref.partition(":")[2] or "gain"
         if variant not in planted.READS:
             raise UnknownNameError("variant of the planted model", variant, planted.READS)
-        known = cast(planted.Variant, variant)
         content = digest(["planted", ADAPTER_VERSION, VERSION, planted.content(), variant])
         name = spec.name or f"planted-{variant}"
 
         def loader(device: str) -> ClipModel:
-            from benchmark.models.linear_towers import build
+            from benchmark.models.linear_towers import build, variant_of
 
-            return build(name, content, known, PREPROCESS, device)
+            return build(name, content, variant_of(variant, spec.ref), PREPROCESS, device)
 
-        return ResolvedModel(spec, name, "linear", content, (), None, PREPROCESS, loader)
+        recipe = Recipe("planted", {"variant": variant})
+        return ResolvedModel(spec, name, "linear", content, (), None, PREPROCESS, loader, recipe)
 
 
 reference = PlantedReference()

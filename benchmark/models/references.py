@@ -44,7 +44,7 @@ class Recipe:
         text_model: folder with the `config.json` of a transformers text tower; None for a library's own.
     """
 
-    library: Literal["open_clip", "transformers"]
+    library: Literal["open_clip", "transformers", "planted"]
     architecture: Mapping[str, Any]
     tokenizer: Path | None = None
     text_model: Path | None = None

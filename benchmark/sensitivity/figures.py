@@ -28,7 +28,7 @@ def heat_map(study: Study) -> Figure:
     )
     axes = figure.subplots()
     widest = float(np.nanmax(np.abs(values), initial=1e-9))
-    shown = axes.imshow(-values, cmap="RdBu", vmin=-1.3 * widest, vmax=1.3 * widest, aspect="auto")
+    shown = axes.imshow(values, cmap="RdBu_r", vmin=-1.6 * widest, vmax=1.6 * widest, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value) and len(names) <= MOST_NUMBERS:
             effect = study.rows[row].harm[columns[column]]
