@@ -116,8 +116,9 @@ class _Side:
         """(Q, 2) first and one past the last right item of each query."""
         images = np.arange(len(self.bank))
         if direction.index == "text":
-            return np.asarray(np.searchsorted(self.owner, images[:, None] + [0, 1]), np.int64)
-        return np.asarray((self.owner if direction.queries == "text" else images)[:, None] + [0, 1], np.int64)
+            return np.searchsorted(self.owner, np.stack([images, images + 1], axis=1))
+        at = self.owner if direction.queries == "text" else images
+        return np.stack([at, at + 1], axis=1)
 
     def caption_columns(self) -> dict[str, NDArray[Any]]:
         """Ids of the captions: their image's, and which of its captions it is."""

@@ -195,17 +195,13 @@ def _forward_flops(spec: ModelSpec, missing: list[str]) -> tuple[float, float] |
         parameters, files = resolved.parameters or parameters, resolved.files
     known = architecture(spec.ref, files)
     vision, text = known.get("vision_cfg", {}), known.get("text_cfg", {})
-    image: float | None = None if parameters is None else 2 * parameters * POSITIONS
-    caption = image
+    image: float | None = None if parameters is None else 2 * parameters * VISION_SHARE * POSITIONS
+    caption = 0.0 if parameters is None else 2 * parameters * (1 - VISION_SHARE) * POSITIONS
     if isinstance(vision.get("layers"), int) and vision.get("patch_size"):
         image = _transformer_flops(vision, (vision["image_size"] / vision["patch_size"]) ** 2 + 1)
-    elif image is not None:
-        image *= VISION_SHARE
     if isinstance(text.get("layers"), int) and text.get("width"):
         caption = _transformer_flops(text, text.get("context_length", CONTEXT))
-    elif caption is not None:
-        caption *= 1 - VISION_SHARE
-    return None if image is None else (image, caption or 0.0)
+    return None if image is None else (image, caption)
 
 
 def _transformer_flops(tower: Mapping[str, Any], positions: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark import Banks
+from benchmark.errors import InputError
 from benchmark.metrics.retrieval import kept, overlap_replicates, search
 from benchmark.plugins import tasks
 from benchmark.testing import make_bank
@@ -113,6 +115,17 @@ def test_blocks_and_tiles_change_nothing() -> None:
         np.testing.assert_array_equal(found.nearest, wanted.nearest)
 
 
+def test_similarities_are_never_all_in_memory() -> None:
+    """All of them would take 160 MB."""
+    rng = np.random.default_rng(0)
+    queries, index = (rng.standard_normal((count, 8)).astype(np.float32) for count in (2000, 20_000))
+    tracemalloc.start()
+    search(queries, index, np.arange(2000)[:, None] + [0, 1], 10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 70e6
+
+
 def test_overlap_counts_what_two_lists_share() -> None:
     rng = np.random.default_rng(1)
     first, second = (np.array([np.sort(rng.permutation(14)[:10]) for _ in range(50)]) for _ in range(2))
@@ -133,6 +146,23 @@ def test_replicates_of_an_overlap_leave_pictures_out_as_queries_and_as_items() -
             if queries[row] != group and items[row, place] != group
         ]
         assert found[group] == pytest.approx(np.mean(left), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((np.zeros((2, 3)), np.zeros((4, 5)), [[0, 1]] * 2), r"queries \(2, 3\) and index \(4, 5\)"),
+        ((np.zeros((2, 3)), np.zeros((4, 3)), [[0, 1]]), r"right: expected shape \(2, 2\), got \(1, 2\)"),
+        ((np.zeros((2, 3)), np.zeros((4, 3)), [[0, 1], [2, 2]]), "each query needs at least one item among the 4"),
+        ((np.zeros((2, 3)), np.zeros((4, 3)), [[0, 1], [3, 5]]), "each query needs at least one item among the 4"),
+        ((np.zeros((2, 3)), np.zeros((4, 3)), [[0, 1]] * 2, 5), "nearest: 5, the index has 4 items"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(arguments: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        search(*arguments)
+    with pytest.raises(InputError, match="expected the same shape"):
+        kept(np.zeros((2, 0)), np.zeros((2, 0)))
 
 
 def test_features_that_say_nothing_find_as_often_as_chance() -> None:

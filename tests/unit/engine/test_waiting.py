@@ -12,6 +12,7 @@ import pytest
 from benchmark.engine import local
 from benchmark.engine.evaluate import evaluate
 from benchmark.engine.local import Local
+from benchmark.plugins import tasks
 
 
 class Leases:
@@ -76,8 +77,10 @@ def test_an_attempt_to_end_the_process_while_embedding_is_a_failure_with_its_nam
     def bank(*_: object) -> None:
         raise SystemExit(3)
 
-    maker = SimpleNamespace(bank=bank, configuration=SimpleNamespace(quant=SimpleNamespace(name="rtn-w4")))
-    evaluation = SimpleNamespace(roles={"test": ("photos",)}, taps=(), texts={})
+    maker = SimpleNamespace(
+        bank=bank, full_precision=None, configuration=SimpleNamespace(quant=SimpleNamespace(name="rtn-w4"))
+    )
+    evaluation = SimpleNamespace(task=tasks.get("zero_shot"), roles={"test": ("photos",)}, taps=(), texts={})
     result = evaluate(maker, evaluation, {"cpu": "x"})  # type: ignore[arg-type]
     assert result.error == "rtn-w4: embedding raised SystemExit: 3"
     assert result.provenance == {"cpu": "x"}
