@@ -9,10 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.api import embed, load_calibration, load_model
+    from benchmark.api import Results, embed, load_calibration, load_model, run
     from benchmark.bank import FeatureBank
     from benchmark.engine.plan import Settings, make_plan
-    from benchmark.engine.run import Sweep, run
     from benchmark.errors import ReliquantError, UndefinedMetric
     from benchmark.plugins import (
         Answers,
@@ -46,10 +45,10 @@ __all__ = [
     "Outcome",
     "QuantSpec",
     "ReliquantError",
+    "Results",
     "Settings",
     "SuiteSpec",
     "Summary",
-    "Sweep",
     "Task",
     "TextList",
     "UndefinedMetric",
@@ -72,7 +71,6 @@ _HOMES = {
     "benchmark.results.compare": ("adjust", "compare"),
     "benchmark.bank": ("FeatureBank",),
     "benchmark.engine.plan": ("Settings", "make_plan"),
-    "benchmark.engine.run": ("Sweep", "run"),
     "benchmark.errors": ("ReliquantError", "UndefinedMetric"),
     "benchmark.plugins": (
         "Answers",
@@ -88,7 +86,7 @@ _HOMES = {
         "task",
         "tasks",
     ),
-    "benchmark.api": ("embed", "load_calibration", "load_model"),
+    "benchmark.api": ("Results", "embed", "load_calibration", "load_model", "run"),
     "benchmark.quantization": ("parse", "quantize"),
     "benchmark.spec": ("DataSpec", "ModelSpec", "QuantSpec", "SuiteSpec"),
     "benchmark.spec.suite": ("load_suite", "narrow"),

@@ -1,20 +1,176 @@
-"""Single steps for Python users: a model, its features, its calibration data; no suite, no results folder."""
+"""For Python users and notebooks: a sweep with results to look at, and single steps that keep nothing on disk."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.jupyter import JupyterMixin
 
 from benchmark.bank import FeatureBank
+from benchmark.cli.tables import print_table, print_verdicts
 from benchmark.data import Data, PixelCache, Pixels, open_data
 from benchmark.engine import prompt_check
 from benchmark.engine.embed import embed_classes, embed_images
+from benchmark.engine.plan import Plan
+from benchmark.engine.request import RayOptions, Timing
+from benchmark.engine.run import PIXEL_BUDGET, Sweep
+from benchmark.engine.run import run as run_plan
 from benchmark.errors import DataError
 from benchmark.models import resolve
 from benchmark.models.base import ClipModel
 from benchmark.quantization import Calibration
+from benchmark.report.command import draw_page, save
+from benchmark.results.compare import adjust
+from benchmark.results.load import Asked, open_ledger
+from benchmark.results.rows import better_of
+from benchmark.results.tables import comparison_rows, headline_keys
 from benchmark.spec import DataSpec, ModelSpec, parse_spec
+from benchmark.tracking import Tracker
+from benchmark.utils.progress import Progress, open_progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("model", "quantization", "metric", "evaluation", "better", "value")
+AGAINST = ("reference", "change", "low", "high", "p", "images")
+"""Columns of a data frame of results, and those that tell of the comparison with full precision."""
+WIDTH = 100
+"""Characters of a line of a table, unless asked otherwise."""
+
+
+@dataclass(frozen=True)
+class Shown(JupyterMixin):
+    """Text and tables: colours in a notebook and a terminal (`rich.print`), plain with `print`."""
+
+    width: int
+    parts: list[RenderableType] = field(default_factory=list)
+
+    def print(self, shown: RenderableType, /) -> None:
+        """Add a part below the others."""
+        self.parts.append(shown)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        yield from self.parts
+
+    def __str__(self) -> str:
+        plain = Console(file=StringIO(), width=self.width, color_system=None, force_jupyter=False)
+        with plain.capture() as captured:
+            plain.print(*self.parts, sep="\n")
+        return captured.get()
+
+    __repr__ = __str__
+
+
+@dataclass
+class Results(Sweep):
+    """What `run` found. In a notebook its last line shows the table.
+
+    Attributes:
+        home: the results folder.
+    """
+
+    home: Path = Path("mlruns")
+
+    def table(self, width: int = WIDTH) -> Shown:
+        """Headline metrics, their changes against full precision, and a verdict on each quantization.
+
+        Args:
+            width: characters of a line; names and headings are folded to fit.
+        """
+        shown, keys = Shown(width), headline_keys(self.plan, self.records)
+        tested = adjust(change for change in self.changes if change.key in keys)
+        print_table(comparison_rows(self.plan, self.records, tested), keys, self.reports, self.plan, shown)
+        print_verdicts(self.changes, keys, self.reports, self.plan, shown)
+        return shown
+
+    def report(self, path: Path | str = "report.html") -> Path:
+        """Write the HTML page of `reliquant report`; returns its path.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        suite = self.plan.suite
+        return save(draw_page(open_ledger(self.home), Asked(suite.name, suite.name, suite)), Path(path))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each metric of each quantization, full precision too.
+
+        Columns: model, quantization, metric (full key), evaluation (`task/data`), better (`higher` or `lower`), value,
+        and against full precision reference, change, low, high (95 % interval), p (not adjusted) and images; NaN where
+        there is none.
+        """
+        import pandas as pd
+
+        values = {(r.model, r.quantization, key): value for r in self.records for key, value in r.metrics.items()}
+        compared = {(c.model, c.quantization, c.key): c for c in self.changes}
+        rows = []
+        for place in {**values, **compared}:  # some metrics only a comparison has
+            change, key = compared.get(place), place[2]
+            value = change.value if change else values[place]
+            row = (*place, "/".join(key.split("/")[:2]), better_of(key), value)
+            rows.append((*row, *(getattr(change, name, None) for name in AGAINST)))
+        return pd.DataFrame(rows, columns=[*COLUMNS, *AGAINST]).astype(dict.fromkeys(AGAINST, float))
+
+    def _repr_mimebundle_(
+        self, include: Sequence[str] = (), exclude: Sequence[str] = (), **kwargs: Any
+    ) -> dict[str, str]:
+        return self.table()._repr_mimebundle_(include, exclude, **kwargs)
+
+
+def run(
+    plan: Plan,
+    home: Path | str = "mlruns",
+    *,
+    trackers: Sequence[Tracker] = (),
+    quiet: bool = False,
+    progress: Progress | None = None,
+    pixel_budget: int = PIXEL_BUDGET,
+    skip_broken: bool = False,
+    compare: bool = True,
+    timing: Timing = "never",
+    ray: RayOptions | None = None,
+) -> Results:
+    """Evaluate a plan; what the results folder has already is not done again, nor what another process is doing.
+
+    Args:
+        plan: from `make_plan`.
+        home: results folder (ledger, samples, caches). Several processes may share it, and the work.
+        trackers: each finished configuration is logged to them.
+        quiet: show no progress. Otherwise bars in a notebook and a terminal, lines on stderr elsewhere.
+        progress: shows the progress instead.
+        pixel_budget: bytes of decoded pixels to keep on disk, 0 for none.
+        skip_broken: leave out images that cannot be decoded, instead of failing.
+        compare: give intervals and p values against full precision; a second or so a configuration.
+        timing: whether to time the configurations, about a second each; not on Ray.
+        ray: evaluate on this cluster instead of in this process.
+
+    Returns:
+        All records of the plan. A configuration that fails is recorded as failed, the others go on.
+
+    Raises:
+        InputError: the first model cannot be loaded, or an image cannot be decoded: said before any forward pass.
+        StorageError: `home` cannot be written.
+    """
+    home = Path(home)
+    with open_progress(quiet or progress is not None) as shown:
+        sweep = run_plan(
+            plan,
+            home,
+            trackers=trackers,
+            progress=progress or shown,
+            pixel_budget=pixel_budget,
+            skip_broken=skip_broken,
+            compare=compare,
+            timing=timing,
+            ray=ray,
+        )
+    return Results(**vars(sweep), home=home)
 
 
 def load_model(ref: str, device: str = "cpu") -> ClipModel:

@@ -51,11 +51,11 @@ MAY_RUN_MODELS = (
 )
 ROOMS = (
     "benchmark.__main__",
+    "benchmark.api",
     "benchmark.cli",
     "tasks",
     "trackers",
     "search",
-    "benchmark.api",
     "benchmark.testing",
     "benchmark.report",
     "benchmark.export",

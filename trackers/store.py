@@ -83,11 +83,21 @@ def connect(address: str) -> Any:
             client = MlflowClient(tracking_uri=address)
             client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
-        raise StorageError(masked(f"tracking store {address} cannot be reached: {error}", address)) from error
+        raise StorageError(masked(f"tracking store {address} cannot be reached: {_reason(error)}", address)) from error
     if (file := sqlite_file(address)) is not None:
         with closing(sqlite3.connect(file)) as database:
             database.execute("PRAGMA journal_mode=WAL")
     return client
+
+
+def _reason(error: Exception) -> str:
+    """Why a store cannot be reached; of a server that asks who we are, the way out."""
+    if "error code 401" in str(error):
+        return (
+            "the server asks for a user and a password that it knows. Set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
+        )
+    return str(error)
 
 
 def set_aside_damaged(home: Path, address: str) -> None:

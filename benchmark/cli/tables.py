@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -38,14 +38,31 @@ VERDICTS: Mapping[Verdict, str] = {"non-inferior": "green", "inferior": "red", "
 LEGEND = f"{STARS}: p adjusted over this table's changes"
 
 
-def print_table(rows: Sequence[TableRow], keys: Sequence[str], reports: Mapping[str, Any], plan: Plan) -> None:
+class Printer(Protocol):
+    """What tables are printed on, e.g. a `rich.console.Console`."""
+
+    @property
+    def width(self) -> int:
+        """Characters of a line."""
+
+    def print(self, shown: RenderableType, /) -> None:
+        """Show a title, a table or a line."""
+
+
+def print_table(
+    rows: Sequence[TableRow],
+    keys: Sequence[str],
+    reports: Mapping[str, Any],
+    plan: Plan,
+    console: Printer | None = None,
+) -> None:
     """One row per quantization, one column per headline metric: value, and change against full precision.
 
     Green is better, red is worse (by the metric's direction, which the arrow in the heading shows); `-` stands where
     a value is undefined or failed. Stars after the change: significant, adjusted over the table. The six headline
     metrics of a suite fit 80 columns; further columns go to a second table below.
     """
-    console = Console()
+    console = console or Console()
     names = [row.quantization for row in rows]
     for model in dict.fromkeys(row.model for row in rows):
         console.print(Text(f"{plan.suite.name}, {model}: value and change against fp32", style="bold"))
@@ -137,12 +154,18 @@ def _bits(report: Any) -> str:
     return "-" if found is None else f"{found:.1f}"
 
 
-def print_verdicts(changes: Sequence[Change], keys: Sequence[str], reports: Mapping[str, Any], plan: Plan) -> None:
+def print_verdicts(
+    changes: Sequence[Change],
+    keys: Sequence[str],
+    reports: Mapping[str, Any],
+    plan: Plan,
+    console: Printer | None = None,
+) -> None:
     """One row per quantization: non-inferior, inferior or cannot tell, and why; images and margins in the title.
 
     Args: changes: of all quantizations. keys: the headline metrics.
     """
-    console = Console()
+    console = console or Console()
     decided = by_configuration(keys, changes, plan.suite.margins)
     for model in dict.fromkeys(c.model.name for c in plan.configurations if c.key in decided):
         own = [c for c in plan.configurations if c.model.name == model and c.quant != FP32]

@@ -7,17 +7,16 @@ import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 
-ALWAYS = ("torch", "open_clip_torch", "mlflow", "optuna", "bitsandbytes")
-"""Packages with a line of their own."""
-
 
 def versions() -> Iterator[str]:
-    """One line each: reliquant, Python and system, the main packages, the packages of each extra."""
+    """One line each: reliquant, Python and system, each package that it needs, the packages of each extra."""
+    needed = requires("reliquant") or []
     yield f"reliquant {version('reliquant')}"
     yield f"Python {platform.python_version()} on {platform.platform(terse=True)} {platform.machine()}"
-    for name in ALWAYS:
-        yield _installed(name)
-    for extra, names in sorted(extras(requires("reliquant") or []).items()):
+    for line in needed:
+        if (name := re.match(r"[\w.-]+", line)) and "extra ==" not in line:
+            yield _installed(name[0])
+    for extra, names in sorted(extras(needed).items()):
         yield f"extra {extra}: {', '.join(map(_installed, names))}"
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from benchmark.engine.include import include_files
 from benchmark.errors import StorageError
+from benchmark.ledger.records import Ledger
 from benchmark.report.page import render
 from benchmark.report.reproduce import origin, suite_file
 from benchmark.report.request import ReportRequest
-from benchmark.results.load import find, open_ledger
+from benchmark.results.load import Asked, find, open_ledger
 from benchmark.results.rows import Results, read_results, read_spectra
 from benchmark.utils.memory import rare_collection
 from benchmark.utils.portable import all_portable
@@ -29,21 +30,38 @@ def write_report(request: ReportRequest) -> Path:
             ledger = open_ledger(request.home)
             asked = find(ledger, request.what, request.suite, request.data, request.catalogues)
             advance(1)
-        results = read_results(ledger, asked.suite, asked.spec)
-        results = replace(results, allow_outside=request.allow_outside)
-        with progress.phase("draw the page", 1) as advance, rare_collection():
-            about = origin(results, suite_file(asked.name))
-            if not request.keep_paths:
-                about, results = all_portable(about), without_paths(results)
-            page = render(results, about, _spectra(results, request.home), asked.runs)
+        with progress.phase("draw the page", 1) as advance:
+            page = draw_page(ledger, asked, request.allow_outside, request.keep_paths)
             advance(1)
         for mended in ledger.mended:
             progress.message(mended)
+    return save(page, request.output)
+
+
+def draw_page(ledger: Ledger, asked: Asked, allow_outside: bool = False, keep_paths: bool = False) -> str:
+    """The page as HTML.
+
+    Args: allow_outside, keep_paths: as in `ReportRequest`.
+    """
+    results = replace(read_results(ledger, asked.suite, asked.spec), allow_outside=allow_outside)
+    with rare_collection():
+        about = origin(results, suite_file(asked.name))
+        if not keep_paths:
+            about, results = all_portable(about), without_paths(results)
+        return render(results, about, _spectra(results, ledger.home), asked.runs)
+
+
+def save(page: str, path: Path) -> Path:
+    """Write a page; returns its path.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     try:
-        request.output.write_text(page, encoding="utf-8")
+        path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"{request.output} cannot be written: {error.strerror}") from error
-    return request.output
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+    return path
 
 
 def without_paths(results: Results) -> Results:

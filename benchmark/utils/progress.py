@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 Advance = Callable[[int], None]
 BAR, SHORTEST = 16, 8
 """Characters: of a bar, and that a title gets at least."""
+
+REDRAW = 0.25
+"""Seconds between two drawings of the bars in a notebook."""
 
 SHORT, EVERY = 1.0, 30.0
 """Seconds: phases below the first get no line; those that last get a line this often."""
@@ -124,6 +128,52 @@ class Terminal:
         self._bars.console.print(text, highlight=False, markup=False)
 
 
+class Notebook(Terminal):
+    """The bars as the output of a notebook's cell, drawn again a few times a second and removed at the end."""
+
+    def __enter__(self) -> Notebook:
+        from IPython.display import display
+
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, of a library that asks for widgets
+        self._handle: Any = display(self._bars, display_id=True)
+        self._drawn = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.update({"text/plain": ""}, raw=True)
+        self._warnings.__exit__(None, None, None)
+
+    @contextmanager
+    def phase(self, title: str, total: int, unit: str = "") -> Iterator[Advance]:
+        """A phase with a bar."""
+        with super().phase(title, total, unit) as advance:
+            self._draw()
+
+            def drawing(steps: int) -> None:
+                advance(steps)
+                if time.monotonic() - self._drawn > REDRAW:
+                    self._draw()
+
+            yield drawing
+
+    def message(self, text: str) -> None:
+        """A line in the cell's output."""
+        print(text)
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        self._handle.update(self._bars)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook; imports no IPython."""
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    return shell is not None and shell.has_trait("kernel")
+
+
 def shortened(title: str, room: int) -> str:
     """The title, or its beginning and end around a gap, in so many characters.
 
@@ -173,10 +223,13 @@ def shown() -> Progress:
 
 @contextmanager
 def open_progress(quiet: bool) -> Iterator[Progress]:
-    """Bars in a terminal, lines elsewhere, nothing when quiet."""
+    """Bars in a terminal and a notebook, lines elsewhere, nothing when quiet."""
     if quiet:
         with _showing(Silent()) as silent:
             yield silent
+    elif in_notebook():
+        with Notebook() as notebook, _showing(notebook):
+            yield notebook
     elif sys.stderr.isatty():
         with Terminal() as terminal, _showing(terminal):
             yield terminal
