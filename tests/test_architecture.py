@@ -261,8 +261,7 @@ def test_nothing_says_a_tasks_name_but_the_task() -> None:
 
 
 def test_nothing_says_a_trackers_name_but_the_tracker() -> None:
-    """Rule 3: exceptions are the names that the command line uses by itself, in `benchmark.tracking`, and the library
-    of that name, whose version `--version` tells."""
+    """Rule 3: the one exception are the names that the command line uses by itself, in `benchmark.tracking`."""
     names = TRACKERS.keys() - {"jsonl"}  # also a format
     found = {
         relative(path)
@@ -270,7 +269,7 @@ def test_nothing_says_a_trackers_name_but_the_tracker() -> None:
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
     }
-    assert found == {"benchmark/tracking.py", "benchmark/cli/versions.py"}
+    assert found == {"benchmark/tracking.py"}
 
 
 DECLARES_OPTIONS = {
