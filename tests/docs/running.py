@@ -30,6 +30,7 @@ SMALL: Mapping[str, Sequence[str]] = {
     "search": ("--limit", "20", "--trials", "7", "--no-tracking"),
     "spectrum": ("--limit", "20"),
     "export": ("--limit", "20"),
+    "artifact": ("--limit", "20"),
 }
 """Options that are added to a command; of two the last one counts. MLflow's figures would take most of the time."""
 
