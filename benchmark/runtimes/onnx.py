@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,24 +120,33 @@ def _load(path: Path) -> Any:
     return onnx.load(str(path), load_external_data=False)
 
 
-def nodes(model: Any) -> Iterable[Any]:
+def nodes(model: Any) -> Iterator[Any]:
     """All nodes of a model: of its graph, of the graphs within nodes, and of its functions."""
-    waiting = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    yield from (node for graph in graphs(model) for node in graph.node)
+
+
+def graphs(model: Any) -> Iterator[Any]:
+    """The graph of a model, its functions, and every graph within a node of those."""
+    waiting = [model.graph, *model.functions]
     while waiting:
-        node = waiting.pop()
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                waiting += graph.node
+        graph = waiting.pop()
+        yield graph
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        waiting += [inner for each in attributes for inner in (each.g, *each.graphs) if inner.node or inner.initializer]
 
 
 def external_data(model: Any) -> list[str]:
     """The files with external data that a model names, as it names them."""
-    from onnx import external_data_helper as helper
-
-    tensors = [t for t in helper._get_all_tensors(model) if helper.uses_external_data(t)]
-    places = (entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location")
-    return sorted(set(places))
+    found = set()
+    for graph in graphs(model):
+        tensors = list(getattr(graph, "initializer", ()))  # a function has none
+        sparse = list(getattr(graph, "sparse_initializer", ()))
+        for attribute in (attribute for node in graph.node for attribute in node.attribute):
+            tensors += [attribute.t, *attribute.tensors]
+            sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+        tensors += [part for each in sparse for part in (each.values, each.indices)]
+        found |= {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return sorted(found)
 
 
 def _port(about: Any) -> Port:

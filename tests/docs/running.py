@@ -31,6 +31,7 @@ SMALL: Mapping[str, Sequence[str]] = {
     "spectrum": ("--limit", "20"),
     "export": ("--limit", "20"),
     "sensitivity": ("--limit", "20", "--tracker", "jsonl"),
+    "artifact": ("--limit", "20"),
 }
 """Options that are added to a command; of two the last one counts. MLflow's figures would take most of the time."""
 

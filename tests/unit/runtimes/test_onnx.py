@@ -83,8 +83,9 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path) -> 
         RUNTIME.files(path)
 
 
-def test_external_data_in_the_graphs_within_nodes_are_found(tmp_path: Path) -> None:
-    """A constant of a branch may have its data elsewhere, too."""
+@pytest.mark.parametrize("where", ["branch", "attribute", "function"])
+def test_external_data_are_found_wherever_they_hide(where: str, tmp_path: Path) -> None:
+    """A constant of a branch or of a function may have its data elsewhere, too."""
     constant = numpy_helper.from_array(WEIGHT, "inner")
     constant.ClearField("raw_data")
     constant.data_location = TensorProto.EXTERNAL
@@ -98,8 +99,17 @@ def test_external_data_in_the_graphs_within_nodes_are_found(tmp_path: Path) -> N
     )
     yes = helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True)))
     nodes = [yes, helper.make_node("If", ["yes"], ["image_embeds"], then_branch=branch, else_branch=branch)]
+    inner = helper.make_node("Constant", [], ["image_embeds"], value=constant)
+    if where == "attribute":
+        nodes = [inner]
+    elif where == "function":
+        nodes = [helper.make_node("Hidden", [], ["image_embeds"], domain="own")]
+    model = matmul(nodes=nodes, domains=("own",))
+    if where == "function":
+        made = helper.make_function("own", "Hidden", [], ["image_embeds"], [inner], [helper.make_opsetid("", 18)])
+        model.functions.append(made)
     path = tmp_path / "visual.onnx"
-    path.write_bytes(matmul(nodes=nodes).SerializeToString())
+    path.write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError, match=r"secret\.bin' lie outside its folder"):
         RUNTIME.files(path)
 
