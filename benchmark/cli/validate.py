@@ -17,7 +17,7 @@ from benchmark.cli.requests import ValidateRequest
 from benchmark.data import Data, expand, open_data
 from benchmark.engine.include import include_files
 from benchmark.engine.label_spaces import check_captions
-from benchmark.engine.plan import check_suite
+from benchmark.engine.plan import check_suite, unavailable_here, unavailable_lines
 from benchmark.engine.provenance import data_warnings
 from benchmark.errors import ReliquantError
 from benchmark.models import resolve
@@ -54,7 +54,7 @@ class Survey:
         captions: captions that tasks look at, which the text tower embeds; of the data sets that are here.
         missing: one line for each model and data set that is not on this machine, with the reason.
         data: data set -> its images and classes, for those that are here. warnings: classes with few images or none,
-            files that are left out.
+            files that are left out. unavailable: quantization -> why this CPU cannot run it, if the suite skips such.
         seconds: rough time on this machine, None where no number of parameters is known.
         bank_bytes: rough size of all stored features.
     """
@@ -70,6 +70,7 @@ class Survey:
     missing: tuple[str, ...]
     data: Mapping[str, str]
     warnings: tuple[str, ...]
+    unavailable: Mapping[str, str]
     seconds: float | None
     bank_bytes: int
 
@@ -118,6 +119,7 @@ def survey(suite: SuiteSpec, allow_outside: bool = False) -> Survey:
         unknown=tuple(unknown),
         missing=tuple(missing),
         data={name: described(_about(data, len(groups[name]))) for name, data in opened.items()},
+        unavailable=unavailable_here(quants) if suite.skip_unavailable else {},
         warnings=(*data_warnings(opened), *_few(opened)),
         seconds=flops / flops_per_second() if costs else None,
         bank_bytes=(images + captions) * BANK_BYTES * (len(quants) * len(suite.models) + artifacts),
@@ -264,5 +266,7 @@ def validate_suite(request: ValidateRequest) -> None:
     elif not request.quiet:
         print(report(found))
     if not request.quiet:
+        for line in unavailable_lines(found.unavailable):
+            print(line, file=sys.stderr)
         for line in found.warnings:
             print(f"warning: {line}", file=sys.stderr)

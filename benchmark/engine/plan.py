@@ -266,6 +266,11 @@ def _unavailable(quants: Sequence[QuantSpec], device: str) -> dict[str, Quantiza
     return found
 
 
+def unavailable_here(quants: Sequence[QuantSpec], device: str = "cpu") -> dict[str, str]:
+    """Short name -> why this machine cannot run it, in words."""
+    return {name: str(error) for name, error in _unavailable(quants, device).items()}
+
+
 def unavailable_lines(unavailable: Mapping[str, str]) -> list[str]:
     """One line for each quantization that is left out, and their number."""
     if not unavailable:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmark.quantization import Quantizer, quantize, quantizers
+from benchmark.quantization.graphs.quantizer import GraphQuantizer
 from benchmark.spec import FP32, QuantSpec
 from benchmark.testing import QuantizerContract, toy_model
 
@@ -19,6 +20,8 @@ SPECIAL: dict[str, dict[str, Any]] = {"bnb-int8": {"batch_options": {"threshold"
 for _name in METHODS:
     _class = "Test" + "".join(part.capitalize() for part in _name.split("-"))
     _attributes = {"quantizer": quantizers.get(_name), "__module__": __name__, **SPECIAL.get(_name, {})}
+    if isinstance(quantizers.get(_name), GraphQuantizer):
+        _attributes["pytestmark"] = pytest.mark.slow  # each converts both towers several times
     globals()[_class] = type(_class, (QuantizerContract,), _attributes)
 
 

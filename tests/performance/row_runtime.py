@@ -46,10 +46,9 @@ def measure(setting: Setting) -> Result:
 def child(full_size: int, count: int, images: int) -> None:
     """Measure, and print JSON."""
     from benchmark.quantization import Calibration
-    from benchmark.testing import toy_model
     from tests.performance.bench_quantized_forward import vit_b_32
 
-    model = vit_b_32() if full_size else toy_model()
+    model = vit_b_32() if full_size else small_vit()
     random = np.random.default_rng(0)
     shape = (3, *model.preprocess.size)
     pairs = Calibration(random.integers(0, 256, (count, *shape), dtype=np.uint8), (), "bench")
@@ -64,6 +63,15 @@ def child(full_size: int, count: int, images: int) -> None:
             times[name][1].append(running)
     difference = float(np.abs(features["ours"] - features["by_hand"]).max())
     print(json.dumps({**times, "difference": difference}))
+
+
+def small_vit() -> Any:
+    """A small ViT of open_clip's."""
+    from benchmark.models import resolve
+    from tests.models_zoo import write_checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        return resolve(write_checkpoint("ViT", Path(folder) / "vit")).load("cpu")
 
 
 def ours(model: Any, pairs: Any, pixels: NDArray[np.uint8]) -> tuple[float, float, NDArray[np.float32]]:
@@ -87,9 +95,8 @@ def by_hand(model: Any, pairs: Any, pixels: NDArray[np.uint8]) -> tuple[float, f
 
     from benchmark.quantization.graphs.towers import TowerModule
 
-    mean, std = (
-        np.array(each, np.float32).reshape(1, 3, 1, 1) for each in (model.preprocess.mean, model.preprocess.std)
-    )
+    about = model.preprocess
+    mean, std = (np.array(each, np.float32).reshape(1, 3, 1, 1) for each in (about.mean, about.std))
 
     def ready(part: NDArray[np.uint8]) -> NDArray[np.float32]:
         return (part.astype(np.float32) / 255 - mean) / std
