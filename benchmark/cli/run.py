@@ -69,7 +69,8 @@ def _spectra(request: RunRequest, plan: Plan) -> list[Callable[[], int]]:
     """The spectral studies of `--spectrum` and of the suite: their options are checked now, they are measured later."""
     asked = dict.fromkeys(request.spectrum)
     used = {name for c in plan.configurations for e in c.evaluations for role in e.roles.values() for name in role}
-    quantized = any("vision" in c.quant.towers for c in plan.configurations)
+    stored = any(c.model.quantized for c in plan.configurations)  # it has no full precision beside it
+    quantized = not stored and any("vision" in c.quant.towers for c in plan.configurations)
     own = [name for name in plan.suite.spectrum if name in used and name not in asked and quantized]
     if not asked and not own:
         return []

@@ -64,8 +64,8 @@ def features(study: Mapping[str, Any], name: Namer = str) -> list[str]:
         f"On {study['images']:,} images of {study['data']}, in the joint space, the strong directions (ranks "
         f"0-{STRONG}) {_strong(named)}.",
         f"Of the weak directions {_weak(named)}.",
-        f"The gains of single directions explain {_share(named)} of the error's energy; "
-        "no change of strength undoes the rest.",
+        f"The gains of single directions explain {_share(named)} of the error's energy; the rest is no change of "
+        "strength.",
         _margins(named),
     ]
 

@@ -233,4 +233,5 @@ def test_bands_of_an_entry_end_at_the_rank() -> None:
     pairs = PairAccumulator(10)
     pairs.update(np.sqrt(np.arange(10.0))[None], np.ones((1, 10)), np.zeros(1, dtype=int))
     spectrum = LayerSpectrum(np.ones(10) / 10, 10.0, 9, pairs.sums)
-    assert spectrum.band_sqnr_db() == pytest.approx({"0-8": 10 * math.log10(28 / 8), "8-64": 10 * math.log10(8)})
+    expected = {"0-8": 10 * math.log10(28 / 8), "8-64": 10 * math.log10(8), "all": 10 * math.log10(36 / 9)}
+    assert spectrum.band_sqnr_db() == pytest.approx(expected)
