@@ -336,6 +336,7 @@ VERSIONS: dict[tuple[str, str], frozenset[str] | Irrelevant] = {
     ("benchmark/quantization/calibrate.py", "VERSION"): CALIBRATION,
     ("benchmark/results/evidence.py", "VERSION"): Irrelevant("replicates of another version are made again"),
     ("benchmark/spectrum/layers.py", "VERSION"): Irrelevant("a key of its own, of spectra"),
+    ("benchmark/sensitivity/measure.py", "VERSION"): Irrelevant("a key of its own, of studies of layers"),
     ("benchmark/export/folder.py", "VERSION"): Irrelevant("a folder of another format is refused"),
 }
 
