@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.demo import planted
@@ -10,12 +11,13 @@ from benchmark.models.identity import ADAPTER_VERSION
 from benchmark.models.preprocess import Preprocess
 from benchmark.models.references import Recipe, Reference, ResolvedModel
 from benchmark.spec import ModelSpec, digest
+from benchmark.utils.digests import file_digest
 
 if TYPE_CHECKING:
     from benchmark.models.base import ClipModel
 
-VERSION = 1
-"""Raise it when the module built by `benchmark.models.linear_towers` can give other features."""
+TOWERS = Path(__file__).parent / "linear_towers.py"
+"""The code that builds the module; like that of the world it is part of the model's digest."""
 PREPROCESS = Preprocess((planted.SIDE, planted.SIDE), (0.5,) * 3, (0.5,) * 3)
 
 
@@ -33,7 +35,7 @@ class PlantedReference(Reference):
         variant = spec.ref.partition(":")[2] or "gain"
         if variant not in planted.READS:
             raise UnknownNameError("variant of the planted model", variant, planted.READS)
-        content = digest(["planted", ADAPTER_VERSION, VERSION, planted.content(), variant])
+        content = digest(["planted", ADAPTER_VERSION, file_digest(TOWERS), planted.content(), variant])
         name = spec.name or f"planted-{variant}"
 
         def loader(device: str) -> ClipModel:

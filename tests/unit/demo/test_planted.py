@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmark.api import load_calibration
 from benchmark.demo import planted
 from benchmark.errors import UnknownNameError
 from benchmark.models import resolve
@@ -149,3 +150,25 @@ def test_wrong_names_are_told() -> None:
         check_data(DataSpec(source="planted", split="far_odd"), "far")
     assert resolve("planted").digest == resolve("planted:gain").digest
     assert resolve("planted:gain").digest != resolve("planted:null").digest
+
+
+QUANTS = (
+    *(f"{name}-w4a8-channel-token-vision+text" for name in ("rtn", "percentile", "mse", "smoothquant", "rotation")),
+    *(f"{name}-w4-g32-vision+text" for name in ("gptq", "awq", "hqq")),
+    "fp8-w8a8-channel-token-vision+text",
+    *("bnb-int8-vision+text", "bnb-nf4-vision+text", "torchao-int8wo-vision+text", "torchao-fp8wo-vision+text"),
+)
+
+
+@pytest.mark.parametrize("name", QUANTS)
+def test_every_quantizer_takes_both_towers(name: str) -> None:
+    """Features and class weights stay close to full precision's."""
+    calibration = load_calibration(model("gain"), DataSpec(source="planted", split="calibration", limit=64))
+    made = quantize(model("gain"), parse(name), calibration)[0]
+    pixels = torch.from_numpy(planted.render(planted.SPLITS["test"], range(32)).transpose(0, 3, 1, 2).copy())
+    texts = [f"a photo of a {each}." for each in (*planted.CLASS_NAMES, "truck")]
+    for full, quantized in (
+        (model("gain").encode_image(pixels), made.encode_image(pixels)),
+        (model("gain").encode_text(texts), made.encode_text(texts)),
+    ):
+        assert (full * quantized).sum(1).min() > 0.9

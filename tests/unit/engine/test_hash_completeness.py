@@ -416,6 +416,7 @@ VERSIONS: dict[tuple[str, str], frozenset[str] | Irrelevant] = {
     ("benchmark/quantization/graphs/openvino.py", "VERSION"): Irrelevant("test_graph_quantizers raises it"),
     ("benchmark/quantization/graphs/onnx.py", "VERSION"): Irrelevant("test_graph_quantizers raises it"),
     ("benchmark/export/graphs.py", "VERSION"): Irrelevant("nothing reads the folder"),
+    ("benchmark/sensitivity/measure.py", "VERSION"): Irrelevant("a key of its own, of studies of layers"),
     ("benchmark/export/folder.py", "VERSION"): Irrelevant("a folder of another format is refused"),
 }
 
