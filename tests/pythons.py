@@ -1,8 +1,8 @@
 """Quick tests on the newest Python of this machine: `python -m tests.pythons`; `make test` has its oldest.
 
 It looks for python3.14 down to 3.12 on the path and among pyenv's, makes an environment with the pinned versions in
-`.venv/newest`, and runs there the tests of what differs between Pythons: metrics, specifications, tasks, results, plugins,
-the command line. Says which Python it took, or that there is only one.
+`.venv/newest`, and runs there the tests of what differs between Pythons: metrics, specifications, tasks, results,
+plugins, options. Says which Python it took, or that there is only one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is released, tried as a stranger would: `python -m tests.release`.
 
-Builds the wheel, looks into it, installs it into a fresh environment, and uses it in an empty folder beside a `tasks.py`
-of somebody else; then another package with a top-level `tasks` is installed, before and after.
+Builds the wheel, looks into it, installs it into a fresh environment, and uses it beside a stranger's
+`tasks.py`; then another package with a top-level `tasks` is installed, before and after.
 """
 
 from __future__ import annotations
