@@ -1,7 +1,7 @@
 """One check of everything that needs a GPU: `python -m tests.gpu`. Prints one table; 8 minutes at most.
 
-What this machine cannot do is skipped with the reason. `--device cpu` rehearses the same checks without a GPU. Ends with 1
-if a check failed.
+What this machine cannot do is skipped with the reason. `--device cpu` rehearses the same checks without a GPU. Ends
+with 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -241,9 +241,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     device = parser.parse_args(words).device
-    start, rows = time.monotonic(), []
-    for check in CHECKS:
-        rows.append(tried(check, device, BUDGET_S - (time.monotonic() - start)))
+    start = time.monotonic()
+    rows = [tried(check, device, BUDGET_S - (time.monotonic() - start)) for check in CHECKS]
     named = torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else device
     console = Console()
     console.print(f"{named}; torch {torch.__version__}, Python {sys.version.split()[0]}", highlight=False)
