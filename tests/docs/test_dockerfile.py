@@ -1,4 +1,4 @@
-"""The Dockerfile, read: what it copies exists and suffices for the wheel, and good practice is kept. Needs no Docker."""
+"""The Dockerfile, read: what it copies exists and suffices for the wheel, and good practice is kept; without Docker."""
 
 from __future__ import annotations
 
