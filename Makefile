@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test check audit lint slow mutants pinned parity bench clean
+.PHONY: help install demo ui test check audit lint platforms newest release slow mutants pinned parity bench clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,7 +51,18 @@ lint: $(STAMP)  ## Ruff and mypy --strict.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: test pinned slow  ## What CI runs.
+platforms: $(STAMP)  ## Types and calls as on Windows and macOS, and the oldest Python that the code needs.
+	$(BIN)/mypy --platform win32
+	$(BIN)/mypy --platform darwin
+	$(BIN)/uv tool run --quiet vermin==1.9.2 --quiet --no-tips --target=3.11- --violations benchmark tasks trackers search
+
+newest: $(STAMP)  ## Quick tests of what differs between Pythons, on the newest of this machine.
+	$(BIN)/python -m tests.pythons
+
+release: $(STAMP)  ## Build the wheel, and use it in a fresh environment beside a stranger's tasks.py.
+	$(BIN)/python -m tests.release
+
+check: test platforms release newest pinned slow  ## What CI runs.
 
 clean:  ## Remove the environment and caches (not the results).
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -457,6 +457,20 @@ def test_shared_code_moves_nothing_to_cuda_by_itself() -> None:
     assert not wrong
 
 
+def test_nothing_asks_one_system_only() -> None:
+    """Signals, locks and file modes go through libraries; on Windows `os.kill(pid, 0)` ends the process."""
+    posix = {"fcntl", "pwd", "grp", "resource", "termios", "msvcrt", "winreg"}
+    calls = {"kill", "killpg", "fork", "getuid", "geteuid", "chown", "mkfifo", "symlink", "sched_getaffinity"}
+    wrong = [f"{relative(path)}:{line}" for path in sources(*PACKAGES) for line, m in imported(path) if m in posix]
+    wrong += [
+        f"{relative(path)}:{node.lineno}"
+        for path in sources(*PACKAGES)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"os.{name}" for name in calls}
+    ]
+    assert [place.rpartition(":")[0] for place in wrong] == ["benchmark/utils/guard.py"], wrong  # behind its platform
+
+
 def test_no_failure_is_swallowed() -> None:
     """No bare `except`, and no `except Exception` whose body is only `pass`."""
     wrong = [

@@ -26,7 +26,7 @@ from benchmark.models.base import ClipModel
 from benchmark.models.references import EXPORT_NAME, Recipe
 from benchmark.quantization import LayerState, QuantizationReport
 from benchmark.quantization.state import aliases
-from benchmark.utils.processes import is_gone, is_here, owner
+from benchmark.utils.processes import is_alive, is_gone, is_here, owner
 
 OWNER = ".owner"
 """In a folder aside: which process writes it, until it is whole."""
@@ -76,19 +76,9 @@ def _remove_abandoned(parent: Path) -> None:
                 old = time.time() - place.stat().st_mtime > STALE_SECONDS
                 abandoned = is_gone(who) or (old and not is_here(who))
             else:  # killed before it was signed, or by the last step; or by an early version
-                abandoned = {file.name for file in left.iterdir()} <= FILES and not _runs(int(match[1]))
+                abandoned = {file.name for file in left.iterdir()} <= FILES and not is_alive(int(match[1]))
             if abandoned:
                 shutil.rmtree(left)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
 
 
 def all_tensors(

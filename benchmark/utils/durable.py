@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 _CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
@@ -11,11 +12,13 @@ _CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync the names in a folder to the disk.
+    """Sync the names in a folder to the disk; Windows does that by itself, and opens no folder.
 
     Raises:
         OSError: the disk cannot be written.
     """
+    if sys.platform == "win32":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -104,9 +104,10 @@ def _no_stop(what: str, error: BaseException) -> Exception:
 
 def _abandon(thread: threading.Thread) -> None:
     thread.name = ABANDONED
-    with suppress(OSError):  # systems without /proc
-        for child in Path(f"/proc/self/task/{thread.native_id}/children").read_text(encoding="ascii").split():
-            os.kill(int(child), signal.SIGKILL)
+    if sys.platform == "linux":
+        with suppress(OSError):  # a container without /proc, or a child that has just ended
+            for child in Path(f"/proc/self/task/{thread.native_id}/children").read_text(encoding="ascii").split():
+                os.kill(int(child), signal.SIGKILL)
     if thread.ident is not None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
 

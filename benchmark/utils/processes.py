@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 STOPPED = ("T", "t")
 """States of a process that was stopped, or is held by a debugger."""
@@ -96,24 +98,41 @@ def _boot(world: str) -> str:
     return world.partition(":")[0]
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process with this id runs on this machine; sends it nothing (on Windows `os.kill` would end it)."""
+    return _started(pid) != ""
+
+
 def _started(pid: int) -> str:
     """Start time of a process, which distinguishes it from a later one with the same id; empty where there is none."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return ""
-    except PermissionError:
-        pass
-    fields = _stat(pid)
-    if not fields:  # no /proc here: only the id is known
-        return "running"
-    return "" if fields[0] in "ZX" else fields[19]
+    if fields := _stat(pid):
+        return "" if fields[0] in "ZX" else fields[19]
+    return "" if _has_proc() else _asked(pid, lambda process: f"{process.create_time():.2f}")
 
 
 def _state(pid: int) -> str:
-    """The state letter from /proc; empty where there is none."""
-    fields = _stat(pid)
-    return fields[0] if fields else ""
+    """The state letter as in /proc; empty where there is no such process."""
+    if fields := _stat(pid):
+        return fields[0]
+    return "" if _has_proc() else _asked(pid, lambda process: "T" if process.status() == "stopped" else "R")
+
+
+@cache
+def _has_proc() -> bool:
+    return bool(_stat(os.getpid()))
+
+
+def _asked(pid: int, what: Callable[[Any], str]) -> str:
+    """What psutil says of a process, on systems without /proc; empty of one that is gone."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else what(process)
+    except psutil.AccessDenied:
+        return "running"
+    except (psutil.NoSuchProcess, OverflowError, ValueError):
+        return ""
 
 
 def _stat(pid: int) -> list[str]:

@@ -117,6 +117,5 @@ def test_a_run_is_tracked_there_and_the_password_stays_in_the_environment(
     assert not (tmp_path / "home" / "mlflow.db").exists()
     written = [path.read_bytes() for path in (tmp_path / "home").rglob("*") if path.is_file()]
     assert written
-    assert not [
-        content for content in [*written, ended.stdout.encode(), ended.stderr.encode()] if PASSWORD.encode() in content
-    ]
+    written.append(f"{ended.stdout}{ended.stderr}".encode())
+    assert not any(PASSWORD.encode() in content for content in written)
