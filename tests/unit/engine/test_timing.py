@@ -33,6 +33,7 @@ class Maker:
             quantized_key="c1", quant=parse(NAME), model=SimpleNamespace(quantized=None)
         )
         self.holder = SimpleNamespace(model=toy())
+        self.artifact = self.statistics = None
         self.in_memory, self.loads, self.progress = in_memory, 0, Heard()
 
     @property

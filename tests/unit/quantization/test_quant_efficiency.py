@@ -108,3 +108,18 @@ def test_an_integer_engine_is_real_only_where_export_writes_what_runs_on_it(monk
     assert shipped_engine(spec, with_engines({**engines, FLOAT_ENGINE: 1})) is None, "one layer on dequantized floats"
     monkeypatch.setattr(RoundToNearest, "is_stored", False)
     assert shipped_engine(spec, with_engines(engines)) is None, "an emulation that no file runs on"
+
+
+def test_float32_on_the_runtime_is_timed_in_the_same_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first model against two others: each round has all three, and their order turns."""
+    model: Any
+    model, full, own, ran = "model", "full", "own", []
+
+    def run(each: str, _: object) -> float:
+        ran.append(each)
+        return {"model": 1.0, "full": 4.0, "own": 2.0}[each]
+
+    monkeypatch.setattr(efficiencies, "_run", run)
+    first, *others = _rounds([model, full, own], torch.zeros(1), 0.0)  # type: ignore[list-item]
+    assert ran[6:12] == ["model", "full", "own", "own", "full", "model"]
+    assert [speed_ratio(first, each).value for each in others] == pytest.approx([0.25, 0.5])
