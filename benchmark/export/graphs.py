@@ -195,7 +195,7 @@ def _told(differences: Mapping[Tower, float], exported: Exported) -> str:
     parts = []
     for tower, difference in differences.items():
         equal = "identical" if difference == 0 else f"equal to {difference:.1e}"
-        parts.append(f"{tower} features {equal}" + (" (same codes)" if tower in exported.rounded else ""))
+        parts.append(f"{tower} features {equal}" + (" (same weight codes)" if tower in exported.rounded else ""))
     return ", ".join(parts)
 
 
