@@ -223,6 +223,7 @@ def tried(check: Check, device: str, left: float) -> Row:
         state, told = "passed", check.run(device)
     except Exception as error:
         state, told = "FAILED", f"{type(error).__name__}: {error}"
+    print(f"{check.name}: {state}", file=sys.stderr, flush=True)  # the table comes at the end
     return Row(check.name, state, told, time.monotonic() - start)
 
 
