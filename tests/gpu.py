@@ -149,7 +149,7 @@ def timing(device: str) -> str:
     speeds = {each["quantization"]: each["speed"] for each in found.efficiencies.values() if each["speed"]}
     assert "fp32" in speeds, "full precision was not timed"
     model = load_model("demo", device)
-    pixels = torch.zeros(speeds["fp32"]["batch"], 3, *[model.preprocess.size] * 2, dtype=torch.uint8)
+    pixels = torch.zeros(speeds["fp32"]["batch"], 3, *model.preprocess.size, dtype=torch.uint8)
     busy = least_seconds(lambda: model.encode_image(pixels), device)
     rate = speeds["fp32"]["images_per_second"]
     told = f"fp32 {rate:,.0f} images/s; the device alone {len(pixels) / busy:,.0f}; timed: {', '.join(speeds)}"
@@ -223,6 +223,7 @@ def tried(check: Check, device: str, left: float) -> Row:
         state, told = "passed", check.run(device)
     except Exception as error:
         state, told = "FAILED", f"{type(error).__name__}: {error}"
+    print(f"{check.name}: {state}", file=sys.stderr, flush=True)  # the table comes at the end
     return Row(check.name, state, told, time.monotonic() - start)
 
 
