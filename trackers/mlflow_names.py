@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from benchmark.ledger.records import Record
-from benchmark.results.decide import decision_of, told
+from benchmark.results.decide import decision_of, declared_by, told
 from benchmark.results.images import data_sets
 from benchmark.results.reliability import reliability
 from benchmark.results.tables import headline_keys
@@ -42,7 +42,8 @@ def reliability_metric(finished: FinishedConfiguration) -> dict[str, float]:
     """`reliability`, the points of `benchmark.results.reliability`; nothing where a headline metric is missing."""
     values = {change.key: change.value for change in finished.changes}
     before = {change.key: change.reference for change in finished.changes}
-    found = reliability(values, before, headline_keys(finished, finished.records)).value
+    headline = headline_keys(finished, finished.records)
+    found = reliability(values, before, headline, declared_by(finished)).value
     return {} if found is None else {"reliability": found}
 
 

@@ -11,7 +11,7 @@ from benchmark.errors import SpecError, UndefinedMetric
 from benchmark.metrics.robustness import signed_relative_change
 from benchmark.metrics.uncertainty import Estimate, estimate
 from benchmark.plugins import Better
-from benchmark.results.decide import judging, registered
+from benchmark.results.decide import Declared, judging, registered
 from benchmark.results.evidence import Evidence
 
 Metrics = Mapping[str, float]
@@ -51,7 +51,7 @@ NO_CHANGE = Reliability(0.0)
 """Of full precision."""
 
 
-def point_weights(headline: Iterable[str]) -> tuple[dict[str, float], dict[str, str]]:
+def point_weights(headline: Iterable[str], declared: Declared = registered) -> tuple[dict[str, float], dict[str, str]]:
     r"""What each headline metric counts in `reliability`.
 
     .. math:: w_k = \frac{\sigma_k}{T\, |K_t|\, \pi_k}
@@ -60,14 +60,17 @@ def point_weights(headline: Iterable[str]) -> tuple[dict[str, float], dict[str, 
     (`Metric.point`), :math:`\sigma = +1` where higher is better and -1 where lower is. A metric that is printed and
     judged by another one (`Metric.judged_by`) counts by that.
 
+    Args:
+        declared: metric key -> declaration.
+
     Returns:
         Metric key -> weight, and headline metric -> why it is left out.
     """
     points: dict[str, dict[str, float]] = {}
     left_out: dict[str, str] = {}
     for key in headline:
-        by = judging(key)
-        metric = registered(by)
+        by = judging(key, declared)
+        metric = declared(by)
         if metric.better == "neither":
             left_out[key] = "neither direction is better"
         elif metric.point is None:
@@ -79,7 +82,9 @@ def point_weights(headline: Iterable[str]) -> tuple[dict[str, float], dict[str, 
     return weights, left_out
 
 
-def reliability(metrics: Metrics, reference: Metrics, headline: Iterable[str]) -> Reliability:
+def reliability(
+    metrics: Metrics, reference: Metrics, headline: Iterable[str], declared: Declared = registered
+) -> Reliability:
     r"""How much more or less reliable than full precision a quantized model is, over all tasks, in points.
 
     .. math:: R(q) = \sum_k w_k (q_k - f_k)
@@ -89,8 +94,9 @@ def reliability(metrics: Metrics, reference: Metrics, headline: Iterable[str]) -
 
     Args:
         metrics, reference: full metric key -> value of the quantized model and in full precision.
+        declared: metric key -> declaration.
     """
-    weights, left_out = point_weights(headline)
+    weights, left_out = point_weights(headline, declared)
     missing = [key for key in weights if key not in metrics or key not in reference]
     if missing or not weights:
         reason = f"{missing[0]} is undefined" if missing else "there is no headline metric with points"
