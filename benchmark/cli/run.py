@@ -29,6 +29,7 @@ from benchmark.ledger.records import Ledger
 from benchmark.results.answers import mixed_versions
 from benchmark.results.compare import adjust
 from benchmark.results.tables import comparison_rows, headline_keys
+from benchmark.spec import ArtifactQuant
 from benchmark.tracking import STREAM_TRACKER, Tracker, trackers
 from benchmark.utils.progress import open_progress
 
@@ -70,7 +71,8 @@ def _spectra(request: RunRequest, plan: Plan) -> list[Callable[[], int]]:
     asked = dict.fromkeys(request.spectrum)
     used = {name for c in plan.configurations for e in c.evaluations for role in e.roles.values() for name in role}
     stored = any(c.model.quantized for c in plan.configurations)  # it has no full precision beside it
-    quantized = not stored and any("vision" in c.quant.towers for c in plan.configurations)
+    layered = [c.quant for c in plan.configurations if not isinstance(c.quant, ArtifactQuant)]
+    quantized = not stored and any("vision" in quant.towers for quant in layered)
     own = [name for name in plan.suite.spectrum if name in used and name not in asked and quantized]
     if not asked and not own:
         return []

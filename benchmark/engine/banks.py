@@ -271,7 +271,8 @@ class BankMaker:
         new = int(part.new.sum())
         advance(len(part.rows) - new)
         model = self.runner if new else plain  # which then is not run
-        scaled = self.quantized[0] if quantizers.get(self.configuration.quant.method).kind == "control" else plain
+        control = self.artifact is None and quantizers.get(self.configuration.quant.method).kind == "control"
+        scaled = self.quantized[0] if control else plain
         with ExitStack() as entries:
             writers = {a: entries.enter_context(self.store.writing(self._image_key(name, a))) for a in arrays}
             for writer in writers.values():

@@ -37,14 +37,14 @@ class QuantizeOptions(Options):
     fastbiascorrection: bool = True
     smoothquantalpha: float = Field(default=0.95, ge=-1, le=1)
     overflowfix: Literal["enable", "disable", "firstlayeronly"] = "firstlayeronly"
-    ignoredscope: str = ""
+    ignoredscope: str | None = None
 
 
 class CompressOptions(Options):
     """Of `nncf.compress_weights`; those with `awq`, `scaleestimation` or `gptq` look at calibration data."""
 
     mode: Literal["sym", "asym"] = "asym"
-    ignoredscope: str = ""
+    ignoredscope: str | None = None
 
 
 class Compress4Options(CompressOptions):

@@ -147,7 +147,7 @@ def print_study(study: Study, folder: Path, show: Literal["table", "json", "path
         for sentence in features(study_json(study)):
             console.print(sentence, highlight=False)
         console.print("Whether that explains the changes: reliquant compare --controls", highlight=False)
-    for note in study.notes:
+    for note in study.notes if show != "nothing" else ():  # they stand in the study's file too
         print(f"note: {note}", file=sys.stderr)
     for quantization, reason in study.failed.items():
         print(f"failed: {quantization}: {reason}", file=sys.stderr)

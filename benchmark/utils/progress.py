@@ -132,12 +132,13 @@ class Notebook(Terminal):
     """The bars as the output of a notebook's cell, drawn again a few times a second and removed at the end."""
 
     def __enter__(self) -> Notebook:
-        from IPython.display import display
+        from IPython import display as output
 
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
         warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, of a library that asks for widgets
-        self._handle: Any = display(self._bars, display_id=True)
+        draw: Any = output.display
+        self._handle: Any = draw(self._bars, display_id=True)
         self._drawn = time.monotonic()
         return self
 

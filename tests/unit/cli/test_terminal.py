@@ -68,7 +68,7 @@ def test_the_listed_options_are_tokens_of_a_short_name() -> None:
         if row["quantizer"].startswith(("fp32", "control")) or not given:
             continue
         bits = ["w4"] if "weight_bits" in row["fields"] else []
-        tokens = [f"{name}_{str(value).lower()}" for name, value in given.items()]
+        tokens = [f"{n}_{str(value).lower() if isinstance(value, bool) else value}" for n, value in given.items()]
         method = quantizers.get(row["quantizer"])
         spec = parse("-".join([row["quantizer"], *bits, *tokens]))
         method.check(spec)
@@ -206,7 +206,7 @@ def complete(words: str) -> tuple[list[str], set[str]]:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("reliquant run d", {"demo"}),
+        ("reliquant run d", {"demo", "deploy"}),
         ("reliquant run demo --quant rtn-w8", {"rtn-w8a8-vision"}),
         ("reliquant run demo --task zero", {"zero_shot"}),
         ("reliquant run demo --model ViT-B-32/o", {"ViT-B-32/openai"}),
@@ -230,7 +230,7 @@ def test_the_shell_completes_without_heavy_imports(words: str, expected: set[str
         ("report r", {W4, W8}),
         ("export rtn-w4", {W4}),
         ("export gptq-w8", {"gptq-w8a8-vision"}),
-        ("export rtn-w4 --suite d", {"demo"}),
+        ("export rtn-w4 --suite d", {"demo", "deploy"}),
     ],
 )
 def test_the_shell_completes_what_the_results_folder_has(
