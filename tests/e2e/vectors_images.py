@@ -123,7 +123,21 @@ def _run(folder: Path, more: list[str]) -> tuple[int, str, int, float]:
             stderr=err,
         )
         resource.prlimit(process.pid, resource.RLIMIT_CPU, (SECONDS, SECONDS))  # the end of what eats the machine
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, _peak(process.pid))
+            time.sleep(0.05)
         err.seek(0)
-        return process.returncode, err.read(), used.ru_maxrss * 1024, time.monotonic() - start
+        return process.returncode, err.read(), peak, time.monotonic() - start
+
+
+def _peak(process: int) -> int:
+    """Bytes of resident memory that a process has taken at its peak; 0 where it has ended.
+
+    Not what `wait4` tells: that counts the memory of the process that started it, until its program was loaded.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
