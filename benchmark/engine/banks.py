@@ -96,6 +96,8 @@ class BankMaker:
     def release(self) -> None:
         """Let the quantized model go; it is made again when it is needed again."""
         self._made = self._runner = self._opened = None
+        if (full := self.__dict__.get("_full")) is not None:
+            full.release()
 
     def _make(self) -> Quantized:
         if self.artifact is not None:
@@ -342,11 +344,13 @@ class BankMaker:
             raise StorageError(f"cache {self.store.folder}: written entries disappear. Check the file system.")
         return stored
 
-    @cached_property
+    @property
     def full_precision(self) -> BankMaker | None:
         """The maker of the same model's banks in full precision; None for a model that was stored quantized."""
-        if self.configuration.quant == FP32:
-            return self
+        return self if self.configuration.quant == FP32 else self._full  # itself is not kept: a cycle keeps the model
+
+    @cached_property
+    def _full(self) -> BankMaker | None:
         same = (c for c in self.plan.configurations if c.model is self.configuration.model and c.quant == FP32)
         full = next(same, None)
         return None if full is None else replace(self, configuration=full, forward_images=0)
