@@ -22,7 +22,10 @@ THEIRS = "raise RuntimeError('their file was imported')"
 
 def start(folder: Path, code: str = "import benchmark; print('started')") -> subprocess.CompletedProcess[str]:
     """Python with a folder before everything else on its path."""
-    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{HOME}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{folder}{os.pathsep}{HOME}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
     command = [sys.executable, "-c", code]  # from a folder where `-c` puts nothing of ours first on the path
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/", check=False)
 
@@ -99,7 +102,11 @@ def test_folders_of_data_with_such_names_do_no_harm(tmp_path: Path) -> None:
 
 
 def test_the_command_line_runs_in_their_folder(theirs: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": f"{HOME}{os.pathsep}{os.environ['PYTHONPATH']}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{HOME}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
     wanted = (
         "run",
         "demo",
