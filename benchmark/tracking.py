@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import InputError
 from benchmark.registry import Registry
 from benchmark.spec import DataSpec, QuantSpec, SuiteSpec, digest
+from benchmark.utils.guard import guarded, text_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -281,6 +282,21 @@ class Tracker(ABC):
             InputError: this tracker has no registry. StorageError: it cannot be written.
         """
         raise InputError(f"tracker '{self.name}' has no model registry")
+
+
+def log_study(study: FinishedStudy, chosen: Iterable[Tracker], home: Path, uri: str | None) -> list[str]:
+    """Write a study to each tracker; a line for each that could not be written, the study's own files are there."""
+    failed = []
+    for tracker in chosen:
+
+        def tell(tracker: Tracker = tracker) -> None:
+            tracker.open(home, uri if tracker.takes_uri else None).log_study(study)
+
+        try:
+            guarded(f"tracker '{tracker.name}'", tell)
+        except Exception as error:  # a stranger's tracker or a server may raise anything
+            failed.append(f"tracker '{tracker.name}' could not be written ({text_of(error)})")
+    return failed
 
 
 trackers: Registry[Tracker] = Registry("tracker", "reliquant.trackers", Tracker)

@@ -194,6 +194,8 @@ class MLflowTracker(Tracker):
     @hiding
     def log_study(self, study: FinishedStudy) -> None:
         """A run of its own, with numbers as metrics and files as artifacts."""
+        if self._is_complete(study.suite.name, study.key, LAYOUT):
+            return
         experiment = self._experiment(study.suite)
         if study.key in self._runs:
             return
@@ -202,6 +204,7 @@ class MLflowTracker(Tracker):
         with self._ending(run):
             write_batch(self._client, run, {metric_name(key): value for key, value in study.metrics.items()}, {}, {})
             self._client.log_artifacts(run, str(study.folder))
+            self._client.set_tag(run, CONTENT, LAYOUT)
         self._runs[study.key] = ""
 
     @hiding

@@ -19,8 +19,7 @@ from benchmark.sensitivity.model import OVERALL, Effects, Study
 from benchmark.sensitivity.request import SensitivityRequest
 from benchmark.spec import FP32, QuantSpec, SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
-from benchmark.tracking import FinishedStudy, Tracker, trackers
-from benchmark.utils.guard import guarded, text_of
+from benchmark.tracking import FinishedStudy, Tracker, log_study, trackers
 from benchmark.utils.output import out
 from benchmark.utils.progress import open_progress
 
@@ -97,16 +96,8 @@ def _track(request: SensitivityRequest, suite: SuiteSpec, study: Study, folder: 
     finished = FinishedStudy(
         suite, "sensitivity", f"sensitivity/{study.by}", study.key, tags, model.metrics(study), folder
     )
-    for tracker in chosen:
-        uri = request.tracking_uri if tracker.takes_uri else None
-
-        def tell(tracker: Tracker = tracker, uri: str | None = uri) -> None:
-            tracker.open(request.home, uri).log_study(finished)
-
-        try:
-            guarded(f"tracker '{tracker.name}'", tell)
-        except Exception as error:  # a stranger's tracker or a server may raise anything
-            print(f"warning: tracker '{tracker.name}' could not be written ({text_of(error)})", file=sys.stderr)
+    for line in log_study(finished, chosen, request.home, request.tracking_uri):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _print(study: Study, folder: Path, request: SensitivityRequest) -> None:

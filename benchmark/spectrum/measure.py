@@ -83,11 +83,19 @@ def plan_spectrum(
 
 
 def measure_spectra(
-    asked: SpectrumPlan, home: Path, progress: Progress, pixel_budget: int, skip_broken: bool = False
-) -> list[Study]:
-    """One study for each model of the plan.
+    asked: SpectrumPlan,
+    home: Path,
+    progress: Progress,
+    pixel_budget: int,
+    skip_broken: bool = False,
+    known: Mapping[str, str] | None = None,
+) -> dict[str, Study | None]:
+    """Model -> its study; None where one is known that has the same key.
 
     A quantization that cannot be done is noted in `Study.failed`, the others go on.
+
+    Args:
+        known: model -> key of a study that is there already.
 
     Raises:
         ReliquantError: the model cannot be loaded, an image not decoded, or no quantization could be done.
@@ -97,11 +105,12 @@ def measure_spectra(
     by_model: dict[str, list[Configuration]] = {}
     for configuration in asked.plan.configurations:
         by_model.setdefault(configuration.model.digest, []).append(configuration)
-    studies = []
+    studies: dict[str, Study | None] = {}
     for configurations in by_model.values():
         holder = ModelHolder(configurations[0].model, asked.plan.settings.device)
         makers = [BankMaker(asked.plan, c, holder, store, pixels, progress) for c in configurations]
-        studies.append(_Measurement(asked, makers, progress).study())
+        measurement, name = _Measurement(asked, makers, progress), configurations[0].model.name
+        studies[name] = None if (known or {}).get(name) == measurement.key() else measurement.study()
     return studies
 
 
@@ -140,7 +149,7 @@ class _Measurement:
         if len(entries) == len(self.pixels):
             raise QuantizationError(next(iter(self.failed.values())))
         name = self.makers[0].configuration.model.name
-        return Study(name, self.clean.name, count, tuple(entries), tuple(self.notes), self.failed, self._key())
+        return Study(name, self.clean.name, count, tuple(entries), tuple(self.notes), self.failed, self.key())
 
     def _samples(self, dimension: int, classes: bool) -> Samples:
         """Of the clean images; a corrupted version has the same."""
@@ -149,12 +158,13 @@ class _Measurement:
         labels = self.makers[0].classes(data, dimension)[2][rows] if classes else None
         return Samples(labels, groups_of(pictures[rows]))
 
-    def _key(self) -> str:
-        """Content hash: versions, the vision towers that were measured, the pixels and the texts."""
+    def key(self) -> str:
+        """Content hash: versions, the vision towers that did not fail, what is looked at, images, labels and texts."""
         done = [m.configuration for m in self.makers if m.configuration.quant.name not in self.failed]
         towers = [self.makers[0].plan.tower_key(c.model, c.quant, "vision") for c in done]
         pixels = {images: found.digest for images, found in self.pixels.items()}
-        return digest(["spectrum", VERSION, towers, pixels, self.clean.text_digest])
+        data = {"digest": self.clean.digest, "texts": self.clean.text_digest}
+        return digest(["spectrum", VERSION, towers, pixels, data, self.joint])
 
     def _entries(
         self,

@@ -25,6 +25,8 @@ from benchmark.spec import FP32
 Floats = npt.NDArray[np.float64]
 Band = tuple[int, int | None]
 CLEAN = "clean"
+FORMAT = 2
+"""Of `spectrum.json`."""
 PARTS = ("full", "model", "gain", "residual")
 """Whose right answers are counted: full precision's, a model's, and those of either part of its error alone."""
 
@@ -194,7 +196,7 @@ class Study:
     @property
     def final_layers(self) -> tuple[str, ...]:
         """The layers behind the last block: `penultimate` where the model has it, and `image`."""
-        return tuple(name for name in self.layers if not name.startswith("block:"))
+        return tuple(filter(is_final, self.layers))
 
     def correlations(self, quantization: str, corruption: str) -> dict[str, dict[str, float]]:
         """Layer -> does the quantization's noise fall where the corruption's effect falls?
@@ -241,36 +243,46 @@ def band_name(band: Band) -> str:
     return f"{band[0]}+" if band[1] is None else f"{band[0]}-{band[1]}"
 
 
-def study_metrics(study: Study) -> dict[str, float]:
-    """The headline numbers: `<quantization>/<images>/<layer>/<name>` for the layers behind the last block."""
-    found: dict[str, float] = {}
-    for entry in study.entries:
-        for name in study.final_layers:
-            layer = entry.layers[name]
-            numbers = {"effective_rank": layer.effective_rank}
-            for band, ratios in layer.bands().items():
-                numbers |= {f"{ratio}_{band}": float(told.value[0]) for ratio, told in ratios.items()}
-            numbers |= {f"margin_{key}": float(told.value[0]) for key, told in layer.margin().items()}
-            for part, told in layer.parts().items():
-                numbers |= {f"accuracy_change_{part}_only": told.own.value} if told.own else {}
-            numbers |= {f"accuracy_full_basis_{band}": value for band, value in layer.accuracy_full_basis.items()}
-            numbers |= {f"accuracy_own_basis_{band}": value for band, value in layer.accuracy_own_basis.items()}
-            numbers |= {f"angle_top_{k}_deg": float(angles[-1]) for k, angles in layer.angles.items()}
-            where = f"{entry.quantization}/{entry.images.replace('/', '.')}/{name}"
-            found |= {f"{where}/{key}": value for key, value in numbers.items() if math.isfinite(value)}
-    for quantization in study.quantizations:
-        for corruption in study.corruptions:
-            for name, rhos in study.correlations(quantization, corruption).items():
-                if name in study.final_layers:
-                    where = f"{quantization}/{corruption.replace('/', '.')}/{name}"
-                    found |= {f"{where}/rank_correlation_{key}": rho for key, rho in rhos.items()}
-    return found
+def study_metrics(study: Mapping[str, Any]) -> dict[str, float]:
+    """The headline numbers: `<quantization>/<images>/<layer>/<name>` for the layers behind the last block.
+
+    Args:
+        study: in the form of `study_json`; a number that is undefined there is left out.
+    """
+    found: dict[str, float | None] = {}
+    behind = [name for name in study["layers"] if is_final(name)]
+    for entry in study["entries"]:
+        for name in behind:
+            layer = entry["layers"][name]
+            numbers = {"effective_rank": layer["effective_rank"]}
+            for band, ratios in layer["bands"].items():
+                numbers |= {f"{ratio}_{band}": told["value"] for ratio, told in ratios.items()}
+            numbers |= {f"margin_{key}": told["value"] for key, told in layer["margins"].items()}
+            parts = layer["accuracy_of_parts"].items()
+            numbers |= {f"accuracy_change_{part}_only": told["own"]["value"] for part, told in parts}
+            for basis in ("full", "own"):
+                accuracies = layer[f"accuracy_{basis}_basis"].items()
+                numbers |= {f"accuracy_{basis}_basis_{band}": value for band, value in accuracies}
+            numbers |= {f"angle_{top}_deg": angles[-1] for top, angles in layer["angles_deg"].items()}
+            where = f"{entry['quantization']}/{entry['images'].replace('/', '.')}/{name}"
+            found |= {f"{where}/{key}": value for key, value in numbers.items()}
+    for quantization, corruptions in study["rank_correlation_with_corruption"].items():
+        for corruption, layers in corruptions.items():
+            for name in (name for name in behind if name in layers):
+                where = f"{quantization}/{corruption.replace('/', '.')}/{name}"
+                found |= {f"{where}/rank_correlation_{key}": rho for key, rho in layers[name].items()}
+    return {key: value for key, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def is_final(layer: str) -> bool:
+    """Whether a layer stands behind the last block: `penultimate` and `image` do."""
+    return not layer.startswith("block:")
 
 
 def study_json(study: Study) -> dict[str, Any]:
     """Plain values with 6 significant digits; null where a number or its interval is undefined."""
     return {
-        "format": 2,
+        "format": FORMAT,
         "key": study.key,
         "model": study.model,
         "data": study.data,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,10 +23,9 @@ from benchmark.spec.suite import load_suite, narrow
 from benchmark.spectrum.answer import features
 from benchmark.spectrum.figures import draw
 from benchmark.spectrum.measure import SpectrumPlan, measure_spectra, plan_spectrum
-from benchmark.spectrum.model import CLEAN, Entry, LayerSpectrum, Study, study_json, study_metrics
+from benchmark.spectrum.model import CLEAN, FORMAT, Entry, LayerSpectrum, Study, study_json, study_metrics
 from benchmark.spectrum.request import SpectrumRequest
-from benchmark.tracking import FinishedStudy, Tracker, trackers
-from benchmark.utils.guard import guarded, text_of
+from benchmark.tracking import FinishedStudy, Tracker, log_study, trackers
 from benchmark.utils.output import out
 from benchmark.utils.progress import open_progress
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
 BANDS = ("0-8", "8-64", "64+", "all")
 NO_CORRUPTION = "none"
+FILE = "spectrum.json"
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,37 @@ def prepare(request: SpectrumRequest) -> Prepared:
 
 
 def measure(prepared: Prepared) -> int:
-    """Measure, write, log and print; returns the exit status (0, or 3 when some quantizations failed)."""
+    """Measure, write, log and print; returns the exit status (0, or 3 when some quantizations failed).
+
+    A suite's own study is not measured again while its file is of the same towers, images and texts.
+    """
     request = prepared.request
+    base, kind = request.output or request.home / "spectrum", f".{request.name}" + ".joint" * request.joint
+    models = dict.fromkeys(configuration.model.name for configuration in prepared.asked.plan.configurations)
+    folders = {model: base if request.output and len(models) == 1 else base / f"{model}{kind}" for model in models}
+    stored = {model: content for model, place in folders.items() if request.silent and (content := read(place))}
+    known = {model: str(content.get("key")) for model, content in stored.items()}
     with open_progress(request.quiet) as progress:
-        studies = measure_spectra(prepared.asked, request.home, progress, pixel_budget(request), request.skip_broken)
-    base = request.output or request.home / "spectrum"
-    for study in studies:
-        name = f"{study.model}.{study.data}" + ".joint" * request.joint
-        folder = base if request.output and len(studies) == 1 else base / name
-        write(study, folder, figures=not request.silent)
-        _track(prepared, study, folder)
-        print_study(study, folder, request.show)
-    return PARTIAL if any(study.failed for study in studies) else 0
+        asked, budget = prepared.asked, pixel_budget(request)
+        studies = measure_spectra(asked, request.home, progress, budget, request.skip_broken, known)
+    failed = False
+    for model, study in studies.items():
+        folder, content = folders[model], stored.get(model, {})
+        if study is not None:
+            content, failed = study_json(study), failed or bool(study.failed)
+            write(study, folder, figures=not request.silent)
+            print_study(study, folder, request.show)
+        _track(prepared, content, folder)
+    return PARTIAL if failed else 0
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The study in a folder, in the form of `study_json`; None where there is none of this format."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
 
 
 def run_spectrum(request: SpectrumRequest) -> int:
@@ -95,22 +114,15 @@ def run_spectrum(request: SpectrumRequest) -> int:
     return measure(prepare(request))
 
 
-def _track(prepared: Prepared, study: Study, folder: Path) -> None:
+def _track(prepared: Prepared, study: Mapping[str, Any], folder: Path) -> None:
     """Tell the trackers; one that fails is a warning, the files are there."""
-    tags = {"model": study.model, "dataset": study.data, "quantizations": " ".join(study.quantizations)}
-    name = f"spectrum/{study.data}"
+    quantized = [name for name in dict.fromkeys(e["quantization"] for e in study["entries"]) if name != FP32.name]
+    tags = {"model": study["model"], "dataset": study["data"], "quantizations": " ".join(quantized)}
+    name, numbers = f"spectrum/{study['data']}", study_metrics(study)
+    finished = FinishedStudy(prepared.suite, "spectrum", name, study["key"], tags, numbers, folder)
     request = prepared.request
-    finished = FinishedStudy(prepared.suite, "spectrum", name, study.key, tags, study_metrics(study), folder)
-    for tracker in prepared.trackers:
-        uri = request.tracking_uri if tracker.takes_uri else None
-
-        def tell(tracker: Tracker = tracker, uri: str | None = uri) -> None:
-            tracker.open(request.home, uri).log_study(finished)
-
-        try:
-            guarded(f"tracker '{tracker.name}'", tell)
-        except Exception as error:  # a stranger's tracker or a server may raise anything
-            print(f"warning: tracker '{tracker.name}' could not be written ({text_of(error)})", file=sys.stderr)
+    for line in log_study(finished, prepared.trackers, request.home, request.tracking_uri):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def write(study: Study, folder: Path, figures: bool = True) -> None:
@@ -121,7 +133,7 @@ def write(study: Study, folder: Path, figures: bool = True) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "spectrum.json").write_text(json.dumps(study_json(study), allow_nan=False) + "\n", encoding="utf-8")
+        (folder / FILE).write_text(json.dumps(study_json(study), allow_nan=False) + "\n", encoding="utf-8")
         for name, figure in draw(study).items() if figures else ():
             figure.savefig(folder / f"{name}.png", dpi=130)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,19 @@ def test_a_suite_asks_for_the_joint_space_and_the_report_answers(
     printed = capsys.readouterr().out
     assert "evaluations: " in printed
     assert "figures and numbers" not in printed
+    written = (folder / "spectrum.json").stat().st_mtime_ns
+    assert run_suite(request) == 0
+    assert (folder / "spectrum.json").stat().st_mtime_ns == written, "it is not measured again"
+    (folder / "spectrum.json").write_text("{")  # cut off
+    assert run_suite(request) == 0
+    assert json.loads((folder / "spectrum.json").read_text()) == found
+    more = replace(request, quantizations=(*names, "rtn-w4a8-vision"))
+    assert run_suite(more) == 0
+    assert "rtn-w4a8-channel-token-vision" in {
+        e["quantization"] for e in json.loads((folder / "spectrum.json").read_text())["entries"]
+    }
+    assert run_suite(request) == 0
+    capsys.readouterr()
     status, out, err = call(
         monkeypatch, capsys, str(own), "--corruption", "none", "--format", "json", "--quiet", "--tracker", "jsonl",
         "--home", str(home), "--quant", names[0],

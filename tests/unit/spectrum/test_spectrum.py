@@ -17,7 +17,7 @@ from benchmark.metrics.gain import PairAccumulator
 from benchmark.metrics.spectrum import numerical_rank
 from benchmark.spectrum.figures import draw
 from benchmark.spectrum.layers import Features, Readout, Samples, layer_bases, spectra
-from benchmark.spectrum.model import Entry, LayerSpectrum, Study, rank_correlations, study_json
+from benchmark.spectrum.model import Entry, LayerSpectrum, Study, rank_correlations, study_json, study_metrics
 
 
 def stream(features: np.ndarray, size: int = 7, layer: str = "image") -> Iterator[Features]:
@@ -235,3 +235,18 @@ def test_bands_of_an_entry_end_at_the_rank() -> None:
     spectrum = LayerSpectrum(np.ones(10) / 10, 10.0, 9, pairs.sums)
     expected = {"0-8": 10 * math.log10(28 / 8), "8-64": 10 * math.log10(8), "all": 10 * math.log10(36 / 9)}
     assert spectrum.band_sqnr_db() == pytest.approx(expected)
+
+
+def test_the_headline_numbers_are_those_of_the_file() -> None:
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((80, 16))
+    content = json.loads(json.dumps(study_json(study_of(x, x + 0.1 * rng.standard_normal(x.shape)))))
+    found, layer = study_metrics(content), content["entries"][1]["layers"]["image"]
+    name = content["entries"][1]["quantization"]
+    assert found[f"{name}/clean/image/gain_0-8"] == layer["bands"]["0-8"]["gain"]["value"]
+    assert found[f"{name}/clean/image/sqnr_db_all"] == layer["bands"]["all"]["sqnr_db"]["value"]
+    assert found[f"{name}/clean/image/effective_rank"] == layer["effective_rank"]
+    assert found[f"{name}/clean/image/angle_top_8_deg"] == layer["angles_deg"]["top_8"][-1]
+    assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
+    layer["bands"]["0-8"]["gain"]["value"] = None  # undefined
+    assert f"{name}/clean/image/gain_0-8" not in study_metrics(content)

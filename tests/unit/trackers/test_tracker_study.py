@@ -43,3 +43,13 @@ def test_a_study_is_a_run_with_numbers_and_files_once(tmp_path: Path) -> None:
 def test_a_tracker_of_evaluations_leaves_studies_out(tmp_path: Path) -> None:
     JsonlTracker().open(tmp_path).log_study(study(tmp_path / "files"))
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["spectrum.json"]
+
+
+def test_a_study_that_is_there_needs_no_mlflow(tmp_path: Path) -> None:
+    MLflowTracker().open(tmp_path).log_study(study(tmp_path / "files"))
+    tracker = MLflowTracker().open(tmp_path)
+    tracker.log_study(study(tmp_path / "files"))
+    assert "_client" not in tracker.__dict__
+    tracker.log_study(study(tmp_path / "files", key="l" * 64))
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        assert database.execute("select count(*) from runs").fetchone() == (2,)
