@@ -408,52 +408,14 @@ class LowRankControl(VisionControl):
         return Control(Truncation(basis.band(0, rank)), figures, (_NOTE,))
 
 
-_PAPER = "control of Bouguerra et al. 2026, arXiv 2509.21173"
-noise = NoiseControl(
-    name="control-noise",
-    version=1,
-    title="control: isotropic feature noise as large as a quantization's",
-    paper=_PAPER,
-    fields=frozenset({"options"}),
-    needs_calibration=True,
-)
-shaped = ShapedControl(
-    name="control-shaped",
-    version=1,
-    title="control: feature noise with a quantization's energy in each direction",
-    paper=_PAPER,
-    fields=frozenset({"options"}),
-    needs_calibration=True,
-)
-lowrank = LowRankControl(
-    name="control-lowrank",
-    version=1,
-    title="control: features truncated to the strongest directions",
-    paper=_PAPER,
-    fields=frozenset({"options"}),
-    needs_calibration=True,
-)
-gained = GainControl(
-    name="control-gain",
-    version=1,
-    title="control: each direction's gain under a quantization, without the rest of its error",
-    paper=_PAPER,
-    fields=frozenset({"options"}),
-    needs_calibration=True,
-)
-residual = ResidualControl(
-    name="control-residual",
-    version=1,
-    title="control: the rest of a quantization's error, without each direction's gain",
-    paper=_PAPER,
-    fields=frozenset({"options"}),
-    needs_calibration=True,
-)
-margin = MarginControl(
-    name="control-margin",
-    version=1,
-    title="control: a temperature with the slope of the margins under a quantization",
-    paper=_PAPER,
-    fields=frozenset({"options"}),
-    needs_calibration=True,
-)
+def _made(kind: type[VisionControl], name: str, what: str) -> VisionControl:
+    paper, fields = "control of Bouguerra et al. 2026, arXiv 2509.21173", frozenset({"options"})
+    return kind(f"control-{name}", 1, f"control: {what}", paper, fields, needs_calibration=True)
+
+
+noise = _made(NoiseControl, "noise", "isotropic feature noise as large as a quantization's")
+shaped = _made(ShapedControl, "shaped", "feature noise with a quantization's energy in each direction")
+lowrank = _made(LowRankControl, "lowrank", "features truncated to the strongest directions")
+gained = _made(GainControl, "gain", "each direction's gain under a quantization, without the rest of its error")
+residual = _made(ResidualControl, "residual", "the rest of a quantization's error, without each direction's gain")
+margin = _made(MarginControl, "margin", "a temperature with the slope of the margins under a quantization")
