@@ -31,8 +31,8 @@ FILTER = ("control-gain", "control-shaped", "control-lowrank")
 SAID: Mapping[str, str] = {
     "reproduces": "explains it",
     "does not": "does not explain it",
-    "overshoots": "more than that",
-    "cannot tell": "cannot tell",
+    "overshoots": "makes more than that",
+    "cannot tell": "leaves it open",
 }
 PARTS: Mapping[str, str] = {
     "control-gain": "the gain alone",
@@ -63,9 +63,8 @@ def features(study: Mapping[str, Any], name: Namer = str) -> list[str]:
     return [
         f"On {study['images']:,} images of {study['data']}, in the joint space, the strong directions (ranks "
         f"0-{STRONG}) {_strong(named)}.",
-        f"Of the weak directions {_weak(named)}.",
-        f"The gains of single directions explain {_share(named)} of the error's energy; the rest is no change of "
-        "strength.",
+        _weak(named),
+        _share(named),
         _margins(named),
     ]
 
@@ -108,15 +107,27 @@ def _strong(entries: Mapping[str, Entry]) -> str:
 
 
 def _weak(entries: Mapping[str, Entry]) -> str:
-    """How many directions behind the strong ones are drowned, and how many damped."""
-    parts = []
+    """How many directions behind the strong ones are drowned, and how many damped; names with one answer together."""
+    drowned: dict[tuple[int, int], list[str]] = {}
+    damped: dict[str, int] = {}
+    weak = 0
     for name, entry in entries.items():
         ratios, gains = (_each(entry["directions"][ratio]) for ratio in ("energy_ratio", "gain"))
-        drowned = [k for k, each in enumerate(ratios) if k >= STRONG and (each["low"] or 0.0) > DROWNED]
-        damped = sum(damping(each) == "damped" for each in gains[STRONG:])
-        first = f" (the first is rank {drowned[0] + 1})" if drowned else ""
-        parts.append(f"{name} drowns {len(drowned)}{first} and damps {damped} of {len(gains[STRONG:])}")
-    return f"{_joined(parts)} (drowned: energy more than {DROWNED:g} times; damped: gain below {1.0 - EQUAL:g})"
+        over = [k for k, each in enumerate(ratios) if k >= STRONG and (each["low"] or 0.0) > DROWNED]
+        drowned.setdefault((len(over), over[0] + 1 if over else 0), []).append(name)
+        damped[name] = sum(damping(each) == "damped" for each in gains[STRONG:])
+        weak = max(weak, len(gains[STRONG:]))
+    parts = [
+        f"{count or 'none'} under {_listed(names)}" + f" (the first is rank {first})" * bool(count)
+        for (count, first), names in sorted(drowned.items())
+    ]
+    most = max(damped.values())
+    under = _listed(name for name, count in damped.items() if count == most)
+    least = f"at most {most}, under {under}" if most else "none"
+    return (
+        f"Of the {weak} weak directions quantization drowns {_joined(parts)}; it damps {least} (drowned: energy more "
+        f"than {DROWNED:g} times; damped: gain below {1.0 - EQUAL:g})."
+    )
 
 
 def _each(told: Mapping[str, Sequence[float | None]]) -> list[dict[str, float | None]]:
@@ -126,21 +137,29 @@ def _each(told: Mapping[str, Sequence[float | None]]) -> list[dict[str, float | 
 def _share(entries: Mapping[str, Entry]) -> str:
     shares = {name: entry["bands"]["all"]["systematic_share"] for name, entry in entries.items()}
     known = {name: share for name, share in shares.items() if share["value"] is not None}
+    if not known:
+        return "There is no error to explain."
+    name = max(known, key=lambda each: known[each]["value"])
+    told = f"{known[name]['value']:.1%} {_ends(known[name], '.1%')}".rstrip() + f" under {name}"
+    others = [share["value"] for other, share in known.items() if other != name]
+    rest = f", {min(others):.1%} to {max(others):.1%} under the others" if others else ""
     return (
-        _joined([f"{share['value']:.1%} {_ends(share, '.1%')} under {name}" for name, share in known.items()]) or "0 %"
+        f"Gains of single directions explain this share of the error's energy: {told}{rest}; the rest is no change of "
+        "strength."
     )
 
 
 def _margins(entries: Mapping[str, Entry]) -> str:
+    """The margins that change most, and the range of the others."""
     margins = {name: entry["margins"] for name, entry in entries.items() if entry["margins"]}
     if not margins:
         return "The data has no classes, so there are no margins."
-    parts = [
-        f"{each['slope']['value']:.3f} {_ends(each['slope'], '.3f')} times under {name} (residual "
-        f"{each['residual']['value']:.3f})"
-        for name, each in margins.items()
-    ]
-    return f"The margins of the true class become {_joined(parts)}."
+    name = max(margins, key=lambda each: abs(margins[each]["slope"]["value"] - 1.0))
+    slope, residual = margins[name]["slope"], margins[name]["residual"]["value"]
+    told = f"{slope['value']:.3f} {_ends(slope, '.3f')}".rstrip() + f" times under {name} (residual {residual:.3f})"
+    others = [each["slope"]["value"] for other, each in margins.items() if other != name]
+    rest = f", and {min(others):.3f} to {max(others):.3f} times under the others" if others else ""
+    return f"The margins of the true class become {told}{rest}."
 
 
 def explained(matches: Sequence[Match], suite: str, name: Namer = str) -> str:
@@ -170,14 +189,23 @@ def by_parts(study: Mapping[str, Any], suite: str, name: Namer = str) -> str:
     if not shown:
         about = "No quantization changes the zero-shot accuracy on these images measurably"
     else:
-        told = [
-            f"under {quantization} it changes by {_moved(each['gain']['change'])}, by the gains alone "
-            f"{_moved(each['gain']['own'])} ({SAID[each['gain']['verdict']]}) and by the residual alone "
-            f"{_moved(each['residual']['own'])} ({SAID[each['residual']['verdict']]})"
-            for quantization, each in shown.items()
-        ]
-        about = f"Of the zero-shot accuracy on these images: {_joined(told)}"
+        worst = max(shown, key=lambda each: abs(shown[each]["gain"]["change"]["value"]))
+        gain, residual = shown[worst]["gain"], shown[worst]["residual"]
+        about = (
+            f"Zero-shot accuracy on these images changes under {_listed(shown)}, most under {worst}: by "
+            f"{_moved(gain['change'])}, by gain alone {_moved(gain['own'])}, by the residual alone "
+            f"{_moved(residual['own'])}; gain alone {_verdicts(shown, 'gain')}, the residual alone "
+            f"{_verdicts(shown, 'residual')}"
+        )
     return f"{about}; what explains the other tasks, controls can tell: {command(suite)}."
+
+
+def _verdicts(shown: Mapping[str, Entry], part: str) -> str:
+    """What a part of the error does to the changes that are shown: verdicts with the quantizations they hold under."""
+    found: dict[str, list[str]] = {}
+    for name, each in shown.items():
+        found.setdefault(SAID[each[part]["verdict"]], []).append(name)
+    return _joined([f"{said} under {_listed(names)}" for said, names in found.items()])
 
 
 def _moved(told: Mapping[str, float | None]) -> str:

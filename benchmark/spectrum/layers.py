@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.errors import UndefinedMetric
+from benchmark.metrics.arrays import Bools
 from benchmark.metrics.gain import PairAccumulator, PairSums, margins
 from benchmark.metrics.spectrum import (
     EigenBasis,
@@ -26,14 +27,13 @@ from benchmark.metrics.spectrum import (
     numerical_rank,
     subspace_angles,
 )
-from benchmark.metrics.uncertainty import GROUPS
 from benchmark.spectrum.model import PARTS, Floats, LayerSpectrum, band_name, bands_of
 
 Labels = npt.NDArray[np.int64]
 Features = Mapping[str, npt.NDArray[np.floating[Any]]]
 """Layer -> (B, D) of one batch of images."""
 
-VERSION = 2
+VERSION = 3
 """Raise it when a number of a spectral study can change."""
 
 TOP = (8, 64)
@@ -132,7 +132,7 @@ def _heads(basis: EigenBasis, readout: Readout) -> dict[str, Floats]:
 
 
 class PartAnswers:
-    """Counts right answers, by group, of full precision, of a model, and of the gain and residual parts of its error.
+    """Right answers of full precision, of a model, and of the gain and residual parts of its error.
 
     With g_k the gain of direction v_k and p_k = x . v_k, the gain alone is x + sum_k (g_k - 1) p_k v_k, the residual
     alone x' - sum_k (g_k - 1) p_k v_k; together they make the whole error x' - x.
@@ -143,20 +143,19 @@ class PartAnswers:
         extra = np.divide(pe, pp, out=np.zeros_like(pp), where=np.arange(len(pp)) < rank)
         self._moved = (basis.vectors * extra) @ basis.vectors.T
         self._readout = readout
-        self._correct: dict[str, Floats] = {part: np.zeros(GROUPS) for part in PARTS}
+        self._right: dict[str, list[Bools]] = {part: [] for part in PARTS}
 
-    def update(self, before: Floats, now: Floats, labels: Labels, groups: Labels) -> None:
-        """Add a batch: x and x' (n, D), classes and groups (n,)."""
+    def update(self, before: Floats, now: Floats, labels: Labels) -> None:
+        """Add a batch: x and x' (n, D), classes (n,)."""
         moved = before @ self._moved
         features = {"full": before, "model": now, "gain": before + moved, "residual": now - moved}
         for part, rows in features.items():
-            right = (rows @ self._readout.weights + self._readout.offset).argmax(axis=1) == labels
-            self._correct[part] += np.bincount(groups, weights=right, minlength=GROUPS)
+            self._right[part].append((rows @ self._readout.weights + self._readout.offset).argmax(axis=1) == labels)
 
     @property
-    def correct(self) -> dict[str, Floats]:
-        """Part -> (GROUPS,) right answers."""
-        return self._correct
+    def right(self) -> dict[str, Bools]:
+        """Part -> (N,) whether each answer is right."""
+        return {part: np.concatenate(batches) for part, batches in self._right.items()}
 
 
 class LayerMeter:
@@ -207,9 +206,10 @@ class LayerMeter:
             accuracy_full_basis={} if self.bands is None else self.bands.accuracy,
             accuracy_own_basis=self._in_own(own, labels),
             part_answers=self._of_parts(samples),
+            groups=samples.groups,
         )
 
-    def _of_parts(self, samples: Samples) -> dict[str, Floats]:
+    def _of_parts(self, samples: Samples) -> dict[str, Bools]:
         """Right answers of the two parts of the error, where there are margins."""
         if self.before is None or self.spool is None or self.pairs is None or self.readout is None:
             return {}
@@ -217,10 +217,9 @@ class LayerMeter:
             return {}
         answers, start = PartAnswers(self.basis, numerical_rank(self.basis), self.pairs.sums, self.readout), 0
         for before, now in zip(self.before.read(), self.spool.read(), strict=True):
-            at = slice(start, start + len(now))
-            answers.update(before, now, samples.labels[at], samples.groups[at])
-            start = at.stop
-        return answers.correct
+            answers.update(before, now, samples.labels[start : start + len(now)])
+            start += len(now)
+        return answers.right
 
     def _in_own(self, own: EigenBasis, labels: Labels | None) -> dict[str, float]:
         """Accuracies within bands of the features' own directions."""

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.metrics.arrays import Ints
+from benchmark.metrics.arrays import Bools, Ints
 from benchmark.metrics.gain import RATIOS, PairSums, Told, gain, residual
 from benchmark.metrics.spectrum import BANDS
-from benchmark.metrics.uncertainty import Estimate, Measured, estimate
+from benchmark.metrics.uncertainty import GROUPS, Estimate, Measured, paired_proportions
 from benchmark.results.mechanism import Verdict, judge
 from benchmark.spec import FP32
 
@@ -35,31 +35,30 @@ PARTS = ("full", "model", "gain", "residual")
 class Part:
     """What one part of an error does to the accuracy, beside the whole error.
 
-    change: of the model against full precision, own: of the part; difference: part minus model. None where nothing
-    varies.
+    change: of the model against full precision, own: of the part; difference: part minus model.
     """
 
-    change: Estimate | None
-    own: Estimate | None
-    difference: Estimate | None
+    change: Estimate
+    own: Estimate
+    difference: Estimate
     verdict: Verdict
 
 
-def _share(correct: Floats, count: Ints) -> Measured:
+def _share(right: Bools, groups: Ints) -> Measured:
     """Right answers over samples, with replicates; one picture's answer has the weight 1 / N."""
-    total, samples = correct.sum(), int(count.sum())
+    total, samples, count = right.sum(), len(right), np.bincount(groups, minlength=GROUPS)
     left = samples - count
-    without = np.divide(total - correct, left, out=np.full(len(count), total / samples), where=left > 0)
-    return Measured(float(total / samples), without, samples**-2.0)
+    without = total - np.bincount(groups, weights=right, minlength=GROUPS)
+    replicates = np.divide(without, left, out=np.full(GROUPS, total / samples), where=left > 0)
+    return Measured(float(total / samples), replicates, samples**-2.0)
 
 
-def _part(f: Measured, q: Measured, c: Measured, occupied: int) -> Part:
-    change, own, difference = (estimate(_minus, *pair, occupied=occupied) for pair in ((q, f), (c, f), (c, q)))
-    return Part(change, own, difference, judge(change, f, q, c, occupied) if change else "cannot tell")
-
-
-def _minus(first: Any, second: Any) -> Any:
-    return first - second
+def _part(answers: Mapping[str, Bools], groups: Ints, part: str) -> Part:
+    """Changes of shares of right answers as everywhere (`paired_proportions`); the verdict on the replicates of all."""
+    full, model, own = (answers[each] for each in ("full", "model", part))
+    change, alone, difference = (paired_proportions(*pair) for pair in ((full, model), (full, own), (model, own)))
+    f, q, c = (_share(each, groups) for each in (full, model, own))
+    return Part(change, alone, difference, judge(change, f, q, c, len(np.unique(groups))))
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,8 @@ class LayerSpectrum:
         accuracy_full_basis: "0-8", "8-64", "64+" and "all" -> zero-shot accuracy of the features within that band of
             full precision's directions on clean images; empty for layers that are not affinely read out into the joint
             space. accuracy_own_basis: the same, of the directions of these very features, as in the study.
-        part_answers: of `PARTS`, (GROUPS,) right answers, where there are margins; empty elsewhere.
+        part_answers: of `PARTS`, (N,) whether each answer is right, where there are margins; empty elsewhere. groups:
+            (N,) the group of each sample (`benchmark.metrics.uncertainty`).
     """
 
     energy: Floats
@@ -89,7 +89,8 @@ class LayerSpectrum:
     angles: Mapping[int, Floats] = field(default_factory=dict)
     accuracy_full_basis: Mapping[str, float] = field(default_factory=dict)
     accuracy_own_basis: Mapping[str, float] = field(default_factory=dict)
-    part_answers: Mapping[str, Floats] = field(default_factory=dict)
+    part_answers: Mapping[str, Bools] = field(default_factory=dict)
+    groups: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def signal(self) -> Floats | None:
@@ -124,12 +125,9 @@ class LayerSpectrum:
 
     def parts(self) -> dict[str, Part]:
         """`gain` and `residual` -> what that part of the error alone does to the zero-shot accuracy."""
-        if not self.part_answers or self.pairs is None:
+        if not self.part_answers:
             return {}
-        count, occupied = self.pairs.count, int(np.count_nonzero(self.pairs.count))
-        measured = {part: _share(correct, count) for part, correct in self.part_answers.items()}
-        f, q = measured["full"], measured["model"]
-        return {part: _part(f, q, measured[part], occupied) for part in ("gain", "residual")}
+        return {part: _part(self.part_answers, self.groups, part) for part in ("gain", "residual")}
 
     @property
     def sqnr_db(self) -> Floats | None:
@@ -327,10 +325,8 @@ def _layer_json(layer: LayerSpectrum) -> dict[str, Any]:
 def _part_json(part: Part) -> dict[str, Any]:
     found: dict[str, Any] = {"verdict": part.verdict}
     for name in ("change", "own", "difference"):
-        told: Estimate | None = getattr(part, name)
-        ends = told.interval() if told else (math.nan, math.nan)
-        numbers = _list([told.value if told else math.nan, *ends])
-        found[name] = dict(zip(("value", "low", "high"), numbers, strict=True))
+        told: Estimate = getattr(part, name)
+        found[name] = dict(zip(("value", "low", "high"), _list([told.value, *told.interval()]), strict=True))
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.metrics.uncertainty import Estimate
+from benchmark.metrics.uncertainty import Estimate, paired_proportions
 from benchmark.results.mechanism import Match, Verdict
 from benchmark.spectrum.answer import answer, by_filter, damping
 from benchmark.spectrum.layers import Readout, Samples, layer_bases, spectra
@@ -47,14 +47,29 @@ def drown_weak(p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return p + noise * np.r_[np.zeros(8), np.ones(DIMENSION - 8)]
 
 
+def shrink(p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return 0.97 * p
+
+
 def test_damping_is_told_from_drowning() -> None:
     strong, weak, error, margins, _ = answer(study({W4: drown_weak, W2: damp_strong}), [], "s")
     assert f"keep their strength under {W4}" in strong
     assert f"are damped under {W2} (gain 0.500" in strong
-    assert f"{W4} drowns 16 (the first is rank 9) and damps" in weak
-    assert f"{W2} drowns 0 and damps 0 of 16" in weak
-    assert f"100.0% [100.0%, 100.0%] under {W2}" in error or f"100.0%  under {W2}" in error
-    assert margins.startswith("The margins of the true class become")
+    assert (
+        f"Of the 16 weak directions quantization drowns none under {W2} and 16 under {W4} (the first is rank 9)" in weak
+    )
+    assert f"energy: 100.0% [100.0%, 100.0%] under {W2}, 0." in error or f"energy: 100.0% under {W2}, 0." in error
+    assert margins.startswith("The margins of the true class become ")
+    assert f"times under {W2}" in margins or f"times under {W4}" in margins
+
+
+def test_quantizations_of_one_answer_are_named_together() -> None:
+    _, weak, error, margins, last = answer(study({"a": drown_weak, "b": shrink, "c": shrink}), [], "s")
+    assert "drowns none under b and c and 16 under a" in weak
+    assert "energy: 100.0%" in error
+    assert "under the others; the rest is no change of strength." in error
+    assert "times under the others" in margins
+    assert len(" ".join((weak, error, margins, last))) < 1200
 
 
 def test_the_interval_decides_whether_a_direction_is_damped() -> None:
@@ -97,8 +112,8 @@ def test_without_controls_the_study_tells_of_its_own_accuracy() -> None:
     parts = found["entries"][1]["layers"]["image"]["accuracy_of_parts"]
     assert (parts["gain"]["verdict"], parts["residual"]["verdict"]) == ("does not", "reproduces")
     last = answer(found, [], "s")[-1]
-    assert f"under {W4} it changes by -0." in last
-    assert "(does not explain it) and by the residual alone" in last
+    assert last.startswith(f"Zero-shot accuracy on these images changes under {W4}, most under {W4}: by -0.")
+    assert f"gain alone does not explain it under {W4}, the residual alone explains it under {W4};" in last
     assert "controls can tell: reliquant run s --quant" in last
     assert "No quantization changes" in answer(study({W4: lambda p, rng: p * 0.9}), [], "s")[-1]
 
@@ -126,8 +141,12 @@ def test_the_parts_of_the_error_by_whole_arrays(change: Any) -> None:
     rights = {"full": x, "model": q, "gain": x + moved, "residual": q - moved}
     for part, features in rights.items():
         right = (features @ weights).argmax(1) == labels
-        expected = [right[np.arange(300) % 50 == g].sum() for g in range(64)]
-        np.testing.assert_array_equal(found.part_answers[part], expected)
+        np.testing.assert_array_equal(found.part_answers[part], right)
+    for part, told in found.parts().items():  # the one interval for a change of a share of right answers
+        full, model, own = (found.part_answers[each] for each in ("full", "model", part))
+        assert told.change == paired_proportions(full, model)
+        assert told.own == paired_proportions(full, own)
+        assert told.difference == paired_proportions(model, own)
     own = np.linalg.svd(q)[2].T
     for band, columns in (("0-8", own[:, :8]), ("8-64", own[:, 8:]), ("all", own)):
         right = (q @ columns @ columns.T @ weights).argmax(1) == labels
