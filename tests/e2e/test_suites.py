@@ -76,6 +76,42 @@ def test_imagenet(model: str, reliquant: Reliquant, tmp_path: Path) -> None:
     assert found["zero_shot"]["provenance"]["skipped"] == {}
 
 
+@pytest.mark.slow  # NNCF and onnxruntime quantize five times
+def test_deploy(model: str, reliquant: Reliquant, tmp_path: Path) -> None:
+    """Every method of the suite has a verdict, its size and its speed, or a line that says why it is left out."""
+    write_image_folder(tmp_path / "pictures", ["cat", "dog"], 40)
+    words = (
+        "--model",
+        model,
+        "--data",
+        "images=pictures",
+        "--task",
+        "zero_shot",
+        "--home",
+        "home",
+        "--tracker",
+        "jsonl",
+    )
+    status, out, err = reliquant("run", "deploy", *words)
+    assert status == 0, err
+    done = {r["quantization"] for r in records(tmp_path / "home") if r["status"] == "done"} - {"fp32"}
+    asked = set(load_suite("deploy").quantizations) - {"fp32"}
+    left_out = {line.split()[1].rstrip(":") for line in err.splitlines() if line.startswith("skipped ")}
+    assert left_out < asked
+    assert done == asked - left_out
+    assert len(done - {"bf16-vision", "fp16-vision"}) >= 6
+    rows = [json.loads(line) for line in (tmp_path / "home" / "ledger.jsonl").read_text().splitlines()]
+    timed = {r["efficiency"]["quantization"]: r["efficiency"] for r in rows if r["kind"] == "timing"}
+    assert set(timed) == {"fp32", *done}
+    for name in done:
+        speed = timed[name]["speed"]
+        assert timed[name]["kernel"] != "simulated", name
+        assert 0 < speed["latency_ratio_low"] <= speed["latency_ratio"] <= speed["latency_ratio_high"], name
+        assert (speed.get("runtime_ratio") is not None) == name.startswith(("openvino", "ort")), name
+    verdicts = out.split("verdict against fp32")[1]
+    assert verdicts.count("cannot tell") + verdicts.count("non-inferior") + verdicts.count("inferior:") >= len(done)
+
+
 @pytest.mark.parametrize("suite", ["cifar", "imagenet", "paper"])
 def test_validate_lists_what_is_missing(suite: str, reliquant: Reliquant, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()

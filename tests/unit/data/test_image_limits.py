@@ -121,12 +121,12 @@ decode.pixels(saved("PNG", (40, 30)), p)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)
 for name, content in files.items():
-    start = time.monotonic()
+    start = time.process_time()
     try:
         decode.pixels(content, p)
     except DataError as error:
         print(name, "refused", error)
-    assert time.monotonic() - start < 5, name
+    assert time.process_time() - start < 5, name
 """
 
 

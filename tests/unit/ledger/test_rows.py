@@ -19,7 +19,7 @@ from benchmark.spec import digest
 from tests.unit.ledger.test_ledger import EFFICIENCY, REPORT, record
 
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-SLOW = settings(QUICK, max_examples=10_000)
+SLOW = settings(QUICK, max_examples=4_000)
 PROFILES = [pytest.param(QUICK, id="quick"), pytest.param(SLOW, id="slow", marks=pytest.mark.slow)]
 LAYER = {"name": "a", "shape": [2, 4], "packed_bits": 32, "bits": 4.0}
 TOWER = {
