@@ -95,8 +95,11 @@ found = dict(
 def test_a_cut_body_is_resumed_by_a_range(loopback_hub: Hub, tmp_path: Path) -> None:
     loopback_hub.model("org/name").commit({"model.safetensors": WEIGHTS})
     loopback_hub.cut("GET /cdn/.*model.safetensors", at=10_000)
-    code = "h.file_download.constants.DOWNLOAD_CHUNK_SIZE = 5000\n"  # it writes whole chunks of 10 MB, and resumes after the last
-    code += "found['size'] = len(open(h.hf_hub_download('org/name', 'model.safetensors'), 'rb').read())"
+    code = """
+from huggingface_hub import constants
+constants.DOWNLOAD_CHUNK_SIZE = 5000  # the client writes whole chunks of 10 MB, and resumes after the last
+found["size"] = len(open(h.hf_hub_download("org/name", "model.safetensors"), "rb").read())
+"""
     assert client(loopback_hub, tmp_path, code) == {"size": len(WEIGHTS)}
     cut, resumed = loopback_hub.requests("GET /cdn/")
     assert (cut.status, cut.sent, resumed.status, resumed.range) == (200, 10_000, 206, "bytes=10000-")
