@@ -217,7 +217,7 @@ def _forbidden(repository: Repository) -> str | None:
 def _used_instead(repository: Repository, cached: str, error: ReliquantError) -> str:
     """Say that a cached commit is used; why."""
     told = str(error).removeprefix(f"{repository.where}: ")
-    shown().message(f"{repository.where}: using {cached[:8]} from the cache, since {told}")
+    shown().message(f"{repository.where}: using {cached[:8]} from the cache, since {told.partition('; ')[0]}")
     return told
 
 
