@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -197,6 +198,52 @@ def write_waterbirds(root: Path, count: int = 20) -> list[Sample]:
     root.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(rows), root / "test-00000-of-00001.parquet")
     pq.write_table(pa.table({k: v[:2] for k, v in rows.items()}), root / "train-00000-of-00001.parquet")
+    return made
+
+
+def write_waterbirds_archive(root: Path, count: int = 20) -> list[Sample]:
+    """`metadata.csv` and `<class>/<image>.jpg` as in the authors' tar; every image but the first two is a test one."""
+    made = samples(count, 2, only="jpg")
+    lines = ["img_id,img_filename,y,split,place,place_filename"]
+    for index, sample in enumerate(made):
+        file = root / f"{sample.label:03d}.Bird" / sample.file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(sample.encoded)
+        split = index if index < 2 else 2
+        place = index // 2 % 2
+        lines.append(f"{index},{file.parent.name}/{file.name},{sample.label},{split},{place},/b/bamboo/{index}.jpg")
+    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return made[2:]
+
+
+def write_cifar_binary(root: Path, name: str = "test_batch.bin", count: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """The binary version: records of one label (`test_batch.bin`) or two (`test.bin`) and 3,072 bytes, by planes.
+
+    Returns:
+        Images (count, 32, 32, 3) and labels.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    images = np.random.default_rng(5).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(count) % 10
+    with (root / name).open("wb") as file:
+        for image, label in zip(images, labels.tolist(), strict=True):
+            file.write(bytes([7, label] if name == "test.bin" else [label]))
+            file.write(image.transpose(2, 0, 1).tobytes())
+    return images, labels
+
+
+def write_crossmodal(root: Path, count: int = 12) -> list[Sample]:
+    """`captions.jsonl` with two English captions and a German one, `images/<key>.jpg`, `image_attributions.csv`."""
+    made = samples(count, 1, only="jpg")
+    rows = []
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    for sample in made:
+        (root / "images" / sample.file).write_bytes(sample.encoded)
+        english = [f"a picture {sample.key}", f"the picture\n{sample.key}"]
+        languages = {"en": {"caption": english}, "de": {"caption": [f"ein Bild {sample.key}"]}}
+        rows.append(json.dumps({"image/key": sample.key, "image/locale": "en", **languages}))
+    (root / "captions.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (root / "image_attributions.csv").write_text("ImageID,License\n")
     return made
 
 

@@ -59,6 +59,27 @@ def _imagenet_c(root: Path) -> DataSpec:
     return DataSpec(source="imagenet_c", path=str(root), corruption="snow", severity=2)
 
 
+def _imagenet(root: Path) -> DataSpec:
+    layouts.write_imagenet_folders(root / "val", WNIDS)
+    return DataSpec(source="imagenet", path=str(root))
+
+
+def _cifar(root: Path) -> DataSpec:
+    layouts.write_cifar_binary(root)
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    return DataSpec(source="cifar", path=str(root), classes=names)
+
+
+def _waterbirds(root: Path) -> DataSpec:
+    layouts.write_waterbirds_archive(root)
+    return DataSpec(source="waterbirds", path=str(root))
+
+
+def _crossmodal3600(root: Path) -> DataSpec:
+    layouts.write_crossmodal(root)
+    return DataSpec(source="crossmodal3600", path=str(root), text="captions")
+
+
 def _counteranimal(root: Path) -> DataSpec:
     layouts.write_counteranimal(root)
     return DataSpec(source="counteranimal", path=str(root))
@@ -76,7 +97,11 @@ LAYOUTS: dict[str, Callable[[Path], DataSpec]] = {
     "hub": _hub,
     "image_list": _image_list,
     "cifar_c": _cifar_c,
+    "cifar": _cifar,
+    "imagenet": _imagenet,
     "imagenet_c": _imagenet_c,
+    "waterbirds": _waterbirds,
+    "crossmodal3600": _crossmodal3600,
     "counteranimal": _counteranimal,
     "planted": _planted,
 }
@@ -117,7 +142,11 @@ TestParquet = contract("parquet")
 TestHub = contract("hub")
 TestImageList = contract("image_list")
 TestCifarC = contract("cifar_c")
+TestCifar = contract("cifar")
+TestImagenet = contract("imagenet")
 TestImagenetC = contract("imagenet_c")
+TestWaterbirds = contract("waterbirds")
+TestCrossmodal3600 = contract("crossmodal3600")
 TestCounteranimal = contract("counteranimal")
 TestPlanted = contract("planted")
 
