@@ -296,7 +296,7 @@ def _print_provenance(console: Console, row: Row) -> None:
         "device": _device(about),
         "options": _options(about),
         "model": _model(about),
-        "calibration": _short(about.get("calibration")),
+        "calibration": _calibration(about),
         "limit": about.get("limit"),
     }
     lines |= {f"data {name}": _short(value) for name, value in about.get("data", {}).items()}
@@ -332,6 +332,12 @@ def _device(about: Mapping[str, Any]) -> str | None:
     if "device" not in about:
         return None
     return f"{about['device']} ({about.get('cpu')}, {about.get('threads')} threads)"
+
+
+def _calibration(about: Mapping[str, Any]) -> str | None:
+    """The calibration set by name and digest, where the quantization looked at it; else the digest alone."""
+    named = (about.get("calibrated_on"), _short(about.get("calibration")))
+    return " ".join(filter(None, named)) or None
 
 
 def _model(about: Mapping[str, Any]) -> str | None:

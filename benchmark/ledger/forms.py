@@ -53,6 +53,7 @@ PROVENANCE = {
     **dict.fromkeys(("versions?", "settings?", "asked?"), dict),
     **dict.fromkeys(("templates_origin?", "data?"), Each(str)),
     **dict.fromkeys(("time?", "device?", "cpu?", "host?", "suite?", "quantized_model?", "traceback?"), str),
+    "calibrated_on?": str,
     "calibration?": TEXT_OR_NULL,
     "model?": {"ref": str, "digest?": str, "quantized?": bool, "notes?": [str]},
     "artifact?": Each({"files": [str]}),

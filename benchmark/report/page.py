@@ -29,7 +29,7 @@ from benchmark.results.decide import told
 from benchmark.results.effects import collect, without_exported
 from benchmark.results.evidence import evidence_of
 from benchmark.results.findings import Finding
-from benchmark.results.groups import facts_by_model, runs_of
+from benchmark.results.groups import calibrated_on, facts_by_model, runs_of
 from benchmark.results.hypotheses import examine, wanted
 from benchmark.results.images import grouped
 from benchmark.results.mechanism import NOTE, Match, match
@@ -185,7 +185,8 @@ def _findings(results: Results) -> list[Finding]:
     full = [record for record in records if record.quantization == FP32.name] + list(results.bases.values())
     own = without_exported([record for record in records if record.quantization != FP32.name], full)
     models = results.spec.models if results.spec else ()
-    runs = runs_of([(record.model, record.quantization) for record in own], facts_by_model(records, models))
+    names = [(record.model, record.quantization) for record in own]
+    runs = runs_of(names, facts_by_model(records, models), calibrated_on(own))
     chosen = [record for record in own if (record.model, record.quantization) in runs]
     effects, _ = collect(chosen, full, partial(evidence_of, results.ledger), wanted)
     return examine(effects, runs)
