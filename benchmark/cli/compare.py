@@ -13,7 +13,7 @@ from benchmark.engine.include import include_files
 from benchmark.errors import PARTIAL, InputError, StorageError, UnknownNameError
 from benchmark.ledger.records import Ledger, Record
 from benchmark.plugins import tasks
-from benchmark.results import findings, group_formats, hypotheses, mechanism
+from benchmark.results import findings, group_formats, hypotheses, mechanism, published
 from benchmark.results.answers import mixed_versions, of_model, records_of
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.effects import asked_of, collect, companion, without_exported
@@ -67,7 +67,7 @@ def compare_runs(request: CompareRequest) -> int:
         print(f"warning: {mended}", file=sys.stderr)
     for evaluation, reason in () if request.quiet else failures.items():
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)
-    if not request.quiet and (warning := mixed_versions(records)):
+    for warning in () if request.quiet else (*published.warnings(records), *filter(None, [mixed_versions(records)])):
         print(f"warning: {warning}", file=sys.stderr)
     if request.output is None:
         out().write(text)

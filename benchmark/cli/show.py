@@ -22,6 +22,7 @@ from benchmark.errors import ReliquantError, UnknownNameError
 from benchmark.metrics.speed_ratio import WITHIN
 from benchmark.plugins import tasks
 from benchmark.quantization.registry import read
+from benchmark.results import published
 from benchmark.results.answers import mixed_versions, records_of
 from benchmark.results.compare import Change, adjust
 from benchmark.results.decide import images_told, margins_told, told
@@ -57,6 +58,9 @@ def _show(request: ShowRequest) -> None:
     results = read_results(ledger, asked.suite, asked.spec)
     console = Console()
     if not request.quiet and (warning := mixed_versions(r for row in results.rows for r in row.records.values())):
+        print(f"warning: {warning}", file=sys.stderr)
+    shown = [r for row in results.rows if (row.model, row.quantization) in asked.runs for r in row.records.values()]
+    for warning in () if request.quiet else published.warnings(shown):
         print(f"warning: {warning}", file=sys.stderr)
     for mended in () if request.quiet else ledger.mended:
         print(f"warning: {mended}", file=sys.stderr)
@@ -300,6 +304,7 @@ def _print_provenance(console: Console, row: Row) -> None:
         "limit": about.get("limit"),
     }
     lines |= {f"data {name}": _short(value) for name, value in about.get("data", {}).items()}
+    lines["published"] = "; ".join(published.agreeing(row.records.values())) or None
     for name, value in lines.items():
         if value is not None:
             facts.add_row(f"  {name}", escape(str(value)))

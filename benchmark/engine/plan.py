@@ -33,6 +33,7 @@ from benchmark.spec import (
     digest_of,
 )
 from benchmark.spec.artifacts import artifacts_of, check_artifact_name
+from benchmark.spec.published import published
 from benchmark.spec.short_name import calibration_names
 from benchmark.spec.suite import calibration_sets, limit_of, suite_names
 
@@ -330,6 +331,7 @@ def check_suite(suite: SuiteSpec) -> tuple[list[QuantSpec], list[Binding], dict[
         task.parse_options(binding.options, f"{where}.options")
     _check_margins(suite, bindings)
     _check_artifacts(suite)
+    _check_published(suite)
     used = {name for _, _, binding in bindings for role in binding.roles for name in binding.data(role)}
     return _quantizations(suite), bindings, expand_sets(suite, used)
 
@@ -358,6 +360,15 @@ def _check_artifacts(suite: SuiteSpec) -> None:
         check_artifact_name(name, quantizers.names(), names, f"suite '{suite.name}': artifacts")
     for model in suite.models:
         artifacts_of(suite, model)
+
+
+def _check_published(suite: SuiteSpec) -> None:
+    """Published data sets that are known."""
+    known = published()
+    for name, spec in suite.data.items():
+        if spec.published is not None and spec.published not in known:
+            problem = UnknownNameError("published data set", spec.published, known)
+            raise SpecError(f"suite '{suite.name}': data.{name}.published: {problem}")
 
 
 def _check_margins(suite: SuiteSpec, bindings: Sequence[Binding]) -> None:

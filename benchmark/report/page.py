@@ -24,6 +24,7 @@ from benchmark.report.drawn import Drawn
 from benchmark.report.examples import Examples, worst
 from benchmark.report.overview import ARROWS, Figure
 from benchmark.report.reproduce import Origin
+from benchmark.results import published
 from benchmark.results.compare import Change, adjust
 from benchmark.results.decide import told
 from benchmark.results.effects import collect, without_exported
@@ -95,6 +96,7 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
         studies: spectral studies. focus: (model, quantization) of the rows that get figures of their own; empty for
             as many as there is room for.
     """
+    everything = [record for row in results.rows for record in row.records.values()]
     findings = _findings(results)
     matches = _matches(results)
     chapters = [_chapter(results, model, studies, matches) for model in results.models]
@@ -109,7 +111,8 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
         .render(
             results=results,
             origin=origin,
-            data_sets=grouped(record for row in results.rows for record in row.records.values()),
+            published=[published.warnings(everything), published.agreeing(everything)],
+            data_sets=grouped(everything),
             chapters=chapters,
             findings=findings,
             claims=claims_sentence(findings),

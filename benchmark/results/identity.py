@@ -54,7 +54,7 @@ def identity(
 
 def _canonical(spec: DataSpec) -> dict[str, Any]:
     """What was asked of a data set: fields at their default go without saying, and its path is this machine's."""
-    return spec.model_dump(mode="json", exclude={"path"}, exclude_defaults=True)
+    return spec.model_dump(mode="json", exclude={"path", "published"}, exclude_defaults=True)
 
 
 def identities(suite: SuiteSpec) -> list[dict[str, Any]]:

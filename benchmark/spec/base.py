@@ -245,7 +245,8 @@ class DataSpec(Frozen):
     (`imagenet`) or a text file with one entry a line. Class names meet the data's own by name, in any order;
     `classes_by: position` pairs them in order instead. `allow_equal_prompts` accepts classes that the model cannot tell
     apart, `allow_empty_classes` classes whose images are all left out. `text: captions` makes every image's own caption
-    its class (image-caption pairs). `options` are the source's own fields.
+    its class (image-caption pairs). `published` names the published data set that this is: full precision is compared
+    with the accuracies of `benchmark.spec.published`. `options` are the source's own fields.
     """
 
     source: str
@@ -262,6 +263,7 @@ class DataSpec(Frozen):
     severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
     corruption: str | None = None
     severity: int | None = Field(default=None, ge=1, le=5)
+    published: Text | None = None
     options: Annotated[tuple[tuple[str, JsonValue], ...], BeforeValidator(sorted_pairs)] = ()
 
     @model_validator(mode="after")
