@@ -45,6 +45,8 @@ class Metric:
         point: what one point of `reliability` is: 0.01 for a fraction; in another unit None (it then stays out of
             `reliability`) unless declared.
         judged_by: the metric beside it whose change decides in its place (`ece_15_debiased` for `ece_15`).
+        top1_of: the role of whose data set this is the plain top-1 accuracy; in full precision it is compared with what
+            others have published. "" for all other metrics.
         no_interval: why its change has no interval; "" for metrics that have one.
         neutral: for metrics that only a comparison with full precision gives: the value when nothing changed (0 for
             a difference, 1 for a ratio). None for all others.
@@ -59,6 +61,7 @@ class Metric:
     point: float | None = None
     judged_by: str = ""
     no_interval: str = ""
+    top1_of: str = ""
 
     def __post_init__(self) -> None:
         for name, usual in (("margin", MARGIN), ("point", POINT)):
@@ -302,6 +305,8 @@ class Task:
         names = [m.name for m in self.metrics]
         if len(set(names)) != len(names):
             raise PluginError(f"task '{self.name}' declares a metric twice")
+        if odd := [m for m in self.metrics if m.top1_of and m.top1_of not in (*self.needs, *self.optional)]:
+            raise PluginError(f"task '{self.name}': '{odd[0].name}' is of a role it lacks: {odd[0].top1_of}")
         if odd := [m for m in self.metrics if m.judged_by and m.judged_by not in names]:
             raise PluginError(
                 f"task '{self.name}': '{odd[0].name}' is judged by '{odd[0].judged_by}', which it does not declare"

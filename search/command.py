@@ -25,7 +25,7 @@ from benchmark.results.decide import Decision, by_configuration
 from benchmark.results.reliability import near_floor
 from benchmark.results.tables import headline_keys
 from benchmark.spec import ArtifactQuant, SuiteSpec
-from benchmark.spec.suite import load_suite, narrow
+from benchmark.spec.suite import load_suite, narrow, with_quantizations
 from benchmark.tracking import DEFAULT_TRACKER, trackers
 from benchmark.utils.locking import exclusive
 from benchmark.utils.output import out
@@ -241,7 +241,7 @@ def _on_test(
     line for each failure.
     """
     test, settings = suite_on_test(suite), _settings(request)
-    plan = make_plan(test.model_copy(update={"quantizations": tuple(names)}), settings)
+    plan = make_plan(with_quantizations(test, names), settings)
     opened = [trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)] if not request.no_tracking else []
     sweep = run_plan(plan, request.home, trackers=opened, progress=progress)
     engine = Engine(test, settings, request.home)

@@ -202,7 +202,7 @@ class Engine:
 
     def plan_of(self, quant: QuantSpec) -> Plan:
         """Full precision and one quantization, or one artifact of the suite."""
-        update: dict[str, Any] = {"quantizations": (quant.name,), "artifacts": {}}
+        update: dict[str, Any] = {"quantizations": (quant.name,), "artifacts": {}, "further_calibration": ()}
         if isinstance(quant, ArtifactQuant):
             update = {"quantizations": (), "artifacts": {quant.name: self.suite.artifacts[quant.name]}}
         plan = make_plan(self.suite.model_copy(update=update), self.settings, self.sets)

@@ -27,6 +27,7 @@ from benchmark.results.decide import (
 )
 from benchmark.results.notation import ARROWS, fold
 from benchmark.spec import SuiteSpec
+from benchmark.spec.suite import with_quantizations
 
 from .front import Floats, hypervolume_curve
 from .history import ESTIMATE, losses, pruned
@@ -120,9 +121,7 @@ def front_rows(
 
 def write_suite(path: Path, suite: SuiteSpec, names: Sequence[str], study: str) -> None:
     """Write the test suite with the front's short names, as YAML for `reliquant run`."""
-    content = suite.model_copy(update={"quantizations": tuple(names)}).model_dump(
-        mode="json", exclude_defaults=True, exclude_none=True
-    )
+    content = with_quantizations(suite, names).model_dump(mode="json", exclude_defaults=True, exclude_none=True)
     for spec in content["data"].values():
         if "options" in spec:
             spec["options"] = dict(spec["options"])

@@ -24,7 +24,7 @@ from .figures import dumbbells, grouped_bars
     shared_classes=("source", "shifted"),
     metrics=[
         Metric("accuracy", "higher", headline=True),
-        Metric("source_accuracy", "higher"),
+        Metric("source_accuracy", "higher", top1_of="source"),
         Metric("gap", "lower"),
         Metric("relative_gap", "lower"),
         Metric("samples", "neither", unit="count"),

@@ -21,7 +21,7 @@ DESCRIPTIVE = "it describes the flips whose difference accuracy judges"
     needs=("test",),
     classes=("test",),
     metrics=[
-        Metric("accuracy", "higher", headline=True),
+        Metric("accuracy", "higher", headline=True, top1_of="test"),
         Metric("accuracy_top5", "higher"),
         Metric("mean_per_class_recall", "higher"),
         Metric("agreement", "neither", neutral=1.0, no_interval=DESCRIPTIVE),

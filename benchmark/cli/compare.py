@@ -13,13 +13,21 @@ from benchmark.engine.include import include_files
 from benchmark.errors import PARTIAL, InputError, StorageError, UnknownNameError
 from benchmark.ledger.records import Ledger, Record
 from benchmark.plugins import tasks
-from benchmark.results import findings, group_formats, hypotheses, mechanism
+from benchmark.results import findings, group_formats, hypotheses, mechanism, published
 from benchmark.results.answers import mixed_versions, of_model, records_of
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.effects import asked_of, collect, companion, without_exported
 from benchmark.results.evidence import evidence_of
 from benchmark.results.formats import FORMATS
-from benchmark.results.groups import facts_by_model, few_models, group_means, keys_of, require_keys, runs_of
+from benchmark.results.groups import (
+    calibrated_on,
+    facts_by_model,
+    few_models,
+    group_means,
+    keys_of,
+    require_keys,
+    runs_of,
+)
 from benchmark.results.images import by_evaluation
 from benchmark.results.load import find_suite, newest, open_ledger
 from benchmark.results.tables import shallowest_headlines
@@ -59,7 +67,7 @@ def compare_runs(request: CompareRequest) -> int:
         print(f"warning: {mended}", file=sys.stderr)
     for evaluation, reason in () if request.quiet else failures.items():
         print(f"warning: {evaluation} cannot be compared: {reason}", file=sys.stderr)
-    if not request.quiet and (warning := mixed_versions(records)):
+    for warning in () if request.quiet else (*published.warnings(records), *filter(None, [mixed_versions(records)])):
         print(f"warning: {warning}", file=sys.stderr)
     if request.output is None:
         out().write(text)
@@ -93,7 +101,8 @@ def _grouped(
     name, spec = suite
     models = spec.models if spec else ()
     own = without_exported(chosen, records)
-    runs = runs_of([(record.model, record.quantization) for record in own], facts_by_model(records, models))
+    names = [(record.model, record.quantization) for record in own]
+    runs = runs_of(names, facts_by_model(records, models), calibrated_on(own))
     kept = [record for record in own if (record.model, record.quantization) in runs]
     load = partial(evidence_of, ledger)
     if request.claims:

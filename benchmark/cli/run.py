@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from benchmark.cli.tables import print_data_sets, print_efficiency, print_table, print_verdicts
+from benchmark.cli.tables import print_data_sets, print_efficiency, print_published, print_table, print_verdicts
 from benchmark.engine.artifacts import warnings as artifact_warnings
 from benchmark.engine.include import include_files
 from benchmark.engine.plan import Plan, unavailable_lines
@@ -26,6 +26,7 @@ from benchmark.engine.run import Sweep
 from benchmark.engine.run import run as run_plan
 from benchmark.errors import PARTIAL
 from benchmark.ledger.records import Ledger
+from benchmark.results import published
 from benchmark.results.answers import mixed_versions
 from benchmark.results.compare import adjust
 from benchmark.results.tables import comparison_rows, headline_keys
@@ -108,7 +109,9 @@ def _report(request: RunRequest, sweep: Sweep) -> None:
         print_table(comparison_rows(plan, sweep.records, tested), keys, sweep.reports, plan)
         print_verdicts(sweep.changes, keys, sweep.reports, plan)
         print_data_sets(sweep.records)
+        print_published(sweep.records)
         print_efficiency(sweep.efficiencies, plan)
+    _warn(published.warnings(sweep.records))
     _warn(artifact_warnings(sweep.reports))
     _warn(untimed_warnings(sweep.efficiencies.values()))
     for name, reason in sweep.uncompared.items():

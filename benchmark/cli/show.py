@@ -22,6 +22,7 @@ from benchmark.errors import ReliquantError, UnknownNameError
 from benchmark.metrics.speed_ratio import WITHIN
 from benchmark.plugins import tasks
 from benchmark.quantization.registry import read
+from benchmark.results import published
 from benchmark.results.answers import mixed_versions, records_of
 from benchmark.results.compare import Change, adjust
 from benchmark.results.decide import images_told, margins_told, told
@@ -57,6 +58,9 @@ def _show(request: ShowRequest) -> None:
     results = read_results(ledger, asked.suite, asked.spec)
     console = Console()
     if not request.quiet and (warning := mixed_versions(r for row in results.rows for r in row.records.values())):
+        print(f"warning: {warning}", file=sys.stderr)
+    shown = [r for row in results.rows if (row.model, row.quantization) in asked.runs for r in row.records.values()]
+    for warning in () if request.quiet else published.warnings(shown):
         print(f"warning: {warning}", file=sys.stderr)
     for mended in () if request.quiet else ledger.mended:
         print(f"warning: {mended}", file=sys.stderr)
@@ -296,12 +300,13 @@ def _print_provenance(console: Console, row: Row) -> None:
         "device": _device(about),
         "options": _options(about),
         "model": _model(about),
-        "calibration": _short(about.get("calibration")),
+        "calibration": _calibration(about),
         "limit": about.get("limit"),
     }
     lines |= {f"commit of {name}": commit for name, commit in about.get("model", {}).get("commits", {}).items()}
     lines |= {f"data {name}": _short(value) for name, value in about.get("data", {}).items()}
     lines |= {f"data {name} from": value for name, value in about.get("origins", {}).items()}
+    lines["published"] = "; ".join(published.agreeing(row.records.values())) or None
     for name, value in lines.items():
         if value is not None:
             facts.add_row(f"  {name}", escape(str(value)))
@@ -334,6 +339,12 @@ def _device(about: Mapping[str, Any]) -> str | None:
     if "device" not in about:
         return None
     return f"{about['device']} ({about.get('cpu')}, {about.get('threads')} threads)"
+
+
+def _calibration(about: Mapping[str, Any]) -> str | None:
+    """The calibration set by name and digest, where the quantization looked at it; else the digest alone."""
+    named = (about.get("calibrated_on"), _short(about.get("calibration")))
+    return " ".join(filter(None, named)) or None
 
 
 def _model(about: Mapping[str, Any]) -> str | None:

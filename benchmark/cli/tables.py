@@ -27,6 +27,7 @@ from benchmark.results.decide import (
 )
 from benchmark.results.images import grouped
 from benchmark.results.notation import ARROWS, STARS, STYLES, fold
+from benchmark.results.published import agreeing
 from benchmark.results.speed import ratio_text, runtime_ratio, runtime_text, timing_state
 from benchmark.results.tables import Cell, TableRow, declared, efficiency_figures, report_figures
 from benchmark.spec import FP32
@@ -87,6 +88,12 @@ def print_data_sets(records: Iterable[Record]) -> None:
     found = grouped(records)
     if found:
         Console().print(Text("; ".join(found), style="dim"))
+
+
+def print_published(records: Iterable[Record]) -> None:
+    """The accuracies in full precision that are the published ones."""
+    for line in agreeing(records):
+        Console().print(Text(line, style="dim"))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,9 @@ KEPT_TABLES = 8
 _RESOLVED = frozenset({"classes", "classes_by", "allow_equal_prompts", "allow_empty_classes"})
 """Fields of which only the outcome counts: the names and labels."""
 
+_UNSEEN = frozenset({"corruptions", "severities", "published"})
+"""Fields that change nothing of a single data set."""
+
 sources: Registry[Source[Any]] = Registry("data source", "reliquant.sources", Source)
 
 
@@ -82,7 +85,7 @@ class DataSets:
         generated = [spec.corruption, spec.severity, GENERATOR_VERSION] if source.corruptions is None else None
         if spec.corruption is None:
             generated = None
-        fields = base.model_dump(mode="json", exclude={*_RESOLVED, "path", "templates", "corruptions", "severities"})
+        fields = base.model_dump(mode="json", exclude={*_RESOLVED, *_UNSEEN, "path", "templates"})
         fields["options"] = options = {k: v for k, v in base.options if k not in source.places}
         if isinstance(subset := options.get("subset"), str):  # what is in a file counts, not its name
             options["subset"] = list(prompts.class_names(subset))

@@ -86,8 +86,8 @@ class BankMaker:
     def quantized(self) -> Quantized:
         """The quantized model of this configuration, and its report; a stored quantized model is loaded unchanged.
 
-        If the suite has calibration data, every report takes its probe images from it, whether the method needs it or
-        not, so that the reports of all methods are comparable.
+        If there is calibration data, every report takes its probe images from it, whether the method needs it or not,
+        so that the reports of all methods on one calibration set are comparable.
         """
         if self._made is None:
             self._made = self._make()
@@ -201,9 +201,9 @@ class BankMaker:
         return self._made is not None
 
     def _calibration(self) -> Calibration | None:
-        if self.plan.calibration is None:
+        data = self.plan.calibration_of(self.configuration.quant)
+        if data is None:
             return None
-        data = self.plan.calibration
         pixels = self.pixels_of(data)
         return Calibration(pixels.array, data.first_captions(pixels.rows), pixels.digest)
 

@@ -13,6 +13,7 @@ from benchmark.engine.plan import Configuration, Evaluation, Plan
 from benchmark.errors import DamagedSamplesError, ReliquantError, StorageError
 from benchmark.ledger.records import Alias, Ledger, Record, ReportRow
 from benchmark.plugins import Outcome, Summary
+from benchmark.results import published
 from benchmark.results.compare import Change, Comparer
 from benchmark.results.evidence import pack
 from benchmark.results.identity import identity
@@ -124,6 +125,8 @@ class Driver:
             except Exception as error:  # a plugin's task may raise anything; the reason is recorded
                 result = failure(error, result.provenance)
         prefix = f"{evaluation.name}/"
+        named = {prefix + key: float(value) for key, value in metrics.items()}
+        checked = published_checks(self.plan, configuration, evaluation, named, result.provenance)
         record = Record(
             key=evaluation.key,
             configuration=configuration.key,
@@ -136,9 +139,9 @@ class Driver:
             status="failed" if result.outcome is None else "done",
             seconds=result.seconds,
             error=result.error,
-            metrics={prefix + key: float(value) for key, value in metrics.items()},
+            metrics=named,
             notes={prefix + key: note for key, note in notes.items()},
-            provenance={**result.provenance, "asked": dict(self.plan.asked)},
+            provenance={**result.provenance, "asked": dict(self.plan.asked), **checked},
             identity=identity_of(self.plan, configuration, evaluation),
         )
         self.ledger.append(record, result.outcome, pack(evidence) if evidence and result.outcome else None)
@@ -256,6 +259,25 @@ def tracked(plan: Plan, configuration: Configuration) -> TrackedConfiguration:
         evaluations.append(TrackedEvaluation(evaluation.name, evaluation.task, evaluation.options, data))
     model = configuration.model
     return TrackedConfiguration(configuration.key, model.name, model.family, configuration.quant, tuple(evaluations))
+
+
+def published_checks(
+    plan: Plan,
+    configuration: Configuration,
+    evaluation: Evaluation,
+    metrics: Mapping[str, float],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Full precision against published accuracies, for the record's provenance; empty where none are known.
+
+    Args: metrics: by their full keys. about: the provenance of the computation.
+    """
+    if configuration.quant != FP32 or configuration.model.quantized is not None:
+        return {}
+    data = {name: plan.data[name].spec for bound in evaluation.roles.values() for name in bound}
+    own = evaluation.task, f"{evaluation.name}/", evaluation.roles, data, configuration.model.spec
+    found = published.checks(*own, metrics, about.get("counts", {}))
+    return {"published": found} if found else {}
 
 
 def identity_of(plan: Plan, configuration: Configuration, evaluation: Evaluation) -> dict[str, Any]:

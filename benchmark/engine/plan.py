@@ -18,7 +18,7 @@ from benchmark.engine.label_spaces import check_captions, check_classes
 from benchmark.errors import QuantizationError, SpecError, UnknownNameError
 from benchmark.models import ResolvedModel, resolve
 from benchmark.plugins import Task, TextList, tasks
-from benchmark.quantization import calibrate, integer_engine, parse, quantizers
+from benchmark.quantization import calibrate, integer_engine, parse, quantizers, requires_calibration
 from benchmark.runtimes.artifact import Artifact, resolve_artifact
 from benchmark.spec import (
     FP32,
@@ -33,7 +33,9 @@ from benchmark.spec import (
     digest_of,
 )
 from benchmark.spec.artifacts import artifacts_of, check_artifact_name
-from benchmark.spec.suite import limit_of, suite_names
+from benchmark.spec.published import published
+from benchmark.spec.short_name import calibration_names
+from benchmark.spec.suite import calibration_sets, limit_of, suite_names
 
 Binding = tuple[Task, str, BindingSpec]
 
@@ -170,7 +172,8 @@ class Plan:
         if isinstance(quant, ArtifactQuant):
             return self.artifacts[quant.name].content(quant.towers, self.settings.device.split(":")[0])
         quantizer = quantizers.get(quant.method)
-        content: dict[str, Any] = {"quant": quant.model_dump(mode="json"), "version": quantizer.version}
+        fields = quant.model_dump(mode="json", exclude={"calibration"})  # its pairs count, not what they are called
+        content: dict[str, Any] = {"quant": fields, "version": quantizer.version}
         if quantizer.requires_calibration(quant):
             content["calibration"] = [self.calibration_data(quant).digest, calibrate.VERSION]
         if quantizer.graph_version is not None:
@@ -179,25 +182,39 @@ class Plan:
             content["depends_on"] = [self.quant_key(other) for other in inner]
         return content
 
+    def calibration_of(self, quant: QuantSpec) -> Data | None:
+        """The calibration pairs of a quantization: those that it names, else the suite's; None where there are none.
+
+        Raises:
+            SpecError: it names a data set that the plan does not hold.
+        """
+        if quant.calibration is None:
+            return self.calibration
+        if quant.calibration not in self.data:
+            problem = UnknownNameError(f"data set of suite '{self.suite.name}'", quant.calibration, self.data)
+            raise SpecError(f"quantization '{quant.name}': calibration: {problem}")
+        return self.data[quant.calibration]
+
     def calibration_data(self, quant: QuantSpec) -> Data:
-        """The calibration pairs.
+        """The calibration pairs of a quantization that needs them.
 
         Raises:
             SpecError: the suite names none, or they have no captions and the text tower needs them; the message names
                 the method.
         """
-        if self.calibration is None:
+        data = self.calibration_of(quant)
+        if data is None:
             raise SpecError(
                 f"quantization '{quant.name}': method '{quant.method}' needs calibration data. "
                 f"Add 'calibration: NAME' with image-caption pairs to suite '{self.suite.name}'."
             )
-        if self.calibration.captions is None and "text" in quant.towers:
+        if data.captions is None and "text" in quant.towers:
             raise SpecError(
                 f"quantization '{quant.name}': method '{quant.method}' needs captions: calibration "
-                f"'{self.suite.calibration}' of suite '{self.suite.name}' has images alone. Use image-caption pairs "
+                f"'{data.name}' of suite '{self.suite.name}' has images alone. Use image-caption pairs "
                 "('options: {caption: COLUMN}' names the column or suffix), or the scope 'vision'."
             )
-        return self.calibration
+        return data
 
 
 def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets | None = None) -> Plan:
@@ -243,8 +260,8 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
         own_artifacts = [plan.artifacts[name].quant for name in artifacts_of(suite, model.spec)]
         for quant in [*quants, *own_artifacts] if model.quantized is None else [model.quantized.quant]:
             content = plan.content(model, quant)
-            if isinstance(quant, ArtifactQuant):
-                content["name"] = quant.name  # a record has one: the same file under another is evaluated again
+            if isinstance(quant, ArtifactQuant) or quant.calibration is not None:
+                content["name"] = quant.name  # a record has one: the same under another is evaluated again
             parts = _canonical(content)
             evaluations = tuple(
                 replace(e, key=digest_of({**parts, **own, **(full if e.task.full_precision else {})}))
@@ -314,14 +331,26 @@ def check_suite(suite: SuiteSpec) -> tuple[list[QuantSpec], list[Binding], dict[
         task.parse_options(binding.options, f"{where}.options")
     _check_margins(suite, bindings)
     _check_artifacts(suite)
+    _check_published(suite)
     used = {name for _, _, binding in bindings for role in binding.roles for name in binding.data(role)}
     return _quantizations(suite), bindings, expand_sets(suite, used)
 
 
 def _quantizations(suite: SuiteSpec) -> list[QuantSpec]:
-    """Full precision first: everything else is compared with it."""
-    quants = [parse(name) for name in suite.quantizations]
+    """Full precision first: everything else is compared with it; on every calibration set of the suite."""
+    quants = [each for name in suite.quantizations for each in calibrated(parse(name), suite.further_calibration)]
+    for quant in quants:
+        for name in sorted(calibration_names(quant.name) - suite.data.keys()):
+            problem = UnknownNameError("data set", name, suite.data)
+            raise SpecError(f"suite '{suite.name}': quantization '{quant.name}': calibration: {problem}")
     return [FP32, *dict.fromkeys(quant for quant in quants if quant != FP32)]
+
+
+def calibrated(quant: QuantSpec, further: Sequence[str]) -> list[QuantSpec]:
+    """A quantization on the suite's own calibration set and on each further one, if it looks at calibration data."""
+    if quant.calibration is not None or not requires_calibration(quant):
+        return [quant]
+    return [quant, *(quant.model_copy(update={"calibration": name}) for name in further)]
 
 
 def _check_artifacts(suite: SuiteSpec) -> None:
@@ -331,6 +360,15 @@ def _check_artifacts(suite: SuiteSpec) -> None:
         check_artifact_name(name, quantizers.names(), names, f"suite '{suite.name}': artifacts")
     for model in suite.models:
         artifacts_of(suite, model)
+
+
+def _check_published(suite: SuiteSpec) -> None:
+    """Published data sets that are known."""
+    known = published()
+    for name, spec in suite.data.items():
+        if spec.published is not None and spec.published not in known:
+            problem = UnknownNameError("published data set", spec.published, known)
+            raise SpecError(f"suite '{suite.name}': data.{name}.published: {problem}")
 
 
 def _check_margins(suite: SuiteSpec, bindings: Sequence[Binding]) -> None:
@@ -369,7 +407,7 @@ def _check_roles(task: Task, roles: Mapping[str, Any], where: str) -> None:
 
 def expand_sets(suite: SuiteSpec, used: set[str]) -> dict[str, dict[str, DataSpec]]:
     """Each used data set of the suite, and its calibration data -> the single data sets it stands for."""
-    names = used | ({suite.calibration} if suite.calibration else set())
+    names = used | calibration_sets(suite)
     limited = {name: suite.data[name].model_copy(update={"limit": limit_of(suite, name)}) for name in names}
     return {name: expand(name, limited[name]) for name in suite.data if name in names}
 

@@ -16,7 +16,8 @@ from benchmark.bank import FeatureBank
 from benchmark.data import Data
 from benchmark.engine.plan import Configuration, Plan
 from benchmark.ledger.records import Record
-from benchmark.spec import ArtifactQuant, digest
+from benchmark.quantization import requires_calibration
+from benchmark.spec import ArtifactQuant, QuantSpec, digest
 
 PACKAGES = (
     *("reliquant", "torch", "open_clip_torch", "timm", "transformers", "tokenizers"),
@@ -32,6 +33,7 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
     """Provenance that all records of a configuration share.
 
     `settings` are the options that can change numbers or times; the driver adds `asked`, the rest of the command line.
+    `calibrated_on` is the suite's name of the pairs that the quantization looks at; other quantizations have none.
     `quantized_model` names the QuantizationReport (`Configuration.quantized_key`). `templates_origin` gives for each
     data set with classes the origin of its prompts: `spec` (the suite or catalogue), `data` (its own files) or `simple`
     (none). `model.commits` and `origins` name the commits that models and data of the hub come from.
@@ -56,11 +58,20 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
         "suite": plan.suite.name,
         "suite_version": plan.suite.version,
         "limit": plan.suite.limit,
-        "calibration": plan.calibration.digest if plan.calibration else None,
+        **_calibration(plan, configuration.quant),
         "data": _data(plan),
         "origins": {name.split("/")[0]: data.origin for name, data in plan.data.items() if data.origin},
         "templates_origin": templates_origin(plan),
     }
+
+
+def _calibration(plan: Plan, quant: QuantSpec) -> dict[str, Any]:
+    """The digest of the calibration pairs and, of a quantization that looks at them, what the suite calls them."""
+    data = plan.calibration_of(quant)
+    if data is None:
+        return {"calibration": None}
+    looked_at = not isinstance(quant, ArtifactQuant) and requires_calibration(quant)
+    return {"calibration": data.digest, **({"calibrated_on": data.name} if looked_at else {})}
 
 
 def _artifact(plan: Plan, configuration: Configuration) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from benchmark.engine.plan import Configuration, Evaluation
 from benchmark.engine.request import RayOptions
 from benchmark.engine.worker import Answer, Job, Order, work
 from benchmark.errors import DamagedSamplesError, InputError, ReliquantError
+from benchmark.spec.suite import with_quantizations
 from benchmark.utils.processes import shown
 from benchmark.utils.progress import Advance
 from benchmark.utils.signals import catch_stops
@@ -118,7 +119,7 @@ class OnRay:
         names = tuple(configuration.quant.name for configuration, _ in group)
         check, self._checked = not self._checked, True
         return Order(
-            suite=plan.suite.model_copy(update={"models": (group[0][0].model.spec,), "quantizations": names}),
+            suite=with_quantizations(plan.suite, names).model_copy(update={"models": (group[0][0].model.spec,)}),
             settings=plan.settings,
             jobs=tuple(
                 Job(c.key, tuple(e.key for e in pending), c.quantized_key not in self.driver.ledger.reports)

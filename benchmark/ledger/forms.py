@@ -53,6 +53,14 @@ PROVENANCE = {
     **dict.fromkeys(("versions?", "settings?", "asked?"), dict),
     **dict.fromkeys(("templates_origin?", "data?"), Each(str)),
     **dict.fromkeys(("time?", "device?", "cpu?", "host?", "suite?", "quantized_model?", "traceback?"), str),
+    "calibrated_on?": str,
+    "published?": [
+        {
+            **dict.fromkeys(("metric", "data", "source"), str),
+            **dict.fromkeys(("value", "low", "high", "published"), NUMBER),
+            "agrees": bool,
+        }
+    ],
     "calibration?": TEXT_OR_NULL,
     "model?": {"ref": str, "digest?": str, "quantized?": bool, "notes?": [str]},
     "artifact?": Each({"files": [str]}),

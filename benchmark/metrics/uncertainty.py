@@ -181,6 +181,27 @@ def paired_proportions(before: npt.ArrayLike, now: npt.ArrayLike) -> Estimate:
     return Estimate((gained - lost) / n, error, math.inf, up - down, PROPORTIONS)
 
 
+def wilson(share: float, count: int, level: float = LEVEL) -> tuple[float, float]:
+    r"""Score interval of a proportion of independent answers.
+
+    .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4n^2}}{1 + z^2 / n}
+
+    Source: Wilson (1927), Journal of the American Statistical Association 22.
+
+    Args: share: of right answers, 0 to 1. count: of all answers, at least 1.
+
+    >>> low, high = wilson(0.5, 100)
+    >>> round(low, 4), round(high, 4)
+    (0.4038, 0.5962)
+    """
+    if not 0 <= share <= 1 or count < 1:
+        raise InputError(f"share {share} of {count} answers: expected 0 to 1 of at least 1. Give both so.")
+    z = _quantile((1 + level) / 2, math.inf)
+    center = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
 def occupied_in(*groups: Iterable[int]) -> int:
     """How many groups hold samples."""
     return len({int(group) for some in groups for group in some})

@@ -168,7 +168,8 @@ class Quantizer(ABC):
             SpecError: names the field, and the fields that the method takes.
         """
         default = QuantSpec()
-        given = [f for f in QuantSpec.model_fields if f != "method" and getattr(spec, f) != getattr(default, f)]
+        asked = [f for f in QuantSpec.model_fields if f not in ("method", "calibration")]
+        given = [f for f in asked if getattr(spec, f) != getattr(default, f)]
         takes = ", ".join(sorted(self.fields)) or "no field"
         for name in given:
             if name not in self.fields:
@@ -177,6 +178,11 @@ class Quantizer(ABC):
             if getattr(spec, name) is None:
                 raise SpecError(f"quantization '{spec.name}': {self.name} needs {name}")
         self.read_options(spec, self.options)
+        if spec.calibration is not None and not self.requires_calibration(spec):
+            raise SpecError(
+                f"quantization '{spec.name}': {self.name} looks at no calibration data here. "
+                f"Leave out calibration_{spec.calibration}."
+            )
 
     def check_available(self, device: str) -> None:
         """Refuse a device (or a missing library) that the method cannot run on.

@@ -24,12 +24,13 @@ from benchmark.report.drawn import Drawn
 from benchmark.report.examples import Examples, worst
 from benchmark.report.overview import ARROWS, Figure
 from benchmark.report.reproduce import Origin
+from benchmark.results import published
 from benchmark.results.compare import Change, adjust
 from benchmark.results.decide import told
 from benchmark.results.effects import collect, without_exported
 from benchmark.results.evidence import evidence_of
 from benchmark.results.findings import Finding
-from benchmark.results.groups import facts_by_model, runs_of
+from benchmark.results.groups import calibrated_on, facts_by_model, runs_of
 from benchmark.results.hypotheses import examine, wanted
 from benchmark.results.images import grouped
 from benchmark.results.mechanism import NOTE, Match, match
@@ -95,6 +96,7 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
         studies: spectral studies. focus: (model, quantization) of the rows that get figures of their own; empty for
             as many as there is room for.
     """
+    everything = [record for row in results.rows for record in row.records.values()]
     findings = _findings(results)
     matches = _matches(results)
     chapters = [_chapter(results, model, studies, matches) for model in results.models]
@@ -109,7 +111,8 @@ def render(results: Results, origin: Origin, studies: Sequence[Any], focus: Sequ
         .render(
             results=results,
             origin=origin,
-            data_sets=grouped(record for row in results.rows for record in row.records.values()),
+            published=[published.warnings(everything), published.agreeing(everything)],
+            data_sets=grouped(everything),
             chapters=chapters,
             findings=findings,
             claims=claims_sentence(findings),
@@ -185,7 +188,8 @@ def _findings(results: Results) -> list[Finding]:
     full = [record for record in records if record.quantization == FP32.name] + list(results.bases.values())
     own = without_exported([record for record in records if record.quantization != FP32.name], full)
     models = results.spec.models if results.spec else ()
-    runs = runs_of([(record.model, record.quantization) for record in own], facts_by_model(records, models))
+    names = [(record.model, record.quantization) for record in own]
+    runs = runs_of(names, facts_by_model(records, models), calibrated_on(own))
     chosen = [record for record in own if (record.model, record.quantization) in runs]
     effects, _ = collect(chosen, full, partial(evidence_of, results.ledger), wanted)
     return examine(effects, runs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -27,16 +27,21 @@ SIMPLE = ("rtn", "percentile", "mse")
 CONTROL = "control"
 """How the names of controls begin: they quantize nothing, and are in no mean."""
 NONE = "-"
+NOWHERE: Mapping[tuple[str, str], str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is grouped by: its model's name and what is known of it, its quantization."""
+    """What a run is grouped by: its model's name and what is known of it, its quantization.
+
+    `calibration`: what its suite calls the calibration set, None where the quantization looks at none.
+    """
 
     model: str
     facts: ModelFacts
     quantization: str
     spec: QuantSpec
+    calibration: str | None = None
 
 
 def _bits(spec: QuantSpec) -> str | None:
@@ -62,6 +67,7 @@ BY: Mapping[str, Callable[[Run], str | None]] = MappingProxyType(
         "activation_bits": lambda run: _number(run.spec.activation_bits),
         "granularity": lambda run: _granularity(run.spec),
         "scope": lambda run: run.spec.scope,
+        "calibration": lambda run: run.calibration,
         "quantization": lambda run: run.quantization,
         "family": lambda run: run.facts.family,
         "architecture": lambda run: run.facts.architecture,
@@ -98,11 +104,25 @@ def facts_by_model(records: Sequence[Record], models: Sequence[ModelSpec]) -> Ca
     return known
 
 
-def runs_of(names: Sequence[tuple[str, str]], known: Callable[[str], ModelFacts]) -> dict[tuple[str, str], Run]:
-    """(model, quantization) -> the run; without controls and names that cannot be read."""
+def runs_of(
+    names: Sequence[tuple[str, str]],
+    known: Callable[[str], ModelFacts],
+    calibrated: Mapping[tuple[str, str], str] = NOWHERE,
+) -> dict[tuple[str, str], Run]:
+    """(model, quantization) -> the run; without controls and names that cannot be read.
+
+    Args: calibrated: (model, quantization) -> its calibration set (`calibrated_on`).
+    """
     specs = {name: spec for name in dict.fromkeys(name for _, name in names) if (spec := readable(name))}
     told = {model: known(model) for model in dict.fromkeys(model for model, _ in names)}
-    return {(m, name): Run(m, told[m], name, specs[name]) for m, name in dict.fromkeys(names) if name in specs}
+    placed = [(m, name) for m, name in dict.fromkeys(names) if name in specs]
+    return {(m, name): Run(m, told[m], name, specs[name], calibrated.get((m, name))) for m, name in placed}
+
+
+def calibrated_on(records: Iterable[Record]) -> dict[tuple[str, str], str]:
+    """(model, quantization) -> the calibration set that the quantization looked at."""
+    named = [(record, record.provenance.get("calibrated_on")) for record in records]
+    return {(record.model, record.quantization): name for record, name in named if name is not None}
 
 
 def readable(name: str) -> QuantSpec | None:

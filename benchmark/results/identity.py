@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from benchmark.errors import SpecError, UnknownNameError
 from benchmark.ledger.records import Record
 from benchmark.plugins import Task, tasks
 from benchmark.registry import Registry
@@ -36,7 +37,10 @@ def identity(
     """
     binding = suite.tasks[task.name][label]
     names = {role: binding.data(role) for role in binding.roles}
-    pairs = suite.calibration if quantization != FP32 else None
+    pairs = (quantization.calibration or suite.calibration) if quantization != FP32 else None
+    if pairs is not None and pairs not in suite.data:
+        problem = UnknownNameError("data set", pairs, suite.data)
+        raise SpecError(f"quantization '{quantization.name}': calibration: {problem}")
     return {
         "model": {"ref": model.ref, "digest": digest},
         "quantization": quantization.name,
@@ -50,7 +54,7 @@ def identity(
 
 def _canonical(spec: DataSpec) -> dict[str, Any]:
     """What was asked of a data set: fields at their default go without saying, and its path is this machine's."""
-    return spec.model_dump(mode="json", exclude={"path"}, exclude_defaults=True)
+    return spec.model_dump(mode="json", exclude={"path", "published"}, exclude_defaults=True)
 
 
 def identities(suite: SuiteSpec) -> list[dict[str, Any]]:
@@ -60,7 +64,9 @@ def identities(suite: SuiteSpec) -> list[dict[str, Any]]:
         UnknownNameError: a task or a method. SpecError: a quantization or an option that is not understood.
     """
     methods = Registry[Any]("quantizer", "reliquant.quantizers", object).names()
-    quants = [FP32, *(parse_short_name(text, methods) for text in suite.quantizations)]
+    named = [parse_short_name(text, methods) for text in suite.quantizations]
+    further = [q.model_copy(update={"calibration": n}) for q in named if q != FP32 for n in _further(suite, q)]
+    quants = [FP32, *named, *further]
     return [
         identity(suite, model, quant, task, label, task.parse_options(binding.options, f"tasks.{name}.{label}.options"))
         for model in suite.models
@@ -69,6 +75,11 @@ def identities(suite: SuiteSpec) -> list[dict[str, Any]]:
         for task in [tasks.get(name)]
         for label, binding in labels.items()
     ]
+
+
+def _further(suite: SuiteSpec, quant: QuantSpec) -> tuple[str, ...]:
+    """Further calibration sets; whether the method looks at one is not asked: what was not evaluated is not found."""
+    return () if quant.calibration is not None else suite.further_calibration
 
 
 def _artifacts(suite: SuiteSpec, model: ModelSpec) -> list[QuantSpec]:

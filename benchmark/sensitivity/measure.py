@@ -25,7 +25,7 @@ from benchmark.sensitivity.effects import Evaluated, differences, evaluated
 from benchmark.sensitivity.model import OVERALL, Check, Sensitivity, Study, names_of
 from benchmark.sensitivity.units import By, Quantizations, Unit, protecting, quantizations, units_of
 from benchmark.spec import FP32, DataSpec, ModelSpec, QuantSpec, SuiteSpec, digest
-from benchmark.spec.suite import spared
+from benchmark.spec.suite import spared, with_quantizations
 from benchmark.utils.progress import Progress
 
 VERSION = 1
@@ -78,7 +78,7 @@ def measure(suite: SuiteSpec, model: ModelSpec, asked: Asked, place: Place) -> S
         ReliquantError: the model, the data or the quantization does not fit, or an evaluation failed.
     """
     ranking, checking = (half_of(suite.model_copy(update={"models": (model,)}), half) for half in HALVES)
-    plan = make_plan(ranking.model_copy(update={"quantizations": (asked.base.name,)}), place.settings)
+    plan = make_plan(with_quantizations(ranking, [asked.base.name]), place.settings)
     refuse_quantized([plan.configurations[0].model], "sensitivity")
     models, resolved = Models(keep=True), _resumed(plan.configurations[0].model, asked.cache)
     units = units_of(models.holder(resolved[0], place.settings.device).model, asked.base, asked.by)
@@ -122,7 +122,7 @@ def _evaluate(
     suite: SuiteSpec, names: Sequence[str], model: ResolvedModel, models: Models, place: Place
 ) -> tuple[Sweep, tuple[str, ...]]:
     """All quantizations with full precision, from the ledger where it has them; and the headline metrics."""
-    plan: Plan = make_plan(suite.model_copy(update={"quantizations": (FP32.name, *names)}), place.settings)
+    plan: Plan = make_plan(with_quantizations(suite, [FP32.name, *names]), place.settings)
     plan = replace(plan, configurations=tuple(replace(c, model=model) for c in plan.configurations))
     sweep = run(
         plan,

@@ -65,6 +65,7 @@ class QuantSpec(Frozen):
     Bits of weights are 2-8 and of activations 4-8; None leaves them in full precision. Weights are quantized per
     tensor, per output channel, or per group of `group_size` consecutive input channels; activations per tensor
     (static, calibrated) or per token (dynamic). Fixed formats (bitsandbytes) take `scope` and `skip` only.
+    `calibration` is the data set of the suite that it is calibrated on, None the suite's own.
     """
 
     method: str = Field(default="fp32", pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
@@ -79,6 +80,7 @@ class QuantSpec(Frozen):
     skip: tuple[Text, ...] = ()
     overrides: tuple[Override, ...] = ()
     options: Annotated[tuple[tuple[OptionName, Scalar], ...], BeforeValidator(option_pairs)] = ()
+    calibration: Name | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -243,7 +245,8 @@ class DataSpec(Frozen):
     (`imagenet`) or a text file with one entry a line. Class names meet the data's own by name, in any order;
     `classes_by: position` pairs them in order instead. `allow_equal_prompts` accepts classes that the model cannot tell
     apart, `allow_empty_classes` classes whose images are all left out. `text: captions` makes every image's own caption
-    its class (image-caption pairs). `options` are the source's own fields.
+    its class (image-caption pairs). `published` names the published data set that this is: full precision is compared
+    with the accuracies of `benchmark.spec.published`. `options` are the source's own fields.
     """
 
     source: str
@@ -260,6 +263,7 @@ class DataSpec(Frozen):
     severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
     corruption: str | None = None
     severity: int | None = Field(default=None, ge=1, le=5)
+    published: Text | None = None
     options: Annotated[tuple[tuple[str, JsonValue], ...], BeforeValidator(sorted_pairs)] = ()
 
     @model_validator(mode="after")
@@ -304,6 +308,8 @@ class SuiteSpec(Frozen):
     are configurations like the quantizations, each under its name. `skip_unavailable`: quantizations that this machine
     cannot run (no such kernel, an extra that is not installed) are left out, each with a line that says why.
     `spectrum`: data sets with a spectral study of the joint space after each run, from the features that the run made.
+    `calibration: [A, B, C]` stands for the calibration set A and `further_calibration: [B, C]`: what looks at
+    calibration data is quantized on each of them, under names with `calibration_B`.
     """
 
     name: Name
@@ -314,6 +320,7 @@ class SuiteSpec(Frozen):
     artifacts: dict[Name, ArtifactSpec] = {}
     skip_unavailable: bool = False
     calibration: Name | None = None
+    further_calibration: tuple[Name, ...] = ()
     validation: dict[Name, Name] = {}
     data: dict[Name, DataSpec]
     tasks: dict[str, Annotated[dict[Name, BindingSpec], Field(min_length=1)]] = Field(min_length=1)
@@ -326,6 +333,9 @@ class SuiteSpec(Frozen):
     @classmethod
     def _bases(cls, content: Any) -> Any:
         """`{base: NAME, ...}` stands for the fields of data set NAME with the others put over them."""
+        if isinstance(content, dict) and isinstance(content.get("calibration"), list):
+            first, *further = content["calibration"] or [None]
+            content = {**content, "calibration": first, "further_calibration": further}
         sets = content.get("data") if isinstance(content, dict) else None
         if not isinstance(sets, dict):
             return content
@@ -340,11 +350,18 @@ class SuiteSpec(Frozen):
                 merged[name] = spec
         return {**content, "data": merged}
 
+    @property
+    def calibrations(self) -> tuple[str, ...]:
+        """The calibration sets that the suite names, its own first."""
+        return (*([self.calibration] if self.calibration else []), *self.further_calibration)
+
     @model_validator(mode="after")
     def _references(self) -> Self:
+        if len(set(self.calibrations)) < len(self.calibrations):
+            raise ValueError(f"calibration: {', '.join(self.calibrations)} names a data set twice; name each once")
         if not self.quantizations and not self.artifacts:
             raise ValueError("quantizations: none given; name at least one, or an artifact")
-        used: dict[str, tuple[str, ...]] = {"calibration": (self.calibration,) if self.calibration else ()}
+        used: dict[str, tuple[str, ...]] = {"calibration": self.calibrations}
         for task, bindings in self.tasks.items():
             for label, binding in bindings.items():
                 used |= {f"tasks.{task}.{label}.{role}": binding.data(role) for role in binding.roles}

@@ -3,10 +3,10 @@
 Grammar (tokens joined by `-`, in this order; all but the method optional)::
 
     METHOD  [wBITS][aBITS]  tensor|channel|gSIZE  tensor|token  asym  actasym
-    OPTION_VALUE ...  skip_PATTERN ...  bits_PATTERN_BITS ...  vision|text|vision+text
+    OPTION_VALUE ...  skip_PATTERN ...  bits_PATTERN_BITS ...  calibration_NAME  vision|text|vision+text
 
-The weight granularity comes before the activation granularity. Patterns and option values are percent-encoded, so
-that a short name is also a file name. What is left out takes its default: channel, token, symmetric, vision.
+The weight granularity comes before the activation granularity. Patterns, names and option values are percent-encoded,
+so that a short name is also a file name. What is left out takes its default: channel, token, symmetric, vision.
 """
 
 from __future__ import annotations
@@ -60,7 +60,24 @@ def format_short_name(spec: QuantSpec) -> str:
     tokens += [f"{key}_{_encode(_text(value))}" for key, value in spec.options]
     tokens += [f"skip_{_encode(pattern)}" for pattern in spec.skip]
     tokens += [f"bits_{_encode(item.pattern)}_{item.bits}" for item in spec.overrides]
+    tokens += [f"calibration_{_encode(spec.calibration)}"] if spec.calibration else []
     return "-".join([*tokens, spec.scope])
+
+
+def calibration_names(short_name: str) -> set[str]:
+    """The calibration sets that a short name names; a control's are those of the quantization that it imitates.
+
+    >>> calibration_names("mse-w8a8-tensor-tensor-calibration_yfcc-vision")
+    {'yfcc'}
+    """
+    found: set[str] = set()
+    for token in short_name.split("-"):
+        key, _, rest = token.partition("_")
+        if key == "calibration" and rest:
+            found.add(unquote(rest))
+        elif key == "like" and rest:
+            found |= calibration_names(undotted(unquote(rest)))
+    return found
 
 
 def read_short_name(text: str, methods: Collection[str]) -> dict[str, Any]:
@@ -128,6 +145,8 @@ def _token(token: str, fields: dict[str, Any], text: str) -> tuple[str, Any]:
     if name == "bits" and re.search(r"_\d+$", rest):
         pattern, _, bits = rest.rpartition("_")
         return "overrides", {"pattern": unquote(pattern), "bits": _number(bits, text)}
+    if name == "calibration" and rest:
+        return "calibration", unquote(rest)
     if name.isalnum() and rest:
         return "options", (name, plain_scalar(unquote(rest)))
     raise SpecError(

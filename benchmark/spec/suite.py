@@ -13,6 +13,7 @@ from benchmark.spec.artifacts import parse_artifacts
 from benchmark.spec.base import ModelSpec, SuiteSpec, parse_spec
 from benchmark.spec.catalogue import detect, load_catalogue
 from benchmark.spec.groups import groups
+from benchmark.spec.short_name import calibration_names
 from benchmark.spec.yaml_file import load_yaml, place
 
 FOLDER = Path(__file__).parent.parent / "suites"
@@ -158,13 +159,23 @@ def spared(suite: SuiteSpec) -> set[str]:
     """
     bindings = [binding for labels in suite.tasks.values() for binding in labels.values()]
     fitted = {name for b in bindings for role in b.roles if role in FITTED_ROLES for name in b.data(role)}
-    return fitted | ({suite.calibration} if suite.calibration else set())
+    return fitted | {name for name in calibration_sets(suite) if name in suite.data}
+
+
+def calibration_sets(suite: SuiteSpec) -> set[str]:
+    """The data sets that its quantizations are calibrated on: the suite's own, and those that short names name."""
+    return {*suite.calibrations, *(name for text in suite.quantizations for name in calibration_names(text))}
 
 
 def limit_of(suite: SuiteSpec, name: str) -> int | None:
     """At most so many images of a data set: its own limit and, unless it is `spared`, the suite's."""
     limits = [suite.data[name].limit, None if name in spared(suite) else suite.limit]
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def with_quantizations(suite: SuiteSpec, names: Sequence[str]) -> SuiteSpec:
+    """The suite with exactly these quantizations, none of them on further calibration sets too."""
+    return suite.model_copy(update={"quantizations": tuple(names), "further_calibration": ()})
 
 
 def narrow(
@@ -179,8 +190,9 @@ def narrow(
     """The suite with the command line's choices in place of its own.
 
     Args:
-        models, quantizations: replace the suite's lists; a name among the quantizations may be an artifact's. tasks:
-            keep only these. artifacts: `NAME=FILE`, beside the suite's, or in place of the one with that name.
+        models, quantizations: replace the suite's lists; a name among the quantizations may be an artifact's, and each
+            stands for itself alone, not for one on every further calibration set. tasks: keep only these.
+        artifacts: `NAME=FILE`, beside the suite's, or in place of the one with that name.
         limit: at most so many images of each data set that something is tested on (`spared`; where a data set has a
             smaller limit, that stays).
     """
@@ -192,6 +204,7 @@ def narrow(
     if quantizations:
         names = expand_all(quantizations)
         update |= {"quantizations": tuple(name for name in names if name not in known), "skip_unavailable": False}
+        update["further_calibration"] = ()
         known = {name: spec for name, spec in known.items() if name in given or name in names}
     if known != suite.artifacts:
         update["artifacts"] = known

@@ -117,6 +117,12 @@ def test_margins_and_points_have_the_usual_defaults() -> None:
             Metric("x", "higher", margin=wrong)
 
 
+def test_a_plain_accuracy_is_of_a_role_that_the_task_has() -> None:
+    metrics = [Metric("x", "higher", top1_of="tset")]
+    with pytest.raises(PluginError, match="'x' is of a role it lacks: tset"):
+        task("t", version=1, needs=("test",), metrics=metrics)(lambda banks, options: SEEN)
+
+
 def test_comparisons_are_checked_likewise() -> None:
     made = task_that_returns(Summary({"x": 0.5}))
     made.compare(lambda quantized, reference, options: Summary({"y": float("nan")}))

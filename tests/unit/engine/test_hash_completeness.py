@@ -87,6 +87,7 @@ QUANT_FIELDS: Table = {
     "skip": Row({"skip": ("*mlp*",)}, TOWERS | RESULT),
     "overrides": Row({"overrides": ({"pattern": "*", "bits": 8},)}, TOWERS | RESULT),
     "options": Row({"options": {"damp": 0.1}}, TOWERS | RESULT),
+    "calibration": Row({"calibration": "pairs"}, RESULT, why="the suite's own set, under a name of its own"),
 }
 OVERRIDE_FIELDS: Table = {
     "pattern": Row({"pattern": "a*", "bits": 8}, TOWERS | RESULT, {"pattern": "b*", "bits": 8}),
@@ -106,6 +107,18 @@ def test_quantization(scene: Scene, name: str, row: Row, scope: str) -> None:
         must = {"vision+text": row.must, "vision": frozenset(), "text": TOWERS | RESULT}[scope]
         row = replace(row, must=must)
     replace(row, must=row.must - left).check(before, after)
+
+
+def test_the_set_that_a_quantization_names_is_the_one_that_counts(scene: Scene) -> None:
+    """Other pairs make another model; what the set is called changes no feature."""
+    pairs = scene.suite["data"]["pairs"]
+    data = {**scene.suite["data"], "fewer": {**pairs, "limit": 3}, "same": pairs}
+    before, fewer, same = (
+        keys(scene.with_fields(data=data, quantizations=[QUANT.model_copy(update={"calibration": name}).name]))
+        for name in (None, "fewer", "same")
+    )
+    assert changed(before, fewer) == TOWERS | RESULT
+    assert changed(before, same) == RESULT
 
 
 @pytest.mark.parametrize(("scope", "same"), [("text", {FEATURES}), ("vision", {WEIGHTS, TEXTS})])
@@ -215,6 +228,7 @@ SUITE_FIELDS: Table = {
     "artifacts": Irrelevant("see ARTIFACT_FIELDS"),
     "skip_unavailable": Row({"skip_unavailable": True}, why="what is left out changes no other"),
     "calibration": Row({"calibration": "fewer"}, CALIBRATION),
+    "further_calibration": Row({"further_calibration": ("fewer",)}, TOWERS | RESULT),
     "validation": Row({"validation": {"photos": "others"}}, why="a search makes other data sets of it"),
     "data": Irrelevant("see test_hash_of_data.py"),
     "tasks": Irrelevant("see BINDING_FIELDS"),

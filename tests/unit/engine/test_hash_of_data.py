@@ -67,6 +67,7 @@ DATA_FIELDS: Table = {
         of="others",
     ),
     "corruption": Row({"corruption": "fog", "severity": 1}, IMAGES, {"corruption": "contrast", "severity": 1}),
+    "published": Row({"published": "imagenet-1k"}, why="it says what full precision is compared with"),
     "severity": Row({"corruption": "fog", "severity": 2}, IMAGES, {"corruption": "fog", "severity": 1}),
     "options": Row({"options": {"half": "a"}}, IMAGES, {"options": {"half": "b"}}),
 }

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from benchmark.errors import InputError, ReliquantError, SpecError, UnknownNameError
 from benchmark.spec import FP32, Override, QuantSpec, parse_short_name
+from benchmark.spec.short_name import calibration_names, dotted
 
 METHODS = ("fp32", "rtn", "gptq", "awq", "bnb-int8", "bnb-nf4", "bnb-fp4", "torchao-int8wo", "control-noise")
 
@@ -47,7 +48,8 @@ def specs(draw: st.DrawFn) -> QuantSpec:
         fields["activation_granularity"] = draw(st.sampled_from(["tensor", "token", None]))
         fields["activation_symmetric"] = draw(st.booleans())
     fields["skip"] = tuple(draw(st.lists(patterns, max_size=3)))
-    names = option_names.filter(lambda name: name not in ("skip", "bits"))
+    fields["calibration"] = draw(st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,20}", fullmatch=True))
+    names = option_names.filter(lambda name: name not in ("skip", "bits", "calibration"))
     fields["options"] = draw(st.dictionaries(names, option_values, max_size=3))
     return QuantSpec.model_validate(fields)
 
@@ -129,6 +131,15 @@ def test_the_names_of_the_design(name: str, fields: dict[str, Any]) -> None:
     spec = QuantSpec.model_validate(fields)
     assert parse_short_name(name, METHODS) == spec
     assert spec.name == name
+
+
+@given(specs())
+def test_the_calibration_sets_of_a_name_can_be_read_without_its_method(spec: QuantSpec) -> None:
+    """Also through the control that imitates it."""
+    wanted = {spec.calibration} - {None}
+    assert calibration_names(spec.name) == wanted
+    like = QuantSpec(method="control-noise", options={"like": dotted(spec.name)})  # type: ignore[arg-type]
+    assert calibration_names(like.name) == wanted
 
 
 def test_what_is_left_out_takes_its_default() -> None:

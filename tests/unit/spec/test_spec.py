@@ -82,6 +82,7 @@ CHANGES: list[dict[str, Any]] = [
     {"overrides": ({"pattern": "head*", "bits": 8},)},
     {"options": {"alpha": 0.5}},
     {"method": "gptq"},
+    {"calibration": "yfcc"},
 ]
 
 
