@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field
@@ -26,7 +27,9 @@ def callback(command: Command) -> Callable[..., None]:
         request = command.request(**{n: v for n, v in values.items() if not (n in several and v is None)})
         module, _, function = command.handler.partition(":")
         with own_stdout(getattr(request, "for_programs", False)):
-            status = getattr(import_module(module), function)(request)
+            handler = getattr(import_module(module), function)
+            _imported()
+            status = handler(request)
         raise typer.Exit(status or 0)
 
     types = get_type_hints(command.request)
@@ -37,6 +40,13 @@ def callback(command: Command) -> Callable[..., None]:
     call.__name__ = command.name
     call.__doc__ = _help(command.request)
     return call
+
+
+def _imported() -> None:
+    """Begin to collect garbage where `main` put it off; modules stay for good and are never looked through again."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _help(request: type[Any]) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import subspace_angles as _subspace_angles
 
 from benchmark.errors import InputError, UndefinedMetric
 from benchmark.metrics.arrays import Floats, as_matrix, as_vector, require_positive
@@ -99,7 +98,9 @@ def subspace_angles(first: npt.ArrayLike, second: npt.ArrayLike) -> Floats:
 
     Args: (D, k) and (D, l), for example `basis.band(0, 8)` of two models. Returns (min(k, l),).
     """
+    from scipy.linalg import subspace_angles as subspace_angles_of  # late: reading a study needs none
+
     a, b = as_matrix(first, "first basis"), as_matrix(second, "second basis")
     if a.shape[0] != b.shape[0]:
         raise InputError(f"bases of {a.shape[0]} and {b.shape[0]} dimensions.")
-    return np.asarray(_subspace_angles(a, b)[::-1], dtype=np.float64)
+    return np.asarray(subspace_angles_of(a, b)[::-1], dtype=np.float64)
