@@ -28,9 +28,10 @@ import requests
 import urllib3
 
 from benchmark.download.hosts import stream
-from benchmark.download.refusals import SourceError, reason, refusal
+from benchmark.download.refusals import SourceError, refusal
 from benchmark.download.writing import append, size_of, storage, truncate, write_small
 from benchmark.utils.progress import count, duration, shown
+from benchmark.utils.transport import reason
 
 CHUNK = 1 << 18
 TIMEOUT = (10.0, 60.0)
@@ -164,7 +165,7 @@ def _attempt(target: Target, part: Path, network: Network) -> None:
         raise _Later(reason(error)) from None
     with answer:
         total = _checked(answer, target, part, start, note)
-        if total is not None and total == size_of(part):
+        if start and total == size_of(part):
             return
         _write_note(part, Note(target.source, _validator(answer.headers), total))
         _save(answer, target, part, total)
