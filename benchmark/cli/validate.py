@@ -17,7 +17,7 @@ from benchmark.cli.requests import ValidateRequest
 from benchmark.data import Data, DataSets, expand
 from benchmark.engine.include import include_files
 from benchmark.engine.label_spaces import check_captions
-from benchmark.engine.plan import calibration_of, check_suite, open_of, unavailable_here, unavailable_lines
+from benchmark.engine.plan import check_suite, open_of, suitable_pairs, unavailable_here, unavailable_lines
 from benchmark.engine.provenance import data_warnings
 from benchmark.errors import ReliquantError, SpecError
 from benchmark.models import resolve
@@ -247,9 +247,9 @@ def _few(opened: Mapping[str, Data]) -> list[str]:
 def _check_calibration(suite: SuiteSpec, quants: Sequence[QuantSpec], opened: Mapping[str, Data]) -> None:
     """Check that calibration data are named, and fit, where a quantization looks at them; absent ones are listed."""
     for quant in quants:
-        asks = quantizers.get(quant.method).requires_calibration(quant)
-        if asks and (suite.calibration is None or suite.calibration in opened):
-            calibration_of(suite, quant, opened.get(suite.calibration or ""))
+        name = quant.calibration or suite.calibration
+        if quantizers.get(quant.method).requires_calibration(quant) and (name is None or name in opened):
+            suitable_pairs(suite, quant, opened.get(name or ""))
 
 
 def _count(suite: SuiteSpec, name: str, missing: list[str], opened: dict[str, Data], sets: DataSets) -> int | None:

@@ -231,7 +231,7 @@ def open_of(suite: SuiteSpec, spec: DataSpec, name: str, sets: DataSets) -> Data
     try:
         return sets.open(spec, name)
     except InputError as error:
-        if name != suite.calibration or spec.text != "classes":
+        if name not in suite.calibrations or spec.text != "classes":
             raise
         try:
             sets.open(spec.model_copy(update={"text": "captions"}), name)
