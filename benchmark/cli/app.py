@@ -19,6 +19,7 @@ from benchmark.cli.requests import (
     NewRuntimeRequest,
     NewSourceRequest,
     NewTaskRequest,
+    PrepareRequest,
     ShowRequest,
     UiRequest,
     ValidateRequest,
@@ -52,12 +53,14 @@ COMMANDS = (
     Command("new quantizer", NewQuantizerRequest, "benchmark.cli.new:new_quantizer"),
     Command("new source", NewSourceRequest, "benchmark.cli.new:new_source"),
     Command("new runtime", NewRuntimeRequest, "benchmark.cli.new:new_runtime"),
+    Command("data prepare", PrepareRequest, "benchmark.cli.prepare:prepare_data"),
     Command("artifact inputs", ArtifactInputsRequest, "benchmark.cli.artifact:inputs"),
 )
 commands: Registry[Command] = Registry("command", "reliquant.commands", Command)
 """Entry points of commands that packages bring, our own `search` among them."""
 
 GROUPS = {
+    "data": "Data sets: what is here, what is missing, and how it gets here.",
     "new": "Write a new plugin with its contract test.",
     "artifact": "Evaluate what somebody ships: see `run --artifact`.",
 }

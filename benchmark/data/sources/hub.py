@@ -56,7 +56,7 @@ class Hub(Source[HubOptions]):
         super().check(spec)
         if spec.path is None or not re.fullmatch(HUB_ID, spec.path):
             raise DataError(
-                f"source 'hub': 'path' must be an id such as clip-benchmark/wds_cifar10, got {spec.path!r}; "
+                f"source 'hub': 'path' must be an id such as clip-benchmark/wds_vtab-cifar10, got {spec.path!r}; "
                 "for a folder use 'source: webdataset', 'parquet' or 'image_folder'"
             )
 
