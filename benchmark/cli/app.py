@@ -13,13 +13,15 @@ from benchmark.cli.parsing import callback
 from benchmark.cli.requests import (
     ArtifactInputsRequest,
     CompareRequest,
+    DataCheckRequest,
+    DataFetchRequest,
+    DataPrepareRequest,
     GateRequest,
     ListRequest,
     NewQuantizerRequest,
     NewRuntimeRequest,
     NewSourceRequest,
     NewTaskRequest,
-    PrepareRequest,
     ShowRequest,
     UiRequest,
     ValidateRequest,
@@ -53,15 +55,17 @@ COMMANDS = (
     Command("new quantizer", NewQuantizerRequest, "benchmark.cli.new:new_quantizer"),
     Command("new source", NewSourceRequest, "benchmark.cli.new:new_source"),
     Command("new runtime", NewRuntimeRequest, "benchmark.cli.new:new_runtime"),
-    Command("data prepare", PrepareRequest, "benchmark.cli.prepare:prepare_data"),
+    Command("data check", DataCheckRequest, "benchmark.cli.data:check"),
+    Command("data fetch", DataFetchRequest, "benchmark.cli.data:fetch_data"),
+    Command("data prepare", DataPrepareRequest, "benchmark.cli.prepare:prepare_data"),
     Command("artifact inputs", ArtifactInputsRequest, "benchmark.cli.artifact:inputs"),
 )
 commands: Registry[Command] = Registry("command", "reliquant.commands", Command)
 """Entry points of commands that packages bring, our own `search` among them."""
 
 GROUPS = {
-    "data": "Data sets: what is here, what is missing, and how it gets here.",
     "new": "Write a new plugin with its contract test.",
+    "data": "Get the data sets that suites read, and see what is missing.",
     "artifact": "Evaluate what somebody ships: see `run --artifact`.",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from benchmark.cli.requests import PrepareRequest
+from benchmark.cli.requests import DataPrepareRequest
 from benchmark.download.catalogue import catalogue as downloads
 from benchmark.download.catalogue import own_files
 from benchmark.download.prepare import ARCHIVES, DEVKIT, FOLDER, TAR, VALIDATION, prepare
@@ -14,7 +14,7 @@ from benchmark.utils.output import out
 from benchmark.utils.progress import open_progress
 
 
-def prepare_data(request: PrepareRequest) -> None:
+def prepare_data(request: DataPrepareRequest) -> None:
     """Make the folders, and say where they are."""
     if request.to is None:
         raise InputError("data prepare: no folder of data; set RELIQUANT_DATA, or give it with --to FOLDER")

@@ -44,7 +44,7 @@ class ListRequest(Json, Plugins):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareRequest(Json, Quiet, Home):
+class DataPrepareRequest(Json, Quiet, Home):
     """Make imagenet/val/<wnid>/ of the authors' tar: these folders pair with ImageNet-C, and serve all of ImageNet.
 
     `reliquant data prepare imagenet --from ILSVRC2012_img_val.tar --devkit ILSVRC2012_devkit_t12.tar.gz`. Both files
@@ -127,6 +127,38 @@ class ArtifactInputsRequest(Json, Quiet, Home, Pixels, Plugins, Limit, DataPlace
     """Write the pixels, prompts and ids of a suite: make features of them anywhere, then `run --artifact` them."""
 
     to: Path = option(..., "Folder to write.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlace(Json, Quiet, Home):
+    """What is wanted, and the folder of all data."""
+
+    names: Sequence[str] = option(
+        (), "Suites, data sets or downloads; default: all.", argument=True, metavar="NAME...", complete="data_names"
+    )
+    to: Path | None = option(None, "Folder of all data.", metavar="FOLDER", envvar="RELIQUANT_DATA")
+    catalogues: Sequence[Path] = option((), "Own data catalogue; repeatable.", flag="--catalogue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheckRequest(DataPlace):
+    """Say what suites and data sets need, what is here, bytes to fetch, free disk, terms. Exit 1: not all is here.
+
+    `reliquant data check imagenet`. Where a suite and a data set have one name, the suite is meant; `data:NAME` means
+    the data set.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFetchRequest(DataPlace):
+    """Fetch data sets from where they are published; goes on where it was stopped. Exit 3 if anything is still missing.
+
+    `reliquant data fetch cifar imagenet-c`. Each file is compared with its published size and sum.
+    """
+
+    only: Sequence[str] = option((), "Only this file of them, e.g. noise.tar; repeatable, * allowed.", metavar="NAME")
+    yes: bool = option(False, "Accept the terms that are shown.")
+    from_archive: Sequence[Path] = option((), "A file that you have already; repeatable.", metavar="FILE")
 
 
 @dataclass(frozen=True, kw_only=True)

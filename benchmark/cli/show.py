@@ -299,7 +299,9 @@ def _print_provenance(console: Console, row: Row) -> None:
         "calibration": _short(about.get("calibration")),
         "limit": about.get("limit"),
     }
+    lines |= {f"commit of {name}": commit for name, commit in about.get("model", {}).get("commits", {}).items()}
     lines |= {f"data {name}": _short(value) for name, value in about.get("data", {}).items()}
+    lines |= {f"data {name} from": value for name, value in about.get("origins", {}).items()}
     for name, value in lines.items():
         if value is not None:
             facts.add_row(f"  {name}", escape(str(value)))

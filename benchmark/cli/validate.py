@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 
 from benchmark.cli.requests import ValidateRequest
-from benchmark.data import Data, expand, open_data
+from benchmark.data import Data, DataSets, expand
 from benchmark.engine.include import include_files
 from benchmark.engine.label_spaces import check_captions
-from benchmark.engine.plan import check_suite, unavailable_here, unavailable_lines
+from benchmark.engine.plan import calibration_of, check_suite, open_of, unavailable_here, unavailable_lines
 from benchmark.engine.provenance import data_warnings
-from benchmark.errors import ReliquantError
+from benchmark.errors import ReliquantError, SpecError
 from benchmark.models import resolve
 from benchmark.models.catalogue import published_parameters
 from benchmark.models.identity import read_json
 from benchmark.models.pretrained import architectures
+from benchmark.quantization import quantizers
 from benchmark.results.images import described
 from benchmark.runtimes.artifact import resolve_artifact
-from benchmark.spec import DataSpec, ModelSpec, SuiteSpec
+from benchmark.spec import ModelSpec, QuantSpec, SuiteSpec
 from benchmark.spec.artifacts import artifacts_of
 from benchmark.spec.catalogue import catalogue
 from benchmark.spec.suite import limit_of, load_suite
@@ -95,8 +96,9 @@ def survey(suite: SuiteSpec, allow_outside: bool = False) -> Survey:
     missing: list[str] = _missing_artifacts(suite)
     costs = [cost for model in suite.models if (cost := _forward_flops(model, missing)) is not None]
     images, unknown, opened = 0, [], dict[str, Data]()
+    sets = DataSets(allow_outside)
     for name in groups:
-        count = _count(suite.data[name], name, limit_of(suite, name), missing, opened, allow_outside)
+        count = _count(suite, name, missing, opened, sets)
         if count is None:
             unknown.append(name)
         else:
@@ -104,6 +106,7 @@ def survey(suite: SuiteSpec, allow_outside: bool = False) -> Survey:
     for task, label, b in bindings:
         here = {role: [opened[name] for name in b.data(role) if name in opened] for role in b.roles}
         check_captions(task, here, f"suite '{suite.name}': tasks.{task.name}.{label}")
+    _check_calibration(suite, quants, opened)
     asked = {n for task, _, b in bindings for role in task.captions if role in b.roles for n in b.data(role)}
     captions = sum(len(groups[n]) * sum(map(len, opened[n].captions or ())) for n in asked if n in opened)
     artifacts = sum(len(artifacts_of(suite, model)) for model in suite.models)
@@ -241,14 +244,27 @@ def _few(opened: Mapping[str, Data]) -> list[str]:
     return [f"classes with under {FEW} images, in data set {', '.join(found)}"] if found else []
 
 
-def _count(
-    spec: DataSpec, name: str, limit: int | None, missing: list[str], opened: dict[str, Data], allow_outside: bool
-) -> int | None:
-    """Images of one data set: counted where it is here (and put into `opened`), from the catalogue where it is not."""
+def _check_calibration(suite: SuiteSpec, quants: Sequence[QuantSpec], opened: Mapping[str, Data]) -> None:
+    """Check that calibration data are named, and fit, where a quantization looks at them; absent ones are listed."""
+    for quant in quants:
+        asks = quantizers.get(quant.method).requires_calibration(quant)
+        if asks and (suite.calibration is None or suite.calibration in opened):
+            calibration_of(suite, quant, opened.get(suite.calibration or ""))
+
+
+def _count(suite: SuiteSpec, name: str, missing: list[str], opened: dict[str, Data], sets: DataSets) -> int | None:
+    """Images of one data set: counted where it is here (and put into `opened`), from the catalogue where it is not.
+
+    Raises:
+        SpecError: calibration pairs without `text: captions`.
+    """
+    spec, limit = suite.data[name], limit_of(suite, name)
     single = next(iter(expand(name, spec).values()))
     try:
-        opened[name] = open_data(single, name, allow_outside)
+        opened[name] = open_of(suite, single, name, sets)
         count: int | None = len(opened[name])
+    except SpecError:
+        raise
     except ReliquantError as error:
         entries = [e for e in catalogue().values() if (e.spec.source, e.spec.path) == (spec.source, spec.path)]
         hub = next((f" (on the hub: {e.hub})" for e in entries if e.hub is not None), "")

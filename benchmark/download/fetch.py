@@ -168,15 +168,16 @@ def _whole(job: _Job) -> _Whole | None:
     found = _arrived(job) or _given(job)
     if found is not None:
         return found
-    for source in job.item.sources:
-        if source.by_hand:
-            continue
+    automatic = [source for source in job.item.sources if not source.by_hand]
+    for source in automatic:
         try:
             if source.hub is not None and (path := _in_hub_cache(job, source)):
                 return _Whole(path, f"the hub's cache: {source.shown}", ours=False, commit=job.item.commit)
             return _received(job, source)
         except SourceError as error:
             job.failures.append(str(error))
+            if source != automatic[-1]:
+                shown().message(f"{job.item.name}: {error}; asking the next source")
     return None
 
 

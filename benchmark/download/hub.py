@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from huggingface_hub import RepoFile
 
 
+class Unreachable(SourceError):
+    """No answer from the hub, or none of use: asking for something else helps no more."""
+
+    def __init__(self, where: str, told: str) -> None:
+        super().__init__(f"{where}: {told}")
+        self.told = told
+
+
 @dataclass(frozen=True)
 class HubFile:
     """A file of a repository: its path there, bytes, SHA-256 (of one in LFS) or git's SHA-1 (of another)."""
@@ -79,8 +87,12 @@ def hub_errors(where: str) -> Iterator[None]:
     except Exception as error:
         if not is_transport(error):
             raise
-        told = refusal(getattr(getattr(error, "response", None), "headers", {}))
-        raise SourceError(f"{where}: {told or reason(error)}") from None
+        answer = getattr(error, "response", None)
+        if told := refusal(getattr(answer, "headers", {})):
+            raise SourceError(f"{where}: {told}") from None
+        if answer is None:
+            raise Unreachable(where, f"the hub cannot be reached ({reason(error)})") from None
+        raise SourceError(f"{where}: {reason(error)}") from None
 
 
 def matches(path: str, pattern: str) -> bool:

@@ -19,6 +19,22 @@ WHOLE_COMMIT = 40
 """Digits of a commit that is not cut: what it names cannot change."""
 
 
+def remembering(ask: Ask = hub.listing) -> Ask:
+    """A way to ask that does not ask a hub again that has just not answered."""
+    silent: dict[str, str] = {}
+
+    def asked(source: Source) -> hub.Listing:
+        if "hub" in silent:
+            raise SourceError(f"{source.shown}: {silent['hub']}")
+        try:
+            return ask(source)
+        except hub.Unreachable as error:
+            silent["hub"] = error.told
+            raise
+
+    return asked
+
+
 @dataclass(frozen=True)
 class Item:
     """One file to have.

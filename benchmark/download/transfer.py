@@ -164,7 +164,7 @@ def _attempt(target: Target, part: Path, network: Network) -> None:
         raise _Later(reason(error)) from None
     with answer:
         total = _checked(answer, target, part, start, note)
-        if total is not None and total == size_of(part):
+        if start and total == size_of(part):
             return
         _write_note(part, Note(target.source, _validator(answer.headers), total))
         _save(answer, target, part, total)

@@ -34,7 +34,7 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
     `settings` are the options that can change numbers or times; the driver adds `asked`, the rest of the command line.
     `quantized_model` names the QuantizationReport (`Configuration.quantized_key`). `templates_origin` gives for each
     data set with classes the origin of its prompts: `spec` (the suite or catalogue), `data` (its own files) or `simple`
-    (none).
+    (none). `model.commits` and `origins` name the commits that models and data of the hub come from.
     """
     device = plan.settings.device
     return {
@@ -49,6 +49,7 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
             "digest": configuration.model.digest,
             "quantized": configuration.model.quantized is not None,
             "notes": list(configuration.model.notes),
+            "commits": dict(configuration.model.commits),
         },
         "quantized_model": configuration.quantized_key,
         **_artifact(plan, configuration),
@@ -57,6 +58,7 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
         "limit": plan.suite.limit,
         "calibration": plan.calibration.digest if plan.calibration else None,
         "data": _data(plan),
+        "origins": {name.split("/")[0]: data.origin for name, data in plan.data.items() if data.origin},
         "templates_origin": templates_origin(plan),
     }
 

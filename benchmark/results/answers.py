@@ -141,6 +141,11 @@ def of_model(record: Record, model: str) -> bool:
     return record.model == model or record.model.startswith(f"{model} (")
 
 
+def of_model_name(model: str) -> str:
+    """The name of a model that stands side by side with others of that name: `demo` of `demo (weights 1a2b3c4d)`."""
+    return model.partition(" (")[0]
+
+
 def mixed_versions(records: Iterable[Record]) -> str | None:
     """One line where records were computed with different versions of a library, or of Python; None where not."""
     found: dict[str, dict[str, None]] = {}

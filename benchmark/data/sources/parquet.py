@@ -91,11 +91,16 @@ class Parquet(Source[ColumnOptions]):
         paths = self.files(spec)
         with quiet_datasets():
             return from_columns(
-                _open(paths), self.parse(spec), spec, list(dict.fromkeys(path.parent for path in paths))
+                open_tables(paths), self.parse(spec), spec, list(dict.fromkeys(path.parent for path in paths))
             )
 
 
-def _open(paths: Sequence[Path]) -> datasets.Dataset:
+def open_tables(paths: Sequence[Path]) -> datasets.Dataset:
+    """The rows of parquet files, or of arrow files, one after the other.
+
+    Raises:
+        DataError: names the file that cannot be read.
+    """
     import datasets
     import pyarrow as pa
 
