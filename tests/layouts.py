@@ -184,7 +184,7 @@ def _member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def write_waterbirds(root: Path, count: int = 20) -> list[Sample]:
-    """`test-00000-of-00001.parquet` with image {bytes, path}, label, place and group, as on the hub."""
+    """`data/test-00000-of-00001.parquet` with image {bytes, path}, label and place, as on the hub."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -193,11 +193,11 @@ def write_waterbirds(root: Path, count: int = 20) -> list[Sample]:
         "image": [{"bytes": sample.encoded, "path": sample.file} for sample in made],
         "label": [sample.label for sample in made],
         "place": [index // 2 % 2 for index in range(count)],
-        "group": [2 * sample.label + index // 2 % 2 for index, sample in enumerate(made)],
     }
-    root.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(rows), root / "test-00000-of-00001.parquet")
-    pq.write_table(pa.table({k: v[:2] for k, v in rows.items()}), root / "train-00000-of-00001.parquet")
+    folder = root / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(rows), folder / "test-00000-of-00001.parquet")
+    pq.write_table(pa.table({k: v[:2] for k, v in rows.items()}), folder / "train-00000-of-00001.parquet")
     return made
 
 

@@ -44,23 +44,6 @@ class ListRequest(Json, Plugins):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataPrepareRequest(Json, Quiet, Home):
-    """Make imagenet/val/<wnid>/ of the authors' tar: these folders pair with ImageNet-C, and serve all of ImageNet.
-
-    `reliquant data prepare imagenet --from ILSVRC2012_img_val.tar --devkit ILSVRC2012_devkit_t12.tar.gz`. Both files
-    come from image-net.org, with an account.
-    """
-
-    what: Literal["imagenet"] = option(..., "What to prepare: imagenet.", argument=True)
-    tar: Path | None = option(None, "The tar; default: as `data fetch imagenet-archives` leaves it.", flag="--from")
-    labels: Path | None = option(
-        None, "The devkit, or a text file: a WordNet id a line. Default: the devkit beside the tar.", flag="--devkit"
-    )
-    to: Path | None = option(None, "Folder of all data.", envvar="RELIQUANT_DATA")
-    catalogues: Sequence[Path] = option((), "Own data catalogue; repeatable.", flag="--catalogue")
-
-
-@dataclass(frozen=True, kw_only=True)
 class CompareRequest(Quiet, Plugins, Home):
     """Compare quantizations with full precision: change, 95 % interval, adjusted p. Reads results, runs no model.
 
@@ -159,6 +142,23 @@ class DataFetchRequest(DataPlace):
     only: Sequence[str] = option((), "Only this file of them, e.g. noise.tar; repeatable, * allowed.", metavar="NAME")
     yes: bool = option(False, "Accept the terms that are shown.")
     from_archive: Sequence[Path] = option((), "A file that you have already; repeatable.", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPrepareRequest(Json, Quiet, Home):
+    """Make imagenet/val/<wnid>/ of the authors' tar: these folders pair with ImageNet-C, and serve all of ImageNet.
+
+    `reliquant data prepare imagenet --from ILSVRC2012_img_val.tar --devkit ILSVRC2012_devkit_t12.tar.gz`. Both files
+    come from image-net.org, with an account.
+    """
+
+    what: Literal["imagenet"] = option(..., "What to prepare: imagenet.", argument=True)
+    tar: Path | None = option(None, "The tar; default: as `data fetch imagenet-archives` leaves it.", flag="--from")
+    labels: Path | None = option(
+        None, "The devkit, or a text file: a WordNet id a line. Default: the devkit beside the tar.", flag="--devkit"
+    )
+    to: Path | None = option(None, "Folder of all data.", envvar="RELIQUANT_DATA")
+    catalogues: Sequence[Path] = option((), "Own data catalogue; repeatable.", flag="--catalogue")
 
 
 @dataclass(frozen=True, kw_only=True)
