@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import struct
@@ -16,6 +17,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+from unittest import mock
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from tests.hub.repositories import File, Kind, Repository
@@ -225,6 +227,21 @@ class Hub:
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
         }
+
+    @contextmanager
+    def asked_here(self, folder: Path, token: str | None = None, offline: bool = False) -> Iterator[None]:
+        """Let this process ask this hub, with the client's cache below a folder."""
+        from huggingface_hub import constants
+
+        from benchmark.utils import hub_client
+
+        own = self.environment(folder, token, offline)
+        constant = {"ENDPOINT": self.url, "HF_HUB_CACHE": own["HF_HUB_CACHE"], "HF_HUB_OFFLINE": offline}
+        constant["HUGGINGFACE_CO_URL_TEMPLATE"] = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        hub_client._probe.cache_clear()
+        with mock.patch.multiple(constants, **constant), mock.patch.dict(os.environ, own):
+            yield
+        hub_client._probe.cache_clear()
 
     # For the handler
 
