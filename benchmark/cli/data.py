@@ -16,7 +16,7 @@ from benchmark.download.items import remembering
 from benchmark.download.needs import Needs, is_there, needs
 from benchmark.download.schema import Download
 from benchmark.download.state import FileState, State, chosen, room, state
-from benchmark.download.writing import check_room, free
+from benchmark.download.writing import RESERVE, check_room, free
 from benchmark.errors import PARTIAL, InputError
 from benchmark.utils.output import out
 from benchmark.utils.progress import count, open_progress
@@ -113,14 +113,16 @@ def _accept(states: Sequence[State], request: DataFetchRequest) -> None:
         print("\n".join(lines), file=sys.stderr)
     if request.yes:
         return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        names = request.names or [each.name for each in states]
-        raise InputError(
-            f"the terms above must be accepted; nobody can be asked here: {_command(names, request, True)}"
-        )
+    if not _can_ask():
+        command = _command(request.names or [each.name for each in states], request, True)
+        raise InputError(f"the terms above must be accepted, and nobody can be asked here; accept them with: {command}")
     print("Fetch under these terms? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise InputError("the terms were not accepted; nothing was fetched")
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _terms(download: Download) -> str:
@@ -170,7 +172,7 @@ def _print_disk(states: Sequence[State], root: Path) -> None:
         print(f"{root}: {count(there, 'B')} free")
         return
     least = "at least " if any(file.item.sums.bytes is None for each in states for file in each.missing) else ""
-    enough = "" if needed < there else ": NOT ENOUGH"
+    enough = "" if needed + RESERVE <= there else ": NOT ENOUGH"
     print(f"{root}: {count(there, 'B')} free, {least}{count(needed, 'B')} needed{enough}")
 
 

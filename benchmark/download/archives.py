@@ -7,7 +7,6 @@ size is replaced; anything else in the way is an error before anything is moved.
 from __future__ import annotations
 
 import lzma
-import os
 import shutil
 import stat
 import tarfile
@@ -180,10 +179,10 @@ def _refuse_obstacles(source: Path, target: Path, name: str) -> None:
     Raises:
         DataError: a file of another size, a folder in the place of a file, or the other way round.
     """
-    for entry in os.scandir(source):
+    for entry in sorted(source.iterdir()):
         there = target / entry.name
         if entry.is_dir() and there.is_dir():
-            _refuse_obstacles(Path(entry.path), there, name)
+            _refuse_obstacles(entry, there, name)
         elif there.exists() or there.is_symlink():
             same = entry.is_file() and there.is_file() and there.stat().st_size == entry.stat().st_size
             if not same:
@@ -192,11 +191,11 @@ def _refuse_obstacles(source: Path, target: Path, name: str) -> None:
 
 def _move(source: Path, target: Path, prefix: str) -> Iterator[str]:
     """Move all below `source` into `target`; yields the paths that were made, a folder that was new as a whole."""
-    for entry in sorted(os.scandir(source), key=lambda each: each.name):
+    for entry in sorted(source.iterdir()):
         there = target / entry.name
         if entry.is_dir() and there.is_dir():
-            yield from _move(Path(entry.path), there, f"{prefix}{entry.name}/")
+            yield from _move(entry, there, f"{prefix}{entry.name}/")
             continue
         target.mkdir(parents=True, exist_ok=True)
-        Path(entry.path).replace(there)
+        entry.replace(there)
         yield f"{prefix}{entry.name}"

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.download.refusals import OFFLINE, SourceError, is_transport, reason, refusal
-from benchmark.download.schema import Source, is_pattern
+from benchmark.download.refusals import OFFLINE, SourceError, refusal
+from benchmark.download.schema import Source, inside, is_pattern
+from benchmark.utils.hub import COMMIT
+from benchmark.utils.hub_client import Unavailable, patient, unreachable
+from benchmark.utils.transport import is_transport, reason
 
 if TYPE_CHECKING:
     from huggingface_hub import RepoFile
@@ -56,9 +59,12 @@ def listing(source: Source) -> Listing:
     where, path = f"hub {source.hub}@{source.revision}", str(source.path)
     if constants.HF_HUB_OFFLINE:
         raise SourceError(f"{where}: {OFFLINE}")
-    api, kind, repository = HfApi(), source.type, str(source.hub)
-    with hub_errors(where):
-        commit = str(api.repo_info(repository, repo_type=kind, revision=source.revision, timeout=10).sha)
+    if (told := unreachable(constants.ENDPOINT)) is not None:
+        raise Unreachable(where, f"{constants.ENDPOINT} cannot be reached ({told})")
+    api, kind, repository, commit = HfApi(), source.type, str(source.hub), str(source.revision)
+    with hub_errors(where), patient(where):
+        if not COMMIT.fullmatch(commit):
+            commit = str(api.repo_info(repository, repo_type=kind, revision=commit).sha)
         if is_pattern(path):
             folder = path.partition("*")[0].rpartition("/")[0]
             deep = "/" in path[len(folder) + 1 :]
@@ -70,6 +76,11 @@ def listing(source: Source) -> Listing:
     files = [_file(each) for each in found if isinstance(each, RepoFile) and matches(each.path, path)]
     if not files:
         raise SourceError(f"{where}: has no {path}")
+    try:
+        for file in files:
+            inside(file.path)
+    except ValueError as error:
+        raise SourceError(f"{where}: names a file that cannot be one: {error}") from None
     return Listing(commit, tuple(sorted(files, key=lambda file: file.path)))
 
 
@@ -84,15 +95,13 @@ def hub_errors(where: str) -> Iterator[None]:
     """Within the block whatever the hub or the way to it answers is a `SourceError` that names `where`."""
     try:
         yield
+    except Unavailable as error:
+        raise Unreachable(where, str(error)) from None
     except Exception as error:
-        if not is_transport(error):
+        told = refusal(getattr(getattr(error, "response", None), "headers", {}))
+        if told is None and not is_transport(error) and type(error).__module__.partition(".")[0] != "huggingface_hub":
             raise
-        answer = getattr(error, "response", None)
-        if told := refusal(getattr(answer, "headers", {})):
-            raise SourceError(f"{where}: {told}") from None
-        if answer is None:
-            raise Unreachable(where, f"the hub cannot be reached ({reason(error)})") from None
-        raise SourceError(f"{where}: {reason(error)}") from None
+        raise SourceError(f"{where}: {told or reason(error)}") from None
 
 
 def matches(path: str, pattern: str) -> bool:

@@ -13,10 +13,9 @@ from benchmark.download.schema import HIDDEN, Download, File, Source, Unpack, is
 from benchmark.download.sums import Sums
 from benchmark.download.writing import write_small
 from benchmark.utils.content_hash import digest
+from benchmark.utils.hub import COMMIT
 
 Ask = Callable[[Source], hub.Listing]
-WHOLE_COMMIT = 40
-"""Digits of a commit that is not cut: what it names cannot change."""
 
 
 def remembering(ask: Ask = hub.listing) -> Ask:
@@ -117,7 +116,7 @@ def _listing(source: Source, folder: Path, fresh: bool, ask: Ask) -> hub.Listing
     key = digest(source.model_dump(mode="json"))[:24]
     path = folder / HIDDEN / "listings" / f"{key}.json"
     saved = _read(path)
-    pinned = len(str(source.revision)) == WHOLE_COMMIT
+    pinned = COMMIT.fullmatch(str(source.revision)) is not None
     if saved is not None and (pinned or not fresh):
         return saved
     try:

@@ -18,8 +18,8 @@ HIDDEN = ".reliquant"
 DRIVE = "https://drive.google.com/file/d/{}/view"
 
 
-def _inside(text: str) -> str:
-    """Refuse a path that could lead out of its folder, or into the folder of markers."""
+def inside(text: str) -> str:
+    """Refuse a path that could lead out of its folder, or into the folder of markers, with a ValueError."""
     parts = text.split("/")
     if not text or text.startswith("/") or "\\" in text or re.match(r"[A-Za-z]:", text):
         raise ValueError("expected a path relative to the folder above, with / between its parts")
@@ -42,7 +42,7 @@ def _repository(text: str) -> str:
     return text
 
 
-Inside = Annotated[str, AfterValidator(_inside)]
+Inside = Annotated[str, AfterValidator(inside)]
 Address = Annotated[str, AfterValidator(_web)]
 Hub = Annotated[str, AfterValidator(_repository)]
 Bytes = Annotated[int, Field(ge=0, le=10**15)]

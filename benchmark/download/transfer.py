@@ -28,9 +28,10 @@ import requests
 import urllib3
 
 from benchmark.download.hosts import stream
-from benchmark.download.refusals import SourceError, reason, refusal
+from benchmark.download.refusals import SourceError, refusal
 from benchmark.download.writing import append, size_of, storage, truncate, write_small
 from benchmark.utils.progress import count, duration, shown
+from benchmark.utils.transport import reason
 
 CHUNK = 1 << 18
 TIMEOUT = (10.0, 60.0)

@@ -255,7 +255,7 @@ def test_redirects_are_followed_with_the_range_and_without_the_token(
 
 def test_what_the_hub_says_is_passed_on(server: Server, network: Network, pauses: list[float], tmp_path: Path) -> None:
     server.put("f.tar", CONTENT, answers=[(403, {"X-Error-Code": "GatedRepo"}, b"")])
-    with pytest.raises(SourceError, match="gated; accept its terms .*hf auth login"):
+    with pytest.raises(SourceError, match=r"gated; accept its terms .*hf auth login"):
         receive(target(server), tmp_path / "f.part", network)
     assert pauses == []
 
