@@ -314,11 +314,16 @@ def write_image_list(
     known: str = "imagenet",
     name: str = "ninco",
     images: str = "images_largescale",
+    folder: str | None = None,
 ) -> Path:
-    """OpenOOD: `benchmark_imglist/<known>/test_<name>.txt` and `<images>/<name>/...`; returns the list."""
+    """OpenOOD: `benchmark_imglist/<known>/test_<name>.txt` and `<images>/<folder>/...`; returns the list.
+
+    Args:
+        folder: of the set's images; its name by default (the list `textures` is of the folder `texture`).
+    """
     lines = []
     for index, sample in enumerate(samples(count, 1)):
-        file = f"{name}/class {index % 3}/{sample.file}"
+        file = f"{folder or name}/class {index % 3}/{sample.file}"
         place = root / images / file
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(sample.encoded)

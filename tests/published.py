@@ -46,7 +46,7 @@ def write_imagenet(root: Path, count: int = 12) -> None:
         write_webdataset(root / folder, classes, count, templates=TEMPLATES)
     for name in IMAGENET_OOD:
         write_image_list(root / "openood", count, name=name)
-    write_image_list(root / "openood", count, name="textures", images="images_classic")
+    write_image_list(root / "openood", count, name="textures", images="images_classic", folder="texture")
     wnids = imagenet_wnids()[:3]
     write_imagenet_folders(root / "imagenet" / "val", wnids)
     for kind, severity in product(COMMON, "12345"):  # the same pictures everywhere: quick to write
