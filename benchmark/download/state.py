@@ -121,9 +121,15 @@ def state(
     found = [
         item
         for item in items(download, folder, fresh, ask)
-        if (any(fnmatch.fnmatchcase(item.name, wanted) for wanted in only) if only else not item.optional)
+        if (any(_is_meant(item, wanted) for wanted in only) if only else not item.optional)
     ]
     return State(name, download, root, tuple(_file(item, folder) for item in found))
+
+
+def _is_meant(item: Item, wanted: str) -> bool:
+    """Whether a name or pattern of the user's means a file, or may mean one of those that could not be listed."""
+    unlisted = item.problem is not None and fnmatch.fnmatchcase(wanted, item.name)
+    return unlisted or fnmatch.fnmatchcase(item.name, wanted)
 
 
 def _file(item: Item, folder: Path) -> FileState:
@@ -168,9 +174,8 @@ def chosen(states: Iterable[State], only: Sequence[str], known: Mapping[str, Dow
         UnknownNameError: it chose none.
     """
     found = list(states)
-    names = [file.item.name for each in found for file in each.files]
     for wanted in only:
-        if not any(fnmatch.fnmatchcase(name, wanted) for name in names):
+        if not any(_is_meant(file.item, wanted) for each in found for file in each.files):
             raise UnknownNameError("file", wanted, [name for each in found for name in known[each.name].files])
     return found
 
