@@ -16,6 +16,7 @@ from benchmark.cli.requests import (
     CompareRequest,
     DataCheckRequest,
     DataFetchRequest,
+    DataPrepareRequest,
     GateRequest,
     ListRequest,
     NewQuantizerRequest,
@@ -57,6 +58,7 @@ COMMANDS = (
     Command("new runtime", NewRuntimeRequest, "benchmark.cli.new:new_runtime"),
     Command("data check", DataCheckRequest, "benchmark.cli.data:check"),
     Command("data fetch", DataFetchRequest, "benchmark.cli.data:fetch_data"),
+    Command("data prepare", DataPrepareRequest, "benchmark.cli.prepare:prepare_data"),
     Command("artifact inputs", ArtifactInputsRequest, "benchmark.cli.artifact:inputs"),
 )
 commands: Registry[Command] = Registry("command", "reliquant.commands", Command)

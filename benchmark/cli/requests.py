@@ -145,6 +145,23 @@ class DataFetchRequest(DataPlace):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataPrepareRequest(Json, Quiet, Home):
+    """Make imagenet/val/<wnid>/ of the authors' tar: these folders pair with ImageNet-C, and serve all of ImageNet.
+
+    `reliquant data prepare imagenet --from ILSVRC2012_img_val.tar --devkit ILSVRC2012_devkit_t12.tar.gz`. Both files
+    come from image-net.org, with an account.
+    """
+
+    what: Literal["imagenet"] = option(..., "What to prepare: imagenet.", argument=True)
+    tar: Path | None = option(None, "The tar; default: as `data fetch imagenet-archives` leaves it.", flag="--from")
+    labels: Path | None = option(
+        None, "The devkit, or a text file: a WordNet id a line. Default: the devkit beside the tar.", flag="--devkit"
+    )
+    to: Path | None = option(None, "Folder of all data.", envvar="RELIQUANT_DATA")
+    catalogues: Sequence[Path] = option((), "Own data catalogue; repeatable.", flag="--catalogue")
+
+
+@dataclass(frozen=True, kw_only=True)
 class _New:
     """Name and folder of a new plugin."""
 

@@ -164,29 +164,41 @@ def _extract(tar: Path, wnids: Mapping[str, str], aside: Path) -> None:
     Raises:
         DataError: a member that is none of them, is there twice, or is no file; an image is missing.
     """
-    done: dict[str, int] = {}
+    with storage(aside):
+        done = _done(wnids, aside)
+    check_room(aside.parent, size_of(tar) - sum(done.values()), TAR)
+    seen: set[str] = set()
+    title = f"{FOLDER}/{VALIDATION}"
+    with (
+        storage(aside),
+        _readable(tar),
+        tarfile.open(tar, "r:") as archive,
+        shown().phase(title, len(wnids)) as advance,
+    ):
+        for member in archive:
+            if member.isdir():
+                continue
+            name = member.name.rpartition("/")[2]
+            if name not in wnids or name in seen or not member.isreg():
+                why = "is there twice" if name in seen else "is no image that the labels name"
+                raise DataError(f"{tar}: {escaped(member.name)} {why}")
+            seen.add(name)
+            if done.get(name) != member.size and (content := archive.extractfile(member)) is not None:
+                _write(content, member.size, aside / wnids[name] / name, tar)
+            advance(1)
+    if missing := next((name for name in wnids if name not in seen), None):
+        raise DataError(f"{tar}: has {len(seen):,} of {len(wnids):,} images, {missing} is missing; fetch it again")
+
+
+def _done(wnids: Mapping[str, str], aside: Path) -> dict[str, int]:
+    """Images of an earlier command that was stopped, with their sizes; those under other labels are removed."""
+    done = {}
     for path in aside.glob("*/*.JPEG"):
         if wnids.get(path.name) == path.parent.name:
             done[path.name] = size_of(path)
-        else:  # of an earlier command with other labels
+        else:
             path.unlink()
-    check_room(aside.parent, size_of(tar) - sum(done.values()), TAR)
-    seen: set[str] = set()
-    with _readable(tar), storage(aside), tarfile.open(tar, "r:") as archive:
-        with shown().phase(f"{FOLDER}/{VALIDATION}", len(wnids)) as advance:
-            for member in archive:
-                if member.isdir():
-                    continue
-                name = member.name.rpartition("/")[2]
-                if name not in wnids or name in seen or not member.isreg():
-                    why = "is there twice" if name in seen else "is no image that the labels name"
-                    raise DataError(f"{tar}: {escaped(member.name)} {why}")
-                seen.add(name)
-                if done.get(name) != member.size and (content := archive.extractfile(member)) is not None:
-                    _write(content, member.size, aside / wnids[name] / name, tar)
-                advance(1)
-    if missing := next((name for name in wnids if name not in seen), None):
-        raise DataError(f"{tar}: has {len(seen):,} of {len(wnids):,} images, {missing} is missing; fetch it again")
+    return done
 
 
 def _write(content: IO[bytes], size: int, path: Path, tar: Path) -> None:

@@ -33,7 +33,9 @@ def _webdataset(root: Path) -> DataSpec:
 def _parquet(root: Path) -> DataSpec:
     layouts.write_waterbirds(root)
     names = ("landbird", "waterbird")
-    return DataSpec(source="parquet", path=str(root), split="test", classes=names, options=(("group", "group"),))
+    return DataSpec(
+        source="parquet", path=str(root), split="test", classes=names, options=(("group", ["label", "place"]),)
+    )
 
 
 def _hub(root: Path) -> DataSpec:
