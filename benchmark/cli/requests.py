@@ -9,6 +9,7 @@ from typing import Literal
 
 from benchmark.engine.request import (
     DataPlaces,
+    Device,
     Home,
     Json,
     Limit,
@@ -17,6 +18,7 @@ from benchmark.engine.request import (
     OnlyTasks,
     Pixels,
     Plugins,
+    Quantizations,
     Quiet,
     Store,
     Suite,
@@ -25,8 +27,11 @@ from benchmark.utils.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateRequest(Json, Plugins, DataPlaces):
-    """Check a suite without running it: names, fields, data on disk, models; say what it would do and cost."""
+class ValidateRequest(Json, Plugins, Device, Limit, DataPlaces, OnlyTasks, Quantizations, Models):
+    """Check a suite without running it: names, fields, data on disk, models; say what it would do and cost.
+
+    Models that are on this machine run for a second or two: their speed is measured.
+    """
 
     suite: str = option(
         ..., "A suite's name (`reliquant list suites`) or a YAML file.", argument=True, complete="suites"

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmark.cli.app import app
-from benchmark.cli.validate import survey
 from benchmark.engine.plan import make_plan
+from benchmark.engine.survey import survey
 from benchmark.errors import SpecError
 from benchmark.ledger.records import Ledger
 from benchmark.spec import SuiteSpec
