@@ -68,7 +68,8 @@ def test_both_splits_of_a_search_fit_on_whole_sets(split: Any) -> None:
 
 def test_validate_counts_them_whole() -> None:
     found = survey(suite(tasks={"calibration": TASKS["calibration"]}))
-    assert found.images == 12 + 40 + 60
+    assert found.images == 12 + 40, "no task looks at the calibration set"
+    assert found.data["pairs"].startswith("60 images")
 
 
 def test_validate_counts_the_captions_that_a_task_embeds() -> None:
