@@ -455,7 +455,7 @@ class BankMaker:
     def _embed_prompts(
         self, model: ClipModel, names: tuple[str, ...], templates: Sequence[str] | None
     ) -> NDArray[np.float32]:
-        """Features of texts, or of class names in every template: 80,000 prompts take minutes, so they show progress."""
+        """Features of texts, or of class names in every template; 80,000 prompts take minutes: they show progress."""
         count = len(names) * (1 if templates is None else len(templates))
         with self.progress.phase(f"embed prompts {self.configuration.quant.name}", count) as advance, self._lent():
             if templates is None:
