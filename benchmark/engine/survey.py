@@ -209,7 +209,8 @@ def _amount(
     looked_at = dict.fromkeys(name for _, _, b in bindings for role in b.roles for name in b.data(role))
     digests: dict[str, str] = {}
     for name in looked_at:
-        digests.setdefault(sets.opened[name].digest if name in sets.opened else name, name)
+        asked = suite.data[name].model_dump_json(exclude={"published"})
+        digests.setdefault(sets.opened[name].digest if name in sets.opened else asked, name)
     images = sum(sets.counts.get(name, 0) * len(groups[name]) for name in digests.values())
     asked = {n for task, _, b in bindings for role in task.captions if role in b.roles for n in b.data(role)}
     captions = sum(len(groups[n]) * sum(map(len, sets.opened[n].captions or ())) for n in asked if n in sets.opened)
