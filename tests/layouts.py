@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -183,7 +184,7 @@ def _member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def write_waterbirds(root: Path, count: int = 20) -> list[Sample]:
-    """`test-00000-of-00001.parquet` with image {bytes, path}, label, place and group, as on the hub."""
+    """`data/test-00000-of-00001.parquet` with image {bytes, path}, label and place, as on the hub."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -192,11 +193,57 @@ def write_waterbirds(root: Path, count: int = 20) -> list[Sample]:
         "image": [{"bytes": sample.encoded, "path": sample.file} for sample in made],
         "label": [sample.label for sample in made],
         "place": [index // 2 % 2 for index in range(count)],
-        "group": [2 * sample.label + index // 2 % 2 for index, sample in enumerate(made)],
     }
+    folder = root / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(rows), folder / "test-00000-of-00001.parquet")
+    pq.write_table(pa.table({k: v[:2] for k, v in rows.items()}), folder / "train-00000-of-00001.parquet")
+    return made
+
+
+def write_waterbirds_archive(root: Path, count: int = 20) -> list[Sample]:
+    """`metadata.csv` and `<class>/<image>.jpg` as in the authors' tar; every image but the first two is a test one."""
+    made = samples(count, 2, only="jpg")
+    lines = ["img_id,img_filename,y,split,place,place_filename"]
+    for index, sample in enumerate(made):
+        file = root / f"{sample.label:03d}.Bird" / sample.file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(sample.encoded)
+        split = index if index < 2 else 2
+        place = index // 2 % 2
+        lines.append(f"{index},{file.parent.name}/{file.name},{sample.label},{split},{place},/b/bamboo/{index}.jpg")
+    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return made[2:]
+
+
+def write_cifar_binary(root: Path, name: str = "test_batch.bin", count: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """The binary version: records of one label (`test_batch.bin`) or two (`test.bin`) and 3,072 bytes, by planes.
+
+    Returns:
+        Images (count, 32, 32, 3) and labels.
+    """
     root.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(rows), root / "test-00000-of-00001.parquet")
-    pq.write_table(pa.table({k: v[:2] for k, v in rows.items()}), root / "train-00000-of-00001.parquet")
+    images = np.random.default_rng(5).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(count) % 10
+    with (root / name).open("wb") as file:
+        for image, label in zip(images, labels.tolist(), strict=True):
+            file.write(bytes([7, label] if name == "test.bin" else [label]))
+            file.write(image.transpose(2, 0, 1).tobytes())
+    return images, labels
+
+
+def write_crossmodal(root: Path, count: int = 12) -> list[Sample]:
+    """`captions.jsonl` with two English captions and a German one, `images/<key>.jpg`, `image_attributions.csv`."""
+    made = samples(count, 1, only="jpg")
+    rows = []
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    for sample in made:
+        (root / "images" / sample.file).write_bytes(sample.encoded)
+        english = [f"a picture {sample.key}", f"the picture\n{sample.key}"]
+        languages = {"en": {"caption": english}, "de": {"caption": [f"ein Bild {sample.key}"]}}
+        rows.append(json.dumps({"image/key": sample.key, "image/locale": "en", **languages}))
+    (root / "captions.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (root / "image_attributions.csv").write_text("ImageID,License\n")
     return made
 
 
@@ -231,6 +278,35 @@ def write_imagenet_folders(root: Path, wnids: Sequence[str], seed: int = 0) -> N
             (root / wnid / f"ILSVRC2012_val_{label:04d}{copy:04d}.JPEG").write_bytes(data)
 
 
+def write_imagenet_archives(root: Path, wnids: Sequence[str], copies: int = 2) -> dict[str, bytes]:
+    """The authors' flat `ILSVRC2012_img_val.tar` and `ILSVRC2012_devkit_t12.tar.gz`, whose numbers of classes are not
+    ImageNet's labels; returns `<wnid>/<file>` -> bytes, what becomes of them.
+    """
+    from scipy.io import savemat
+
+    root.mkdir(parents=True, exist_ok=True)
+    classes = [*reversed(wnids)]
+    found, truth = {}, []
+    with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as archive:
+        for number in range(1, copies * len(wnids) + 1):
+            wnid = classes[number % len(wnids)]
+            truth.append(str(classes.index(wnid) + 1))
+            name, data = f"ILSVRC2012_val_{number:08d}.JPEG", encoded(picture(number, (64, 48)), "JPEG")
+            _member(archive, name, data)
+            found[f"{wnid}/{name}"] = data
+    kind = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
+    rows = [(float(number), wnid, f"word {number}", "gloss", 0.0) for number, wnid in enumerate(classes, 1)]
+    rows.append((float(len(rows) + 1), "n00001740", "entity", "all of it", 3.0))
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": np.array(rows, dtype=kind)})
+    top = "ILSVRC2012_devkit_t12"
+    with tarfile.open(root / f"{top}.tar.gz", "w:gz") as archive:
+        _member(archive, f"{top}/readme.txt", b"read me")
+        _member(archive, f"{top}/data/meta.mat", meta.getvalue())
+        _member(archive, f"{top}/data/ILSVRC2012_validation_ground_truth.txt", ("\n".join(truth) + "\n").encode())
+    return found
+
+
 def write_image_list(
     root: Path,
     count: int = 12,
@@ -238,11 +314,16 @@ def write_image_list(
     known: str = "imagenet",
     name: str = "ninco",
     images: str = "images_largescale",
+    folder: str | None = None,
 ) -> Path:
-    """OpenOOD: `benchmark_imglist/<known>/test_<name>.txt` and `<images>/<name>/...`; returns the list."""
+    """OpenOOD: `benchmark_imglist/<known>/test_<name>.txt` and `<images>/<folder>/...`; returns the list.
+
+    Args:
+        folder: of the set's images; its name by default (the list `textures` is of the folder `texture`).
+    """
     lines = []
     for index, sample in enumerate(samples(count, 1)):
-        file = f"{name}/class {index % 3}/{sample.file}"
+        file = f"{folder or name}/class {index % 3}/{sample.file}"
         place = root / images / file
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(sample.encoded)
@@ -251,6 +332,19 @@ def write_image_list(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+COUNTERANIMAL = (
+    *("9 ostrich", "10 brambling", "16 bulbul", "20 American dipper", "23 vulture", "30 bullfrog", "33 loggerhead"),
+    *("37 box turtle", "39 iguana", "41 whiptail", "42 agama", "49 Nile crocodile", "54 hog-nosed snake"),
+    *("56 kingsnake", "57 garter snake", "58 water snake", "70 harvestman", "71 scorpion", "76 tarantula"),
+    *("79 centipede", "80 black grouse", "81 ptarmigan", "83 prairie grouse", "89 sulphur-crested cockatoo"),
+    *("100 black swan", "102 echidna", "128 black stork", "130 flamingo", "133 bittern", "144 pelican"),
+    *("150 sea lion", "275 African wild dog", "276 hyena", "277 red fox", "279 Arctic fox", "290 jaguar"),
+    *("291 lion", "293 cheetah", "296 polar bear", "305 dung beetle", "316 cicada", "337 beaver"),
+    *("349 bighorn sheep", "357 mink", "360 otter"),
+)
+"""The class folders of CounterAnimal: the ImageNet-1k label and a name."""
 
 
 def write_counteranimal(root: Path, classes: Sequence[str] = ("80 black grouse", "9 ostrich", "292 tiger")) -> None:

@@ -27,18 +27,17 @@ def write_cifar(root: Path, count: int = 12) -> None:
     """What the suite `cifar` needs."""
     names = load_catalogue()["cifar10-c"].classes
     assert isinstance(names, Sequence)
-    write_webdataset(root / "wds_cifar10", names, count, templates=TEMPLATES)
+    write_webdataset(root / "wds_vtab-cifar10", names, count, templates=TEMPLATES)
     write_cifar_c(root / "CIFAR-10-C", COMMON, count)
     for name in CIFAR_OOD:
         write_image_list(root / "openood", count, known="cifar10", name=name, images="images_classic")
-    write_webdataset(root / "cc3m", None, count, captions=True)
+    write_webdataset(root / "coco-pairs", None, count, captions=True)
 
 
 def write_imagenet(root: Path, count: int = 12) -> None:
     """What the suite `imagenet` needs; ImageNet-A and -R have 200 classes of their own."""
     names = imagenet_classes()
     for folder, classes in (
-        ("wds_imagenet1k", names),
         ("wds_imagenetv2", names),
         ("wds_imagenet_sketch", names),
         ("wds_imagenet-a", names[2:202]),
@@ -47,10 +46,10 @@ def write_imagenet(root: Path, count: int = 12) -> None:
         write_webdataset(root / folder, classes, count, templates=TEMPLATES)
     for name in IMAGENET_OOD:
         write_image_list(root / "openood", count, name=name)
-    write_image_list(root / "openood", count, name="textures", images="images_classic")
+    write_image_list(root / "openood", count, name="textures", images="images_classic", folder="texture")
     wnids = imagenet_wnids()[:3]
     write_imagenet_folders(root / "imagenet" / "val", wnids)
     for kind, severity in product(COMMON, "12345"):  # the same pictures everywhere: quick to write
         shutil.copytree(root / "imagenet" / "val", root / "imagenet-c" / kind / severity)
-    write_counteranimal(root / "counteranimal")
-    write_webdataset(root / "cc3m", None, count, captions=True)
+    write_counteranimal(root / "counteranimal" / "LAION-final")
+    write_webdataset(root / "coco-pairs", None, count, captions=True)

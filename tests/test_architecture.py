@@ -61,6 +61,7 @@ ROOMS = (
     "benchmark.export",
     "benchmark.spectrum",
     "benchmark.sensitivity",
+    "benchmark.download",
     "benchmark.engine",
     "benchmark.tracking",
     "benchmark.results",

@@ -29,6 +29,7 @@ from benchmark.utils.sqlite import sqlite_path
 
 from .mlflow_files import data_inputs, write_evaluation, write_sweep
 from .mlflow_names import (
+    commit_tags,
     data_tags,
     grouping,
     metric_name,
@@ -294,7 +295,7 @@ class MLflowTracker(Tracker):
         tags["timing"] = timing_state(finished.efficiency)
         tags |= {NOTE: configuration_note(finished), **verdict_tags(finished)}
         params = {"model": finished.configuration.model, **quant_params(finished.configuration.quant)}
-        tags |= data_tags(finished.records)
+        tags |= data_tags(finished.records) | commit_tags(finished.records)
         metrics = {**reliability_metric(finished), **narrow_metrics(finished), **headline_metrics(finished)}
         write_batch(self._client, parent, metrics, params, tags)
         if finished.changes:
@@ -315,6 +316,7 @@ class MLflowTracker(Tracker):
             "dataset": record.dataset,
             "quantization": record.quantization,
             **data_tags([record]),
+            **commit_tags([record]),
             **grouping(finished),
             NOTE: evaluation_note(finished, record),
             "mlflow.parentRunId": parent,

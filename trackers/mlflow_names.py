@@ -52,6 +52,14 @@ def data_tags(records: Iterable[Record]) -> dict[str, str]:
     return {f"data.{safe_name(name)}": text[:5000] for name, text in data_sets(records).items()}
 
 
+def commit_tags(records: Iterable[Record]) -> dict[str, str]:
+    """`model.commit` and `data.commit`: the commits of the hub that models and data come from, where there are any."""
+    about = [record.provenance for record in records]
+    models = {f"{n}@{c}": None for each in about for n, c in each.get("model", {}).get("commits", {}).items()}
+    data = {f"{name} {origin}": None for each in about for name, origin in each.get("origins", {}).items()}
+    return {name: ", ".join(found)[:5000] for name, found in (("model.commit", models), ("data.commit", data)) if found}
+
+
 def metric_name(key: str) -> str:
     """A path with what MLflow refuses in names replaced."""
     return "/".join(safe_name(part) for part in key.split("/"))

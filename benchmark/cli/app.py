@@ -13,6 +13,9 @@ from benchmark.cli.parsing import callback
 from benchmark.cli.requests import (
     ArtifactInputsRequest,
     CompareRequest,
+    DataCheckRequest,
+    DataFetchRequest,
+    DataPrepareRequest,
     GateRequest,
     ListRequest,
     NewQuantizerRequest,
@@ -52,6 +55,9 @@ COMMANDS = (
     Command("new quantizer", NewQuantizerRequest, "benchmark.cli.new:new_quantizer"),
     Command("new source", NewSourceRequest, "benchmark.cli.new:new_source"),
     Command("new runtime", NewRuntimeRequest, "benchmark.cli.new:new_runtime"),
+    Command("data check", DataCheckRequest, "benchmark.cli.data:check"),
+    Command("data fetch", DataFetchRequest, "benchmark.cli.data:fetch_data"),
+    Command("data prepare", DataPrepareRequest, "benchmark.cli.prepare:prepare_data"),
     Command("artifact inputs", ArtifactInputsRequest, "benchmark.cli.artifact:inputs"),
 )
 commands: Registry[Command] = Registry("command", "reliquant.commands", Command)
@@ -59,6 +65,7 @@ commands: Registry[Command] = Registry("command", "reliquant.commands", Command)
 
 GROUPS = {
     "new": "Write a new plugin with its contract test.",
+    "data": "Get the data sets that suites read, and see what is missing.",
     "artifact": "Evaluate what somebody ships: see `run --artifact`.",
 }
 

@@ -61,6 +61,15 @@ def models(incomplete: str) -> list[str]:
     return _beginning(incomplete, [*SCHEMES, *named, *(f"{p.stem}/" for f in folders for p in f.glob("*.json"))])
 
 
+def data_names(incomplete: str) -> list[str]:
+    """What `reliquant data` takes: suites, data sets and downloads; the shell itself completes paths of YAML files."""
+    import yaml
+
+    files = (HOME / "spec" / "catalogue.yaml", HOME / "download" / "files.yaml")
+    named = [str(name) for path in files for name in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    return sorted({*suites(incomplete), *_beginning(incomplete, named)})
+
+
 def runs(ctx: Context, incomplete: str) -> list[str]:
     """Short names in the results folder."""
     return _beginning(incomplete, _recorded(ctx, "quantization"))

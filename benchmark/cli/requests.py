@@ -119,6 +119,55 @@ class ArtifactInputsRequest(Json, Quiet, Home, Pixels, Plugins, Limit, DataPlace
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataPlace(Json, Quiet, Home):
+    """What is wanted, and the folder of all data."""
+
+    names: Sequence[str] = option(
+        (), "Suites, data sets or downloads; default: all.", argument=True, metavar="NAME...", complete="data_names"
+    )
+    to: Path | None = option(None, "Folder of all data.", metavar="FOLDER", envvar="RELIQUANT_DATA")
+    catalogues: Sequence[Path] = option((), "Own data catalogue; repeatable.", flag="--catalogue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheckRequest(DataPlace):
+    """Say what suites and data sets need, what is here, bytes to fetch, free disk, terms. Exit 1: not all is here.
+
+    `reliquant data check imagenet`. Where a suite and a data set have one name, the suite is meant; `data:NAME` means
+    the data set.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFetchRequest(DataPlace):
+    """Fetch data sets from where they are published; goes on where it was stopped. Exit 3 if anything is still missing.
+
+    `reliquant data fetch cifar imagenet-c`. Each file is compared with its published size and sum.
+    """
+
+    only: Sequence[str] = option((), "Only this file of them, e.g. noise.tar; repeatable, * allowed.", metavar="NAME")
+    yes: bool = option(False, "Accept the terms that are shown.")
+    from_archive: Sequence[Path] = option((), "A file that you have already; repeatable.", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPrepareRequest(Json, Quiet, Home):
+    """Make imagenet/val/<wnid>/ of the authors' tar: these folders pair with ImageNet-C, and serve all of ImageNet.
+
+    `reliquant data prepare imagenet --from ILSVRC2012_img_val.tar --devkit ILSVRC2012_devkit_t12.tar.gz`. Both files
+    come from image-net.org, with an account.
+    """
+
+    what: Literal["imagenet"] = option(..., "What to prepare: imagenet.", argument=True)
+    tar: Path | None = option(None, "The tar; default: as `data fetch imagenet-archives` leaves it.", flag="--from")
+    labels: Path | None = option(
+        None, "The devkit, or a text file: a WordNet id a line. Default: the devkit beside the tar.", flag="--devkit"
+    )
+    to: Path | None = option(None, "Folder of all data.", envvar="RELIQUANT_DATA")
+    catalogues: Sequence[Path] = option((), "Own data catalogue; repeatable.", flag="--catalogue")
+
+
+@dataclass(frozen=True, kw_only=True)
 class _New:
     """Name and folder of a new plugin."""
 

@@ -305,7 +305,9 @@ def _print_provenance(console: Console, row: Row) -> None:
         "calibration": _calibration(about),
         "limit": about.get("limit"),
     }
+    lines |= {f"commit of {name}": commit for name, commit in about.get("model", {}).get("commits", {}).items()}
     lines |= {f"data {name}": _short(value) for name, value in about.get("data", {}).items()}
+    lines |= {f"data {name} from": value for name, value in about.get("origins", {}).items()}
     lines["published"] = "; ".join(published.agreeing(row.records.values())) or None
     for name, value in lines.items():
         if value is not None:

@@ -150,6 +150,7 @@ class Data:
         captions: the captions of each image, where the data has some; () for an image without.
         empty_classes: names of the label space without an image in the whole data set, before any limit or subset.
         left_out: files that are not among the images, with the reason.
+        origin: where it comes from, for data that are not this machine's (`ORG/NAME@COMMIT`).
         equal_prompts: classes with one prompt are accepted: the suite says so, or the names are a published list's.
         digest: content hash of everything that determines images, labels and ids: the files, what is asked of them, and
             the label of each image with the name of each label, however they met. The templates do not count.
@@ -171,6 +172,7 @@ class Data:
     empty_classes: tuple[str, ...] = field(default=(), repr=False)
     left_out: tuple[Aside, ...] = field(default=(), repr=False)
     equal_prompts: bool = False
+    origin: str | None = None
     _rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
     _of: int = 0
     _sets: DataSets = field(default_factory=DataSets, repr=False, compare=False)
@@ -365,7 +367,8 @@ def _open(spec: DataSpec, source: Source[Any], sets: DataSets) -> Data:
         templates=templates, templates_origin=templates_origin, classes_origin=origin,
         digest=label_digest(labels, () if spec.text == "captions" else names), groups=groups,
         group_names=loaded.group_names, captions=captions, base_ids=bases, empty_classes=empty,
-        left_out=loaded.left_out, equal_prompts=equal, _rows=sets.shared(rows), _of=len(ids), _sets=sets,
+        left_out=loaded.left_out, equal_prompts=equal, origin=source.origin(spec),
+        _rows=sets.shared(rows), _of=len(ids), _sets=sets,
     )  # fmt: skip
 
 

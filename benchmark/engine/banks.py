@@ -201,7 +201,7 @@ class BankMaker:
         return self._made is not None
 
     def _calibration(self) -> Calibration | None:
-        data = self.plan.calibration_of(self.configuration.quant)
+        data = self.plan.pairs_of(self.configuration.quant)
         if data is None:
             return None
         pixels = self.pixels_of(data)

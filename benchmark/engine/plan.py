@@ -15,7 +15,7 @@ from benchmark.data import Data, DataSets, expand, prompts
 from benchmark.engine import embed
 from benchmark.engine.execution import Precision
 from benchmark.engine.label_spaces import check_captions, check_classes
-from benchmark.errors import QuantizationError, SpecError, UnknownNameError
+from benchmark.errors import InputError, QuantizationError, SpecError, UnknownNameError
 from benchmark.models import ResolvedModel, resolve
 from benchmark.plugins import Task, TextList, tasks
 from benchmark.quantization import calibrate, integer_engine, parse, quantizers, requires_calibration
@@ -182,7 +182,7 @@ class Plan:
             content["depends_on"] = [self.quant_key(other) for other in inner]
         return content
 
-    def calibration_of(self, quant: QuantSpec) -> Data | None:
+    def pairs_of(self, quant: QuantSpec) -> Data | None:
         """The calibration pairs of a quantization: those that it names, else the suite's; None where there are none.
 
         Raises:
@@ -202,19 +202,45 @@ class Plan:
             SpecError: the suite names none, or they have no captions and the text tower needs them; the message names
                 the method.
         """
-        data = self.calibration_of(quant)
-        if data is None:
-            raise SpecError(
-                f"quantization '{quant.name}': method '{quant.method}' needs calibration data. "
-                f"Add 'calibration: NAME' with image-caption pairs to suite '{self.suite.name}'."
-            )
-        if data.captions is None and "text" in quant.towers:
-            raise SpecError(
-                f"quantization '{quant.name}': method '{quant.method}' needs captions: calibration "
-                f"'{data.name}' of suite '{self.suite.name}' has images alone. Use image-caption pairs "
-                "('options: {caption: COLUMN}' names the column or suffix), or the scope 'vision'."
-            )
-        return data
+        return calibration_of(self.suite, quant, self.pairs_of(quant))
+
+
+def calibration_of(suite: SuiteSpec, quant: QuantSpec, data: Data | None) -> Data:
+    """The calibration pairs of a suite, for a quantization that looks at them; errors as `Plan.calibration_data`."""
+    if data is None:
+        raise SpecError(
+            f"quantization '{quant.name}': method '{quant.method}' needs calibration data. "
+            f"Add 'calibration: NAME' with image-caption pairs to suite '{suite.name}'."
+        )
+    if data.captions is None and "text" in quant.towers:
+        raise SpecError(
+            f"quantization '{quant.name}': method '{quant.method}' needs captions: calibration "
+            f"'{data.name}' of suite '{suite.name}' has images alone. Use image-caption pairs, with "
+            "'text: captions' ('options: {caption: COLUMN}' names the column or suffix), or the scope 'vision'."
+        )
+    return data
+
+
+def open_of(suite: SuiteSpec, spec: DataSpec, name: str, sets: DataSets) -> Data:
+    """Open a data set of a suite; for calibration pairs that are read as images with classes, say so.
+
+    Raises:
+        SpecError: the suite's calibration data open with `text: captions`, and not without.
+        DataError, UnknownNameError: as `DataSets.open`.
+    """
+    try:
+        return sets.open(spec, name)
+    except InputError as error:
+        if name not in calibration_sets(suite) or spec.text != "classes":
+            raise
+        try:
+            sets.open(spec.model_copy(update={"text": "captions"}), name)
+        except InputError:
+            raise error from None
+        raise SpecError(
+            f"suite '{suite.name}': calibration '{name}' has image-caption pairs and no classes: add 'text: captions' "
+            f"to data '{name}' ({error})"
+        ) from error
 
 
 def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets | None = None) -> Plan:
@@ -234,7 +260,7 @@ def make_plan(suite: SuiteSpec, settings: Settings | None = None, sets: DataSets
         raise next(iter(unavailable.values()))
     quants = [quant for quant in quants if quant.name not in unavailable]
     sets = (sets or DataSets()).allowing(settings.allow_outside)
-    data = {name: sets.open(spec, name) for group in groups.values() for name, spec in group.items()}
+    data = {name: open_of(suite, spec, name, sets) for group in groups.values() for name, spec in group.items()}
     for task, label, binding in bindings:
         roles = _bound(binding.roles, groups).items()
         names = {role: {name: data[name].class_names for name in bound} for role, bound in roles}

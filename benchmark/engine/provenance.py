@@ -36,7 +36,7 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
     `calibrated_on` is the suite's name of the pairs that the quantization looks at; other quantizations have none.
     `quantized_model` names the QuantizationReport (`Configuration.quantized_key`). `templates_origin` gives for each
     data set with classes the origin of its prompts: `spec` (the suite or catalogue), `data` (its own files) or `simple`
-    (none).
+    (none). `model.commits` and `origins` name the commits that models and data of the hub come from.
     """
     device = plan.settings.device
     return {
@@ -51,6 +51,7 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
             "digest": configuration.model.digest,
             "quantized": configuration.model.quantized is not None,
             "notes": list(configuration.model.notes),
+            "commits": dict(configuration.model.commits),
         },
         "quantized_model": configuration.quantized_key,
         **_artifact(plan, configuration),
@@ -59,13 +60,14 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
         "limit": plan.suite.limit,
         **_calibration(plan, configuration.quant),
         "data": _data(plan),
+        "origins": {name.split("/")[0]: data.origin for name, data in plan.data.items() if data.origin},
         "templates_origin": templates_origin(plan),
     }
 
 
 def _calibration(plan: Plan, quant: QuantSpec) -> dict[str, Any]:
     """The digest of the calibration pairs and, of a quantization that looks at them, what the suite calls them."""
-    data = plan.calibration_of(quant)
+    data = plan.pairs_of(quant)
     if data is None:
         return {"calibration": None}
     looked_at = not isinstance(quant, ArtifactQuant) and requires_calibration(quant)

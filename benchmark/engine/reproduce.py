@@ -41,7 +41,7 @@ def _request(records: Sequence[Record], suite: str, spec: SuiteSpec | None) -> R
     about = records[0].provenance
     quants = {record.quantization for record in records} - {FP32.name}
     wanted = [record.quantization for record in records if record.quantization in quants] or [FP32.name]
-    models = [str(record.provenance["model"]["ref"]) for record in records if "model" in record.provenance]
+    models = [pinned(record.provenance["model"]) for record in records if "model" in record.provenance]
     tasks = [record.task for record in records]
     if spec is not None:
         known = _canonical(spec.quantizations) | {*spec.artifacts, *parse_artifacts(_asked(about).get("artifacts", ()))}
@@ -58,6 +58,24 @@ def _request(records: Sequence[Record], suite: str, spec: SuiteSpec | None) -> R
         tasks=list(dict.fromkeys(tasks)),
         limit=None if spec is not None and limit == spec.limit else limit,
     )
+
+
+def pinned(model: Mapping[str, Any]) -> str:
+    """A model's reference with the commit of the hub that it stood for; others as they are.
+
+    >>> pinned({"ref": "hf-hub:org/name@v1", "commits": {"org/name": "0" * 40}})[-9:]
+    '000000000'
+    >>> pinned({"ref": "demo"})
+    'demo'
+
+    Args:
+        model: as in a record's provenance.
+    """
+    ref = str(model["ref"])
+    scheme, _, place = ref.partition(":")
+    name = place.partition("@")[0]
+    commit = model.get("commits", {}).get(name)
+    return ref if commit is None else f"{scheme}:{name}@{commit}"
 
 
 def in_lines(words: Sequence[str], width: int = 80) -> list[str]:

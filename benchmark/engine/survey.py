@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data import Data, expand, open_data, prompts, sources
+from benchmark.data import Data, DataSets, expand, prompts, sources
 from benchmark.engine.label_spaces import check_captions
 from benchmark.engine.model_cost import ModelCost, cost_of
-from benchmark.engine.plan import Binding, check_suite, unavailable_here
+from benchmark.engine.plan import Binding, calibration_of, check_suite, open_of, unavailable_here
 from benchmark.engine.provenance import data_warnings
 from benchmark.engine.throughput import ASSUMED_FLOPS, ASSUMED_GPU, SHARE, Rates, flops_per_second, measured
 from benchmark.engine.towers import distinct_towers
-from benchmark.errors import ReliquantError
+from benchmark.errors import ReliquantError, SpecError
+from benchmark.quantization import requires_calibration
 from benchmark.results.images import described
 from benchmark.runtimes.artifact import resolve_artifact
 from benchmark.spec import DataSpec, QuantSpec, SuiteSpec, digest
@@ -129,6 +130,7 @@ def survey(suite: SuiteSpec, allow_outside: bool = False, devices: Sequence[str]
     for task, label, b in bindings:
         here = {role: [sets.opened[n] for n in b.data(role) if n in sets.opened] for role in b.roles}
         check_captions(task, here, f"suite '{suite.name}': tasks.{task.name}.{label}")
+    _check_calibration(suite, quants, sets.opened)
     unavailable = unavailable_here(quants, devices[0].split(":")[0]) if suite.skip_unavailable else {}
     run = [quant for quant in quants if quant.name not in unavailable]
     towers = distinct_towers(suite, run)
@@ -164,6 +166,14 @@ def survey(suite: SuiteSpec, allow_outside: bool = False, devices: Sequence[str]
     )
 
 
+def _check_calibration(suite: SuiteSpec, quants: Sequence[QuantSpec], opened: Mapping[str, Data]) -> None:
+    """Check that calibration data are named, and fit, where a quantization looks at them; absent ones are listed."""
+    for quant in quants:
+        name = quant.calibration or suite.calibration
+        if requires_calibration(quant) and (name is None or name in opened):
+            calibration_of(suite, quant, opened.get(name or ""))
+
+
 def _missing_artifacts(suite: SuiteSpec) -> list[str]:
     """Why artifacts cannot be run here, on the CPU."""
     found = []
@@ -181,12 +191,15 @@ def _missing_artifacts(suite: SuiteSpec) -> list[str]:
 def _look(suite: SuiteSpec, groups: Mapping[str, Mapping[str, DataSpec]], allow_outside: bool) -> _Sets:
     """Open what is here; count the rest by the catalogue."""
     opened, counts, unknown, missing = dict[str, Data](), dict[str, int](), [], []
+    sets = DataSets(allow_outside)
     for name in groups:
         spec, limit = suite.data[name], limit_of(suite, name)
         count: int | None
         try:
-            opened[name] = open_data(next(iter(expand(name, spec).values())), name, allow_outside)
+            opened[name] = open_of(suite, next(iter(expand(name, spec).values())), name, sets)
             count = len(opened[name])
+        except SpecError:  # calibration pairs without `text: captions`: the suite is wrong
+            raise
         except ReliquantError as error:
             entries = [e for e in catalogue().values() if (e.spec.source, e.spec.path) == (spec.source, spec.path)]
             hub = next((f" (on the hub: {e.hub})" for e in entries if e.hub is not None), "")
@@ -209,8 +222,8 @@ def _amount(
     looked_at = dict.fromkeys(name for _, _, b in bindings for role in b.roles for name in b.data(role))
     digests: dict[str, str] = {}
     for name in looked_at:
-        asked = suite.data[name].model_dump_json(exclude={"published"})
-        digests.setdefault(sets.opened[name].digest if name in sets.opened else asked, name)
+        same = suite.data[name].model_dump_json(exclude={"published"})
+        digests.setdefault(sets.opened[name].digest if name in sets.opened else same, name)
     images = sum(sets.counts.get(name, 0) * len(groups[name]) for name in digests.values())
     asked = {n for task, _, b in bindings for role in task.captions if role in b.roles for n in b.data(role)}
     captions = sum(len(groups[n]) * sum(map(len, sets.opened[n].captions or ())) for n in asked if n in sets.opened)

@@ -77,8 +77,9 @@ def _front_matter(facts: CardFacts) -> str:
         "pipeline_tag": "zero-shot-image-classification",
         "tags": ["clip", "quantization", config.quantization.method, config.short_name],
     }
-    if config.base.ref.startswith(("hf-hub:", "transformers:")) and config.base.ref.count("/") == 1:
-        fields |= {"base_model": config.base.ref.partition(":")[2], "base_model_relation": "quantized"}
+    scheme, _, place = config.base.ref.partition(":")
+    if scheme in ("hf-hub", "transformers") and place.partition("@")[0].count("/") == 1:
+        fields |= {"base_model": place.partition("@")[0], "base_model_relation": "quantized"}
     results = [_result(facts, key, value) for key, value in facts.values.items() if key in facts.headline]
     if results:
         fields["model-index"] = [{"name": facts.folder, "results": results}]

@@ -240,6 +240,8 @@ def _provenance(plan: Plan, configuration: Configuration) -> dict[str, object]:
     known = provenance(plan, configuration)
     method = quantizers.get(configuration.quant.method)
     kept = {key: known[key] for key in ("time", "versions", "device", "cpu")}
+    if commits := known["model"]["commits"]:
+        kept["commits"] = commits
     return {**kept, "method": f"{method.name}, version {method.version}, {method.paper}"}
 
 

@@ -1,9 +1,8 @@
-"""`transformers:PATH` and `transformers:ORG/NAME`: the files of a transformers model, without building it."""
+"""`transformers:PATH`, `transformers:ORG/NAME[@REVISION]`: the files of a transformers model, without building it."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,13 @@ from benchmark.models import hub
 from benchmark.models.checkpoint import read_header
 from benchmark.models.identity import TOKENIZER_FILES, display_name, model_digest, read_json, tokenizer_files
 from benchmark.models.preprocess import from_transformers
-from benchmark.models.references import Recipe, Reference, ResolvedModel
+from benchmark.models.references import Recipe, Reference, ResolvedModel, fetch_tokenizer
 from benchmark.models.untrusted import check_transformers
-from benchmark.spec import HUB_ID, ModelSpec
+from benchmark.spec import ModelSpec
 
 if TYPE_CHECKING:
     from benchmark.models.base import ClipModel
+    from benchmark.utils.hub import Snapshot
 
 PREFIX = "transformers:"
 FAMILIES = {
@@ -36,7 +36,7 @@ INDEX = "model.safetensors.index.json"
 
 
 class TransformersReference(Reference):
-    """`transformers:PATH` and `transformers:ORG/NAME`."""
+    """`transformers:PATH` and `transformers:ORG/NAME[@REVISION]`."""
 
     name = "transformers"
 
@@ -49,13 +49,14 @@ reference = TransformersReference()
 
 
 def resolve(spec: ModelSpec, *, download: bool = True) -> ResolvedModel:
-    """As `benchmark.models.resolve`, for `transformers:PATH` and `transformers:ORG/NAME`."""
+    """As `benchmark.models.resolve`, for `transformers:PATH` and `transformers:ORG/NAME[@REVISION]`."""
     place = spec.ref.removeprefix(PREFIX)
-    folder = Path(place).expanduser()
+    folder, snapshot = Path(place).expanduser(), None
     if not folder.is_dir():
-        if "/" not in place or not re.fullmatch(HUB_ID, place):
+        if place.startswith((".", "/", "~")) or "/" not in place:
             raise ModelError(f"{place}: no such folder (from --model {spec.ref})")
-        folder = _fetch(place, download)
+        snapshot = _fetch(hub.open_model(hub.repository_of(place, spec.ref), download=download))
+        folder = snapshot.folder
     check_transformers(folder)
     config = read_json(folder / "config.json")
     processor, where = _read_processor(folder)
@@ -76,19 +77,20 @@ def resolve(spec: ModelSpec, *, download: bool = True) -> ResolvedModel:
         return load(name, family, content, folder, preprocess, device)
 
     recipe = Recipe("transformers", config, folder)
-    return ResolvedModel(spec, name, family, content, files, parameters, preprocess, loader, recipe)
+    commits = hub.commits(snapshot)
+    return ResolvedModel(spec, name, family, content, files, parameters, preprocess, loader, recipe, commits=commits)
 
 
-def _fetch(repository: str, download: bool) -> Path:
-    """The cached snapshot of a hub repository with everything that loading needs."""
-    folder = hub.fetch(repository, ["config.json"], download=download).parent
-    hub.fetch(repository, PROCESSOR_FILES, download=download)
-    hub.fetch_folder(repository, TOKENIZER_FILES, download=download)
-    weights = hub.fetch(repository, ["model.safetensors", INDEX], download=download)
+def _fetch(snapshot: Snapshot) -> Snapshot:
+    """The snapshot of a hub repository with everything that loading needs."""
+    snapshot.take(["config.json"])
+    snapshot.take(PROCESSOR_FILES)
+    fetch_tokenizer(snapshot)
+    weights = snapshot.take(["model.safetensors", INDEX])
     if weights.name == INDEX:
-        for shard in _shards(weights):
-            hub.fetch(repository, [shard], download=download)
-    return folder
+        snapshot.fetch(_shards(weights))
+    snapshot.keep()
+    return snapshot
 
 
 def _weights(folder: Path) -> tuple[Path, ...]:

@@ -76,7 +76,7 @@ def display_name(ref: str) -> str:
     if scheme == "local-dir" or path.exists():
         text = path.resolve().name
     elif colon:
-        text = rest.replace("/", ".")
+        text = re.sub(r"@([0-9a-f]{8})[0-9a-f]{32}$", r"-\1", rest).replace("/", ".")
     else:
         architecture, _, tag = ref.partition("/")
         text = f"{architecture}.{Path(tag).stem if Path(tag).is_file() else tag}" if tag else architecture

@@ -1,7 +1,7 @@
 """A model reference -> files, digest and loader, without building the model or, mostly, importing torch.
 
-`demo`, `local-dir:PATH`, `hf-hub:ORG/NAME`, `NAME/PRETRAINED`, `NAME/FILE`, `transformers:PATH_OR_ID`, or the path of
-a weight file that lies beside its `open_clip_config.json`, or of a folder that `reliquant export` wrote.
+`demo`, `local-dir:PATH`, `hf-hub:ORG/NAME[@REVISION]`, `NAME/PRETRAINED`, `NAME/FILE`, `transformers:PATH_OR_ID`, or
+the path of a weight file that lies beside its `open_clip_config.json`, or of a folder that `reliquant export` wrote.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from benchmark.models.preprocess import Preprocess, from_open_clip
 from benchmark.models.pretrained import architectures, tags
 from benchmark.models.untrusted import check_config, check_open_clip, check_transformers
 from benchmark.registry import Registry
-from benchmark.spec import HUB_ID, ModelSpec, QuantSpec
+from benchmark.spec import ModelSpec, QuantSpec
 
 if TYPE_CHECKING:
     from benchmark.models.base import ClipModel
     from benchmark.quantization import QuantizationReport
+    from benchmark.utils.hub import Snapshot
 
 CONFIG_NAME = "open_clip_config.json"
+WEIGHTS_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 EXPORT_NAME = "reliquant.json"
 """The file that identifies a folder written by `reliquant export`."""
 
@@ -95,6 +97,7 @@ class ResolvedModel:
         recipe: what its module is built from.
         quantized: for a folder that `reliquant export` wrote; such a model is not quantized again.
         notes: what a reader should know of how it is built, one line each.
+        commits: repository of the hub -> the commit that its files come from; empty for local files.
     """
 
     spec: ModelSpec
@@ -108,6 +111,7 @@ class ResolvedModel:
     recipe: Recipe | None = None
     quantized: Quantized | None = None
     notes: tuple[str, ...] = ()
+    commits: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ref(self) -> str:
@@ -141,7 +145,7 @@ EXPORTED = "exported"
 
 @dataclass(frozen=True)
 class _Parts:
-    """The parts that an open_clip reference resolves to."""
+    """The parts that an open_clip reference resolves to; `snapshot`: of the hub, where its weights are from there."""
 
     config: Mapping[str, Any]
     preprocess: Mapping[str, Any]
@@ -149,6 +153,7 @@ class _Parts:
     folder: Path | None
     where: str
     notes: tuple[str, ...] = ()
+    snapshot: Snapshot | None = None
 
 
 def resolve(spec: ModelSpec | str, *, download: bool = True) -> ResolvedModel:
@@ -234,13 +239,12 @@ def _from_file(path: Path) -> _Parts:
     return _Parts(config["model_cfg"], config.get("preprocess_cfg", {}), path, path.parent, str(path))
 
 
-def _from_hub(repository: str, download: bool) -> _Parts:
-    if "/" not in repository or not re.fullmatch(HUB_ID, repository):
-        raise ModelError(f"hf-hub:{repository}: expected hf-hub:ORG/NAME")
-    path = hub.fetch(repository, [CONFIG_NAME], download=download)
-    weights = hub.fetch(repository, ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"], download=download)
-    config = _read_config(path)
-    return _Parts(config["model_cfg"], config.get("preprocess_cfg", {}), weights, None, f"hf-hub:{repository}")
+def _from_hub(place: str, download: bool) -> _Parts:
+    where = f"hf-hub:{place}"
+    snapshot = hub.open_model(hub.repository_of(place, where), download=download)
+    config = _read_config(snapshot.take([CONFIG_NAME]))
+    weights = snapshot.take(WEIGHTS_NAMES)
+    return _Parts(config["model_cfg"], config.get("preprocess_cfg", {}), weights, None, where, snapshot=snapshot)
 
 
 def _from_architecture(ref: str, download: bool) -> _Parts:
@@ -266,7 +270,8 @@ def _from_architecture(ref: str, download: bool) -> _Parts:
         notes: tuple[str, ...] = ()
         if entry.get("quick_gelu"):  # `NAME-quickgelu` says the same; open_clip itself only warns
             config["quick_gelu"], notes = True, ("built with QuickGELU, with which these weights were trained",)
-        return _Parts(config, entry, fetch_pretrained(entry, ref, download), None, ref, notes)
+        snapshot, weights = fetch_pretrained(entry, ref, download)
+        return _Parts(config, entry, weights, None, ref, notes, snapshot)
     file = Path(pretrained).expanduser()
     if file.is_file():
         return _Parts(config, {}, file, None, ref, _activation_unknown(name, file, known))
@@ -289,16 +294,18 @@ def weight_location(entry: Mapping[str, Any]) -> tuple[str, list[str]] | None:
     if not repository:
         return None
     if not name:
-        return repository, ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+        return repository, list(WEIGHTS_NAMES)
     return repository, [str(Path(name).with_suffix(".safetensors")), name]
 
 
-def fetch_pretrained(entry: Mapping[str, Any], ref: str, download: bool) -> Path:
-    """The weight file of one of open_clip's pretrained entries."""
+def fetch_pretrained(entry: Mapping[str, Any], ref: str, download: bool) -> tuple[Snapshot, Path]:
+    """The weight file of one of open_clip's pretrained entries, and the snapshot that it is from."""
     location = weight_location(entry)
     if location is None:
         raise ModelError(f"{ref}: open_clip names no hub repository for it; download it and use --model NAME/FILE")
-    return hub.fetch(*location, download=download)
+    repository, names = location
+    snapshot = hub.open_model(repository, download=download)
+    return snapshot, snapshot.take(names)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -317,7 +324,8 @@ def _resolve_open_clip(spec: ModelSpec, parts: _Parts, download: bool) -> Resolv
     check_open_clip(parts.config, parts.where)
     preprocess = from_open_clip(parts.config["vision_cfg"].get("image_size", 224), parts.preprocess, parts.where)
     name = spec.name or display_name(spec.ref)
-    recipe = Recipe("open_clip", parts.config, *_companions(parts, download)).checked(parts.where)
+    tokenizer, text_model, others = _companions(parts, download)
+    recipe = Recipe("open_clip", parts.config, tokenizer, text_model).checked(parts.where)
     files = [parts.weights, *recipe.files]
     content = model_digest(parts.config, preprocess, files)
     family = family_of(parts.config)
@@ -328,20 +336,32 @@ def _resolve_open_clip(spec: ModelSpec, parts: _Parts, download: bool) -> Resolv
         return load(Source(name, family, content, recipe, preprocess, parts.weights), device)
 
     parameters = count_parameters(parts.weights)
+    snapshots = {each.repository.name: each for each in (parts.snapshot, *others) if each is not None}.values()
+    for snapshot in snapshots:
+        snapshot.keep()
     return ResolvedModel(
-        spec, name, family, content, tuple(files), parameters, preprocess, loader, recipe, notes=parts.notes
-    )
+        spec, name, family, content, tuple(files), parameters, preprocess, loader, recipe,
+        notes=parts.notes, commits=hub.commits(*snapshots),
+    )  # fmt: skip
 
 
-def _companions(parts: _Parts, download: bool) -> tuple[Path | None, Path | None]:
+def _companions(parts: _Parts, download: bool) -> tuple[Path | None, Path | None, list[Snapshot]]:
     """Folders of the transformers tokenizer and of the transformers text tower's configuration, where there are any.
 
-    A model folder holds its tokenizer's files itself, and may hold the text tower's `config.json` in a subfolder.
+    A model folder holds its tokenizer's files itself, and may hold the text tower's `config.json` in a subfolder. A
+    repository that names itself means its own commit. Returns the snapshots that they are from, too.
     """
     text = parts.config["text_cfg"]
     wanted, tower = text.get("hf_tokenizer_name"), text.get("hf_model_name")
     if not wanted and not tower:
-        return None, None
+        return None, None, []
+    opened = {each.repository.name: each for each in [parts.snapshot] if each is not None}
+
+    def opens(name: str) -> Snapshot:
+        if name not in opened:
+            opened[name] = hub.open_model(name, download=download)
+        return opened[name]
+
     if importlib.util.find_spec("transformers") is None:
         raise ModelError(f"{parts.where}: needs the extra 'transformers': pip install 'reliquant[transformers]'")
     tokenizer = text_model = None
@@ -350,12 +370,22 @@ def _companions(parts: _Parts, download: bool) -> tuple[Path | None, Path | None
         if not tokenizer_files(tokenizer):
             raise ModelError(f"{tokenizer}: the tokenizer is missing; put {', '.join(TOKENIZER_FILES[:2])} there")
     elif wanted:
-        tokenizer = hub.fetch_folder(wanted, TOKENIZER_FILES, download=download)
+        tokenizer = fetch_tokenizer(opens(wanted))
     if tower:
         inside = parts.folder is not None and (parts.folder / tower / "config.json").is_file()
-        fetched = None if inside else hub.fetch(tower, ["config.json"], download=download).parent
+        fetched = None if inside else opens(tower).take(["config.json"]).parent
         text_model = parts.folder / tower if parts.folder is not None and inside else fetched
-    return tokenizer, text_model
+    return tokenizer, text_model, list(opened.values())
+
+
+def fetch_tokenizer(snapshot: Snapshot) -> Path:
+    """The folder of a snapshot with all files of its tokenizer.
+
+    Raises:
+        ModelError: it has none, or one cannot be fetched.
+    """
+    names = [name for name in TOKENIZER_FILES if name in snapshot.files]
+    return snapshot.fetch(names).folder if names else snapshot.take(TOKENIZER_FILES).parent
 
 
 def is_cached(entry: Mapping[str, Any]) -> bool:

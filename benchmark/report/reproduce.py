@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.engine.reproduce import arguments, requests
+from benchmark.engine.reproduce import arguments, pinned, requests
 from benchmark.ledger.records import Record
 from benchmark.plugins import tasks
 from benchmark.results.answers import mixed_versions
@@ -76,7 +76,7 @@ def _spectrum(results: Results, source: Path | None, provenance: Sequence[Any]) 
         command += ["--data", "NAME"]
     elif found := _with_classes(spec):
         command += ["--data", found]
-    refs = dict.fromkeys(str(p["model"]["ref"]) for p in provenance if "model" in p)
+    refs = dict.fromkeys(pinned(p["model"]) for p in provenance if "model" in p)
     if spec is None or set(refs) != {model.ref for model in spec.models}:
         command += [part for ref in refs for part in ("--model", ref)]
     if results.ledger.home != Path("mlruns"):
@@ -119,12 +119,16 @@ def _digests(provenance: Sequence[Any]) -> tuple[tuple[str, str], ...]:
     for each in provenance:
         if "model" in each:
             found[f"model {each['model']['ref']}", str(each["model"]["digest"])] = None
+            for name, commit in each["model"].get("commits", {}).items():
+                found[f"commit of {name}", str(commit)] = None
         for tower, about in each.get("artifact", {}).items():
             found[f"artifact, {tower} tower", ", ".join(about["files"])] = None
         if each.get("calibration"):
             found["calibration pairs", str(each["calibration"])] = None
         for name, value in each.get("data", {}).items():
             found[f"data {name}", str(value)] = None
+        for name, origin in each.get("origins", {}).items():
+            found[f"data {name} from", str(origin)] = None
     return tuple(found)
 
 

@@ -173,6 +173,11 @@ def require_model(records: Sequence[Record], asked: str, suite: str) -> list[Rec
     raise UnknownNameError(f"model in the results of '{suite}'", asked, {record.model for record in records})
 
 
+def of_model_name(model: str) -> str:
+    """The name of a model that stands side by side with others of that name: `demo` of `demo (weights 1a2b3c4d)`."""
+    return model.partition(" (")[0]
+
+
 def mixed_versions(records: Iterable[Record]) -> str | None:
     """One line where records were computed with different versions of a library, or of Python; None where not."""
     found: dict[str, dict[str, None]] = {}

@@ -17,6 +17,7 @@ from benchmark.errors import DataError, InputError, ReliquantError
 from benchmark.ledger import samples
 from benchmark.ledger.records import Ledger, Record
 from benchmark.plugins import tasks
+from benchmark.results.answers import of_model_name
 from benchmark.results.compare import Change
 from benchmark.results.decide import judging
 from benchmark.results.evidence import Evidence, change, evidence_of, pack, unpack
@@ -121,13 +122,12 @@ def find(asked: Path | None, ledger: Ledger, suite: str, records: Sequence[Recor
         return read(asked)
     other, model = ledger if asked is None else open_ledger(asked), records[0].model
     full = [r for r in newest(other.records.values()) if r.suite == suite and r.quantization == FP32.name]
-    own = [r for r in full if r.model == model]
     models = sorted({r.model for r in full})
     if asked is None:
         pairs = {(r.name, r.comparison_key) for r in records}
-        own = [r for r in own if (r.name, r.comparison_key) in pairs]
-    elif not own and len(models) == 1:
-        own = full
+        own = [r for r in full if of_model_name(model) == r.model and (r.name, r.comparison_key) in pairs]
+    else:
+        own = _of_one_model(full, records[0], f"--baseline {asked}")
     if not own:
         has = f"; it has {', '.join(models)}" if models and asked is not None else ""
         raise InputError(
@@ -135,6 +135,31 @@ def find(asked: Path | None, ledger: Ledger, suite: str, records: Sequence[Recor
             "Run the suite, or name one with --baseline FILE|HOME."
         )
     return of_records(str(other.home), own, other)
+
+
+def _of_one_model(full: Sequence[Record], record: Record, where: str) -> list[Record]:
+    """Those of the record's model; of several weights under its name those of its own.
+
+    Raises:
+        InputError: there are several weights under its name, and none is its own.
+    """
+    names = {r.model for r in full}
+    named = [r for r in full if r.model == of_model_name(record.model) or len(names) == 1]
+    versions: dict[str, list[Record]] = {}
+    for each in named:
+        versions.setdefault(_weights(each), []).append(each)
+    if len(versions) > 1 and _weights(record) not in versions:
+        listed = ", ".join(digest[:8] for digest in versions)
+        raise InputError(
+            f"{where}: full precision of '{named[0].model}' was evaluated there with several weights ({listed}), none "
+            f"of them those of '{record.model}'; name a folder with one of them"
+        )
+    return versions.get(_weights(record), named)
+
+
+def _weights(record: Record) -> str:
+    """Digest of the model in full precision; "" where the record does not say."""
+    return str(record.identity.get("model", {}).get("digest") or "")
 
 
 def changes_from(

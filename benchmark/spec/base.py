@@ -184,7 +184,7 @@ class ModelFacts(Frozen):
 
 
 class ModelSpec(ModelFacts):
-    """A CLIP-like model: `demo`, `NAME/PRETRAINED`, `hf-hub:ORG/NAME`, `local-dir:PATH` or a checkpoint file."""
+    """A CLIP-like model: `demo`, `NAME/PRETRAINED`, `hf-hub:ORG/NAME[@REVISION]`, `local-dir:PATH` or a weight file."""
 
     ref: Place = Field(min_length=1)
     name: Name | None = None

@@ -33,6 +33,7 @@ class Entry:
         about: one line.
         hub: id on the Hugging Face hub, or None.
         images: number of images as published (of each corrupted version), or None.
+        classes_present: number of classes with an image as published, or None.
         origin: the file that gave its fields last, or `reliquant`.
     """
 
@@ -40,6 +41,7 @@ class Entry:
     about: str = ""
     hub: str | None = None
     images: int | None = None
+    classes_present: int | None = None
     origin: str = "reliquant"
 
     @property
@@ -87,13 +89,15 @@ def _entries(path: Path) -> dict[str, dict[str, Any]]:
 
 def _entry(name: str, fields: dict[str, Any], origin: str) -> Entry:
     fields = dict(fields)
-    about, hub, images = fields.pop("about", ""), fields.pop("hub", None), fields.pop("images", None)
+    about, hub = fields.pop("about", ""), fields.pop("hub", None)
+    counts = {count: fields.pop(count, None) for count in ("images", "classes_present")}
     where = f"{'catalogue' if origin == 'reliquant' else origin}: {name}"
-    if images is not None and (not isinstance(images, int) or images < 1):
-        raise SpecError(f"{where}: images: expected a positive number, got {images!r}")
+    for count, number in counts.items():
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise SpecError(f"{where}: {count}: expected a positive number, got {number!r}")
     at = None if origin == "reliquant" else lambda field: place(Path(origin), f"{name}.{field}")
     spec = parse_spec(DataSpec, fields, where, at)
-    return Entry(spec, str(about), None if hub is None else str(hub), images, origin)
+    return Entry(spec, str(about), None if hub is None else str(hub), origin=origin, **counts)
 
 
 def detect(path: str) -> DataSpec:

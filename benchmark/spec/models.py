@@ -39,7 +39,12 @@ def known_models() -> Mapping[str, KnownModel]:
 
 
 def known_model(ref: str) -> KnownModel | None:
-    """The entry of `NAME/PRETRAINED` (also `NAME-quickgelu/...`), `hf-hub:ORG/NAME` or `transformers:ORG/NAME`."""
+    """The entry of `NAME/PRETRAINED` (also `NAME-quickgelu/...`), `hf-hub:ORG/NAME` or `transformers:ORG/NAME`.
+
+    Of these two also at a revision (`@REVISION`).
+    """
+    if ref.startswith(("hf-hub:", "transformers:")):
+        ref = ref.partition("@")[0]
     found = known_models().get(ref.replace("-quickgelu/", "/"))
     return found or _by_hub().get(ref.removeprefix("hf-hub:"))
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import datasets
 import pytest
 
 from benchmark.data import sources
 from benchmark.spec import DataSpec
 from benchmark.testing import SourceContract
 from tests import layouts
+from tests.hub import Hub
 
 WNIDS = ("n01440764", "n01518878", "n02129604")
 
@@ -34,11 +33,15 @@ def _webdataset(root: Path) -> DataSpec:
 def _parquet(root: Path) -> DataSpec:
     layouts.write_waterbirds(root)
     names = ("landbird", "waterbird")
-    return DataSpec(source="parquet", path=str(root), split="test", classes=names, options=(("group", "group"),))
+    return DataSpec(
+        source="parquet", path=str(root), split="test", classes=names, options=(("group", ["label", "place"]),)
+    )
 
 
 def _hub(root: Path) -> DataSpec:
-    return DataSpec(source="hub", path="someone/pictures", classes=("ant", "bee"))
+    layouts.write_webdataset(root, ["ant", "bee"])
+    HUB.dataset("someone/pictures").commit_folder(root)
+    return DataSpec(source="hub", path="someone/pictures")
 
 
 def _image_list(root: Path) -> DataSpec:
@@ -59,6 +62,27 @@ def _imagenet_c(root: Path) -> DataSpec:
     return DataSpec(source="imagenet_c", path=str(root), corruption="snow", severity=2)
 
 
+def _imagenet(root: Path) -> DataSpec:
+    layouts.write_imagenet_folders(root / "val", WNIDS)
+    return DataSpec(source="imagenet", path=str(root))
+
+
+def _cifar(root: Path) -> DataSpec:
+    layouts.write_cifar_binary(root)
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    return DataSpec(source="cifar", path=str(root), classes=names)
+
+
+def _waterbirds(root: Path) -> DataSpec:
+    layouts.write_waterbirds_archive(root)
+    return DataSpec(source="waterbirds", path=str(root))
+
+
+def _crossmodal3600(root: Path) -> DataSpec:
+    layouts.write_crossmodal(root)
+    return DataSpec(source="crossmodal3600", path=str(root), text="captions")
+
+
 def _counteranimal(root: Path) -> DataSpec:
     layouts.write_counteranimal(root)
     return DataSpec(source="counteranimal", path=str(root))
@@ -68,6 +92,8 @@ def _planted(root: Path) -> DataSpec:
     return DataSpec(source="planted", split="test", limit=20)
 
 
+HUB = Hub()
+
 LAYOUTS: dict[str, Callable[[Path], DataSpec]] = {
     "demo": _demo,
     "image_folder": _image_folder,
@@ -76,28 +102,20 @@ LAYOUTS: dict[str, Callable[[Path], DataSpec]] = {
     "hub": _hub,
     "image_list": _image_list,
     "cifar_c": _cifar_c,
+    "cifar": _cifar,
+    "imagenet": _imagenet,
     "imagenet_c": _imagenet_c,
+    "waterbirds": _waterbirds,
+    "crossmodal3600": _crossmodal3600,
     "counteranimal": _counteranimal,
     "planted": _planted,
 }
 
 
 @pytest.fixture(autouse=True)
-def _hub_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = layouts.samples(10, 2)
-    table = datasets.Dataset.from_dict(
-        {"image": [{"bytes": s.encoded, "path": None} for s in made], "label": [s.label for s in made]},
-        features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
-    )
-
-    def load_dataset(path: str, *_: Any, **__: Any) -> datasets.Dataset:
-        assert path == "hf://datasets/someone/pictures"
-        return table
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    from benchmark.data.sources import hub
-
-    hub._load.cache_clear()
+def _hub_on_the_loopback(tmp_path: Path) -> Iterator[None]:
+    with HUB, HUB.asked_here(tmp_path):
+        yield
 
 
 def test_every_source_that_ships_has_a_layout_here() -> None:
@@ -117,7 +135,11 @@ TestParquet = contract("parquet")
 TestHub = contract("hub")
 TestImageList = contract("image_list")
 TestCifarC = contract("cifar_c")
+TestCifar = contract("cifar")
+TestImagenet = contract("imagenet")
 TestImagenetC = contract("imagenet_c")
+TestWaterbirds = contract("waterbirds")
+TestCrossmodal3600 = contract("crossmodal3600")
 TestCounteranimal = contract("counteranimal")
 TestPlanted = contract("planted")
 

@@ -150,6 +150,10 @@ class Source(ABC, Generic[Options]):
     def fingerprint(self, spec: DataSpec) -> str:
         """Content fingerprint without decoding: changes when a file is added, removed, renamed or its bytes change."""
 
+    def origin(self, spec: DataSpec) -> str | None:
+        """Where the data come from as the records name it (`ORG/NAME@COMMIT`), for data that are not this machine's."""
+        return None
+
     def check(self, spec: DataSpec) -> None:
         """Check before any work that the options are valid and the path exists.
 

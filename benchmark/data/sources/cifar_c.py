@@ -66,14 +66,15 @@ class CifarC(Source[SourceOptions]):
         start = (int(spec.severity or 1) - 1) * count
         chosen = labels[start : start + count] if len(labels) == len(images) else labels
         rows: dict[str, list[Any]] = {
-            "image": [{"bytes": _bmp(image), "path": None} for image in images[start : start + count]],
+            "image": [{"bytes": bmp(image), "path": None} for image in images[start : start + count]],
             "label": chosen.astype(np.int64).tolist(),
             "sample_id": [f"{index:05d}" for index in range(count)],
         }
         return LoadedData(images_dataset(rows))
 
 
-def _bmp(image: NDArray[np.uint8]) -> bytes:
+def bmp(image: NDArray[np.uint8]) -> bytes:
+    """An image (H, W, 3) as the bytes of a BMP file."""
     out = io.BytesIO()
     Image.fromarray(image).save(out, "BMP")
     return out.getvalue()

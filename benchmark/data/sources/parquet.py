@@ -32,7 +32,8 @@ class ColumnOptions(SourceOptions):
         image: encoded bytes, a struct {bytes, path}, or a path (usual: image, img, jpg, jpeg, png, webp).
         label: whole numbers, a ClassLabel, or class names as text (usual: label, labels, cls); it may be missing, and
             a value null, where the data are used without classes (`text: none` or `captions`).
-        group: whole numbers or names; none by default.
+        group: whole numbers or names; none by default. With several columns each combination of their values is a
+            group, the last column changing first (Waterbirds: `[label, place]`).
         caption: texts with one caption a line, or lists of texts (usual: caption, txt, text).
         id: unique texts or numbers; by default the position in the split.
         base: the picture behind each image (a digest, the id of the original); by default the id itself.
@@ -41,7 +42,7 @@ class ColumnOptions(SourceOptions):
 
     image: str | None = None
     label: str | None = None
-    group: str | None = None
+    group: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     caption: str | None = None
     id: str | None = None
     base: str | None = None
@@ -90,11 +91,16 @@ class Parquet(Source[ColumnOptions]):
         paths = self.files(spec)
         with quiet_datasets():
             return from_columns(
-                _open(paths), self.parse(spec), spec, list(dict.fromkeys(path.parent for path in paths))
+                open_tables(paths), self.parse(spec), spec, list(dict.fromkeys(path.parent for path in paths))
             )
 
 
-def _open(paths: Sequence[Path]) -> datasets.Dataset:
+def open_tables(paths: Sequence[Path]) -> datasets.Dataset:
+    """The rows of parquet files, or of arrow files, one after the other.
+
+    Raises:
+        DataError: names the file that cannot be read.
+    """
     import datasets
     import pyarrow as pa
 
@@ -151,7 +157,8 @@ def from_columns(
             "'text: none' or 'text: captions')"
         )
     caption = _column(have, "caption", options.caption, CAPTION_CANDIDATES)
-    group = _column(have, "group", options.group, ())
+    groups = (options.group,) if isinstance(options.group, str) else options.group or ()
+    by = [found for name in groups if (found := _column(have, "group", name, ())) is not None]
     key = _column(have, "id", options.id, ())
     base = _column(have, "base", options.base, ())
     labels, names = _coded(table, label, complete=spec.text == "classes")
@@ -160,8 +167,8 @@ def from_columns(
     if base is not None:
         columns["base_id"] = [str(value) for value in table[base][:]]
     group_names = None
-    if group is not None:
-        columns["group"], group_names = _coded(table, group)
+    if by:
+        columns["group"], group_names = _combined([_coded(table, name) for name in by])
     if caption is not None:
         columns["caption"] = [_lines(value) for value in _values(table, caption)]
     images = table.select_columns([image])
@@ -247,6 +254,16 @@ def _coded(
         if value is not None and not (isinstance(value, int | float) and value == int(value)):
             raise DataError(f"column '{column}', row {row}: expected a whole number or a name, got {value!r}")
     return [-1 if value is None else int(value) for value in values], None
+
+
+def _combined(columns: list[tuple[list[int], tuple[str, ...] | None]]) -> tuple[list[int], tuple[str, ...] | None]:
+    """Groups and their names from the numbers and names of one or several columns; -1 where one of them has none."""
+    numbers, names = columns[0]
+    for more, others in columns[1:]:
+        count = len(others) if others is not None else max(more, default=0) + 1
+        numbers = [-1 if -1 in (a, b) else a * count + b for a, b in zip(numbers, more, strict=True)]
+        names = tuple(f"{a}, {b}" for a in names for b in others) if names is not None and others is not None else None
+    return numbers, names
 
 
 def _lines(value: Any) -> str:

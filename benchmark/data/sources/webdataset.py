@@ -127,7 +127,8 @@ class Webdataset(Source[WebdatasetOptions]):
         if spec.text == "classes" and samples and all(sample.label is None for sample in samples):
             raise DataError(
                 f"{found[0]} has no member .{options.label} with the label{_members(samples[0])}; option label: "
-                "names their suffix ('options: {label: SUFFIX}'), and data without classes say 'text: none'"
+                "names their suffix ('options: {label: SUFFIX}'), data without classes say 'text: none', and "
+                "image-caption pairs 'text: captions'"
             )
         rows: dict[str, list[object]] = {
             "image": [{"bytes": None, "path": f"tar://{s.member}::{shard}"} for shard, _, s in listed.values()],

@@ -49,7 +49,7 @@ def test_a_users_catalogue_is_laid_over(tmp_path: Path) -> None:
         "my-birds: {source: image_folder, path: birds, about: my own}\n"
     )
     entries = catalogue([mine])
-    assert entries["imagenet"].spec.source == "webdataset"
+    assert entries["imagenet"].spec.source == "imagenet"
     assert entries["imagenet"].spec.path == "/mnt/imagenet"
     assert entries["imagenet"].spec.limit == 500
     assert entries["imagenet"].about.startswith("ImageNet-1k")
