@@ -14,7 +14,7 @@ from benchmark.errors import PARTIAL, InputError, StorageError, UnknownNameError
 from benchmark.ledger.records import Ledger, Record
 from benchmark.plugins import tasks
 from benchmark.results import findings, group_formats, hypotheses, mechanism, published
-from benchmark.results.answers import mixed_versions, of_model, records_of
+from benchmark.results.answers import mixed_versions, records_of, require_model
 from benchmark.results.compare import Change, Comparer, adjust, find_changes
 from benchmark.results.effects import asked_of, collect, companion, without_exported
 from benchmark.results.evidence import evidence_of
@@ -29,6 +29,7 @@ from benchmark.results.groups import (
     runs_of,
 )
 from benchmark.results.images import by_evaluation
+from benchmark.results.last import default_suite
 from benchmark.results.load import find_suite, newest, open_ledger
 from benchmark.results.tables import shallowest_headlines
 from benchmark.spec import FP32, SuiteSpec
@@ -45,7 +46,10 @@ def compare_runs(request: CompareRequest) -> int:
     include_files(request.include)
     ledger = open_ledger(request.home)
     comparer = Comparer(ledger)
-    name, spec = find_suite(request.suite, ledger)
+    default = default_suite(ledger)
+    name, spec = find_suite(request.suite or default.suite, ledger)
+    if request.suite is None and not request.quiet:
+        print(default.told, file=sys.stderr)
     headline = spec.headline if spec else ()
     records = newest(records_of(ledger, name, spec))
     chosen = _chosen(request, records, name)
@@ -125,11 +129,10 @@ def _chosen(request: CompareRequest, records: Sequence[Record], suite: str) -> l
     Raises:
         UnknownNameError: a model or quantization that the ledger does not have.
     """
-    for model in request.models:
-        if not any(of_model(record, model) for record in records):
-            known = {record.model for record in records}
-            raise UnknownNameError(f"model in the results of '{suite}'", model, known)
-    asked = [r for r in records if not request.models or any(of_model(r, model) for model in request.models)]
+    asked = list(records)
+    if request.models:
+        chosen = {(r.key, r.model) for model in request.models for r in require_model(records, model, suite)}
+        asked = [record for record in records if (record.key, record.model) in chosen]
     quantized = [record for record in asked if record.quantization != "fp32"]
     names = {record.quantization for record in quantized}
     if not names:

@@ -13,7 +13,7 @@ from benchmark.engine.include import include_files
 from benchmark.errors import CANNOT_TELL, INFERIOR, InputError, StorageError, UnknownNameError, why
 from benchmark.ledger.records import Ledger, Record
 from benchmark.results import decide
-from benchmark.results.answers import records_of
+from benchmark.results.answers import records_of, require_model
 from benchmark.results.baseline import Baseline, changes_from, find
 from benchmark.results.decide import Decision, Judged, Verdict, about, beyond, check_margins, images_told, parse_margins
 from benchmark.results.load import Asked, newest, open_ledger
@@ -39,6 +39,8 @@ def gate(request: GateRequest) -> int:
     include_files(request.include)
     ledger = open_ledger(request.home)
     asked, records = _asked(request, ledger)
+    if asked.told:
+        print(asked.told, file=sys.stderr)
     headline = _headline(asked, records)
     check_margins(margins, headline)
     known = {**(asked.spec.margins if asked.spec else {}), **margins}
@@ -68,11 +70,10 @@ def _asked(request: GateRequest, ledger: Ledger) -> tuple[Asked, dict[Run, list[
     every = [find_runs(ledger, what, request.suite) for what in request.configs]
     suite = every[0].suite
     own = newest(records_of(ledger, suite, every[0].spec))
-    if request.model is not None and request.model not in (models := {r.model for r in own}):
-        raise UnknownNameError(f"model in the results of '{suite}'", request.model, models)
+    named = None if request.model is None else {r.model for r in require_model(own, request.model, suite)}
     found: dict[Run, list[Record]] = {}
     for what, asked in zip(request.configs, every, strict=True):
-        runs = [run for run in asked.runs if run[1] != FP32.name and request.model in (None, run[0])]
+        runs = [run for run in asked.runs if run[1] != FP32.name and (named is None or run[0] in named)]
         if not runs or asked.suite != suite:
             known = {r.quantization for r in own if r.quantization != FP32.name}
             raise UnknownNameError(f"configuration in the results of '{suite}'", what, known)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from benchmark.engine.request import (
     DataPlaces,
+    Device,
     Home,
     Json,
     Limit,
@@ -17,6 +18,7 @@ from benchmark.engine.request import (
     OnlyTasks,
     Pixels,
     Plugins,
+    Quantizations,
     Quiet,
     Store,
     Suite,
@@ -25,8 +27,11 @@ from benchmark.utils.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateRequest(Json, Plugins, DataPlaces):
-    """Check a suite without running it: names, fields, data on disk, models; say what it would do and cost."""
+class ValidateRequest(Json, Plugins, Device, Limit, DataPlaces, OnlyTasks, Quantizations, Models):
+    """Check a suite without running it: names, fields, data on disk, models; say what it would do and cost.
+
+    Models that are on this machine run for a second or two: their speed is measured.
+    """
 
     suite: str = option(
         ..., "A suite's name (`reliquant list suites`) or a YAML file.", argument=True, complete="suites"
@@ -44,7 +49,7 @@ class ListRequest(Json, Plugins):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareRequest(Quiet, Plugins, Home):
+class CompareRequest(Quiet, Plugins, Home, OfSuite):
     """Compare quantizations with full precision: change, 95 % interval, adjusted p. Reads results, runs no model.
 
     RUNS are short names as in the table of `reliquant run`: `reliquant compare 'rtn-*' bnb-nf4-vision --metric ood/`.
@@ -53,8 +58,9 @@ class CompareRequest(Quiet, Plugins, Home):
     runs: Sequence[str] = option(
         (), "Quantizations: short names, {a,b} and *; default: all.", argument=True, complete="runs"
     )
-    suite: str = option("demo", "Suite: its name or YAML file.", complete="suites")
-    models: Sequence[str] = option((), "Only this model; repeatable.", flag="--model")
+    models: Sequence[str] = option(
+        (), "Only this model, as `run` takes it or as tables name it; repeatable.", flag="--model", complete="models"
+    )
     metrics: Sequence[str] = option((), "Only keys with this beginning, e.g. ood/; repeatable.", flag="--metric")
     all_metrics: bool = option(False, "Every metric, not only the headline.", flag="--all")
     by: str = option("", "Mean changes of groups: keys as in docs/comparisons.md, e.g. method_family,bits,scope.")

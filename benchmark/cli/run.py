@@ -29,6 +29,7 @@ from benchmark.ledger.records import Ledger
 from benchmark.results import published
 from benchmark.results.answers import mixed_versions
 from benchmark.results.compare import adjust
+from benchmark.results.last import remember
 from benchmark.results.tables import comparison_rows, headline_keys
 from benchmark.spec import ArtifactQuant
 from benchmark.tracking import STREAM_TRACKER, Tracker, trackers
@@ -51,6 +52,7 @@ def run_suite(request: RunRequest) -> int:
         if any(ledger.done(e.key) is None for c in plan.configurations for e in c.evaluations):
             for tracker in opened:
                 tracker.connect()
+        remember(request.home, plan.suite.name, request.suite)
         sweep = run_plan(
             plan,
             request.home,

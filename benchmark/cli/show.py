@@ -52,6 +52,8 @@ def show_run(request: ShowRequest) -> None:
 def _show(request: ShowRequest) -> None:
     ledger = open_ledger(request.home)
     asked = find(ledger, request.run, request.suite)
+    if asked.told and not request.quiet:
+        print(asked.told, file=sys.stderr)
     if not asked.runs:
         known = {record.quantization for record in records_of(ledger, asked.suite, asked.spec)}
         raise UnknownNameError("run", request.run, known)

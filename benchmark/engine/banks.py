@@ -201,7 +201,7 @@ class BankMaker:
         return self._made is not None
 
     def _calibration(self) -> Calibration | None:
-        data = self.plan.calibration_of(self.configuration.quant)
+        data = self.plan.pairs_of(self.configuration.quant)
         if data is None:
             return None
         pixels = self.pixels_of(data)
@@ -447,13 +447,20 @@ class BankMaker:
             with self.store.lock(key):
                 stored = self.store.get(key)
                 if stored is None:
-                    with self._lent():
-                        made = (
-                            embed_texts(model, names) if templates is None else embed_classes(model, names, templates)
-                        )
+                    made = self._embed_prompts(model, names, templates)
                     about = self._examined(digest([list(names), list(templates or ())]), names, templates)
                     stored = self.store.put(key, {"text": made}, about)
         return stored
+
+    def _embed_prompts(
+        self, model: ClipModel, names: tuple[str, ...], templates: Sequence[str] | None
+    ) -> NDArray[np.float32]:
+        """Features of texts, or of class names in every template; 80,000 prompts take minutes: they show progress."""
+        count = len(names) * (1 if templates is None else len(templates))
+        with self.progress.phase(f"embed prompts {self.configuration.quant.name}", count) as advance, self._lent():
+            if templates is None:
+                return embed_texts(model, names, advance)
+            return embed_classes(model, names, templates, advance)
 
 
 @dataclass(frozen=True)

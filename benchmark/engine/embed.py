@@ -109,8 +109,14 @@ def projection_matrix(model: ClipModel, width: int) -> tuple[NDArray[np.float64]
     return output[:-1] - output[-1], output[-1]
 
 
-def embed_texts(model: ClipModel, texts: Sequence[str]) -> NDArray[np.float32]:
+def _ignore(_: int) -> None:
+    """Show no progress."""
+
+
+def embed_texts(model: ClipModel, texts: Sequence[str], advance: Advance = _ignore) -> NDArray[np.float32]:
     """Run the text tower: T texts -> (T, D) float32, L2-normalised.
+
+    Args: advance: called with the number of texts done.
 
     Raises:
         NonFiniteError: names the first layer whose output is not finite.
@@ -124,18 +130,22 @@ def embed_texts(model: ClipModel, texts: Sequence[str]) -> NDArray[np.float32]:
             layer = first_nonfinite_layer(model.module, partial(model.encode_text, batch))
             raise NonFiniteError(f"text features are not finite ('{batch[0]}' ...); first in layer '{layer}'")
         parts.append(features.float().cpu().numpy())
+        advance(len(batch))
     return np.concatenate(parts)
 
 
-def embed_classes(model: ClipModel, names: Sequence[str], templates: Sequence[str]) -> NDArray[np.float32]:
+def embed_classes(
+    model: ClipModel, names: Sequence[str], templates: Sequence[str], advance: Advance = _ignore
+) -> NDArray[np.float32]:
     """Zero-shot class weights (C, D) float32: each template -> encode -> normalise -> mean -> normalise.
 
-    CLIP_benchmark's semantics. `templates` hold one `{}` (or `{c}`) each for the class name.
+    CLIP_benchmark's semantics. `templates` hold one `{}` (or `{c}`) each for the class name; `advance` is called with
+    the number of prompts done.
 
     Raises:
         DataError: a template that has none, or several.
     """
-    features = embed_texts(model, filled_prompts(names, templates)).astype(np.float64)
+    features = embed_texts(model, filled_prompts(names, templates), advance).astype(np.float64)
     mean = features.reshape(len(names), len(templates), -1).mean(axis=1)
     return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True), dtype=np.float32)
 

@@ -182,7 +182,7 @@ class Plan:
             content["depends_on"] = [self.quant_key(other) for other in inner]
         return content
 
-    def calibration_of(self, quant: QuantSpec) -> Data | None:
+    def pairs_of(self, quant: QuantSpec) -> Data | None:
         """The calibration pairs of a quantization: those that it names, else the suite's; None where there are none.
 
         Raises:
@@ -202,10 +202,10 @@ class Plan:
             SpecError: the suite names none, or they have no captions and the text tower needs them; the message names
                 the method.
         """
-        return suitable_pairs(self.suite, quant, self.calibration_of(quant))
+        return calibration_of(self.suite, quant, self.pairs_of(quant))
 
 
-def suitable_pairs(suite: SuiteSpec, quant: QuantSpec, data: Data | None) -> Data:
+def calibration_of(suite: SuiteSpec, quant: QuantSpec, data: Data | None) -> Data:
     """The calibration pairs of a suite, for a quantization that looks at them; errors as `Plan.calibration_data`."""
     if data is None:
         raise SpecError(
@@ -231,7 +231,7 @@ def open_of(suite: SuiteSpec, spec: DataSpec, name: str, sets: DataSets) -> Data
     try:
         return sets.open(spec, name)
     except InputError as error:
-        if name not in suite.calibrations or spec.text != "classes":
+        if name not in calibration_sets(suite) or spec.text != "classes":
             raise
         try:
             sets.open(spec.model_copy(update={"text": "captions"}), name)

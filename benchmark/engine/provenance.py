@@ -67,7 +67,7 @@ def provenance(plan: Plan, configuration: Configuration) -> dict[str, Any]:
 
 def _calibration(plan: Plan, quant: QuantSpec) -> dict[str, Any]:
     """The digest of the calibration pairs and, of a quantization that looks at them, what the suite calls them."""
-    data = plan.calibration_of(quant)
+    data = plan.pairs_of(quant)
     if data is None:
         return {"calibration": None}
     looked_at = not isinstance(quant, ArtifactQuant) and requires_calibration(quant)

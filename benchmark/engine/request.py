@@ -75,7 +75,9 @@ class DataPlaces(Catalogues):
 class OfSuite:
     """The suite of recorded results."""
 
-    suite: str | None = option(None, "Suite of the run: name or YAML file (default: demo).", complete="recorded_suites")
+    suite: str | None = option(
+        None, "Suite: name or YAML file (default: the last that ran here).", complete="recorded_suites"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

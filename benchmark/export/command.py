@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from benchmark.engine import prompt_check
@@ -18,6 +19,7 @@ from benchmark.engine.requested import check_device
 from benchmark.engine.run import PIXEL_BUDGET
 from benchmark.errors import QuantizationError, SpecError
 from benchmark.export.card import CardFacts, card
+from benchmark.export.choice import choose_model
 from benchmark.export.folder import CARD, VERSION, WEIGHTS, Base, Classes, ExportConfig
 from benchmark.export.graphs import check_can_be_graph, check_format, probe_images, write_graphs
 from benchmark.export.request import IN_FILE, ExportRequest, file_name
@@ -41,6 +43,7 @@ from benchmark.quantization import LayerState, QuantizationReport, parse, quanti
 from benchmark.quantization.graphs.quantizer import GraphQuantizer
 from benchmark.results.baseline import RECORD, of_records, to_json
 from benchmark.results.decide import decide
+from benchmark.results.last import default_suite
 from benchmark.spec import FP32, SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.tracking import DEFAULT_TRACKER, ServedModel, trackers
@@ -55,6 +58,7 @@ def export(request: ExportRequest) -> None:
         ReliquantError: it cannot be exported as asked; nothing is left behind.
     """
     include_files(request.include)
+    request = _with_suite(request)
     if request.format is not None:
         check_format(request.format, request.register)
     plan = _plan(request)
@@ -76,11 +80,12 @@ def export(request: ExportRequest) -> None:
         else:
             config = _write(folder, maker, request, chosen, found)
     if request.format is not None:
-        print(f"{request.to}: {said}")
+        print(f"{request.to}: {configuration.model.ref}: {said}")
         _warn_unevaluated(request, configuration.quant.name, found)
         return
     size = (request.to / WEIGHTS).stat().st_size
-    print(f"{request.to}: {config.short_name}, {size / 1e6:.2f} MB of weights; checked: the stored model is identical")
+    about = f"{configuration.model.ref} as {config.short_name}, {size / 1e6:.2f} MB of weights"
+    print(f"{request.to}: {about}; checked: the stored model is identical")
     _warn_unevaluated(request, config.short_name, found)
     if tracker is not None and request.register is not None and config.classes is not None:
         print(
@@ -118,22 +123,30 @@ def _plan(request: ExportRequest) -> Plan:
     if method.kind == "control":
         raise QuantizationError(f"{method.name} changes features, not weights: there is nothing to export")
     suite = suite.model_copy(update={"artifacts": {}})
-    suite = narrow(
-        suite, models=[request.model] if request.model else [], quantizations=[quant.name], limit=request.limit
-    )
-    if len(suite.models) != 1:
-        names = ", ".join(model.ref for model in suite.models)
-        raise SpecError(f"suite '{suite.name}' has {len(suite.models)} models ({names}); name one by --model")
+    asked = [request.model] if request.model else []
+    suite = narrow(suite, models=asked, quantizations=[quant.name], limit=request.limit)
+    if not asked:
+        suite = suite.model_copy(update={"models": (choose_model(suite, quant.name, request.home),)})
     plan = make_plan(suite, Settings(request.device, allow_outside=request.allow_outside))
     refuse_quantized([plan.configurations[-1].model], "export")
     return plan
+
+
+def _with_suite(request: ExportRequest) -> ExportRequest:
+    """The request with the last suite that ran, where none is named and there are results; it is said."""
+    if request.suite is not None or IN_FILE.fullmatch(request.config) or not (request.home / "ledger.jsonl").is_file():
+        return request
+    default = default_suite(Ledger(request.home))
+    if not request.quiet:
+        print(default.told, file=sys.stderr)
+    return replace(request, suite=default.suite)
 
 
 def _suite_and_name(request: ExportRequest) -> tuple[SuiteSpec, str]:
     """The suite and the quantization's short name; CONFIG may be FILE.yaml or FILE.yaml:N, as a search writes it."""
     match = IN_FILE.fullmatch(request.config)
     if match is None:
-        return load_suite(request.suite, request.data, request.catalogues), request.config
+        return load_suite(request.used_suite, request.data, request.catalogues), request.config
     suite = load_suite(match[1], request.data, request.catalogues)
     names = [name for name in suite.quantizations if parse(name) != FP32]
     number = int(match[2]) if match[2] else 1 if len(names) == 1 else 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.engine.request import DataPlaces, Device, Home, Paths, Plugins, Quiet, Store
+from benchmark.results.last import DEFAULT
 from benchmark.utils.options import option
 
 IN_FILE = re.compile(r"(.+\.ya?ml)(?::(\d+))?")
@@ -26,7 +27,11 @@ class ExportRequest(Quiet, Paths, Plugins, Home, Device, DataPlaces, Store):
     )
     to: Path = option(..., "Folder to write; it must not exist yet.")
     format: str | None = option(None, "Towers as files of a runtime, `onnx` or `openvino`, instead of packed weights.")
-    suite: str = option("demo", "Its model, calibration data, classes and results.", complete="suites")
+    suite: str | None = option(
+        None,
+        "Its model, calibration data, classes and results (default: the last suite that ran here).",
+        complete="suites",
+    )
     model: str | None = option(None, "Model instead of the suite's.", complete="models")
     classes: str | None = option(None, "Data set whose classes are served.")
     register: str | None = option(None, "A version of NAME in MLflow's registry.")
@@ -36,14 +41,14 @@ class ExportRequest(Quiet, Paths, Plugins, Home, Device, DataPlaces, Store):
     def used_suite(self) -> str:
         """The suite as `reliquant run` takes it: the file in CONFIG, where there is one."""
         match = IN_FILE.fullmatch(self.config)
-        return match[1] if match else self.suite
+        return match[1] if match else self.suite or DEFAULT
 
     @property
     def line(self) -> str:
         """The command, as it could be typed in the folder of its files: a card does not tell where they lie here."""
         in_file = IN_FILE.fullmatch(self.config)
         options: dict[str, object] = {
-            "--suite": None if in_file else file_name(self.suite),
+            "--suite": None if in_file else file_name(self.used_suite),
             "--model": self.model,
             "--classes": self.classes,
             "--limit": self.limit,

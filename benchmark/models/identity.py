@@ -13,6 +13,7 @@ from typing import Any
 from benchmark.errors import ModelError
 from benchmark.models.preprocess import Preprocess
 from benchmark.spec import digest
+from benchmark.spec.models import catalogue_ref, known_models
 from benchmark.utils.digests import file_digest
 
 ADAPTER_VERSION = 1
@@ -49,6 +50,23 @@ def model_digest(config: Mapping[str, Any], preprocess: Preprocess, files: Itera
     except OSError as error:
         raise ModelError(f"{error.filename}: cannot be read ({error.strerror})") from None
     return digest([ADAPTER_VERSION, dict(config), asdict(preprocess), contents])
+
+
+def canonical_ref(ref: str) -> str:
+    """One text for every spelling of a reference: the catalogue's, the whole path of a file or folder, else itself.
+
+    >>> canonical_ref("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
+    'ViT-B-32/laion2b_s34b_b79k'
+    """
+    known = catalogue_ref(ref)
+    if not ref or known != ref or known in known_models():
+        return known
+    for scheme in ("local-dir:", "exported:", "transformers:", ""):
+        path = Path(ref.removeprefix(scheme)).expanduser()
+        if ref.startswith(scheme) and path.exists():
+            kind = scheme if scheme == "transformers:" else ""
+            return f"{kind}{path.resolve()}"
+    return ref
 
 
 def display_name(ref: str) -> str:

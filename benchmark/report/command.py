@@ -30,6 +30,8 @@ def write_report(request: ReportRequest) -> Path:
             ledger = open_ledger(request.home)
             asked = find(ledger, request.what, request.suite, request.data, request.catalogues)
             advance(1)
+        if asked.told:
+            progress.message(asked.told)
         with progress.phase("draw the page", 1) as advance:
             page = draw_page(ledger, asked, request.allow_outside, request.keep_paths)
             advance(1)

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmark.errors import ReliquantError
+from benchmark.errors import ReliquantError, UnknownNameError
 from benchmark.ledger.records import Ledger, Record
-from benchmark.models.identity import display_name
+from benchmark.models.identity import canonical_ref, display_name
 from benchmark.results.identity import identities, question, same
 from benchmark.spec import FP32, ModelSpec, SuiteSpec
 
@@ -139,6 +139,38 @@ def _facts(record: Record) -> Facts:
 def of_model(record: Record, model: str) -> bool:
     """Whether a record is one of a model, side by side with others or not."""
     return record.model == model or record.model.startswith(f"{model} (")
+
+
+def records_of_model(records: Sequence[Record], asked: str) -> list[Record]:
+    """The records of a model, by its name in tables or by any reference that `run` takes for the same model.
+
+    A reference that cannot be compared as text is looked up on this machine: the digest of its weights decides.
+    """
+    named = [record for record in records if of_model(record, asked)]
+    if named:
+        return named
+    ref = canonical_ref(asked)
+    found = [r for r in records if "model" in r.identity and canonical_ref(str(r.identity["model"]["ref"])) == ref]
+    if found:
+        return found
+    from benchmark.models import resolve  # late: most commands need no model
+
+    try:
+        digest = resolve(asked, download=False).digest
+    except ReliquantError:
+        return []
+    return [r for r in records if "model" in r.identity and r.identity["model"]["digest"] == digest]
+
+
+def require_model(records: Sequence[Record], asked: str, suite: str) -> list[Record]:
+    """`records_of_model`, at least one.
+
+    Raises:
+        UnknownNameError: there is none; names those that there are.
+    """
+    if found := records_of_model(records, asked):
+        return found
+    raise UnknownNameError(f"model in the results of '{suite}'", asked, {record.model for record in records})
 
 
 def of_model_name(model: str) -> str:

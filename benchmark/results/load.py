@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from shlex import quote
@@ -14,11 +14,11 @@ from shlex import quote
 from benchmark.errors import InputError, UnknownNameError, masked
 from benchmark.ledger.records import Ledger, Record
 from benchmark.results.answers import of_model, records_of
+from benchmark.results.last import default_suite
 from benchmark.spec import SuiteSpec
 from benchmark.spec.suite import expand_braces, load_suite, suite_names
 from benchmark.utils.sqlite import sqlite_address, sqlite_path
 
-DEFAULT = "demo"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 Run = tuple[str, str]
 """Model and quantization."""
@@ -30,13 +30,14 @@ class Asked:
 
     Attributes:
         suite: its name in the ledger. name: as it was asked for (a name or a file). spec: its file, if it was found.
-        runs: the runs in focus; empty for all.
+        runs: the runs in focus; empty for all. told: one line where the suite was not named but is the last that ran.
     """
 
     suite: str
     name: str
     spec: SuiteSpec | None
     runs: tuple[Run, ...] = ()
+    told: str = ""
 
 
 def find(
@@ -46,15 +47,17 @@ def find(
 
     Args:
         what: a suite, a short name (`{a,b}` and `*` allowed), or the id of a run in MLflow; None for `suite`.
-        suite: whose runs `what` may name; None for `demo`, or the only one that has results.
+        suite: whose runs `what` may name; None for the last that ran here (`benchmark.results.last`).
         data, catalogues: as for `load_suite`.
 
     Raises:
         UnknownNameError: neither; with a suggestion.
     """
     recorded = {record.suite for record in ledger.answers()}
-    suite = suite or (next(iter(recorded)) if len(recorded) == 1 else DEFAULT)
-    what = what or suite
+    default = default_suite(ledger)
+    suite, told = (suite, "") if suite else (default.suite, default.told)
+    if what is None:
+        return replace(_suite(ledger, suite, data, catalogues), told=told)
     if what in recorded or what.endswith((".yaml", ".yml")):
         return _suite(ledger, what, data, catalogues)
     if RUN_ID.fullmatch(what):
@@ -73,7 +76,7 @@ def find(
         raise UnknownNameError(
             f"suite or run (of suite '{asked.suite}')", what, {*recorded, *(quantization for _, quantization in known)}
         )
-    return _with_runs(asked, runs)
+    return replace(_with_runs(asked, runs), told=told)
 
 
 def _with_runs(asked: Asked, runs: tuple[Run, ...]) -> Asked:

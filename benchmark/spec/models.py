@@ -49,6 +49,12 @@ def known_model(ref: str) -> KnownModel | None:
     return found or _by_hub().get(ref.removeprefix("hf-hub:"))
 
 
+def catalogue_ref(ref: str) -> str:
+    """The catalogue's reference of a model in any spelling of it that the catalogue knows; others as they are."""
+    known = known_model(ref)
+    return next((name for name, entry in known_models().items() if entry is known), ref)
+
+
 @cache
 def _by_hub() -> Mapping[str, KnownModel]:
     return {entry.hub: entry for entry in known_models().values() if entry.hub}

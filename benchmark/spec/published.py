@@ -11,7 +11,7 @@ from pydantic import Field
 
 from benchmark.errors import SpecError
 from benchmark.spec.base import DataSpec, Frozen, ModelSpec, Text, parse_spec
-from benchmark.spec.models import facts, known_model, known_models
+from benchmark.spec.models import catalogue_ref, facts, known_model
 from benchmark.spec.yaml_file import load_yaml
 
 PUBLISHED = Path(__file__).parent / "published.yaml"
@@ -56,8 +56,8 @@ def published_top1(model: ModelSpec, data: DataSpec, classes: int) -> tuple[floa
     if classes != entry.classes:
         return None
     if entry.top1 is not None:
-        named = {_canonical(ref): value for ref, value in entry.top1.items()}
-        value = named.get(_canonical(model.ref))
+        named = {catalogue_ref(ref): value for ref, value in entry.top1.items()}
+        value = named.get(catalogue_ref(model.ref))
         return None if value is None else (value, entry.source)
     value = facts(model).top1
     if value is None:
@@ -65,9 +65,3 @@ def published_top1(model: ModelSpec, data: DataSpec, classes: int) -> tuple[floa
     known = known_model(model.ref)
     by_suite = model.top1 is not None or known is None
     return value, "the suite's `top1`" if by_suite or known is None else known.source
-
-
-def _canonical(ref: str) -> str:
-    """The catalogue's reference of a model in any spelling of it that the catalogue knows; others as they are."""
-    known = known_model(ref)
-    return next((name for name, entry in known_models().items() if entry is known), ref)

@@ -13,7 +13,7 @@ LIMITS = {
     "list suites": 1.0,
     "compare": 3.0,
     f"show {RUN}": 3.0,
-    "validate demo": 5.0,
+    "validate demo": 12.0,
     "report demo": 7.0,
     "validate paper": 7.0,
 }

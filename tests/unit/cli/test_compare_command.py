@@ -161,8 +161,10 @@ def test_bad_input_is_one_clear_line(home: Path, arguments: list[str], message: 
 def test_other_homes_and_suites(home: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["compare", "--suite", "smal", "--home", str(home)])
     assert "Did you mean 'small'?" in str(result.exception)
-    result = CliRunner().invoke(app, ["compare", "--home", str(home)])
+    result = CliRunner().invoke(app, ["compare", "--suite", "demo", "--home", str(home)])
     assert "suite 'demo' has no results" in str(result.exception)
+    result = CliRunner().invoke(app, ["compare", "--home", str(home)])
+    assert (result.exit_code, "suite 'small', the last that ran" in result.stderr) == (0, True)
     result = CliRunner().invoke(app, ["compare", "--home", str(tmp_path / "none")])
     assert "holds no results" in str(result.exception)
     assert not (tmp_path / "none").exists()

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmark.cli.app import app
-from benchmark.cli.validate import survey
 from benchmark.engine.plan import make_plan
+from benchmark.engine.survey import survey
 from benchmark.errors import SpecError
 from benchmark.ledger.records import Ledger
 from benchmark.spec import SuiteSpec
@@ -68,7 +68,8 @@ def test_both_splits_of_a_search_fit_on_whole_sets(split: Any) -> None:
 
 def test_validate_counts_them_whole() -> None:
     found = survey(suite(tasks={"calibration": TASKS["calibration"]}))
-    assert found.images == 12 + 40 + 60
+    assert found.images == 12 + 40, "no task looks at the calibration set"
+    assert found.data["pairs"].startswith("60 images")
 
 
 def test_validate_counts_the_captions_that_a_task_embeds() -> None:
