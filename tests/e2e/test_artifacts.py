@@ -211,7 +211,7 @@ def test_an_artifact_stands_beside_the_front_of_a_search(reliquant: Reliquant) -
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     onnx.save(random_tower(), "visual.onnx")
-    small = ("--method", "rtn", "--scope", "vision", "--trials", "2", "--no-tracking", "--no-racing", "--quiet", *SMALL)
+    small = ("--method", "rtn", "--scope", "vision", "--trials", "2", "--no-tracking", "--quiet", *SMALL)
     status, out, err = reliquant(
         "search", "shipped.yaml", *small, "--sampler", "random", "--artifact", "phone=visual.onnx", "--json"
     )
