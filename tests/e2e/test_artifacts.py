@@ -219,7 +219,7 @@ def test_an_artifact_stands_beside_the_front_of_a_search(reliquant: Reliquant) -
     rows = [json.loads(line) for line in out.splitlines()]
     assert rows[-1]["quantization"] == "phone"
     assert (rows[-1]["trial"], rows[-1]["validation"]) == (None, None)
-    assert rows[-1]["test"]["reliability"] < -0.1
+    assert rows[-1]["reliability"]["test"]["value"] < -0.1
     assert rows[-1]["decision"]["verdict"] == "inferior"
     assert all(row["trial"] is not None for row in rows[:-1])
     assert rows[:-1]
