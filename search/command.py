@@ -197,6 +197,8 @@ def _choices(config: SearchConfig, engine: Engine) -> Choices:
     if not config.per_layer:
         return Choices(methods, scopes)
     Space(Choices(methods, scopes), engine.check)  # a wrong name is refused before anything is evaluated
+    if not any({"overrides", "weight_bits"} <= set(quantizers.get(name).fields) for name in methods):
+        raise SpecError("--per-layer: none of the methods can give some layers more bits. Add one, e.g. --method rtn.")
     return Choices(methods, scopes, harmful=harmful_layers(engine, config.per_layer, scopes))
 
 
