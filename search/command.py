@@ -1,4 +1,4 @@
-"""`reliquant search`: prepare a study, run it, and report its Pareto front on the test split."""
+"""`reliquant search`: prepare a study, run it, and judge its candidates on the test split."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
-from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
@@ -18,12 +17,11 @@ from benchmark.engine.plan import Settings, make_plan
 from benchmark.engine.provenance import failure_lines
 from benchmark.engine.requested import check_device, check_seconds
 from benchmark.engine.run import run as run_plan
-from benchmark.errors import INTERRUPTED, PARTIAL, TERMINATED, SpecError, UndefinedMetric, masked
+from benchmark.errors import INTERRUPTED, PARTIAL, TERMINATED, ReliquantError, SpecError, masked
 from benchmark.ledger.records import Ledger
 from benchmark.quantization import parse, quantizers
-from benchmark.results.decide import Decision, by_configuration
+from benchmark.results.decide import Choice
 from benchmark.results.reliability import near_floor
-from benchmark.results.tables import headline_keys
 from benchmark.spec import ArtifactQuant, SuiteSpec
 from benchmark.spec.suite import load_suite, narrow, with_quantizations
 from benchmark.tracking import DEFAULT_TRACKER, trackers
@@ -33,20 +31,24 @@ from benchmark.utils.progress import Progress, Silent, open_progress
 from benchmark.utils.signals import Terminated
 
 from .evaluator import Engine
-from .history import evaluated, front, pruned
+from .figures import write_figures
+from .history import evaluated
+from .mixed import harmful_layers
 from .objective import (
-    DEFAULT,
-    EFFECTIVE_BITS,
+    LATENCY,
+    Constraint,
     Goals,
     Metrics,
+    Objective,
     check_constraint,
+    check_margins,
     make_goals,
     make_objective,
     parse_constraint,
 )
-from .report import front_rows, print_front, print_verdicts, write_figures, write_suite
+from .recommend import Member, candidates, choice_of, grouped, groups_told, name_of, sentences
+from .report import member_rows, print_members, print_verdicts, write_suite
 from .request import SearchConfig, SearchRequest
-from .rungs import make_rungs, parse_shares
 from .settings import (
     TRIALS,
     check_new,
@@ -67,7 +69,7 @@ def run_search(request: SearchRequest) -> int:
     """Search and report.
 
     Returns:
-        the exit status: 0; 3 when no configuration is feasible or one failed on the test split; 130 when interrupted.
+        the exit status: 0; 3 when there is no candidate or one failed on the test split; 130 when interrupted.
     """
     include_files(request.include)
     check_device(request.device)
@@ -122,32 +124,25 @@ def _prepared(
         check_new(storage, name)
     constraints = [parse_constraint(text) for text in config.constraints or ()]
     quiet = progress if sys.stderr.isatty() else Silent()
-    settings = _settings(request)
-    engine = Engine(suite_on_validation(suite), settings, request.home, progress, quiet)
-    objectives = [make_objective(key, engine.better, engine.known) for key in config.objectives or DEFAULT]
+    engine = Engine(
+        suite_on_validation(suite), _settings(request), request.home, progress, quiet, timed=_is_timed(config)
+    )
+    keys = [config.minimize] if config.minimize else [*(config.objectives or ())]
+    objectives = [make_objective(key, engine.better, engine.known) for key in keys]
     for constraint in constraints:
         check_constraint(constraint, engine.known)
     space = Space(_choices(config, engine), engine.check)
     check_grid(config.sampler or "", space)
     resumed = None if request.resume is None else resume_study(storage, name, space, engine.contents)
     progress.message(_rule(suite, name))
-    goals = make_goals(engine.problem, objectives, constraints)
-    rungs = make_rungs(engine, parse_shares(config.rungs or ()), goals.keys)
-    problem = replace(engine.problem, rungs=rungs)
-    for key, why in goals.left_out.items():
-        progress.message(f"reliability: {key} is left out: {why}")
-    for key, floor in near_floor(goals.reference, goals.keys).items():
-        progress.message(
-            f"{key}: {goals.reference[key]:.4f} in full precision; a perfectly calibrated model would have {floor:.4f} "
-            "on so few images, so its changes are mostly chance"
-        )
+    goals = _goals(config, engine, objectives, constraints, progress)
     log = _log(request, suite, name, config, goals)
     lock = request.home / "studies" / ".leases.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext() if log is None else log.ending():
         study = resumed or create_study(storage, name, config, space, objectives, engine.contents)
         search = Search(
-            study, space, problem, goals, config.sampler or "", config.seed or 0, progress=progress, lock=lock
+            study, space, engine.problem, goals, config.sampler or "", config.seed or 0, progress=progress, lock=lock
         )
         if log is not None:
             search.log = log
@@ -160,16 +155,51 @@ def _prepared(
     return search, log
 
 
+def _is_timed(config: SearchConfig) -> bool:
+    asked = [config.minimize, *(config.objectives or ()), *(text.split()[0] for text in config.constraints or ())]
+    return LATENCY in asked
+
+
+def _goals(
+    config: SearchConfig,
+    engine: Engine,
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+    progress: Progress,
+) -> Goals:
+    """The goals of the study. Evaluates full precision, and says what counts in none of them."""
+    problem = engine.problem
+    if config.minimize:
+        check_margins(problem.headline, engine.suite.margins, engine.better)
+    goals = make_goals(problem, objectives, constraints, config.probability if config.minimize else None)
+    for key, why in goals.left_out.items():
+        progress.message(f"reliability: {key} is left out: {why}")
+    for key, floor in near_floor(goals.reference, goals.keys).items():
+        progress.message(
+            f"{key}: {goals.reference[key]:.4f} in full precision; a perfectly calibrated model would have {floor:.4f} "
+            "on so few images, so its changes are mostly chance"
+        )
+    return goals
+
+
 def _choices(config: SearchConfig, engine: Engine) -> Choices:
-    """The methods, scopes and blocks to search over: those of the command line, by default every installed method."""
+    """The methods, scopes and layers to search over: those of the command line, by default every installed method.
+
+    Where the latency counts, only methods that may run on a real kernel.
+    """
     everything = [name for name in quantizers.names() if name != "fp32" and quantizers.get(name).kind == "quantization"]
+    if _is_timed(config):
+        everything = [n for n in everything if quantizers.get(n).kernel == "real" or quantizers.get(n).is_stored]
     methods = tuple(dict.fromkeys(config.methods or everything))
     if "fp32" in methods:
         raise SpecError("--method fp32: the search always evaluates full precision. Name methods that quantize.")
-    blocks = dict(engine.model.blocks) if config.per_block else {}
-    if config.per_block and not any(blocks.values()):
-        raise SpecError(f"--per-block: {engine.model.name} has no repeated blocks. Leave it out.")
-    return Choices(methods, tuple(dict.fromkeys(config.scopes or Choices(()).scopes)), blocks=blocks)
+    scopes = tuple(dict.fromkeys(config.scopes or Choices(()).scopes))
+    if not config.per_layer:
+        return Choices(methods, scopes)
+    Space(Choices(methods, scopes), engine.check)  # a wrong name is refused before anything is evaluated
+    if not any({"overrides", "weight_bits"} <= set(quantizers.get(name).fields) for name in methods):
+        raise SpecError("--per-layer: none of the methods can give some layers more bits. Add one, e.g. --method rtn.")
+    return Choices(methods, scopes, harmful=harmful_layers(engine, config.per_layer, scopes))
 
 
 def _rule(suite: SuiteSpec, name: str) -> str:
@@ -191,72 +221,88 @@ def _log(request: SearchRequest, suite: SuiteSpec, name: str, config: SearchConf
 
 
 def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: TrialLog | None, progress: Progress) -> int:
-    """Evaluate the front on the test split; write table, figures and suite."""
-    study, found = search.study, front(search.study)
+    """Judge the candidates on the test split; write table, figures, suite and the recommendation."""
+    study, found = search.study, candidates(search.study, search.goals)
     folder = request.home / "studies" / study.study_name
-    volume = write_figures(folder, study, search.goals, found)
+    folder.mkdir(parents=True, exist_ok=True)
     if not found:
-        print("no configuration satisfies the constraints, so there is no front", file=sys.stderr)
+        print("no configuration satisfies the constraints, so there is no candidate", file=sys.stderr)
         if log is not None:
-            log.finish(folder, _summary(study, found, volume))
+            log.finish(folder, _summary(search, [], write_figures(folder, study, search.goals, [], None)))
         return PARTIAL
-    names = [trial.user_attrs["configuration"] for trial in found]
-    fixed = tuple(suite.artifacts)
-    test, decisions, warnings = _on_test(request, suite, names, search.goals, progress)
-    write_suite(folder / "front.yaml", suite_on_test(suite), names, study.study_name)
-    if request.json:
-        for row in front_rows(found, search.goals, test, decisions, fixed):
-            print(json.dumps(row), file=out())
-    else:
-        print_front(found, search.goals, test, fixed)
-        print_verdicts(decisions, {name: m[EFFECTIVE_BITS] for name, m in test.items() if EFFECTIVE_BITS in m})
-    words = sys.stderr if request.json else sys.stdout
-    done, trials = len(evaluated(study)), len(study.get_trials(deepcopy=False))
+    members, reference, warnings = _on_test(request, suite, found, search.goals, progress)
+    choice = choice_of(members, search.goals.cost)
+    words = [*sentences(members, choice, reference), *groups_told(members, search.goals.cost)]
+    best = choice.recommended.name if choice.recommended else None
+    write_suite(folder / "front.yaml", suite_on_test(suite), [name_of(trial) for trial in found], study.study_name)
+    (folder / "recommendation.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    volume = write_figures(folder, study, search.goals, members, best)
+    _print(request, search.goals, members, choice, words)
+    where = sys.stderr if request.json else sys.stdout
     if log is not None:
-        log.finish(folder, _summary(study, found, volume))
+        log.finish(folder, _summary(search, members, volume, choice))
         warnings += [] if log.broken is None else [f"warning: MLflow could not be written ({log.broken})"]
     for line in warnings:
         print(line, file=sys.stderr)
-    summary_line = f"{done} configurations in {trials} trials, {len(pruned(study))} of them pruned"
-    print(f"{summary_line}. Figures and front: {folder}", file=words)
-    print(f"Look closer: reliquant run {shlex.quote(str(folder / 'front.yaml'))}", file=words)
-    return PARTIAL if len(test) < len(names) + len(fixed) else 0
+    done, trials = len(evaluated(study)), len(study.get_trials(deepcopy=False))
+    print(f"{done} configurations in {trials} trials. Figures, suite and recommendation: {folder}", file=where)
+    print(f"Look closer: reliquant run {shlex.quote(str(folder / 'front.yaml'))}", file=where)
+    return PARTIAL if any(not each.metrics for each in members) else 0
 
 
-def _summary(study: Study, found: Sequence[FrozenTrial], volume: Metrics) -> dict[str, float]:
+def _print(
+    request: SearchRequest, goals: Goals, members: Sequence[Member], choice: Choice, words: Sequence[str]
+) -> None:
+    best = choice.recommended.name if choice.recommended else None
+    if request.json:
+        for row in member_rows(members, goals, best):
+            print(json.dumps(row), file=out())
+        return
+    print_members(members, goals)
+    print_verdicts(members, best)
+    for line in words:
+        print(line)
+
+
+def _summary(
+    search: Search, members: Sequence[Member], volume: Metrics, choice: Choice | None = None
+) -> dict[str, float]:
     """The numbers of the study's run in MLflow."""
+    study, best = search.study, None if choice is None else choice.recommended
     counts = {
         "configurations": len(evaluated(study)),
         "trials": len(study.get_trials(deepcopy=False)),
-        "front": len(found),
-        "pruned": len(pruned(study)),
+        "candidates": sum(each.trial is not None for each in members),
     }
-    return {f"study/{name}": float(value) for name, value in {**counts, **volume}.items()}
+    chosen = {} if best is None else {f"recommended/{search.goals.cost}": best.cost}
+    return {f"study/{name}": float(value) for name, value in {**counts, **chosen, **volume}.items()}
 
 
 def _on_test(
-    request: SearchRequest, suite: SuiteSpec, names: Sequence[str], goals: Goals, progress: Progress
-) -> tuple[dict[str, Metrics], dict[str, Decision], list[str]]:
-    """Metrics of the front and of the suite's artifacts on the test split, tracked as any other run, verdicts, and a
-    line for each failure.
+    request: SearchRequest, suite: SuiteSpec, found: Sequence[FrozenTrial], goals: Goals, progress: Progress
+) -> tuple[list[Member], Metrics, list[str]]:
+    """The candidates and the suite's artifacts on the test split, tracked as any other run; the metrics of full
+    precision there; and a line for each failure.
     """
     test, settings = suite_on_test(suite), _settings(request)
+    names = [name_of(trial) for trial in found]
     plan = make_plan(with_quantizations(test, names), settings)
     opened = [trackers.get(DEFAULT_TRACKER).open(request.home, request.tracking_uri)] if not request.no_tracking else []
     sweep = run_plan(plan, request.home, trackers=opened, progress=progress)
-    engine = Engine(test, settings, request.home)
-    own = make_goals(engine.problem, goals.objectives, ())
     warnings = failure_lines(sweep.failed) + [f"warning: {n}: {why}" for n, why in sweep.untracked.items()]
-    failed = {record.quantization for record in sweep.failed}
-    found: dict[str, Metrics] = {}
+    engine = Engine(test, settings, request.home, timed=LATENCY in goals.keys)
+    own = make_goals(engine.problem, goals.objectives, ())
+    trials = dict(zip(names, found, strict=True))
     quants = {name: parse(name) for name in names}
     quants |= {name: ArtifactQuant(label=name, method="artifact") for name in test.artifacts}
+    members = []
     for name, quant in quants.items():
-        if name not in failed:
-            try:
-                found[name] = own.complete(engine.evaluate(quant))
-            except UndefinedMetric as reason:
+        try:
+            metrics = own.complete(engine.evaluate(quant))
+            standing = engine.standing(quant)
+            members.append(Member(name, trials.get(name), metrics, standing.decision, standing.reliability))
+        except ReliquantError as reason:
+            if name not in {record.quantization for record in sweep.failed}:
                 warnings.append(f"warning: {name} has no value on the test split: {reason}")
-    by_key = by_configuration(headline_keys(plan, sweep.records), sweep.changes, suite.margins)
-    decisions = {c.quant.name: by_key[c.key] for c in plan.configurations if c.key in by_key}
-    return found, decisions, warnings
+            members.append(Member(name, trials.get(name), {}))
+    return grouped(members, lambda a, b: engine.apart(quants[a], quants[b])), own.reference, warnings

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmark.data import Data, DataSets
+from benchmark.data import DataSets
 from benchmark.engine.holding import Models
 from benchmark.engine.plan import Plan, Settings, make_plan
+from benchmark.engine.request import Timing
 from benchmark.engine.run import PIXEL_BUDGET, Sweep, run
 from benchmark.errors import QuantizationError, SpecError
-from benchmark.ledger.records import Ledger
-from benchmark.metrics.uncertainty import Measured
+from benchmark.ledger.records import Ledger, Record
 from benchmark.models import resolve as resolve_model
 from benchmark.models.base import ClipModel
 from benchmark.models.references import refuse_quantized
@@ -22,13 +22,15 @@ from benchmark.plugins import Better
 from benchmark.quantization import quantizers
 from benchmark.quantization.report import tower_sizes
 from benchmark.quantization.targets import resolve
-from benchmark.results.evidence import evidence_of
-from benchmark.results.sizes import effective_bits, size
+from benchmark.results.compare import Comparer
+from benchmark.results.sizes import size
+from benchmark.results.speed import ratio_of, timing_state
 from benchmark.results.tables import declared, headline_keys
 from benchmark.spec import FP32, ArtifactQuant, QuantSpec, SuiteSpec, Tower, digest
 from benchmark.utils.progress import Progress, Silent
 
-from .objective import EFFECTIVE_BITS, OWN, POINTS, SIZE, Problem
+from .objective import EFFECTIVE_BITS, LATENCY, OWN, POINTS, SIZE, Problem
+from .standing import Standing, difference, stand
 
 
 @dataclass
@@ -37,9 +39,8 @@ class Engine:
 
     Attributes:
         quiet: for the trials, which follow each other quickly; full precision reports to `progress`.
-        models, sets: shared by the engines of a search, so that a quantization is made once for all parts of the
-            images, and files are looked at once for all plans.
-        related: data sets of other engines that share images with this one's; see `Plan.related`.
+        timed: whether `latency_ratio` is measured, of what real kernels run.
+        models, sets: kept for all trials, so that full precision is loaded once, and files are looked at once.
     """
 
     suite: SuiteSpec
@@ -51,9 +52,10 @@ class Engine:
     skip_broken: bool = False
     forward_images: int = 0
     computed: int = 0
-    related: Mapping[str, tuple[Data, ...]] = field(default_factory=dict)
+    timed: bool = False
     models: Models = field(default_factory=lambda: Models(keep=True))
     sets: DataSets = field(default_factory=DataSets)
+    _found: dict[str, list[Record]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.suite.models) != 1:
@@ -63,14 +65,18 @@ class Engine:
             )
         refuse_quantized([resolve_model(self.suite.models[0])], "search")
 
-    @property
+    @cached_property
     def plan(self) -> Plan:
         """Full precision alone: checks the suite before any work."""
-        return replace(self._full, related=self.related)
+        return self.plan_of(FP32)
 
     @cached_property
-    def _full(self) -> Plan:
-        return self.plan_of(FP32)
+    def _ledger(self) -> Ledger:
+        return Ledger(self.home)
+
+    @cached_property
+    def _comparer(self) -> Comparer:
+        return Comparer(self._ledger)
 
     @cached_property
     def reference(self) -> Sweep:
@@ -87,7 +93,7 @@ class Engine:
     @property
     def problem(self) -> Problem:
         """The search problem. Evaluates full precision."""
-        return Problem(self.evaluate, self.better, self.headline, known_objectives=self.known_objectives)
+        return Problem(self.evaluate, self.better, self.headline, self.standing)
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -128,18 +134,36 @@ class Engine:
         own = [r for r in sweep.records if r.quantization == quant.name]
         if failed := [record for record in own if record.status == "failed"]:
             raise QuantizationError(f"{failed[0].task}/{failed[0].dataset}: {failed[0].error}")
+        self._found[quant.name] = own
         metrics = {key: value for record in own for key, value in record.metrics.items()}
-        return metrics | self.sizes(sweep.reports.get(own[0].configuration, {"towers": {}}))
+        metrics |= self.sizes(sweep.reports.get(own[0].configuration, {"towers": {}}))
+        return metrics | (self._latency(quant, sweep, own[0].configuration) if self.timed and quant != FP32 else {})
 
-    def measured(self, quant: QuantSpec) -> dict[str, Measured]:
-        """Each metric of an evaluated quantization with its replicates, where it has them."""
-        ledger, [*_, configuration] = Ledger(self.home), self.plan_of(quant).configurations
-        found: dict[str, Measured] = {}
-        for evaluation in configuration.evaluations:
-            evidence = evidence_of(ledger, ledger.records[evaluation.key])
-            own = {**evidence.measured, **evidence.compared}
-            found |= {f"{evaluation.name}/{key}": each for key, each in own.items()}
-        return found
+    def standing(self, quant: QuantSpec) -> Standing:
+        """How an evaluated quantization compares with full precision."""
+        self._ledger.refresh()
+        bases = {record.name: record for record in self.reference.records}
+        return stand(self._found[quant.name], bases, self._comparer, self.headline, self.suite.margins)
+
+    def apart(self, one: QuantSpec, other: QuantSpec) -> float:
+        """p value of the hypothesis that two evaluated quantizations are equally reliable; 1 where unknown."""
+        found = difference(self._found[one.name], self._found[other.name], self._comparer, self.headline)
+        return 1.0 if found.estimate is None else found.estimate.p
+
+    def _latency(self, quant: QuantSpec, sweep: Sweep, configuration: str) -> dict[str, float]:
+        """`latency_ratio`, timed now where this machine has no good times.
+
+        Raises:
+            QuantizationError: no real kernel runs it, or its times did not settle.
+        """
+        efficiency = sweep.efficiencies.get(configuration)
+        if timing_state(efficiency) in ("not measured", "noisy", "failed"):
+            efficiency = self._run(self.plan_of(quant), self.quiet, "again").efficiencies.get(configuration)
+        state = timing_state(efficiency)
+        if efficiency is None or state != "measured":
+            reasons = {"simulated": "nothing that is shipped runs this way", "noisy": "its times did not settle"}
+            raise QuantizationError(f"{quant.name} has no latency_ratio: {reasons.get(state, state)}")
+        return {LATENCY: ratio_of(efficiency["speed"]).value}
 
     def better(self, key: str) -> Better:
         """A metric's better direction, as its task declares it."""
@@ -179,36 +203,15 @@ class Engine:
         found = size({**report, **self.shapes})
         return {} if found is None else {EFFECTIVE_BITS: found.effective_bits, SIZE: found.megabytes}
 
-    def known_objectives(self, quant: QuantSpec) -> dict[str, float]:
-        """`effective_bits` computed from the shapes alone; empty for methods where the shapes do not determine it.
-
-        Counts the codes, one float32 scale per row, group or tensor, and for asymmetric codes a zero point of as many
-        bits as a code. Methods without the field `symmetric` have other zero points (HQQ's are floats): for them the
-        result is empty. It does not count the input transformations of SmoothQuant, AWQ and rotations, because only
-        the running model shows which layers need one: their measured value is a little larger (a tenth of a bit on the
-        demo, whose layers are narrow). Once a configuration is evaluated, its measured value is used.
-        """
-        if quant.weight_bits is None or "symmetric" not in quantizers.get(quant.method).fields:
-            return {}
-        packed, done = 0, 0
-        for tower in quant.towers:
-            for target in resolve(quantizers.get(quant.method), self.model, tower, quant)[0].values():
-                weights = target.rows * target.columns
-                scales = {"tensor": 1, "channel": target.rows, "group": weights // (target.group_size or weights)}
-                zero_point = 0 if quant.symmetric else target.bits or 0
-                own = scales[target.granularity] * (32 + zero_point) + weights * (target.bits or 0)
-                packed, done = packed + (own if target.bits else 32 * weights), done + weights
-        return {EFFECTIVE_BITS: effective_bits(packed, done, sum(self.shapes["weights"].values()))}
-
     def plan_of(self, quant: QuantSpec) -> Plan:
         """Full precision and one quantization, or one artifact of the suite."""
         update: dict[str, Any] = {"quantizations": (quant.name,), "artifacts": {}, "further_calibration": ()}
         if isinstance(quant, ArtifactQuant):
             update = {"quantizations": (), "artifacts": {quant.name: self.suite.artifacts[quant.name]}}
-        plan = make_plan(self.suite.model_copy(update=update), self.settings, self.sets)
-        return replace(plan, related=self.related)
+        return make_plan(self.suite.model_copy(update=update), self.settings, self.sets)
 
-    def _run(self, plan: Plan, progress: Progress) -> Sweep:
+    def _run(self, plan: Plan, progress: Progress, timing: Timing | None = None) -> Sweep:
+        self._ledger.refresh()
         sweep = run(
             plan,
             self.home,
@@ -216,7 +219,9 @@ class Engine:
             pixel_budget=self.pixel_budget,
             skip_broken=self.skip_broken,
             compare=False,
+            timing=timing or ("new" if self.timed else "never"),
             models=self.models,
+            ledger=self._ledger,
         )
         self.forward_images += sweep.forward_images
         self.computed += sweep.computed

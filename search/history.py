@@ -1,4 +1,4 @@
-"""Read a study: its settled and pruned trials, the configurations that it tried, and its Pareto front."""
+"""Read a study: its settled trials, the configurations that it tried, and its Pareto front."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from optuna.trial import FrozenTrial, TrialState
 
 from .front import Floats, non_dominated
 
-CONFIGURATION, ESTIMATE, PRUNED = "configuration", "estimate", "pruned"
-"""User attributes of a trial: its short name; for a pruned trial its estimated values and the reason."""
+CONFIGURATION, METRICS, ERRORS = "configuration", "metrics", "errors"
+"""User attributes of a trial: its short name, its metrics, and standard errors of those that have one."""
 
 
 def is_settled(trial: FrozenTrial) -> bool:
-    """Whether a trial's configuration is settled: evaluated, pruned, or found impossible."""
-    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or "error" in trial.user_attrs
+    """Whether a trial's configuration is settled: evaluated, or found impossible."""
+    return trial.state is TrialState.COMPLETE or "error" in trial.user_attrs
 
 
 def evaluated(study: optuna.Study) -> list[str]:
-    """Short names of the different configurations that were evaluated, pruned, or found impossible, in order."""
-    return list(dict.fromkeys(t.user_attrs["configuration"] for t in study.get_trials(deepcopy=False) if is_settled(t)))
+    """Short names of the different configurations that were evaluated or found impossible, in order."""
+    return list(dict.fromkeys(t.user_attrs[CONFIGURATION] for t in study.get_trials(deepcopy=False) if is_settled(t)))
 
 
-def pruned(study: optuna.Study) -> list[FrozenTrial]:
-    """The pruned trials, one for each configuration."""
+def complete(study: optuna.Study) -> list[FrozenTrial]:
+    """The evaluated trials, one for each configuration."""
     first: dict[str, FrozenTrial] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         first.setdefault(trial.user_attrs[CONFIGURATION], trial)
     return list(first.values())
 
 
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether all constraints hold."""
+    return all(violation <= 0 for violation in trial.constraints.values())
+
+
 def front(study: optuna.Study) -> list[FrozenTrial]:
     """The feasible, non-dominated trials, one for each configuration, in the order of the last objective."""
-    first: dict[str, FrozenTrial] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if all(violation <= 0 for violation in trial.constraints.values()):
-            first.setdefault(trial.user_attrs["configuration"], trial)
-    trials = list(first.values())
+    trials = [trial for trial in complete(study) if is_feasible(trial)]
     if not trials:
         return []
     keep = non_dominated(losses(study, trials))

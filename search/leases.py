@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.spec import QuantSpec
 
-from .history import CONFIGURATION, ESTIMATE, PRUNED
+from .history import CONFIGURATION, ERRORS, METRICS
 
 
 class TrialFailed(Exception):
@@ -22,7 +22,7 @@ def lease(study: optuna.Study, trial: optuna.Trial, spec: QuantSpec) -> FrozenTr
     The caller holds the study's lock: one process of a machine at a time does this.
 
     Returns:
-        an earlier trial that has evaluated or pruned the configuration; None where there is none.
+        an earlier trial that has evaluated the configuration; None where there is none.
 
     Raises:
         TrialFailed: another process is evaluating the configuration, or it cannot be evaluated.
@@ -30,7 +30,7 @@ def lease(study: optuna.Study, trial: optuna.Trial, spec: QuantSpec) -> FrozenTr
     for other in study.get_trials(deepcopy=False):
         if other.number == trial.number or other.user_attrs.get(CONFIGURATION) != spec.name:
             continue
-        if other.state in (TrialState.COMPLETE, TrialState.PRUNED):
+        if other.state is TrialState.COMPLETE:
             trial.set_user_attr(CONFIGURATION, spec.name)
             return other
         if "error" in other.user_attrs:
@@ -44,17 +44,11 @@ def lease(study: optuna.Study, trial: optuna.Trial, spec: QuantSpec) -> FrozenTr
 
 
 def repeat(trial: optuna.Trial, earlier: FrozenTrial) -> Sequence[float]:
-    """Copy the result of an earlier trial of the same configuration; returns its values.
-
-    Raises:
-        TrialPruned: the earlier trial was pruned.
-    """
+    """Copy the result of an earlier trial of the same configuration; returns its values."""
     trial.set_user_attr("repeat_of", earlier.user_attrs.get("repeat_of", earlier.number))
-    for name in ("metrics", ESTIMATE, PRUNED):
+    for name in (METRICS, ERRORS):
         if name in earlier.user_attrs:
             trial.set_user_attr(name, earlier.user_attrs[name])
     for text, violation in earlier.constraints.items():
         trial.set_constraint(text, violation)
-    if earlier.state is TrialState.PRUNED:
-        raise optuna.TrialPruned(earlier.user_attrs[PRUNED])
     return list(earlier.values)

@@ -1,24 +1,33 @@
-"""Objectives and constraints of a search, and the metrics that it adds: reliability, effective bits, size."""
+"""Objectives and constraints of a search, and the metrics that it adds: reliability, bits, size, latency.
+
+With a **goal** the one objective is a cost, and each headline metric is a constraint: probably within its margin of
+full precision (`search.standing.shortfall`).
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.plugins import Better
-from benchmark.results.decide import judging
+from benchmark.results.decide import judging, margin_of
 from benchmark.results.reliability import defined, mean_relative_change, point_weights, relative_keys
-from benchmark.spec import QuantSpec
+from benchmark.spec import FP32, QuantSpec
+
+from .standing import Standing, shortfall
 
 RELIABILITY = "reliability"
 RELATIVE = "mean_relative_change"
 EFFECTIVE_BITS = "effective_bits"
 SIZE = "size_mb"
+LATENCY = "latency_ratio"
+COSTS = (EFFECTIVE_BITS, SIZE, LATENCY)
+"""What a goal can minimise: no image decides it."""
 DEFAULT = (RELIABILITY, EFFECTIVE_BITS)
-OWN: Mapping[str, Better] = {RELIABILITY: "higher", RELATIVE: "higher", EFFECTIVE_BITS: "lower", SIZE: "lower"}
+OWN: Mapping[str, Better] = {RELIABILITY: "higher", RELATIVE: "higher", **dict.fromkeys(COSTS, "lower")}
 """Objectives that the search computes itself, with their better direction."""
 
 POINTS = "points"
@@ -30,23 +39,6 @@ _CONSTRAINT = re.compile(rf"\s*(\S+?)\s*(>=|<=)\s*({_NUMBER})\s*(\*\s*fp32)?\s*"
 
 
 @dataclass(frozen=True)
-class Rung:
-    """An evaluation on a part of the images, cheaper than `Problem.evaluate`.
-
-    Attributes:
-        share: of the images; the same images for every quantization, and a larger rung contains the smaller ones.
-        evaluate: quantization -> metrics by full key, like `Problem.evaluate`; raises a ReliquantError where it cannot
-            be evaluated on these images.
-        replicates: the same metrics without each group of images, the same groups for every quantization. Each
-            replicate takes about as long as the tasks, so they are computed only where an error is needed.
-    """
-
-    share: float
-    evaluate: Callable[[QuantSpec], Metrics]
-    replicates: Callable[[QuantSpec], Sequence[Metrics]]
-
-
-@dataclass(frozen=True)
 class Problem:
     """What the search optimises; it does not know how a model is run.
 
@@ -55,15 +47,13 @@ class Problem:
             `size_mb`; raises a ReliquantError where the quantization cannot be evaluated.
         better: metric key -> its better direction.
         headline: the metric keys that `reliability` is the mean of; the first part of a key is its task.
-        rungs: cheaper evaluations, the smallest share first; empty: every trial is evaluated on all images.
-        known_objectives: quantization -> those of `effective_bits` and `size_mb` that are known in advance.
+        standing: an evaluated quantization -> how it compares with full precision.
     """
 
     evaluate: Callable[[QuantSpec], Metrics]
     better: Callable[[str], Better]
     headline: tuple[str, ...]
-    rungs: tuple[Rung, ...] = ()
-    known_objectives: Callable[[QuantSpec], Metrics] = field(default=lambda spec: {})
+    standing: Callable[[QuantSpec], Standing] = lambda spec: Standing()
 
 
 @dataclass(frozen=True)
@@ -150,6 +140,7 @@ class Goals:
         relative_keys: task -> its headline metrics that `mean_relative_change` is the mean of; empty where no objective
             and no constraint asks for it.
         left_out: headline metric -> why it counts in none of them.
+        probability: with which each headline metric has to stay within its margin; None: there is no goal.
     """
 
     objectives: tuple[Objective, ...]
@@ -159,6 +150,12 @@ class Goals:
     weights: Mapping[str, float]
     relative_keys: Mapping[str, tuple[str, ...]]
     left_out: Mapping[str, str]
+    probability: float | None = None
+
+    @property
+    def cost(self) -> str:
+        """What a choice among configurations minimises: the first objective that is a cost, by default the bits."""
+        return next((o.key for o in self.objectives if o.key in COSTS), EFFECTIVE_BITS)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -187,23 +184,37 @@ class Goals:
         """
         return [defined(metrics, objective.key) for objective in self.objectives]
 
-    def violations(self, metrics: Metrics) -> dict[str, float]:
-        """Constraint text -> by how much it is violated (zero or less: it holds)."""
-        return {
+    def violations(self, metrics: Metrics, standing: Standing) -> dict[str, float]:
+        """Constraint -> by how much it is violated (zero or less: it holds)."""
+        found = {
             c.text: c.violation(defined(metrics, c.key), self.reference.get(c.key, float("nan")) if c.relative else 0.0)
             for c in self.constraints
         }
+        if self.probability is not None:
+            judged = standing.decision.judged
+            found |= {HARMLESS.format(each.key): shortfall(each, self.probability) for each in judged}
+        return found
 
 
-def make_goals(problem: Problem, objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> Goals:
+HARMLESS = "{} within its margin"
+"""Name of the constraint that a goal sets on a headline metric."""
+
+
+def make_goals(
+    problem: Problem,
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+    probability: float | None = None,
+) -> Goals:
     """Evaluate full precision, the reference, and check every key against what it reports.
+
+    Args:
+        probability: of a goal; see `Goals`.
 
     Raises:
         UnknownNameError: an objective or constraint that full precision does not report.
         SpecError: no headline metric has points, or a relative change, and an objective asks for it.
     """
-    from benchmark.spec import FP32
-
     reference = dict(problem.evaluate(FP32))
     asked = {*(o.key for o in objectives), *(c.key for c in constraints)}
     missing = [key for key in problem.headline if key not in reference or judging(key) not in reference]
@@ -220,8 +231,26 @@ def make_goals(problem: Problem, objectives: Sequence[Objective], constraints: S
             raise SpecError(
                 f"--objective {name}: it has no value on this suite ({reasons}). Choose another --objective."
             )
-    reference |= {RELIABILITY: 0.0, RELATIVE: 0.0}
+    reference |= {RELIABILITY: 0.0, RELATIVE: 0.0, LATENCY: 1.0}
     for key in (*(o.key for o in objectives), *(c.key for c in constraints)):
         if key not in reference:
             raise UnknownNameError("metric (of an objective or constraint)", key, reference)
-    return Goals(tuple(objectives), tuple(constraints), reference, problem.better, weights, keys, left_out)
+    return Goals(tuple(objectives), tuple(constraints), reference, problem.better, weights, keys, left_out, probability)
+
+
+def check_margins(headline: Sequence[str], margins: Mapping[str, float], better: Callable[[str], Better]) -> None:
+    """Refuse a goal that no configuration could be shown to reach.
+
+    Raises:
+        SpecError: there is no headline metric, or one has no margin.
+    """
+    judged = [key for key in headline if better(key) != "neither"]
+    if not judged:
+        raise SpecError(
+            "search: the suite has no headline metric to judge by. Name some under `headline`, or an --objective."
+        )
+    for key in judged:
+        if margin_of(key, margins) is None:
+            raise SpecError(
+                f"{key}: its task declares no margin. Name one in the suite's `margins`, or an --objective."
+            )

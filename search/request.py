@@ -18,19 +18,12 @@ from benchmark.engine.request import (
     Store,
     TaskLimit,
 )
-from benchmark.errors import SpecError
 from benchmark.utils.options import Command, option
-
-SHARES = ("1/9", "1/3")
-"""Shares of the images on which a trial is measured before it is evaluated on all of them."""
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """The settings of a study, stored in it. On resuming, None takes the stored value.
-
-    `rungs` are the shares of the images on which a trial may be pruned; empty: no trial is pruned.
-    """
+    """The settings of a study, stored in it. On resuming, None takes the stored value."""
 
     suite: str | None = None
     models: Sequence[str] | None = None
@@ -39,41 +32,47 @@ class SearchConfig:
     limit: int | None = None
     methods: Sequence[str] | None = None
     scopes: Sequence[str] | None = None
-    per_block: bool | None = None
+    per_layer: int | None = None
+    minimize: str | None = None
+    probability: float | None = None
     objectives: Sequence[str] | None = None
     constraints: Sequence[str] | None = None
     sampler: str | None = None
     seed: int | None = None
     trials: int | None = None
-    rungs: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest(Quiet, Plugins, Home, Store, TaskLimit, Batches, Device, DataPlaces, Artifacts, Models):
-    """Find the quantizations with the best trade-off: an Optuna study; ends with the Pareto front.
+    """Find the cheapest quantization that is not worse: an Optuna study; ends with a recommendation.
 
-    An artifact is no trial: it stands beside the front, measured on the same test split.
+    The goal: fewest bits (or --minimize) while every headline metric stays within its margin. With --objective the
+    study looks for a Pareto front instead. An artifact is no trial: it stands beside them on the same test split.
     """
 
     suite: str | None = option(None, "A suite's name or a YAML file (default: demo).", argument=True, complete="suites")
-    trials: int | None = option(None, "Configurations to evaluate (default 100).")
-    sampler: str | None = option(None, "ehvi tpe nsga2 nsga3 gp qmc grid random.")
+    trials: int | None = option(None, "Configurations to evaluate (default 60).")
+    sampler: str | None = option(None, "tpe (default), gp nsga2 nsga3 qmc grid random.")
     seed: int | None = option(None, "Same seed, same trials (default 0).")
     name: str | None = option(None, "Name of the new study.")
     resume: str | None = option(None, "Go on with, or join, this study.")
     storage: str | None = option(None, "Optuna URL instead of the journal file.", envvar="RELIQUANT_STORAGE")
+    minimize: str | None = option(None, "The goal's cost: effective_bits (default), size_mb, latency_ratio.")
+    probability: float | None = option(
+        None, "How probably each headline metric must stay within its margin to be a candidate (default 0.8)."
+    )
     objectives: Sequence[str] = option(
-        (), "Metric key, reliability, mean_relative_change, effective_bits, size_mb; repeatable.", flag="--objective"
+        (),
+        "No goal, but a Pareto front: metric key, reliability, effective_bits, size_mb, latency_ratio; repeatable.",
+        flag="--objective",
     )
     constraints: Sequence[str] = option((), "'KEY >= 0.99 * fp32'; repeatable.", flag="--constraint")
     methods: Sequence[str] = option((), "Only this quantizer; repeatable.", flag="--method", complete="methods")
     scopes: Sequence[str] = option((), "vision, text or vision+text; repeatable.", flag="--scope")
-    per_block: bool = option(False, "Choose the weight bits of each block separately.")
-    racing: bool | None = option(None, "Prune dominated trials early (default: yes).")
-    rungs: str | None = option(None, "Shares of the images to prune at: 1/9,1/3.")
+    per_layer: int | None = option(None, "Up to K layers, those that cost most reliability, may get more bits.")
     limit: int | None = option(None, "At most N images of each test set; calibration and fit sets stay whole.")
     no_tracking: bool = option(False, "Do not log to MLflow.")
-    json: bool = option(False, "Print the front on stdout, one JSON object a line.")
+    json: bool = option(False, "Print the candidates on stdout, one JSON object a line.")
 
     @property
     def for_programs(self) -> bool:
@@ -82,18 +81,9 @@ class SearchRequest(Quiet, Plugins, Home, Store, TaskLimit, Batches, Device, Dat
 
     @property
     def config(self) -> SearchConfig:
-        """The settings of the study.
-
-        Raises:
-            SpecError: `--no-racing` and `--rungs` contradict each other.
-        """
-        if self.racing is False and self.rungs is not None:
-            raise SpecError("--no-racing and --rungs contradict each other. Leave one of them out.")
-        parts = SHARES if self.racing else None if self.racing is None else ()
+        """The settings of the study."""
         given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(SearchConfig)}
-        given = {name: None if value in ((), [], False) and value != 0 else value for name, value in given.items()}
-        given["per_block"] = self.per_block or None
-        return SearchConfig(**{**given, "rungs": parts if self.rungs is None else self.rungs.split(",")})
+        return SearchConfig(**{name: None if value in ((), []) else value for name, value in given.items()})
 
 
 @dataclass(frozen=True, kw_only=True)

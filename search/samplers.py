@@ -7,7 +7,7 @@ configurations as an uninterrupted one.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,28 +15,24 @@ from optuna import samplers
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.errors import UnknownNameError
-from benchmark.spec.scalars import Scalar
 
-GRID, EHVI = "grid", "ehvi"
-DEFAULT = EHVI
-"""It finds the best front for its cost on the demo (docs/results-search.md)."""
-FLAT = ("nsga2", "nsga3", "gp", "qmc")
-"""Samplers that model only parameters that all trials have: they get the flat space (`search.flat`)."""
+GRID = "grid"
+DEFAULT = "tpe"
+"""As good as any other at the same cost, and the fastest of those that learn (docs/results-search.md)."""
 _POPULATION = 20
 _RANDOM_START = 10
 
 Make = Callable[[int, int], samplers.BaseSampler]
 _SAMPLERS: dict[str, Make] = {
-    # choices are conditional, so each is modelled by itself, also with a single objective
     "tpe": lambda _, trial: samplers.TPESampler(seed=trial, n_startup_trials=_RANDOM_START, multivariate=False),
+    "gp": lambda _, trial: samplers.GPSampler(
+        seed=trial, n_startup_trials=_RANDOM_START, warn_independent_sampling=False
+    ),
     "nsga2": lambda _, trial: samplers.NSGAIISampler(seed=trial, population_size=_POPULATION),
     "nsga3": lambda _, trial: samplers.NSGAIIISampler(seed=trial, population_size=_POPULATION),
-    "gp": lambda _, trial: samplers.GPSampler(
-        seed=trial, deterministic_objective=True, n_startup_trials=_RANDOM_START, warn_independent_sampling=False
-    ),
     "qmc": lambda study, trial: samplers.QMCSampler(
         seed=study,
         scramble=True,
@@ -45,64 +41,7 @@ _SAMPLERS: dict[str, Make] = {
     ),
     "random": lambda _, trial: samplers.RandomSampler(seed=trial),
 }
-NAMES = (EHVI, *_SAMPLERS, GRID)
-
-
-class _ByParameter(samplers.BaseSampler):
-    """Draws one parameter after the other."""
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """No relative space: each parameter is drawn by itself."""
-        return {}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Nothing to draw here."""
-        return {}
-
-
-class Fixed(_ByParameter):
-    """Gives the parameters of a configuration chosen elsewhere, so that later trials learn from it."""
-
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self._params = params
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """The given value."""
-        return self._params[param_name]
-
-
-class Looking(_ByParameter):
-    """A sampler that sees another view of the study."""
-
-    def __init__(self, sampler: samplers.BaseSampler, seen: Study) -> None:
-        self._sampler, self._seen = sampler, seen
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Draw with the sampler from its view of the study."""
-        return self._sampler.sample_independent(self._seen, trial, param_name, param_distribution)
-
-
-def draw_all(
-    sampler: samplers.BaseSampler, seen: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]
-) -> dict[str, Scalar]:
-    """All parameters of a flat space at once; those that the sampler leaves open (start, mutation) are random."""
-    drawn = sampler.sample_relative(seen, trial, dict(space))
-    return {
-        name: drawn[name] if name in drawn else sampler.sample_independent(seen, trial, name, one)
-        for name, one in space.items()
-    }
-
-
-def join(sampler: samplers.BaseSampler, seen: Study, trial: FrozenTrial) -> None:
-    """Add a trial whose configuration was chosen elsewhere to a genetic sampler's current generation."""
-    if isinstance(sampler, samplers.NSGAIISampler | samplers.NSGAIIISampler):
-        sampler.get_trial_generation(seen, trial)
+NAMES = (*_SAMPLERS, GRID)
 
 
 def check_sampler(name: str) -> None:
@@ -111,16 +50,48 @@ def check_sampler(name: str) -> None:
         raise UnknownNameError("sampler", name, NAMES)
 
 
-def make_sampler(name: str, seed: int, number: int) -> samplers.BaseSampler:
-    """The sampler of one trial.
+class Seeded(samplers.BaseSampler):
+    """One of Optuna's samplers, seeded anew for each trial.
 
     Args:
-        name: one of `NAMES`; `grid` enumerates the points and `ehvi` chooses configurations itself (`search.ehvi`):
-            for them this gives the random sampler.
-        seed: the study's. number: the trial's.
+        name: one of `NAMES`; `grid` queues all points, so what it draws after them is random. seed: the study's.
     """
-    check_sampler(name)
-    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return _SAMPLERS.get(name, _SAMPLERS["random"])(seed, own)
+
+    def __init__(self, name: str, seed: int) -> None:
+        check_sampler(name)
+        self._name, self._seed = name, seed
+        self._number: int | None = None
+        self._sampler: samplers.BaseSampler = samplers.RandomSampler()
+
+    def _at(self, trial: FrozenTrial) -> samplers.BaseSampler:
+        if trial.number != self._number:
+            own = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                self._sampler = _SAMPLERS.get(self._name, _SAMPLERS["random"])(self._seed, own)
+            self._number = trial.number
+        return self._sampler
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """That of the trial's own sampler."""
+        return self._at(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """By the trial's own sampler."""
+        return self._at(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """By the trial's own sampler."""
+        return self._at(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Also of the trial's own sampler."""
+        self._at(trial).before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Also of the trial's own sampler."""
+        self._at(trial).after_trial(study, trial, state, values)

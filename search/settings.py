@@ -15,12 +15,13 @@ from benchmark.errors import InputError, SpecError, UnknownNameError
 from benchmark.spec import check_name
 
 from . import samplers
-from .objective import DEFAULT, Objective, parse_constraint
-from .request import SHARES, SearchConfig
-from .rungs import parse_shares
+from .objective import COSTS, EFFECTIVE_BITS, Objective, parse_constraint
+from .request import SearchConfig
 from .space import Space
 
-TRIALS = 100
+TRIALS = 60
+PROBABILITY = 0.8
+"""With which each headline metric has to stay within its margin on the validation split."""
 MOST_NAMED = 4
 """A refusal names at most so many changed parts."""
 SETTINGS, SPACE, CONTENTS = "settings", "space", "contents"
@@ -50,9 +51,12 @@ def with_defaults(config: SearchConfig) -> SearchConfig:
         InputError: an unknown sampler, or a number out of range.
     """
     given = {name: value for name, value in asdict(config).items() if value is not None}
-    default = {"suite": "demo", "objectives": DEFAULT, "sampler": samplers.DEFAULT, "seed": 0, "trials": TRIALS}
+    default: dict[str, Any] = {"suite": "demo", "sampler": samplers.DEFAULT, "seed": 0, "trials": TRIALS}
+    if not config.objectives:
+        default |= {"minimize": EFFECTIVE_BITS, "probability": PROBABILITY}
     default |= {
-        "per_block": False,
+        "objectives": (),
+        "per_layer": 0,
         "methods": (),
         "scopes": (),
         "constraints": (),
@@ -60,7 +64,6 @@ def with_defaults(config: SearchConfig) -> SearchConfig:
         "data": (),
         "artifacts": (),
     }
-    default |= {"rungs": SHARES}
     return checked(SearchConfig(**{**default, **given}))
 
 
@@ -73,13 +76,27 @@ def checked(config: SearchConfig) -> SearchConfig:
     samplers.check_sampler(config.sampler or "")
     if config.trials is not None and config.trials < 1:
         raise SpecError(f"--trials {config.trials}: too few. Give 1 or more.")
-    parse_shares(config.rungs or ())
+    _check_goal(config)
     _refuse_repeats("--objective", [(key, key) for key in config.objectives or ()])
     constraints = [(text, replace(parse_constraint(text), text="")) for text in config.constraints or ()]
     _refuse_repeats("--constraint", constraints)
     if config.seed is not None and config.seed < 0:
         raise SpecError(f"--seed {config.seed}: negative. Give 0 or more.")
     return config
+
+
+def _check_goal(config: SearchConfig) -> None:
+    for option, value in (("--minimize", config.minimize), ("--probability", config.probability)):
+        if config.objectives and value is not None:
+            raise SpecError(
+                f"{option} and --objective contradict each other: with a goal the cost is the one objective."
+            )
+    if config.minimize is not None and config.minimize not in COSTS:
+        raise UnknownNameError("cost (of --minimize)", config.minimize, COSTS)
+    if config.probability is not None and not 0.5 <= config.probability < 1:
+        raise SpecError(f"--probability {config.probability:g}: give 0.5 or more, and less than 1, e.g. 0.8.")
+    if config.per_layer is not None and config.per_layer < 0:
+        raise SpecError(f"--per-layer {config.per_layer}: negative. Name how many layers may get more bits, e.g. 3.")
 
 
 def stored_settings(storage: BaseStorage, name: str, where: str) -> dict[str, Any]:

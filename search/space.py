@@ -2,14 +2,20 @@
 
 A value is only offered where some quantization below it passes the check, so no sampled point is invalid and no trial
 is wasted. A choice with a single valid value is made without asking.
+
+Samplers see the tree as a fixed set of parameters (`distributions`), one for each choice anywhere in it: `decode` turns
+any values into a point, `encode` a point into values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from benchmark.errors import ReliquantError, SpecError, UnknownNameError
 from benchmark.quantization import Quantizer, quantizers
@@ -20,6 +26,8 @@ Params = Mapping[str, Scalar]
 Choose = Callable[["Dimension"], Scalar]
 _OPENING = ("method", "scope", "weight_granularity", "activations")
 """The choices that decide which other choices there are."""
+PROTECTED, PROTECTED_BITS = "protected", "protected_bits"
+"""The choices of mixed precision: how many of the most harmful layers get more bits, and how many bits."""
 _COMPLETIONS = 2000
 """Completions that are tried before a prefix counts as invalid."""
 
@@ -30,7 +38,7 @@ class Choices:
 
     Attributes:
         methods: quantizers by name. scopes: towers.
-        blocks: for each tower the names of its repeated blocks; if given, every block in scope gets its own bits.
+        harmful: tower and name of the layers that may get more bits than the others, the most harmful first.
     """
 
     methods: tuple[str, ...]
@@ -41,28 +49,16 @@ class Choices:
     symmetric: tuple[bool, ...] = (True, False)
     activations: tuple[str, ...] = ("none", "token", "tensor")
     activation_bits: tuple[int, ...] = (4, 5, 6, 7, 8)
-    blocks: Mapping[Tower, tuple[str, ...]] = field(default_factory=dict)
+    harmful: tuple[tuple[Tower, str], ...] = ()
+    protected_bits: tuple[int, ...] = (6, 8)
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One choice.
-
-    Attributes:
-        name: the choice's (`weight_bits`, `option percentile`, `bits visual.transformer.resblocks.0`).
-        values: those that lead to a valid quantization. declared: all values.
-    """
+    """One choice. `name`: `weight_bits`, `option percentile`. `values`: those that lead to a valid quantization."""
 
     name: str
     values: tuple[Scalar, ...]
-    declared: tuple[Scalar, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """Optuna's parameter name. It lists the values if some are invalid: a parameter's distribution is fixed."""
-        if self.values == self.declared:
-            return self.name
-        return f"{self.name} of {'|'.join(map(str, self.values))}"
 
 
 def check_method(spec: QuantSpec) -> None:
@@ -72,6 +68,13 @@ def check_method(spec: QuantSpec) -> None:
         SpecError: the method's reason.
     """
     quantizers.get(spec.method).check(spec)
+
+
+def distribution(values: Sequence[Scalar]) -> BaseDistribution:
+    """Optuna's distribution of some values: consecutive integers are ordered, anything else is categorical."""
+    if all(type(v) is int for v in values) and tuple(values) == tuple(range(int(values[0]), int(values[-1]) + 1)):
+        return IntDistribution(int(values[0]), int(values[-1]))
+    return CategoricalDistribution(tuple(values))
 
 
 class Space:
@@ -101,7 +104,7 @@ class Space:
         for dimension in self._dimensions(params):
             if dimension.name not in params:
                 values = tuple(v for v in dimension.values if self._has_valid_completion({**params, dimension.name: v}))
-                return Dimension(dimension.name, values, dimension.values)
+                return Dimension(dimension.name, values)
         return None
 
     def sample(self, choose: Choose) -> QuantSpec:
@@ -132,22 +135,39 @@ class Space:
                 break
         return count
 
-    def path(self, spec: QuantSpec) -> list[tuple[Dimension, Scalar]] | None:
-        """The choices that lead to a quantization, in order; None where it is not a point of this space."""
-        steps: list[tuple[Dimension, Scalar]] = []
-        params: dict[str, Scalar] = {}
-        while (dimension := self.next(params)) is not None:
-            value = _read(spec, dimension.name, self._methods)
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Parameter -> Optuna's distribution; without choices that have a single value."""
+        return {name: distribution(values) for name, values in self._declared.items() if len(values) > 1}
+
+    def encode(self, spec: QuantSpec) -> dict[str, Scalar] | None:
+        """The parameters of a quantization, a choice that it lacks with its first value; None where it is no point."""
+        chosen: dict[str, Scalar] = {}
+        while (dimension := self.next(chosen)) is not None:
+            value = self._read(spec, dimension.name)
             if value is None or value not in dimension.values:
                 return None
-            params[dimension.name] = value
-            steps.append((dimension, value))
-        return steps if self.spec(params) == spec else None
+            chosen[dimension.name] = value
+        if self.spec(chosen) != spec:
+            return None
+        return {name: chosen.get(name, self._declared[name][0]) for name in self.distributions}
 
-    def labelled(self, spec: QuantSpec) -> dict[str, Scalar] | None:
-        """Optuna's parameters of a quantization; None where it is not a point of this space."""
-        path = self.path(spec)
-        return None if path is None else {step.label: value for step, value in path if len(step.values) > 1}
+    def decode(self, params: Params) -> QuantSpec:
+        """The point that any values of the parameters stand for.
+
+        Walking down the tree, a choice takes its parameter's value, or where that is not offered there the closest
+        number, else the value at the same place. `decode(encode(spec)) == spec`.
+        """
+
+        def choose(dimension: Dimension) -> Scalar:
+            value, offered = params[dimension.name], dimension.values
+            if value in offered:
+                return value
+            if isinstance(value, (int, float)) and all(isinstance(v, (int, float)) for v in offered):
+                return min(offered, key=lambda v: (abs(float(v) - float(value)), float(v)))
+            return offered[self._declared[dimension.name].index(value) % len(offered)]
+
+        return self.sample(choose)
 
     def same_images(self, spec: QuantSpec) -> QuantSpec | None:
         """The point that differs only in whether it quantizes the text tower; None where there is none."""
@@ -155,9 +175,10 @@ class Space:
         if other is None or not spec.towers:
             return None
         sibling = spec.model_copy(update={"scope": other})
-        return None if self.labelled(sibling) is None else sibling
+        return None if self.encode(sibling) is None else sibling
 
-    def declared(self) -> dict[str, tuple[Scalar, ...]]:
+    @cached_property
+    def _declared(self) -> dict[str, tuple[Scalar, ...]]:
         """Every choice of the space -> all its values, below whatever other choices."""
         found: dict[str, tuple[Scalar, ...]] = {}
         waiting: list[dict[str, Scalar]] = [{}]
@@ -168,6 +189,7 @@ class Space:
                 continue
             found[dimension.name] = tuple(dict.fromkeys((*found.get(dimension.name, ()), *dimension.values)))
             opening = dimension.values if dimension.name in _OPENING else dimension.values[:1]
+            opening = dimension.values[1:2] if dimension.name == PROTECTED else opening
             waiting += [{**params, dimension.name: value} for value in opening]
         return found
 
@@ -185,11 +207,10 @@ class Space:
                 key = name.removeprefix("option ")
                 if value != _default(self._methods[str(params["method"])], key):
                     fields.setdefault("options", {})[key] = value
-            elif name.startswith("bits "):
-                if value != params["weight_bits"]:
-                    pattern = f"{name.removeprefix('bits ')}.*"
-                    fields["overrides"] = (*fields.get("overrides", ()), {"pattern": pattern, "bits": value})
-            else:
+            elif name == PROTECTED_BITS:
+                layers = self._in_scope(params)[: int(params[PROTECTED])]
+                fields["overrides"] = tuple({"pattern": layer, "bits": value} for layer in layers)
+            elif name != PROTECTED:
                 fields[name] = value
         return QuantSpec.model_validate(fields)
 
@@ -227,10 +248,31 @@ class Space:
                 if "activation_symmetric" in method.fields:
                     yield Dimension("activation_symmetric", given.symmetric)
         yield from _options(method)
-        if "overrides" in method.fields:
-            for tower, names in given.blocks.items():
-                if tower in str(params.get("scope", "vision")).split("+"):
-                    yield from (Dimension(f"bits {name}", given.weight_bits) for name in names)
+        more = tuple(bits for bits in given.protected_bits if bits > int(params.get("weight_bits", 0)))
+        layers = self._in_scope(params)
+        if "overrides" in method.fields and "weight_bits" in method.fields and more and layers:
+            yield Dimension(PROTECTED, tuple(range(len(layers) + 1)))
+            if params[PROTECTED]:
+                yield Dimension(PROTECTED_BITS, more)
+
+    def _in_scope(self, params: Params) -> list[str]:
+        """The harmful layers of the towers that are quantized."""
+        towers = str(params.get("scope", "vision")).split("+")
+        return [layer for tower, layer in self.choices.harmful if tower in towers]
+
+    def _read(self, spec: QuantSpec, name: str) -> Scalar | None:
+        """The value that a quantization has for a choice."""
+        if name == "activations":
+            return spec.activation_granularity or "none"
+        if name.startswith("option "):
+            key = name.removeprefix("option ")
+            return spec.option(key, _default(self._methods[spec.method], key))
+        if name == PROTECTED:
+            return len(spec.overrides)
+        if name == PROTECTED_BITS:
+            return spec.overrides[0].bits if spec.overrides else None
+        value: Scalar | None = getattr(spec, name)
+        return value
 
     def _has_valid_completion(self, params: dict[str, Scalar]) -> bool:
         """Whether some quantization with these choices passes the check."""
@@ -240,9 +282,9 @@ class Space:
         return self._known[key]
 
     def _completions(self, params: dict[str, Scalar]) -> Iterator[dict[str, Scalar]]:
-        """Completions, the plainest first. Blocks keep the common bits, which do not affect validity."""
+        """Completions, the plainest first."""
         dimension = next((d for d in self._dimensions(params) if d.name not in params), None)
-        if dimension is None or dimension.name.startswith("bits "):
+        if dimension is None:
             yield params
             return
         for value in dimension.values:
@@ -268,17 +310,3 @@ def _options(method: Quantizer) -> Iterator[Dimension]:
 
 def _default(method: Quantizer, key: str) -> Any:
     return method.options.model_fields[key].default
-
-
-def _read(spec: QuantSpec, name: str, methods: Mapping[str, Quantizer]) -> Scalar | None:
-    """The value that a quantization has for a choice."""
-    if name == "activations":
-        return spec.activation_granularity or "none"
-    if name.startswith("option "):
-        key = name.removeprefix("option ")
-        return spec.option(key, _default(methods[spec.method], key))
-    if name.startswith("bits "):
-        pattern = f"{name.removeprefix('bits ')}.*"
-        return next((item.bits for item in spec.overrides if item.pattern == pattern), spec.weight_bits)
-    value: Scalar | None = getattr(spec, name)
-    return value

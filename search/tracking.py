@@ -14,7 +14,7 @@ from benchmark.quantization import parse
 from benchmark.tracking import STUDY, StudyLog
 from benchmark.utils.processes import is_gone, owner
 
-from .history import ESTIMATE, PRUNED, is_settled
+from .history import ERRORS, METRICS, is_settled
 from .objective import Goals
 
 
@@ -38,19 +38,13 @@ class TrialLog:
         name = trial.user_attrs["configuration"]
         tags = {STUDY: self.study}
         tags |= {"baseline": "true"} if trial.user_attrs.get("baseline") else {}
-        tags |= {
-            key: str(trial.user_attrs[key])[:5000] for key in ("repeat_of", "error", PRUNED) if key in trial.user_attrs
-        }
-        metrics = dict(trial.user_attrs.get("metrics", {}))
+        tags |= {key: str(trial.user_attrs[key])[:5000] for key in ("repeat_of", "error") if key in trial.user_attrs}
+        metrics = dict(trial.user_attrs.get(METRICS, {}))
+        metrics |= {f"{key}/error": value for key, value in trial.user_attrs.get(ERRORS, {}).items()}
         if trial.state is TrialState.COMPLETE:
             pairs = zip(self.goals.objectives, trial.values, strict=True)
             metrics |= {f"objective/{objective.key}": value for objective, value in pairs}
             metrics |= {f"violation/{i}": value for i, value in enumerate(trial.constraints.values())}
-        if (
-            trial.state is TrialState.PRUNED
-        ):  # estimates from a part of the images stand apart from values on all images
-            pairs = zip(self.goals.objectives, trial.user_attrs[ESTIMATE], strict=True)
-            metrics |= {f"estimate/{objective.key}": value for objective, value in pairs}
         if "seconds" in trial.user_attrs:
             metrics["trial/seconds"] = trial.user_attrs["seconds"]
         fields = parse(name).model_dump(mode="json", exclude={"skip", "overrides", "options"}, exclude_none=True)

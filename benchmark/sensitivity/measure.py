@@ -22,7 +22,7 @@ from benchmark.results.compare import Comparer
 from benchmark.results.sizes import size
 from benchmark.results.tables import headline_keys
 from benchmark.sensitivity.effects import Evaluated, differences, evaluated
-from benchmark.sensitivity.model import OVERALL, Check, Sensitivity, Study, names_of
+from benchmark.sensitivity.model import OVERALL, Check, Effects, Sensitivity, Study, names_of
 from benchmark.sensitivity.units import By, Quantizations, Unit, protecting, quantizations, units_of
 from benchmark.spec import FP32, DataSpec, ModelSpec, QuantSpec, SuiteSpec, digest
 from benchmark.spec.suite import spared, with_quantizations
@@ -71,14 +71,37 @@ def half_of(suite: SuiteSpec, half: str) -> SuiteSpec:
     return suite.model_copy(update={"data": data, "name": f"{suite.name[:50]}.sensitivity-{half}"})
 
 
-def measure(suite: SuiteSpec, model: ModelSpec, asked: Asked, place: Place) -> Study:
-    """The study of one model.
+@dataclass(frozen=True)
+class Ranking:
+    """Units of one model with what each costs, on all images of a suite.
+
+    Attributes:
+        rows: in the order of the forward pass. whole: all of them quantized, minus full precision. keys: of records.
+        model: with an encoder that resumes. models: that hold it. encoders: that encoder, once it is loaded.
+    """
+
+    rows: tuple[Sensitivity, ...]
+    whole: Effects
+    headline: tuple[str, ...]
+    images: int
+    keys: tuple[str, ...]
+    model: ResolvedModel
+    models: Models
+    encoders: Sequence[Resuming]
+
+    @property
+    def worst_first(self) -> list[Sensitivity]:
+        """The most harmful unit first."""
+        return sorted(self.rows, key=lambda row: -row.harm[OVERALL].value)
+
+
+def rank(suite: SuiteSpec, asked: Asked, place: Place) -> Ranking:
+    """What each unit of the suite's one model costs; nothing is checked on other images.
 
     Raises:
         ReliquantError: the model, the data or the quantization does not fit, or an evaluation failed.
     """
-    ranking, checking = (half_of(suite.model_copy(update={"models": (model,)}), half) for half in HALVES)
-    plan = make_plan(with_quantizations(ranking, [asked.base.name]), place.settings)
+    plan = make_plan(with_quantizations(suite, [asked.base.name]), place.settings)
     refuse_quantized([plan.configurations[0].model], "sensitivity")
     models, resolved = Models(keep=True), _resumed(plan.configurations[0].model, asked.cache)
     units = units_of(models.holder(resolved[0], place.settings.device).model, asked.base, asked.by)
@@ -86,21 +109,32 @@ def measure(suite: SuiteSpec, model: ModelSpec, asked: Asked, place: Place) -> S
         raise SpecError(
             f"--by {asked.by}: '{asked.base.name}' has {len(units)} of them in {resolved[0].name}; at least 2"
         )
-    asked = replace(asked, protect=min(asked.protect, len(units) - 1))
     quants = quantizations(asked.base, units)
-    sweep, headline = _evaluate(ranking, quants.names, resolved[0], models, place)
+    sweep, headline = _evaluate(suite, quants.names, resolved[0], models, place)
     found = _by_quantization(sweep, place)
     rows = tuple(_sensitivity(unit, quants, found, headline) for unit in units)
     whole = differences([(1.0, found[asked.base.name]), (-1.0, found[FP32.name])], headline)
     if OVERALL not in whole:
         raise SpecError(f"suite '{suite.name}': a headline metric is undefined for {asked.base.name}, so nothing ranks")
-    check = _check(checking, rows, asked, (resolved[0], models), place)
-    tasks = tuple(dict.fromkeys(key.split("/", 1)[0] for key in headline))
     images = max(e.images for e in found[FP32.name].evidence.values())
-    content = [VERSION, [r.key for r in sweep.records], check.quantization, asked.protect]
+    return Ranking(rows, whole, headline, images, tuple(r.key for r in sweep.records), resolved[0], models, resolved[1])
+
+
+def measure(suite: SuiteSpec, model: ModelSpec, asked: Asked, place: Place) -> Study:
+    """The study of one model.
+
+    Raises:
+        ReliquantError: the model, the data or the quantization does not fit, or an evaluation failed.
+    """
+    ranking, checking = (half_of(suite.model_copy(update={"models": (model,)}), half) for half in HALVES)
+    found = rank(ranking, asked, place)
+    asked = replace(asked, protect=min(asked.protect, len(found.rows) - 1))
+    check = _check(checking, found.rows, asked, (found.model, found.models), place)
+    tasks = tuple(dict.fromkeys(key.split("/", 1)[0] for key in found.headline))
+    content = [VERSION, list(found.keys), check.quantization, asked.protect]
     return Study(
-        suite.name, resolved[0].name, asked.base.name, asked.by, images, tasks, whole, rows, check,
-        _notes(resolved[1], check, whole), digest(content),
+        suite.name, found.model.name, asked.base.name, asked.by, found.images, tasks, found.whole, found.rows, check,
+        _notes(found.encoders, check, found.whole), digest(content),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Search the quantization of a model that is most reliable for its size, on your own images.
+"""Find the cheapest quantization of a model that is not worse, on your own images.
 
 Change MODEL and IMAGES, then: python docs/examples/search_own_images.py
 `reliquant dashboard` shows the study while it runs. The same from the shell:
@@ -18,7 +18,7 @@ HOME = Path("mlruns")  # where the study, results and caches go
 
 
 def main() -> None:
-    """Search, print the front, say where the files are."""
+    """Search, print the recommendation, say where the files are."""
     request = SearchRequest(
         suite="folder",  # zero-shot accuracy, calibration and corruptions; the path of a suite of yours works too
         models=[MODEL],
@@ -26,13 +26,12 @@ def main() -> None:
         limit=LIMIT,
         trials=TRIALS,
         methods=["rtn", "mse", "hqq", "bnb-nf4"],  # leave it out to search all methods that need no calibration data
-        objectives=["reliability", "effective_bits"],
-        constraints=["zero_shot/images/accuracy >= 0.9 * fp32"],  # the front may not lose more accuracy than that
+        minimize="effective_bits",  # while every headline metric stays within its margin
         seed=0,
         name="my-images",
         home=HOME,
     )
-    # The search chooses on one half of the images and reports the other. To go on with a study that was stopped:
+    # The search chooses on one half of the images and judges on the other. To go on with a study that was stopped:
     # SearchRequest(trials=TRIALS, resume="my-images", home=HOME).
     status = run_search(request)
     print(f"exit status {status}; figures and front.yaml: {HOME / 'studies' / 'my-images'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import optuna
 import pytest
 from PIL import Image
 
+from benchmark.quantization import parse
 from benchmark.spec.suite import load_suite
 from search.history import evaluated
 from search.storage import open_storage
@@ -46,8 +48,17 @@ BAD = {
     ),
     "storage that is no journal": (["--storage", __file__], "is not an Optuna journal. Name another file"),
     "password": (["--storage", "postgresql+none://me:secret@host/x"], "postgresql+none://me:***@host/x: cannot be"),
-    "rungs": (["--rungs", "1/9,2"], "--rungs: '2' is not a share between 0 and 1"),
-    "rungs without racing": (["--rungs", "1/9", "--no-racing"], "contradict each other"),
+    "cost": (
+        ["--minimize", "efective_bits"],
+        "unknown cost (of --minimize) 'efective_bits'. Did you mean 'effective_bits'",
+    ),
+    "probability": (["--probability", "0.3"], "--probability 0.3: give 0.5 or more, and less than 1"),
+    "goal and front": (["--minimize", "size_mb", "--objective", "reliability"], "contradict each other"),
+    "layers": (["--per-layer", "-1"], "--per-layer -1: negative"),
+    "too many layers": (
+        ["--per-layer", "999", "--scope", "vision", "--method", "bnb-nf4"],
+        "--per-layer: none of the methods",
+    ),
     "form of a constraint": (["--constraint", "accuracy > 1"], "The form is 'KEY >= NUMBER'"),
     "sampler": (["--sampler", "tpo"], "unknown sampler 'tpo'. Did you mean 'tpe'"),
     "method": (["--method", "rnt"], "unknown quantizer 'rnt'. Did you mean 'rtn'"),
@@ -97,14 +108,18 @@ def test_a_study_on_the_demo_from_beginning_to_end(suite: str, tmp_path: Path) -
     common = ["--home", str(home), "--quiet"]
     only = ["--method", "rtn", "--scope", "vision"]
     out = reliquant("search", suite, "--trials", "8", *only, "--name", "one", *common)
-    assert "Pareto front: " in out
+    assert "Fewest effective bits without a loss: " in out
+    assert "\nDeploy " in out
     assert "8 configurations in " in out
     folder = home / "studies" / "one"
     chosen = load_suite(str(folder / "front.yaml"))
     assert 0 < len(chosen.quantizations) <= 8
-    for name in ("front", "hypervolume", "importance", "slices"):
+    for name in ("front", "course", "importance", "slices"):
         with Image.open(folder / f"{name}.png") as image:
             assert image.size[0] > 500
+    words = (folder / "recommendation.txt").read_text().splitlines()
+    assert words[0].startswith("Deploy ")
+    assert "64 images" in words[0] + words[1]  # of the test split
     before = _study(home).get_trials()
     assert "9 configurations in " in reliquant("search", "--resume", "one", "--trials", "9", *common)
     after = _study(home).get_trials()
@@ -136,18 +151,55 @@ def _study(home: Path, name: str = "one") -> optuna.Study:
 
 
 @pytest.mark.slow
-def test_bits_for_each_block_and_the_study_of_another_suite(
+def test_more_bits_for_the_most_harmful_layers_and_the_study_of_another_suite(
     suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = ["--home", str(tmp_path / "home"), "--no-tracking", "--quiet"]
-    only = ["--method", "rtn", "--scope", "vision", "--sampler", "random", "--per-block", "--trials", "9"]
+    only = ["--method", "rtn", "--scope", "vision", "--sampler", "random", "--per-layer", "2", "--trials", "9"]
     status, out, _ = call(monkeypatch, capsys, "search", suite, *only, "--name", "mixed", *home)
     assert status == 0, out
     names = [t.user_attrs["configuration"] for t in _study(tmp_path / "home", "mixed").get_trials()]
-    assert any("-bits_" in name for name in names)
+    mixed = [parse(name).overrides for name in names if "-bits_" in name]
+    assert mixed
+    layers = {tuple(item.pattern for item in overrides) for overrides in mixed}
+    assert len({found[0] for found in layers}) == 1  # the most harmful one comes first
+    assert max(map(len, layers)) <= 2
     status, _, err = call(monkeypatch, capsys, "search", suite, *only, "--name", "mixed", *home)
     assert status == 2
     assert "study 'mixed': it exists already. Go on with --resume mixed" in err
     status, _, err = call(monkeypatch, capsys, "search", "--resume", "mixed", "--method", "gptq", *home)
     assert status == 2
     assert 'created with methods ["rtn"], not ["gptq"]' in err
+
+
+@pytest.mark.slow
+def test_a_free_search_ends_in_a_pareto_front(
+    suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = ["--home", str(tmp_path / "home"), "--no-tracking", "--quiet", "--json"]
+    only = ["--method", "rtn", "--scope", "vision", "--trials", "6", "--name", "free"]
+    both = ["--objective", "reliability", "--objective", "effective_bits"]
+    status, out, err = call(monkeypatch, capsys, "search", suite, *only, *both, *home)
+    assert status == 0, err
+    rows = [json.loads(line) for line in out.splitlines()]
+    bits = [row["validation"]["effective_bits"] for row in rows]
+    assert bits == sorted(bits)
+    assert all(row["reliability"]["test"]["low"] < row["reliability"]["test"]["high"] for row in rows)
+    assert all(row["reliability"]["validation"]["error"] > 0 for row in rows)
+    assert min(row["group"] for row in rows) == 1
+
+
+@pytest.mark.slow
+def test_latency_counts_only_where_a_real_kernel_runs(
+    suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Emulated kernels have no latency: they are no candidates, and their trials say why."""
+    home = ["--home", str(tmp_path / "home"), "--no-tracking", "--quiet"]
+    only = ["--method", "rtn", "--scope", "vision", "--trials", "4", "--name", "fast", "--minimize", "latency_ratio"]
+    status, _, err = call(monkeypatch, capsys, "search", suite, *only, *home)
+    trials = _study(tmp_path / "home", "fast").get_trials()
+    reasons = [t.user_attrs["error"] for t in trials if "error" in t.user_attrs]
+    assert any("has no latency_ratio: nothing that is shipped runs this way" in reason for reason in reasons)
+    timed = [t for t in trials if t.values]
+    assert all(t.values[0] == t.user_attrs["metrics"]["latency_ratio"] > 0 for t in timed)
+    assert status == (0 if timed else 3), err

@@ -41,7 +41,7 @@ TRIALS = 14
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    common = ["--trials", str(TRIALS), "--home", str(folder / "home"), "--no-tracking", "--quiet", "--no-racing"]
+    common = ["--trials", str(TRIALS), "--home", str(folder / "home"), "--no-tracking", "--quiet"]
     return subprocess.Popen(
         [sys.executable, "-c", WORKER, str(folder), "search", *arguments, *common],
         stdout=subprocess.PIPE,

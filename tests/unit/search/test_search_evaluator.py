@@ -20,9 +20,25 @@ from search.settings import create_study, resume_study, with_defaults
 from search.space import Space
 from search.storage import open_storage
 from tests.search_stub import SMALL
-from tests.unit.search.test_search_rungs import ACCURACY, AUROC, SUITE
 
-GIVEN: dict[str, Any] = dict(SUITE)
+ACCURACY, AUROC = "zero_shot/scenes/accuracy", "ood/scenes.far/mcm/auroc"
+GIVEN: dict[str, Any] = {
+    "name": "small",
+    "version": 1,
+    "models": ["demo"],
+    "quantizations": ["fp32"],
+    "validation": {"scenes": "scenes", "far": "far"},
+    "data": {
+        "scenes": {"source": "demo", "split": "validation", "limit": 120},
+        "far": {"source": "demo", "split": "far_ood", "text": "none", "limit": 60},
+    },
+    "tasks": {
+        "zero_shot": {"scenes": {"test": "scenes"}},
+        "ood": {"scenes.far": {"id": "scenes", "ood": "far"}},
+        "calibration": {"scenes": {"test": "scenes"}},
+    },
+    "headline": [ACCURACY, AUROC],
+}
 
 
 def engine(home: Path, **changes: Any) -> Engine:
@@ -75,12 +91,12 @@ def test_a_study_goes_on_with_what_it_was_created_with_only(tmp_path: Path, chan
     assert "\n" not in str(caught.value)
 
 
-def test_another_model_is_another_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_model_is_another_content(tmp_path: Path) -> None:
     before, other = engine(tmp_path).contents, engine(tmp_path)
     full = other.plan.configurations[0]
     changed = replace(full, model=replace(full.model, digest="another"))
     plan = replace(other.plan, configurations=(changed,))
-    monkeypatch.setattr(Engine, "plan", plan)
+    vars(other)["plan"] = plan
     assert {name for name, value in other.contents.items() if before[name] != value} == {"model"}
 
 

@@ -6,22 +6,27 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t as student
 
 from benchmark.errors import SpecError, UndefinedMetric, UnknownNameError
 from benchmark.metrics.calibration import ece, ece_floor
 from benchmark.plugins import Better
-from benchmark.results.decide import judging
+from benchmark.quantization import parse
+from benchmark.results.compare import Change
+from benchmark.results.decide import decide, judging
 from benchmark.results.reliability import mean_relative_change, near_floor, point_weights, relative_keys
 from benchmark.spec import FP32, QuantSpec
 from search.objective import (
     Goals,
     Problem,
     check_constraint,
+    check_margins,
     make_goals,
     make_objective,
     parse_constraint,
 )
-from tests.search_stub import ACCURACY, ECE, Stub, better
+from search.standing import shortfall
+from tests.search_stub import ACCURACY, ECE, ERROR, Stub, better
 
 
 def goals(reference: dict[str, float], objective: str = "reliability") -> Goals:
@@ -166,3 +171,43 @@ def test_a_suite_without_any_headline_has_no_reliability() -> None:
     points = make_objective("reliability", better, lambda _: True)
     with pytest.raises(SpecError, match=r"reliability: it has no value on this suite .*does not have it"):
         make_goals(Problem(evaluate, better, (ECE,)), [points], [])
+
+
+def test_a_goal_needs_a_margin_for_every_headline_metric() -> None:
+    nll = "calibration/scenes/nll"
+    check_margins([ACCURACY, ECE], {}, directions)
+    check_margins([ACCURACY, nll], {nll: 0.1}, directions)
+    with pytest.raises(SpecError, match=f"{nll}: its task declares no margin"):
+        check_margins([ACCURACY, nll], {}, directions)
+    with pytest.raises(SpecError, match="no headline metric to judge by"):
+        check_margins([], {}, directions)
+
+
+def test_a_goal_is_a_constraint_for_each_headline_metric() -> None:
+    """3 bits lose 0.125 of 0.02 in accuracy: 5.25 margins too much, more with a confidence above one half."""
+    stub, spec = Stub(), parse("rtn-w3-channel-vision")
+    problem = Problem(stub.evaluate, directions, (ACCURACY, ECE), stub.standing)
+    bits = make_objective("effective_bits", directions, lambda _: True)
+    standing = stub.standing(spec)
+    even, sure = (make_goals(problem, [bits], [], p).violations({}, standing) for p in (0.5, 0.9))
+    assert list(even) == [f"{ACCURACY} within its margin", f"{ECE} within its margin"]
+    assert even[f"{ACCURACY} within its margin"] == pytest.approx(0.125 / 0.02 - 1, abs=1e-3)
+    assert sure[f"{ACCURACY} within its margin"] == pytest.approx(
+        (0.125 + student.ppf(0.9, 60) * ERROR) / 0.02 - 1, abs=1e-3
+    )
+    assert make_goals(problem, [bits], []).violations({}, standing) == {}
+
+
+@given(st.floats(0.5, 0.99), st.floats(0.5, 0.99), st.integers(2, 8))
+def test_more_confidence_asks_for_more(low: float, high: float, weight_bits: int) -> None:
+    low, high = sorted((low, high))
+    for judged in Stub().standing(parse(f"rtn-w{weight_bits}-channel-vision")).decision.judged:
+        assert shortfall(judged, low) <= shortfall(judged, high) + 1e-12
+
+
+def test_a_metric_without_an_interval_counts_by_its_value() -> None:
+    change = Change("m", "q", "q", ACCURACY, "higher", 0.79, 0.8, -0.01, None, "it does not vary", 1000)
+    (judged,) = decide([ACCURACY], {ACCURACY: change}, {}).judged
+    assert shortfall(judged, 0.9) == pytest.approx(0.01 / 0.02 - 1)
+    (nothing,) = decide([ACCURACY], {}, {}).judged
+    assert shortfall(nothing, 0.9) > 0

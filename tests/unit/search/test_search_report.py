@@ -11,29 +11,22 @@ from PIL import Image
 
 from benchmark.errors import StorageError
 from benchmark.metrics.uncertainty import Estimate
+from benchmark.quantization import parse
 from benchmark.results.compare import Change
 from benchmark.results.decide import decide
 from benchmark.spec.suite import load_suite
 from benchmark.utils.processes import owner
+from search.figures import importances, reference_point, write_figures
 from search.front import hypervolume
-from search.history import front, losses, pruned
+from search.history import front, losses
 from search.objective import Goals
-from search.report import (
-    _draw_importance,
-    front_rows,
-    importances,
-    print_front,
-    print_verdicts,
-    reference_point,
-    short_label,
-    write_figures,
-    write_suite,
-)
+from search.recommend import Member, candidates, name_of
+from search.report import member_rows, print_members, print_verdicts, write_suite
 from search.splits import suite_on_test
 from search.storage import open_storage
 from search.study import Search
 from search.tracking import TrialLog
-from tests.search_stub import ACCURACY, MEDIUM, Noisy, Stub, make_search, raced
+from tests.search_stub import ACCURACY, MEDIUM, Stub, make_search
 from trackers.mlflow import MLflowTracker
 from trackers.study import StudyRun
 
@@ -46,6 +39,16 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
     return found
 
 
+def members_of(search: Search) -> list[Member]:
+    """The candidates, as if the test split had said the same."""
+    found = []
+    for trial in candidates(search.study, search.goals):
+        standing = Stub().standing(parse(name_of(trial)))
+        metrics = search.goals.complete(Stub().evaluate(parse(name_of(trial))))
+        found.append(Member(name_of(trial), trial, metrics, standing.decision, standing.reliability, group=1))
+    return found
+
+
 def test_the_suite_reads_back_as_what_it_was_with_the_chosen_quantizations(tmp_path: Path) -> None:
     test = suite_on_test(load_suite("demo"))
     names = ["fp32", "rtn-w4a8-channel-token-vision", "gptq-w4-g32-asym-actorder_true-vision+text"]
@@ -55,7 +58,8 @@ def test_the_suite_reads_back_as_what_it_was_with_the_chosen_quantizations(tmp_p
 
 
 def test_figures_are_drawn(search: Search, tmp_path: Path) -> None:
-    found = write_figures(tmp_path, search.study, search.goals, front(search.study))
+    members = members_of(search)
+    found = write_figures(tmp_path, search.study, search.goals, members, members[0].name)
     feasible = [t for t in search.study.get_trials() if t.values and all(v <= 0 for v in t.constraints.values())]
     worst = {
         "hypervolume_reference/reliability": min(t.values[0] for t in feasible),
@@ -65,30 +69,9 @@ def test_figures_are_drawn(search: Search, tmp_path: Path) -> None:
     volume = hypervolume(losses(search.study, feasible), corner)
     assert volume > 0
     assert found == {"hypervolume": pytest.approx(volume), **worst}
-    for name in ("front", "hypervolume", "importance", "slices"):
+    for name in ("front", "course", "importance", "slices"):
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.size[0] > 500
-
-
-@pytest.mark.filterwarnings("error")
-def test_importance_has_room_for_the_longest_parameter_names(search: Search, tmp_path: Path) -> None:
-    """Such a name once pushed the axes out of the figure, with a warning of matplotlib's."""
-    name = "method of awq|bnb-fp4|bnb-int8|bnb-nf4|fp8|gptq|hqq|mse|percentile|rotation|rtn|smoothquant|torchao-int8wo"
-    _draw_importance(tmp_path / "importance.png", search.goals, [{"weight_bits": 0.7, name: 0.3}] * 2)
-    assert (tmp_path / "importance.png").is_file()
-
-
-@pytest.mark.parametrize(
-    ("name", "label"),
-    [
-        ("weight_bits", "weight_bits"),
-        ("group_size of 32|64", "group_size of 32|64"),
-        ("method of awq|bnb-fp4|bnb-int8|bnb-nf4", "method of 4 values"),
-        ("an option without values that is long", "an option without values that is long"),
-    ],
-)
-def test_labels_count_values_that_do_not_fit(name: str, label: str) -> None:
-    assert short_label(name) == label
 
 
 def test_importance_finds_what_decides(search: Search) -> None:
@@ -105,29 +88,44 @@ def test_the_reference_point_is_the_worst_of_each_objective(search: Search) -> N
     assert (points == reference_point(points)).any(axis=0).all()
 
 
-def test_the_front_fits_80_columns_and_machines_get_it_too(
+def test_the_candidates_fit_80_columns_and_machines_get_them_too(
     search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    found = front(search.study)
-    test = {found[0].user_attrs["configuration"]: dict.fromkeys([o.key for o in search.goals.objectives], 0.125)}
-    print_front(found, search.goals, test)
-    output = capsys.readouterr().out
-    assert max(len(line.rstrip()) for line in output.splitlines()) <= 80
-    assert "…" not in output
-    rows = front_rows(found, search.goals, test, {})
-    assert [row["trial"] for row in rows] == [trial.number for trial in found]
-    assert set(rows[0]["test"].values()) == {0.125}
-    assert rows[0]["validation"] == dict(zip(test[rows[0]["quantization"]], found[0].values, strict=True))
-
-
-def test_the_table_tells_both_values(search: Search, capsys: pytest.CaptureFixture[str]) -> None:
-    found = front(search.study)
-    test = {trial.user_attrs["configuration"]: {"reliability": 0.125, "effective_bits": 4.25} for trial in found[1:]}
-    print_front(found, search.goals, test)
+    members = members_of(search)
+    print_members(members, search.goals)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"Pareto front: {len(found)} configurations"
-    assert sum("0.125" in line for line in lines) == len(found) - 1
+    assert lines[0] == f"Pareto front: {len(members)} candidates"
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert not any("…" in line for line in lines)
+    rows = member_rows(members, search.goals, members[1].name)
+    assert [row["quantization"] for row in rows] == [trial.user_attrs["configuration"] for trial in front(search.study)]
+    assert [row["recommended"] for row in rows[:3]] == [False, True, False]
+    first, trial = rows[0], members[0].trial
+    assert trial is not None
+    assert first["validation"] == dict(zip(("reliability", "effective_bits"), trial.values, strict=True))
+    assert first["test"] == first["validation"]  # the stub says the same on both
+    assert first["reliability"]["validation"] == {"value": trial.values[0], "error": pytest.approx(0.2)}
+    low, high = (first["reliability"]["test"][end] for end in ("low", "high"))
+    assert low < trial.values[0] < high
+
+
+def test_an_artifact_and_what_failed_have_rows_without_values(
+    search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = candidates(search.study, search.goals)[0]
+    members = [Member("phone", None, {"reliability": 0.1, "effective_bits": 8.0}), Member(name_of(trial), trial, {})]
+    print_members(members, search.goals)
+    output = capsys.readouterr().out
+    assert output.startswith("Pareto front: 1 candidate\n")
+    assert "artifact" in output
+    phone, failed = member_rows(members, search.goals, None)
+    assert (phone["trial"], phone["validation"], phone["test"]) == (
+        None,
+        None,
+        {"reliability": 0.1, "effective_bits": 8.0},
+    )
+    assert (failed["test"], failed["decision"]) == (None, None)
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own deprecations
@@ -143,7 +141,7 @@ def test_trials_are_runs_below_the_study(search: Search, tmp_path: Path) -> None
     assert again.run.run == log.run.run
     assert again.catch_up(search.study) == len(trials) - 3
     assert again.catch_up(search.study) == 0
-    write_figures(tmp_path / "figures", search.study, search.goals, front(search.study))
+    write_figures(tmp_path / "figures", search.study, search.goals, members_of(search), None)
     again.finish(tmp_path / "figures", {"study/front": 3.0})
     assert again.broken is None
     client = MlflowClient(tracking_uri=uri)
@@ -154,37 +152,18 @@ def test_trials_are_runs_below_the_study(search: Search, tmp_path: Path) -> None
         "study",
     )
     figures = {item.path for item in client.list_artifacts(log.run.run)}
-    assert figures == {"front.png", "hypervolume.png", "importance.png", "slices.png"}
+    assert figures == {"front.png", "course.png", "importance.png", "slices.png"}
     experiment = client.get_experiment_by_name("demo")
     runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'", order_by=["attributes.start_time"])
     assert {int(run.data.tags["optuna.trial"]) for run in runs} == {t.number for t in trials}
     assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {log.run.run}
-    first = next(run for run in runs if run.data.tags["optuna.trial"] == "1")
+    first = next(run for run in runs if run.data.tags["optuna.trial"] == "0")
     assert first.info.run_name == "rtn-w8a8-channel-token-vision"
     assert first.data.params["quant.weight_bits"] == "8"
-    assert first.data.metrics["objective/effective_bits"] == trials[1].values[1]
+    assert first.data.metrics["objective/effective_bits"] == trials[0].values[1]
     assert ACCURACY in first.data.metrics
+    assert first.data.metrics["reliability/error"] == pytest.approx(0.2)
     assert first.data.tags["optuna.study"] == search.study.study_name
-
-
-@pytest.mark.filterwarnings("ignore")  # MLflow's and SQLAlchemy's own deprecations
-def test_a_stopped_trial_is_a_run_with_its_estimate_and_the_reason(tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    search = raced(Noisy(450), 20)
-    write_figures(tmp_path, search.study, search.goals, front(search.study))
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    log = opened(tmp_path, uri, search.goals)
-    log.catch_up(search.study)
-    client = MlflowClient(tracking_uri=uri)
-    (experiment,) = (e.experiment_id for e in client.search_experiments() if e.name == "demo")
-    runs = client.search_runs([experiment], "tags.kind = 'trial'")
-    by_number = {int(run.data.tags["optuna.trial"]): run for run in runs}
-    trial = pruned(search.study)[0]
-    run = by_number[trial.number]
-    assert run.data.tags["pruned"] == trial.user_attrs["pruned"]
-    assert run.data.metrics["estimate/effective_bits"] == trial.user_attrs["estimate"][1]
-    assert not any(key.startswith("objective/") for key in run.data.metrics)
 
 
 GONE = f"{owner().split()[0]} {os.getpid()} 1"
@@ -262,35 +241,31 @@ def test_a_store_that_fails_stops_nothing(search: Search, tmp_path: Path) -> Non
     assert log.broken == "ConnectionError: gone"
 
 
-def test_a_study_with_one_objective_has_no_hypervolume(tmp_path: Path) -> None:
-    found = make_search(Stub(), replace(MEDIUM, methods=("rtn",)), objectives=("reliability",))
-    found.prepare(8)
-    found.run(8)
-    assert write_figures(tmp_path, found.study, found.goals, front(found.study)) == {}
-    assert not (tmp_path / "front.png").exists()
+def test_a_study_with_a_goal_draws_the_course_of_its_cost(tmp_path: Path) -> None:
+    found = make_search(Stub(), replace(MEDIUM, methods=("rtn",)), objectives=("effective_bits",), probability=0.8)
+    found.prepare(20)
+    found.run(20)
+    members = members_of(found)
+    assert write_figures(tmp_path, found.study, found.goals, members, members[-1].name) == {}
+    for name in ("front", "course"):
+        assert (tmp_path / f"{name}.png").is_file()
 
 
-def test_the_front_is_judged_on_the_test_split(
-    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_verdicts_name_the_images_and_the_recommended_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The cheapest that passes is recommended; the rows for machines have the decision."""
     monkeypatch.setenv("COLUMNS", "80")
-    found = front(search.study)
-    names = [trial.user_attrs["configuration"] for trial in found]
-    decisions = {}
-    for name, delta in zip(names, [0.0, -0.3], strict=False):
+    members = []
+    for name, delta in (("good", 0.0), ("bad", -0.3)):
         estimate = Estimate(delta, 0.001, 60.0, delta)
         change = Change("m", name, name, ACCURACY, "higher", 0.8 + delta, 0.8, delta, estimate, images=1000)
-        decisions[name] = decide([ACCURACY], {ACCURACY: change}, {})
-    print_verdicts(decisions, {names[0]: 4.0, names[1]: 2.0})
+        members.append(Member(name, None, {}, decide([ACCURACY], {ACCURACY: change}, {})))
+    print_verdicts(members, "good")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Test split against fp32, on 1,000 images; margins: 0.02"
     assert max(map(len, lines)) <= 80
     text = " ".join(" ".join(lines).split())
     assert "non-inferior; recommended" in text
     assert f"inferior: {ACCURACY} -0.3000" in text
-    rows = front_rows(found, search.goals, {}, decisions)
-    assert [row["decision"]["verdict"] for row in rows[:2]] == ["non-inferior", "inferior"]
-    assert all(row["decision"] is None for row in rows[2:])
-    print_verdicts({}, {})
+    print_verdicts([], None)
     assert capsys.readouterr().out == ""

@@ -9,19 +9,19 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.samplers import RandomSampler
 
 from benchmark.errors import SpecError, UnknownNameError
 from benchmark.quantization import parse, quantizers
-from benchmark.spec import QuantSpec
-from search.draw import suggest
+from benchmark.spec import QuantSpec, Tower
 from search.space import Choices, Dimension, Space
-from search.study import CUSTOMARY
+from search.study import CUSTOMARY, suggest
 from tests.search_stub import MEDIUM, SMALL
 
 METHODS = tuple(n for n in quantizers.names() if n != "fp32" and quantizers.get(n).kind == "quantization")
 EVERYTHING = Space(Choices(METHODS))
-BLOCKS = {"vision": ("visual.blocks.0", "visual.blocks.1"), "text": ("text.blocks.0",)}
-MIXED = Space(Choices(("rtn", "bnb-nf4"), blocks=BLOCKS))  # type: ignore[arg-type]
+HARMFUL: tuple[tuple[Tower, str], ...] = (("vision", "visual.a"), ("text", "text.b"), ("vision", "visual.c"))
+MIXED = Space(Choices(("rtn", "bnb-nf4"), harmful=HARMFUL))
 
 
 def drawn(space: Space, rng: random.Random) -> tuple[QuantSpec, dict[str, object]]:
@@ -29,8 +29,8 @@ def drawn(space: Space, rng: random.Random) -> tuple[QuantSpec, dict[str, object
 
     def choose(dimension: Dimension) -> object:
         assert len(dimension.values) > 1
-        assert dimension.label not in chosen
-        return chosen.setdefault(dimension.label, rng.choice(dimension.values))
+        assert dimension.name not in chosen
+        return chosen.setdefault(dimension.name, rng.choice(dimension.values))
 
     return space.sample(choose), chosen  # type: ignore[arg-type]
 
@@ -40,7 +40,32 @@ def drawn(space: Space, rng: random.Random) -> tuple[QuantSpec, dict[str, object
 def test_every_sampled_point_is_valid_and_reads_back(rng: random.Random, space: Space) -> None:
     spec, chosen = drawn(space, rng)
     assert parse(spec.name) == spec  # parse checks it with its method
-    assert space.labelled(spec) == chosen
+    params = space.encode(spec)
+    assert params is not None
+    assert chosen.items() <= params.items()
+    assert params.keys() == space.distributions.keys()
+    assert space.decode(params) == spec
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([Space(MEDIUM), MIXED]))
+def test_any_values_of_the_parameters_are_a_point(seed: int, space: Space) -> None:
+    sampler = RandomSampler(seed=seed)
+    params = {name: sampler.sample_independent(None, None, name, d) for name, d in space.distributions.items()}  # type: ignore[arg-type]
+    spec = space.decode(params)
+    assert space.decode(space.encode(spec) or {}) == spec
+
+
+def test_values_that_are_not_offered_become_the_closest() -> None:
+    def check(spec: QuantSpec) -> None:
+        quantizers.get(spec.method).check(spec)
+        if spec.weight_bits in (6, 7) or spec.group_size == 64:
+            raise SpecError("not with this model")
+
+    space = Space(Choices(("rtn",), ("vision",)), check)
+    base = space.encode(parse("rtn-w2-tensor-vision")) or {}
+    spec = space.decode({**base, "weight_bits": 6, "weight_granularity": "group", "group_size": 64})
+    assert (spec.weight_bits, spec.group_size) == (5, 32)
 
 
 @settings(max_examples=20, deadline=None)
@@ -48,9 +73,10 @@ def test_every_sampled_point_is_valid_and_reads_back(rng: random.Random, space: 
 def test_optuna_samples_valid_points_without_warning(seed: int) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     trial = study.ask()
-    spec = EVERYTHING.sample(lambda dimension: suggest(trial, dimension))
+    params = {name: suggest(trial, name, kind) for name, kind in EVERYTHING.distributions.items()}
+    spec = EVERYTHING.decode(params)
     assert parse(spec.name) == spec
-    assert trial.params == EVERYTHING.labelled(spec)
+    assert trial.params == params
 
 
 def test_the_points_are_the_product_of_what_the_method_takes() -> None:
@@ -74,13 +100,13 @@ def test_points_differ() -> None:
 
 
 def test_the_customary_configurations_are_points() -> None:
-    assert all(EVERYTHING.labelled(parse(name)) is not None for name in CUSTOMARY)
+    assert all(EVERYTHING.encode(parse(name)) is not None for name in CUSTOMARY)
 
 
-def test_what_is_no_point_has_no_labels() -> None:
+def test_what_is_no_point_has_no_parameters() -> None:
     space = Space(SMALL)
     for name in ("rtn-w8-channel-vision", "gptq-w4-vision", "rtn-w4-skip_head-vision", "rtn-w4a8-vision"):
-        assert space.labelled(parse(name)) is None
+        assert space.encode(parse(name)) is None
 
 
 def test_only_choices_that_lead_to_a_valid_point_are_offered() -> None:
@@ -93,8 +119,7 @@ def test_only_choices_that_lead_to_a_valid_point_are_offered() -> None:
 
     space = Space(MEDIUM, check)
     dimensions = [space.next({"method": "rtn", "scope": "vision", "weight_bits": 4, "weight_granularity": "group"})]
-    assert dimensions[0] == Dimension("group_size", (32, 128), (32, 64, 128))
-    assert dimensions[0].label == "group_size of 32|128"
+    assert dimensions[0] == Dimension("group_size", (32, 128))
     assert all(spec.group_size != 64 and spec.activation_granularity != "tensor" for spec in space.points())
 
 
@@ -106,11 +131,16 @@ def test_fixed_formats_offer_only_their_own() -> None:
     assert all(spec.weight_bits == 8 for spec in Space(Choices(("fp8",), ("vision",))).points())
 
 
-def test_mixed_precision_leaves_out_what_is_equal_to_the_rest() -> None:
+def test_mixed_precision_protects_the_most_harmful_layers_of_the_towers_in_scope() -> None:
     params = {"method": "rtn", "scope": "vision", "weight_bits": 4, "weight_granularity": "channel"}
-    blocks = {"bits visual.blocks.0": 4, "bits visual.blocks.1": 8}
-    spec = MIXED.spec({**params, "symmetric": True, "activations": "none", **blocks})
-    assert [(o.pattern, o.bits) for o in spec.overrides] == [("visual.blocks.1.*", 8)]
+    params |= {"symmetric": True, "activations": "none"}  # type: ignore[dict-item]
+    spec = MIXED.spec({**params, "protected": 2, "protected_bits": 8})
+    assert [(o.pattern, o.bits) for o in spec.overrides] == [("visual.a", 8), ("visual.c", 8)]
+    both = MIXED.spec({**params, "scope": "vision+text", "protected": 2, "protected_bits": 6})
+    assert [(o.pattern, o.bits) for o in both.overrides] == [("visual.a", 6), ("text.b", 6)]
+    assert MIXED.spec({**params, "protected": 0}).overrides == ()
+    assert MIXED.next({**params, "protected": 1, "weight_bits": 6}) == Dimension("protected_bits", (8,))
+    assert MIXED.next({**params, "weight_bits": 8}) is None  # nothing has more bits
 
 
 def test_a_space_without_a_point_says_why() -> None:
@@ -139,9 +169,9 @@ class _Counter:
         quantizers.get(spec.method).check(spec)
 
 
-def test_many_blocks_cost_few_checks() -> None:
+def test_many_layers_cost_few_checks() -> None:
     counter = _Counter()
-    blocks = {"vision": tuple(f"visual.blocks.{i}" for i in range(24))}
-    space = Space(Choices(("rtn",), ("vision",), blocks=blocks), counter)  # type: ignore[arg-type]
+    layers: tuple[tuple[Tower, str], ...] = tuple(("vision", f"visual.blocks.{i}.fc") for i in range(24))
+    space = Space(Choices(("rtn",), ("vision",), harmful=layers), counter)
     drawn(space, random.Random(0))
     assert counter.checks < 500

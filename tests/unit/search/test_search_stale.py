@@ -21,6 +21,7 @@ from search.history import evaluated
 from search.objective import Problem
 from search.stale import BEAT, GRACE, SUSPENDED, UNSIGNED, Watch, reconcile, retry, signed
 from search.storage import open_storage
+from search.study import CUSTOMARY
 from tests.search_stub import MEDIUM, Stub, make_search
 from tests.unit.search.test_search_storage import begun, start
 
@@ -73,7 +74,7 @@ def test_the_trial_of_a_killed_process_is_found_and_tried_again(tmp_path: Path) 
     first = search.study.get_trials()[0]
     (again,) = (trial for trial in search.study.get_trials() if "retry_of" in trial.user_attrs)
     assert first.state is TrialState.FAIL
-    assert again.user_attrs["configuration"] == first.user_attrs["configuration"] == "fp32"
+    assert again.user_attrs["configuration"] == first.user_attrs["configuration"] == CUSTOMARY[0]
     assert again.user_attrs["retry_of"] == [0]
     assert again.state is TrialState.COMPLETE
     assert len(evaluated(search.study)) == 8

@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.errors import SpecError, StorageError
+from benchmark.quantization import parse
 from benchmark.spec import QuantSpec
 from search.history import evaluated, front, losses
 from search.objective import Problem
@@ -47,7 +48,7 @@ def test_the_same_seed_gives_the_same_trials_when_tpes_model_decides(monkeypatch
     assert first == second
     monkeypatch.setattr("search.samplers._RANDOM_START", 10_000)
     chance = history(ran(36, sampler="tpe", seed=7)[0])
-    assert chance[:9] == first[:9]  # queued
+    assert chance[:7] == first[:7]  # queued
     assert sum(a != b for a, b in zip(chance[10:], first[10:], strict=False)) > 20  # drawn from the model
 
 
@@ -66,27 +67,41 @@ def test_a_study_that_stopped_samples_what_an_uninterrupted_one_would(tmp_path: 
     assert history(resumed) == history(whole)
 
 
-def test_full_precision_and_the_customary_configurations_come_first() -> None:
+def test_the_customary_configurations_of_the_space_come_first() -> None:
     search, _ = ran(10)
     trials = search.study.get_trials()
-    customary = ["fp32", *CUSTOMARY]
-    assert [t.user_attrs["configuration"] for t in trials[:6]] == customary
-    assert trials[0].values == [0.0, 32.0]
-    assert all(t.user_attrs["baseline"] for t in trials[:6])
-    assert trials[1].params["method"] == "rtn"
+    customary = [name for name in CUSTOMARY if name != "bnb-int8-vision"]  # no method of this space
+    assert [t.user_attrs["configuration"] for t in trials[:4]] == customary
+    assert all(t.user_attrs["baseline"] for t in trials[:4])
+    assert trials[0].params["method"] == "rtn"
 
 
 def test_customary_configurations_follow_for_both_towers() -> None:
     search, _ = ran(18)
-    names = [t.user_attrs["configuration"] for t in search.study.get_trials()]
-    assert names[6:9] == [f"rtn-w{bits}a8-channel-token-vision+text" for bits in (8, 6, 4)]
-    assert "baseline" not in [key for t in search.study.get_trials()[9:] for key in t.user_attrs]
-    assert all(not t.user_attrs["baseline"] for t in search.study.get_trials()[6:9])
+    trials = search.study.get_trials()
+    assert [t.user_attrs["configuration"] for t in trials][4:7] == [
+        f"rtn-w{bits}a8-channel-token-vision+text" for bits in (8, 6, 4)
+    ]
+    assert all(not t.user_attrs["baseline"] for t in trials[4:7])
+    assert "baseline" not in [key for t in trials[7:] for key in t.user_attrs]
+
+
+def test_the_sibling_with_the_same_image_tower_comes_next() -> None:
+    """It costs no forward pass over images."""
+    search, _ = ran(30)
+    trials = search.study.get_trials()
+    siblings = [t for t in trials if "sibling_of" in t.user_attrs]
+    assert len(siblings) > 5
+    for trial in siblings:
+        earlier = trials[trial.user_attrs["sibling_of"]]
+        assert trial.number == earlier.number + 1
+        one, other = (parse(t.user_attrs["configuration"]) for t in (earlier, trial))
+        assert one.for_tower("vision") == other.for_tower("vision")
+        assert one.scope != other.scope
 
 
 def test_no_configuration_is_evaluated_twice() -> None:
     search, stub = ran(40, choices=replace(MEDIUM, methods=("rtn", "bnb-nf4"), weight_bits=(3, 4)))
-    stub.calls["fp32"] -= 1  # the reference of the goals
     assert set(stub.calls.values()) == {1}
     assert len(evaluated(search.study)) == 40
     repeats = [t for t in search.study.get_trials() if "repeat_of" in t.user_attrs]
@@ -96,9 +111,8 @@ def test_no_configuration_is_evaluated_twice() -> None:
 
 def test_a_small_space_is_enumerated() -> None:
     search, _ = ran(100, choices=SMALL)
-    outside = {"fp32", *CUSTOMARY}
-    assert set(evaluated(search.study)) == {spec.name for spec in search.space.points()} | outside
-    assert len(search.study.get_trials()) == 12 + len(outside)
+    assert set(evaluated(search.study)) == {spec.name for spec in search.space.points()}
+    assert len(search.study.get_trials()) == 12
 
 
 def test_grid_takes_the_points_in_a_seeded_order() -> None:
@@ -118,8 +132,8 @@ def test_grid_refuses_a_space_that_cannot_be_enumerated(monkeypatch: pytest.Monk
 def test_a_space_that_the_sampler_does_not_exhaust_is_finished_with_unseen_points() -> None:
     search = make_search(Stub(), SMALL)
     search.prepare(5)  # fewer trials than points: sampled
-    search.run(17)  # more than it was prepared for
-    assert len(evaluated(search.study)) == 17
+    search.run(12)  # more than it was prepared for
+    assert len(evaluated(search.study)) == 12
 
 
 def test_the_front_is_feasible_and_not_dominated() -> None:
@@ -192,7 +206,7 @@ def test_a_stop_keeps_the_study_and_the_configuration_is_tried_again(error: Base
     search.prepare(10)
     with pytest.raises(type(error)):
         search.run(10)
-    assert len(evaluated(search.study)) == 3
+    assert len(evaluated(search.study)) == 2
     search.problem = Problem(stub.evaluate, search.problem.better, search.problem.headline)
     search.run(10)
     assert "rtn-w4a8-channel-token-vision" in evaluated(search.study)
