@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests start some hundred processes: where Python may not write its byte code, each would compile all modules anew.
+COMPILED := $(BIN)/python -m compileall -q benchmark search tasks trackers tests
 .DEFAULT_GOAL := help
 .PHONY: help install demo ui test check audit lint platforms newest release slow mutants pinned parity bench clean
 
@@ -26,9 +28,11 @@ ui: $(STAMP)  ## Open MLflow on the results (127.0.0.1:5000).
 
 test: $(STAMP)  ## Lint, types and all quick tests.
 	$(MAKE) --no-print-directory lint
+	@$(COMPILED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs -m 'not slow'
 
 slow: $(STAMP)  ## The slow tests (simulated coverage, full-size models).
+	@$(COMPILED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs -m slow
 
 mutants: $(STAMP)  ## Score the quick tests on 300 small changes of the code (an hour on 2 quiet cores; goes on where it stopped).
