@@ -12,7 +12,7 @@ from benchmark.download import hub
 from benchmark.download.catalogue import catalogue
 from benchmark.download.items import Ask, Item, items
 from benchmark.download.places import Places, is_here, is_whole, touched
-from benchmark.download.schema import Download
+from benchmark.download.schema import HIDDEN, Download
 from benchmark.download.writing import size_of
 from benchmark.errors import UnknownNameError
 from benchmark.spec.catalogue import catalogue as data_sets
@@ -156,7 +156,8 @@ def _provided(download: Download, root: Path) -> bool:
 
 
 def _has_content(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.is_file()
+    """Whether a file, or something in a folder, is there; what `fetch` itself keeps in the folder does not count."""
+    return any(each.name != HIDDEN for each in path.iterdir()) if path.is_dir() else path.is_file()
 
 
 def below(path: str, root: Path) -> Path:
