@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -137,8 +138,8 @@ def test_two_commands_from_an_empty_folder_to_the_results_of_a_suite(place: Plac
 KINDS = ("kill", "cut", "full", "moved")
 
 
-def disturb(place: Place, command: tuple[str, ...], kind: str, rng: random.Random, seconds: float) -> None:
-    """Let one command be disturbed at a random moment; whether it ends well does not matter."""
+def disturb(place: Place, command: tuple[str, ...], kind: str, rng: random.Random, seconds: float) -> int | None:
+    """Disturb one command at a random moment; its exit status, of whichever value."""
     largest = rng.randrange(1_000, 300_000) if kind == "full" else None
     if kind == "cut":
         place.hub.cut("/cdn/|/files/|/resolve", rng.randrange(1, 60_000), rng.randint(1, 6), reset=rng.random() < 0.5)
@@ -149,8 +150,9 @@ def disturb(place: Place, command: tuple[str, ...], kind: str, rng: random.Rando
     if kind == "kill":
         process.join(rng.uniform(0, seconds))
         process.kill()
-    finish(process)
+    status = finish(process)
     place.hub.heal()
+    return status
 
 
 @pytest.mark.slow
@@ -158,7 +160,7 @@ def test_twenty_random_moments_end_in_the_same_records(served: tuple[Hub, Path, 
     """Kills, cut bodies, moved branches and full disks, of which no trace is left in the results."""
     hub, config, downloads = served
     calm, rough = (Place(hub, tmp_path / name, config, downloads) for name in ("calm", "rough"))
-    rng, seconds = random.Random(29), dict[str, float]()
+    rng, seconds, failed = random.Random(29), dict[str, float](), 0
     for name, command in (("fetch", calm.fetch("suite:cifar")), ("run", calm.run("cifar", *SHORT))):
         start = time.monotonic()
         calm.call(*command)
@@ -168,10 +170,19 @@ def test_twenty_random_moments_end_in_the_same_records(served: tuple[Hub, Path, 
         name = "fetch" if moment < 12 else "run"
         if moment == 12:
             rough.call(*commands["fetch"])
-        disturb(rough, commands[name], KINDS[moment % 4], rng, seconds[name])
+        if disturb(rough, commands[name], KINDS[moment % 4], rng, seconds[name]) == 0:  # there is to be more to disturb
+            lose(rough.folder / "data", rng) if name == "fetch" else shutil.rmtree(rough.folder / "home")
+        else:
+            failed += 1
+    assert failed >= 8
     assert data_of(rough) == data_of(calm)
     rough.call(*commands["run"])
     assert results(rough.folder / "home") == results(calm.folder / "home")
+
+
+def lose(data: Path, rng: random.Random) -> None:
+    """Remove one data set, as a user would."""
+    shutil.rmtree(rng.choice(sorted(data.iterdir())))
 
 
 def data_of(place: Place) -> dict[str, bytes]:
@@ -189,8 +200,12 @@ def test_six_random_moments_of_a_fetch_end_in_the_same_files(tmp_path: Path) -> 
         publish(hub, {**contents, "coco-pairs": {"test/0.tar": tar_of(pictures)}}, tmp_path / "downloads.yaml")
         place = Place(hub, tmp_path / "user", tmp_path, tmp_path / "downloads.yaml")
         rng = random.Random(11)
+        ends = []
         for moment in range(6):
-            disturb_fetch(place, KINDS[moment % 4], rng)
+            ends.append(disturb_fetch(place, KINDS[moment % 4], rng))
+            if ends[-1] == 0:
+                lose(place.folder / "data", rng)
+        assert ends.count(0) < 6
         assert fetching(place).wait(60) == 0
     assert data_of(place) == {
         "coco-pairs/0.tar": tar_of(pictures),
@@ -217,7 +232,7 @@ def fetching(place: Place, largest: int = resource.RLIM_INFINITY) -> subprocess.
         )
 
 
-def disturb_fetch(place: Place, kind: str, rng: random.Random) -> None:
+def disturb_fetch(place: Place, kind: str, rng: random.Random) -> int:
     """As `disturb`, for a fetch in a process of its own."""
     if kind == "cut":
         place.hub.cut("/cdn/|/files/|/resolve", rng.randrange(1, 100_000), rng.randint(1, 6))
@@ -228,8 +243,9 @@ def disturb_fetch(place: Place, kind: str, rng: random.Random) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(rng.uniform(0.3, 2))
         process.kill()
-    process.wait(60)
+    status = process.wait(60)
     place.hub.heal()
+    return status
 
 
 ONCE = """
