@@ -19,17 +19,21 @@ Ask = Callable[[Source], hub.Listing]
 
 
 def remembering(ask: Ask = hub.listing) -> Ask:
-    """A way to ask that does not ask a hub again that has just not answered."""
-    silent: dict[str, str] = {}
+    """A way to ask that asks for nothing twice, and not at all once the hub has not answered."""
+    known: dict[str, hub.Listing] = {}
+    silent: list[str] = []
 
     def asked(source: Source) -> hub.Listing:
-        if "hub" in silent:
-            raise SourceError(f"{source.shown}: {silent['hub']}")
-        try:
-            return ask(source)
-        except hub.Unreachable as error:
-            silent["hub"] = error.told
-            raise
+        key = source.model_dump_json()
+        if key not in known:
+            if silent:
+                raise SourceError(f"{source.shown}: {silent[0]}")
+            try:
+                known[key] = ask(source)
+            except hub.Unreachable as error:
+                silent.append(error.told)
+                raise
+        return known[key]
 
     return asked
 

@@ -116,7 +116,7 @@ def state(
         raise UnknownNameError("download", name, known)
     download = known[name]
     folder = root / download.folder
-    if not only and not touched(folder) and _provided(download, root):
+    if not only and _is_own(download, folder, root):
         return State(name, download, root, (), own=True)
     found = [
         item
@@ -144,6 +144,21 @@ def _file(item: Item, folder: Path) -> FileState:
     if part := size_of(places.part):
         return FileState(item, "partial", part)
     return FileState(item, "by hand" if item.by_hand else "missing")
+
+
+def _is_own(download: Download, folder: Path, root: Path) -> bool:
+    """Whether the user put the data there.
+
+    Of a folder that several downloads share only what this one unpacks into folders of its own tells. An archive that
+    waits in its place to be unpacked is no data yet.
+    """
+    if touched(folder, download.files) or not _provided(download, root):
+        return False
+    needed = {name: file.unpack for name, file in download.files.items() if not file.optional}
+    if any(how is not None and (folder / name).is_file() for name, how in needed.items()):
+        return False
+    places = [how.to for how in needed.values() if how is not None and how.to is not None]
+    return all(_has_content(folder / place) for place in places) if places else not touched(folder)
 
 
 def _provided(download: Download, root: Path) -> bool:
