@@ -65,9 +65,10 @@ def fetch_data(request: DataFetchRequest) -> int:
         for each in states:
             if each.own:
                 progress.message(f"{each.name}: {each.folder} is there and not from this command; it is left alone")
-        check_room(root, room(_by_itself(open_ones, archives)), ", ".join(each.name for each in open_ones))
+        itself = _by_itself(open_ones, archives)
+        check_room(root, room(itself), ", ".join(each.name for each in open_ones))
     if open_ones:
-        _accept(open_ones, request)
+        _accept(open_ones, request, needed=any(each.missing for each in itself))
     with open_progress(request.quiet):
         outcomes = [
             fetch(each.name, root, known, request.only, archives.get(each.name), ask=ask)
@@ -103,8 +104,11 @@ def _by_itself(states: Sequence[State], archives: dict[str, dict[str, Path]]) ->
     ]
 
 
-def _accept(states: Sequence[State], request: DataFetchRequest) -> None:
+def _accept(states: Sequence[State], request: DataFetchRequest, needed: bool) -> None:
     """Show the terms, and ask whether they are accepted where nobody has said so.
+
+    Args:
+        needed: whether anything will be fetched, rather than told how to get it by hand.
 
     Raises:
         InputError: nobody can be asked, or the answer is no.
@@ -112,7 +116,7 @@ def _accept(states: Sequence[State], request: DataFetchRequest) -> None:
     for each in states:
         lines = [f"{each.name}: {_amount(each)} to {each.folder}", f"  terms: {_terms(each.download)}"]
         print("\n".join(lines), file=sys.stderr)
-    if request.yes:
+    if request.yes or not needed:
         return
     if not _can_ask():
         command = _command(request.names, request, True)

@@ -247,6 +247,12 @@ def test_ctrl_c_is_one_line_and_resumes(
     assert server.log[-1][1] == "bytes=1000-"
 
 
+def test_how_to_get_a_file_by_hand_is_told_without_a_question(entries: dict[str, Any], root: Path) -> None:
+    told = run("fetch", "hand", "--to", root)
+    assert (told.exit_code, "has to be got by hand" in told.stdout) == (3, True)
+    assert "terms: ask its authors" in told.stderr
+
+
 def test_what_to_fetch_must_be_said(entries: dict[str, Any], root: Path) -> None:
     assert run("fetch", "--to", root).exit_code == 2
     assert not root.exists()
