@@ -82,7 +82,8 @@ def items(download: Download, folder: Path, fresh: bool = False, ask: Ask = hub.
         try:
             listed = _listing(source, folder, fresh, ask)
         except SourceError as error:
-            found.append(_plain(name, file, str(error)))
+            known = file.md5 or file.sha256  # then another source, or the user, may still give it
+            found.append(_plain(name, file, None if known and not is_pattern(name) else str(error)))
             continue
         found += [_listed(name, file, each, listed.commit) for each in listed.files]
     return found

@@ -389,6 +389,46 @@ def test_files_of_another_revision_are_replaced_and_those_it_lacks_removed(
     assert [entry[0] for entry in server.log] == ["/b/test/1.tar"]
 
 
+def test_a_copy_in_the_hubs_own_cache_is_used(
+    server: Server, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = tmp_path / "cached"
+    cached.write_bytes(PLAIN)
+    monkeypatch.setattr(fetching.hub, "cached", lambda source: cached)
+    known = download(server, {"test/*.tar": PATTERN})
+    outcome = got(tmp_path, known, network, ask=lambda _: listing("a", {"test/0.tar": PLAIN}))
+    assert outcome.got == ("test/0.tar",)
+    assert visible(tmp_path) == {"test/0.tar": PLAIN}
+    assert cached.read_bytes() == PLAIN
+    assert server.log == []
+
+
+@pytest.mark.parametrize("summed", [True, False])
+def test_without_the_hub_the_next_source_or_the_users_file_serves(
+    server: Server, network: Network, tmp_path: Path, summed: bool
+) -> None:
+    server.put("two", PLAIN)
+    sources = [{"hub": "org/it", "revision": "main", "path": "f"}, {"url": server.at("two")}]
+    sums_ = {"sha256": sha256(PLAIN)} if summed else {"unverified": "its authors publish none"}
+    known = download(server, {"f": {"sources": sources} | sums_})
+
+    def away(source: Source) -> Listing:
+        raise Unreachable("hub org/it", "no answer in time")
+
+    def refuse(source: Source) -> tuple[str, dict[str, str]]:
+        raise SourceError("the hub is away")
+
+    own = tmp_path / "mine" / "f"
+    own.parent.mkdir()
+    own.write_bytes(PLAIN)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fetching.hub, "address", refuse)
+        patched.setattr(fetching.hub, "cached", lambda source: None)
+        assert got(tmp_path, known, network, ask=away).got == (("f",) if summed else ())
+        assert got(tmp_path, known, network, ask=away, archives={"f": own}).missing == ()
+    assert visible(tmp_path) == {"f": PLAIN}
+
+
 # Room
 
 
