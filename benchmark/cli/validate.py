@@ -19,6 +19,7 @@ from benchmark.engine.survey import Survey, survey
 from benchmark.spec.catalogue import catalogue as data_sets
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.utils.output import out
+from benchmark.utils.progress import open_progress
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 YEAR = 365.25 * DAY
@@ -36,7 +37,8 @@ def validate_suite(request: ValidateRequest) -> None:
         tasks=request.tasks,
         limit=request.limit,
     )
-    found = survey(suite, request.allow_outside, devices_of(request.device))
+    with open_progress(request.quiet):
+        found = survey(suite, request.allow_outside, devices_of(request.device))
     if request.json:
         print(json.dumps(found.to_json()), file=out())
     elif not request.quiet:

@@ -8,7 +8,6 @@ import re
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,9 +24,9 @@ from tests.hub.repositories import File, Kind, Repository
 CHUNK = 4096
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """One request as it was answered; `sent`: bytes of the body that went out."""
+    """One request as it is answered; `sent`: bytes of the body that went out."""
 
     method: str
     path: str
@@ -103,6 +102,7 @@ class Hub:
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
         self._stopping = threading.Event()
+        self._connections: set[socket.socket] = set()
 
     # Its content
 
@@ -186,6 +186,10 @@ class Hub:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+        with self._lock:
+            for connection in self._connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> Self:
         self.start()
@@ -255,6 +259,11 @@ class Hub:
                     return fault
         return None
 
+    def hold(self, connection: socket.socket, held: bool) -> None:
+        """Remember an open connection, or forget it."""
+        with self._lock:
+            (self._connections.add if held else self._connections.discard)(connection)
+
     def note(self, request: Request) -> None:
         """Add to the log."""
         with self._lock:
@@ -280,6 +289,15 @@ class _Handler(BaseHTTPRequestHandler):
     def __init__(self, hub: Hub, *arguments: Any) -> None:
         self.hub = hub
         super().__init__(*arguments)
+
+    def setup(self) -> None:
+        super().setup()
+        self.hub.hold(self.connection, True)
+
+    def finish(self) -> None:
+        self.hub.hold(self.connection, False)
+        with suppress(OSError):
+            super().finish()
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing on stderr."""
@@ -308,7 +326,8 @@ class _Handler(BaseHTTPRequestHandler):
         return (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
 
     def _send(self, answer: _Answer, fault: Fault) -> None:
-        sent = 0
+        noted = Request(self.command, self.path, answer.status, self.headers.get("Range"), 0, self._token())
+        self.hub.note(noted)
         try:
             self.send_response(answer.status)
             for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
@@ -321,14 +340,11 @@ class _Handler(BaseHTTPRequestHandler):
                     if fault.pause and self.hub.wait(fault.pause):
                         return self._drop()
                     self.wfile.write(body[start : start + CHUNK])
-                    sent = min(start + CHUNK, len(body))
+                    noted.sent = min(start + CHUNK, len(body))
                 if not whole:
                     self._drop(fault.reset)
         except OSError:
             self.close_connection = True
-        finally:
-            where = self.headers.get("Range")
-            self.hub.note(Request(self.command, self.path, answer.status, where, sent, self._token()))
         return None
 
     def _drop(self, reset: bool = False) -> None:
@@ -337,7 +353,7 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(OSError):
             self.wfile.flush()
             if reset:
-                time.sleep(0.05)  # what was sent is to arrive: a reset throws away what the client has not read
+                self.hub.wait(0.05)  # what was sent is to arrive: a reset throws away what the client has not read
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             else:
                 self.connection.shutdown(socket.SHUT_RDWR)
