@@ -66,9 +66,22 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def published(scratch: Path, count: int = 12) -> Published:
-    """What the suites `cifar` and `imagenet` need, as its publishers have it. Args: scratch: an empty folder."""
+def published(scratch: Path, imagenet: bool = True, count: int = 12) -> Published:
+    """What the suites `cifar` and `imagenet`, or `cifar` alone, need, as its publishers have it.
+
+    Args:
+        scratch: an empty folder.
+    """
     write_cifar(scratch, count)
+    found: Published = {
+        "cifar10": files_in(scratch / "wds_vtab-cifar10"),
+        "cifar10-c": {"CIFAR-10-C.tar": tar_of(_below("CIFAR-10-C", files_in(scratch / "CIFAR-10-C")))},
+        "coco-pairs": {"test/0.tar": (scratch / "coco-pairs" / "00000.tar").read_bytes()},
+    }
+    return found | _openood(count) | (_imagenets(scratch, count) if imagenet else {})
+
+
+def _imagenets(scratch: Path, count: int) -> Published:
     names = imagenet_classes()
     for folder, classes in (
         ("imagenet", names),
@@ -79,24 +92,17 @@ def published(scratch: Path, count: int = 12) -> Published:
     ):
         write_webdataset(scratch / folder, classes, count, templates=TEMPLATES)
     write_counteranimal(scratch / "LAION-final", COUNTERANIMAL[:5])
-    found: Published = {
-        "cifar10": files_in(scratch / "wds_vtab-cifar10"),
-        "cifar10-c": {"CIFAR-10-C.tar": tar_of(_below("CIFAR-10-C", files_in(scratch / "CIFAR-10-C")))},
+    animals = {"LAION-final/imagenet_names.txt": b"0\ttench\n"}
+    animals |= _below("LAION-final", files_in(scratch / "LAION-final"))
+    return {
         "imagenet": files_in(scratch / "imagenet"),
         "imagenet-c": _imagenet_c(scratch / "wnids"),
         "imagenet-v2": files_in(scratch / "wds_imagenetv2"),
         "imagenet-sketch": files_in(scratch / "wds_imagenet_sketch"),
         "imagenet-a": files_in(scratch / "wds_imagenet-a"),
         "imagenet-r": files_in(scratch / "wds_imagenet-r"),
-        "counteranimal": {
-            "LAION-final.zip": zip_of(
-                {"LAION-final/imagenet_names.txt": b"0\ttench\n"}
-                | _below("LAION-final", files_in(scratch / "LAION-final"))
-            )
-        },
-        "coco-pairs": {"test/0.tar": (scratch / "coco-pairs" / "00000.tar").read_bytes()},
+        "counteranimal": {"LAION-final.zip": zip_of(animals)},
     }
-    return found | _openood(count)
 
 
 def _below(folder: str, files: Mapping[str, bytes]) -> dict[str, bytes]:

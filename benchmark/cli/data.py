@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from benchmark.download.schema import Download
 from benchmark.download.state import FileState, State, chosen, room, state
 from benchmark.download.writing import RESERVE, check_room, free
 from benchmark.errors import PARTIAL, InputError
+from benchmark.spec.suite import suite_names
 from benchmark.utils.output import out
 from benchmark.utils.progress import count, open_progress
 
@@ -47,7 +48,7 @@ def check(request: DataCheckRequest) -> int:
     _print_disk(states, root)
     left = [each.name for each in states if not each.complete]
     if left:
-        print(f"Get it: {_command(left, request)}")
+        print(f"Get it: {_command(map(_named, left), request)}")
     return 0 if complete else MISSING
 
 
@@ -64,9 +65,10 @@ def fetch_data(request: DataFetchRequest) -> int:
         for each in states:
             if each.own:
                 progress.message(f"{each.name}: {each.folder} is there and not from this command; it is left alone")
-        check_room(root, room(_by_itself(open_ones, archives)), ", ".join(each.name for each in open_ones))
+        itself = _by_itself(open_ones, archives)
+        check_room(root, room(itself), ", ".join(each.name for each in open_ones))
     if open_ones:
-        _accept(open_ones, request)
+        _accept(open_ones, request, needed=any(each.missing for each in itself))
     with open_progress(request.quiet):
         outcomes = [
             fetch(each.name, root, known, request.only, archives.get(each.name), ask=ask)
@@ -102,8 +104,11 @@ def _by_itself(states: Sequence[State], archives: dict[str, dict[str, Path]]) ->
     ]
 
 
-def _accept(states: Sequence[State], request: DataFetchRequest) -> None:
+def _accept(states: Sequence[State], request: DataFetchRequest, needed: bool) -> None:
     """Show the terms, and ask whether they are accepted where nobody has said so.
+
+    Args:
+        needed: whether anything will be fetched, rather than told how to get it by hand.
 
     Raises:
         InputError: nobody can be asked, or the answer is no.
@@ -111,10 +116,10 @@ def _accept(states: Sequence[State], request: DataFetchRequest) -> None:
     for each in states:
         lines = [f"{each.name}: {_amount(each)} to {each.folder}", f"  terms: {_terms(each.download)}"]
         print("\n".join(lines), file=sys.stderr)
-    if request.yes:
+    if request.yes or not needed:
         return
     if not _can_ask():
-        command = _command(request.names or [each.name for each in states], request, True)
+        command = _command(request.names, request, True)
         raise InputError(f"the terms above must be accepted, and nobody can be asked here; accept them with: {command}")
     print("Fetch under these terms? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
@@ -159,6 +164,7 @@ def _file(file: FileState) -> str:
     if file.status == "unknown":
         return f"{file.item.name}: {file.item.problem}"
     about = {"partial": f", {count(file.here, 'B')} of it here", "by hand": ", by hand"}.get(file.status, "")
+    about += ", no sum published" if file.item.sums.best is None else ""
     return f"{file.item.name} ({size}{about})"
 
 
@@ -176,7 +182,12 @@ def _print_disk(states: Sequence[State], root: Path) -> None:
     print(f"{root}: {count(there, 'B')} free, {least}{count(needed, 'B')} needed{enough}")
 
 
-def _command(names: Sequence[str], request: DataPlace, yes: bool = False) -> str:
+def _named(download: str) -> str:
+    """The name of a download as an argument: where a suite has the same, the download is said to be meant."""
+    return f"data:{download}" if download in suite_names() else download
+
+
+def _command(names: Iterable[str], request: DataPlace, yes: bool = False) -> str:
     words = ["reliquant", "data", "fetch", *names, "--to", str(request.to)]
     if isinstance(request, DataFetchRequest):
         words += [word for name in request.only for word in ("--only", name)]
@@ -214,6 +225,9 @@ def _print_outcome(outcome: Outcome, request: DataFetchRequest) -> None:
         return
     if not outcome.missing:
         print(f"{each.name}: here ({len(each.files)} files, {each.folder})")
+    for file in each.files:
+        if file.item.name in outcome.got and file.item.sums.best is None:
+            print(f"{each.name}: {file.item.name}: not verified: {file.item.unverified or 'no sum is known'}")
     for missing in outcome.missing:
         _print_missing(missing, each, request)
 
@@ -226,10 +240,10 @@ def _print_missing(missing: Missing, each: State, request: DataFetchRequest) -> 
         return
     size = "size not published" if item.sums.bytes is None else f"{item.sums.bytes:,} bytes"
     file = item.name.rpartition("/")[2]
-    command = f"reliquant data fetch {each.name} --to {shlex.quote(str(request.to))} --from-archive {shlex.quote(file)}"
+    words = ["reliquant", "data", "fetch", _named(each.name), "--to", str(request.to), "--from-archive", file]
     lines = [*(("from", source.shown) for source in missing.by_hand), ("is", f"{size}, {item.sums.shown}")]
     lines += [("note", f"not verified: {item.unverified}")] if item.unverified else []
-    lines += [("then", command), ("or", f"put it into {each.folder}, under this name, and fetch again")]
+    lines += [("then", shlex.join(words)), ("or", f"put it into {each.folder}, under this name, and fetch again")]
     print(f"{each.name}: {item.name} has to be got by hand" + "".join(_indented(*line) for line in lines))
 
 

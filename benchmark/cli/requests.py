@@ -120,11 +120,8 @@ class ArtifactInputsRequest(Json, Quiet, Home, Pixels, Plugins, Limit, DataPlace
 
 @dataclass(frozen=True, kw_only=True)
 class DataPlace(Json, Quiet, Home):
-    """What is wanted, and the folder of all data."""
+    """The folder of all data."""
 
-    names: Sequence[str] = option(
-        (), "Suites, data sets or downloads; default: all.", argument=True, metavar="NAME...", complete="data_names"
-    )
     to: Path | None = option(None, "Folder of all data.", metavar="FOLDER", envvar="RELIQUANT_DATA")
     catalogues: Sequence[Path] = option((), "Own data catalogue; repeatable.", flag="--catalogue")
 
@@ -137,6 +134,10 @@ class DataCheckRequest(DataPlace):
     the data set.
     """
 
+    names: Sequence[str] = option(
+        (), "Suites, data sets or downloads; default: all.", argument=True, metavar="NAME...", complete="data_names"
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataFetchRequest(DataPlace):
@@ -145,6 +146,9 @@ class DataFetchRequest(DataPlace):
     `reliquant data fetch cifar imagenet-c`. Each file is compared with its published size and sum.
     """
 
+    names: Sequence[str] = option(
+        ..., "Suites, data sets or downloads.", argument=True, metavar="NAME...", complete="data_names"
+    )
     only: Sequence[str] = option((), "Only this file of them, e.g. noise.tar; repeatable, * allowed.", metavar="NAME")
     yes: bool = option(False, "Accept the terms that are shown.")
     from_archive: Sequence[Path] = option((), "A file that you have already; repeatable.", metavar="FILE")

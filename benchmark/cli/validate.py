@@ -6,15 +6,20 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmark.cli.requests import ValidateRequest
+from benchmark.download.catalogue import catalogue as published_downloads
+from benchmark.download.catalogue import in_order, own_files
 from benchmark.engine.include import include_files
 from benchmark.engine.plan import unavailable_lines
 from benchmark.engine.requested import check_device
 from benchmark.engine.run import PIXEL_BUDGET
 from benchmark.engine.survey import Survey, survey
+from benchmark.spec.catalogue import catalogue as data_sets
 from benchmark.spec.suite import load_suite, narrow
 from benchmark.utils.output import out
+from benchmark.utils.progress import open_progress
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 YEAR = 365.25 * DAY
@@ -32,11 +37,12 @@ def validate_suite(request: ValidateRequest) -> None:
         tasks=request.tasks,
         limit=request.limit,
     )
-    found = survey(suite, request.allow_outside, devices_of(request.device))
+    with open_progress(request.quiet):
+        found = survey(suite, request.allow_outside, devices_of(request.device))
     if request.json:
         print(json.dumps(found.to_json()), file=out())
     elif not request.quiet:
-        print(report(found))
+        print(report(found, to_fetch(found, request.catalogues, own_files())))
     if not request.quiet:
         for line in unavailable_lines(found.unavailable):
             print(line, file=sys.stderr)
@@ -56,8 +62,23 @@ def devices_of(asked: str) -> tuple[str, ...]:
     return (asked, "cuda") if asked == "cpu" and torch.cuda.is_available() else (asked,)
 
 
-def report(found: Survey) -> str:
-    """The survey in words."""
+def to_fetch(found: Survey, catalogues: Sequence[Path], downloads: Sequence[Path] = ()) -> tuple[int, bool]:
+    """Bytes that `reliquant data fetch` has to get for the data sets that are not here, and whether that is all.
+
+    Sizes as published, of downloads that state one; nothing is looked up elsewhere.
+    """
+    absent = {(spec.source, spec.path) for n, spec in found.suite.data.items() if spec.path and n not in found.data}
+    entries = {name: (entry.spec.source, entry.spec.path) for name, entry in data_sets(catalogues).items()}
+    names = {name for name, place in entries.items() if place in absent}
+    known = published_downloads(downloads)
+    chosen = in_order([name for name, each in known.items() if names & set(each.provides)], known)
+    files = [file for name in chosen for file in known[name].files.values() if not file.optional]
+    fetched = {place for name in chosen for place in map(entries.get, known[name].provides)}
+    return sum(file.bytes or 0 for file in files), absent <= fetched and all(file.bytes is not None for file in files)
+
+
+def report(found: Survey, fetch: tuple[int, bool] = (0, True)) -> str:
+    """The survey in words. Args: fetch: as `to_fetch` gives it."""
     lines = [
         f"suite '{found.suite.name}' is valid: {found.models} models x {found.quantizations} quantizations"
         f"{f' + {found.artifacts} artifacts' if found.artifacts else ''} = "
@@ -68,7 +89,7 @@ def report(found: Survey) -> str:
         f"{found.text_towers} different text towers of each model, {_texts(found)} for each",
         f"{number(found.image_passes)} images and {number(found.text_passes)} texts in all",
         *_times(found),
-        *_disk(found),
+        *_disk(found, *fetch),
     ]
     lines += [f"  {name}: {text}" for name, text in found.data.items()]
     if found.missing:
@@ -92,10 +113,11 @@ def _times(found: Survey) -> list[str]:
     ]
 
 
-def _disk(found: Survey) -> list[str]:
+def _disk(found: Survey, fetch: int, whole: bool) -> list[str]:
     """What it takes on disk."""
+    more = f" and {'' if whole else 'at least '}{size(fetch)} to fetch" if fetch or not whole else ""
     lines = [
-        f"disk: {size(found.data_bytes)} of data here, {size(found.pixel_bytes)} of pixels, "
+        f"disk: {size(found.data_bytes)} of data here{more}, {size(found.pixel_bytes)} of pixels, "
         f"{size(found.bank_bytes)} of features"
     ]
     if found.pixel_bytes > PIXEL_BUDGET:

@@ -119,7 +119,8 @@ def fetch(
     network = network or Network()
     got, missing = [], []
     for file in found.files:
-        if file.item.problem is not None:
+        given = file.item.pattern is None and file.item.name in (archives or {})
+        if file.item.problem is not None and not given:
             missing.append(Missing(file.item, (file.item.problem,)))
             continue
         job = _Job(file.item, Places(found.folder, file.item.name), archives or {}, network)

@@ -56,7 +56,7 @@ def listing(source: Source) -> Listing:
     """
     from huggingface_hub import HfApi, RepoFile, constants
 
-    where, path = f"hub {source.hub}@{source.revision}", str(source.path)
+    where, path = source.shown, str(source.path)
     if constants.HF_HUB_OFFLINE:
         raise SourceError(f"{where}: {OFFLINE}")
     if (told := unreachable(constants.ENDPOINT)) is not None:
@@ -75,7 +75,7 @@ def listing(source: Source) -> Listing:
             found = list(api.get_paths_info(repository, [path], revision=commit, repo_type=kind))
     files = [_file(each) for each in found if isinstance(each, RepoFile) and matches(each.path, path)]
     if not files:
-        raise SourceError(f"{where}: has no {path}")
+        raise SourceError(f"{where}: there is no such file in that revision")
     try:
         for file in files:
             inside(file.path)

@@ -19,17 +19,21 @@ Ask = Callable[[Source], hub.Listing]
 
 
 def remembering(ask: Ask = hub.listing) -> Ask:
-    """A way to ask that does not ask a hub again that has just not answered."""
-    silent: dict[str, str] = {}
+    """A way to ask that asks for nothing twice, and not at all once the hub has not answered."""
+    known: dict[str, hub.Listing] = {}
+    silent: list[str] = []
 
     def asked(source: Source) -> hub.Listing:
-        if "hub" in silent:
-            raise SourceError(f"{source.shown}: {silent['hub']}")
-        try:
-            return ask(source)
-        except hub.Unreachable as error:
-            silent["hub"] = error.told
-            raise
+        key = source.model_dump_json()
+        if key not in known:
+            if silent:
+                raise SourceError(f"{source.shown}: {silent[0]}")
+            try:
+                known[key] = ask(source)
+            except hub.Unreachable as error:
+                silent.append(error.told)
+                raise
+        return known[key]
 
     return asked
 
@@ -78,7 +82,8 @@ def items(download: Download, folder: Path, fresh: bool = False, ask: Ask = hub.
         try:
             listed = _listing(source, folder, fresh, ask)
         except SourceError as error:
-            found.append(_plain(name, file, str(error)))
+            known = file.md5 or file.sha256  # then another source, or the user, may still give it
+            found.append(_plain(name, file, None if known and not is_pattern(name) else str(error)))
             continue
         found += [_listed(name, file, each, listed.commit) for each in listed.files]
     return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,10 @@ def markers(folder: Path) -> Iterator[tuple[Places, Marker]]:
             yield places, marker
 
 
-def touched(folder: Path) -> bool:
-    """Whether `fetch` has begun to put files into a data set's folder."""
-    hidden = folder / HIDDEN
-    begun = (each for pattern in ("*.part", "*.whole") for each in hidden.rglob(pattern))
-    return any(True for _ in begun) or any(True for _ in markers(folder))
+def touched(folder: Path, names: Iterable[str] = ("*",)) -> bool:
+    """Whether `fetch` has begun to put files into a data set's folder; of these names or patterns alone."""
+    hidden, wanted = folder / HIDDEN, list(names)
+    begun = [path for suffix in (".part", ".whole") for path in hidden.rglob(f"*{suffix}")]
+    found = [path.with_suffix("").relative_to(hidden).as_posix() for path in begun]
+    found += [places.name for places, _ in markers(folder)]
+    return any(fnmatch.fnmatchcase(name, pattern) for name in found for pattern in wanted)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from benchmark.errors import masked
 from benchmark.spec.base import HUB_ID, Frozen, Name, Text
 
 HIDDEN = ".reliquant"
@@ -92,12 +93,12 @@ class Source(Frozen):
 
     @property
     def shown(self) -> str:
-        """The source in one line."""
+        """The source in one line, without a password."""
         if self.hub is not None:
             return f"hub {self.hub}@{str(self.revision)[:12]} {self.path}"
         if self.drive is not None:
             return DRIVE.format(self.drive)
-        return self.url or " ".join(part for part in (self.manual, self.link) if part)
+        return masked(self.url or " ".join(part for part in (self.manual, self.link) if part))
 
 
 class Unpack(Frozen):

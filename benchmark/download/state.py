@@ -12,7 +12,7 @@ from benchmark.download import hub
 from benchmark.download.catalogue import catalogue
 from benchmark.download.items import Ask, Item, items
 from benchmark.download.places import Places, is_here, is_whole, touched
-from benchmark.download.schema import Download
+from benchmark.download.schema import HIDDEN, Download
 from benchmark.download.writing import size_of
 from benchmark.errors import UnknownNameError
 from benchmark.spec.catalogue import catalogue as data_sets
@@ -116,7 +116,7 @@ def state(
         raise UnknownNameError("download", name, known)
     download = known[name]
     folder = root / download.folder
-    if not only and not touched(folder) and _provided(download, root):
+    if not only and _is_own(download, folder, root):
         return State(name, download, root, (), own=True)
     found = [
         item
@@ -146,6 +146,21 @@ def _file(item: Item, folder: Path) -> FileState:
     return FileState(item, "by hand" if item.by_hand else "missing")
 
 
+def _is_own(download: Download, folder: Path, root: Path) -> bool:
+    """Whether the user put the data there.
+
+    Of a folder that several downloads share only what this one unpacks into folders of its own tells. An archive that
+    waits in its place to be unpacked is no data yet.
+    """
+    if touched(folder, download.files) or not _provided(download, root):
+        return False
+    needed = {name: file.unpack for name, file in download.files.items() if not file.optional}
+    if any(how is not None and (folder / name).is_file() for name, how in needed.items()):
+        return False
+    places = [how.to for how in needed.values() if how is not None and how.to is not None]
+    return all(_has_content(folder / place) for place in places) if places else not touched(folder)
+
+
 def _provided(download: Download, root: Path) -> bool:
     """Whether all that a download provides can be found below the folder of all data."""
     if not download.provides:
@@ -156,7 +171,8 @@ def _provided(download: Download, root: Path) -> bool:
 
 
 def _has_content(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.is_file()
+    """Whether a file, or something in a folder, is there; what `fetch` itself keeps in the folder does not count."""
+    return any(each.name != HIDDEN for each in path.iterdir()) if path.is_dir() else path.is_file()
 
 
 def below(path: str, root: Path) -> Path:

@@ -114,20 +114,21 @@ def receive(target: Target, part: Path, network: Network) -> bool:
         StorageError: the disk is full, or cannot be written; what is there stays.
     """
     with stream(target.url, network.pause):
-        tries, restarts, resumed = 0, 0, False
+        most, tries, restarts, resumed = size_of(part), 0, 0, False
         while True:
-            before = size_of(part)
-            resumed = resumed or before > 0
+            resumed = resumed or size_of(part) > 0
             try:
                 _attempt(target, part, network)
                 return resumed
             except _Again as again:
-                restarts, resumed = restarts + 1, False
+                most, restarts, resumed = 0, restarts + 1, False
                 if restarts > RESTARTS:
                     raise SourceError(f"{target.source}: {again}, {restarts} times") from None
                 shown().message(f"{target.name}: {again}; beginning again")
             except _Later as later:
-                tries = 1 if size_of(part) > before else tries + 1
+                here = size_of(part)
+                tries = 1 if here > most else tries + 1
+                most = max(most, here)
                 _wait(target, later, tries, network)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data import Data, DataSets, expand, prompts, sources
+from benchmark.data import Data, DataSets, prompts, sources
 from benchmark.engine.label_spaces import check_captions
 from benchmark.engine.model_cost import ModelCost, cost_of
 from benchmark.engine.plan import Binding, calibration_of, check_suite, open_of, unavailable_here
@@ -196,7 +196,7 @@ def _look(suite: SuiteSpec, groups: Mapping[str, Mapping[str, DataSpec]], allow_
         spec, limit = suite.data[name], limit_of(suite, name)
         count: int | None
         try:
-            opened[name] = open_of(suite, next(iter(expand(name, spec).values())), name, sets)
+            opened[name] = open_of(suite, next(iter(groups[name].values())), name, sets)
             count = len(opened[name])
         except SpecError:  # calibration pairs without `text: captions`: the suite is wrong
             raise

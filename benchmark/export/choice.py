@@ -11,6 +11,7 @@ from benchmark.ledger.records import Ledger
 from benchmark.models.identity import canonical_ref
 from benchmark.results.answers import records_of
 from benchmark.spec import ModelSpec, SuiteSpec
+from benchmark.spec.models import unpinned
 
 
 def choose_model(suite: SuiteSpec, quantization: str, home: Path) -> ModelSpec:
@@ -41,14 +42,17 @@ def evaluated(suite: SuiteSpec, quantization: str, home: Path) -> list[ModelSpec
     """
     if not (home / "ledger.jsonl").is_file():
         return []
-    own = {canonical_ref(model.ref): model for model in suite.models}
+    own = {canonical_ref(model.ref) + model.ref.removeprefix(unpinned(model.ref)): model for model in suite.models}
     found: dict[str, ModelSpec] = {}
     for record in records_of(Ledger(home), suite.name, suite):
         about = record.provenance.get("model", {})
         if record.quantization == quantization and record.status == "done" and not about.get("quantized"):
             ref = str(record.identity.get("model", {}).get("ref", about.get("ref", "")))
             if ref:
-                found.setdefault(canonical_ref(ref), own.get(canonical_ref(ref)) or ModelSpec(ref=ref))
+                pinned = ref.removeprefix(unpinned(ref))  # two revisions are two models
+                found.setdefault(
+                    canonical_ref(ref) + pinned, own.get(canonical_ref(ref) + pinned) or ModelSpec(ref=ref)
+                )
     return list(found.values())
 
 

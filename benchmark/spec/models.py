@@ -43,8 +43,7 @@ def known_model(ref: str) -> KnownModel | None:
 
     Of these two also at a revision (`@REVISION`).
     """
-    if ref.startswith(("hf-hub:", "transformers:")):
-        ref = ref.partition("@")[0]
+    ref = unpinned(ref)
     found = known_models().get(ref.replace("-quickgelu/", "/"))
     return found or _by_hub().get(ref.removeprefix("hf-hub:"))
 
@@ -53,6 +52,15 @@ def catalogue_ref(ref: str) -> str:
     """The catalogue's reference of a model in any spelling of it that the catalogue knows; others as they are."""
     known = known_model(ref)
     return next((name for name, entry in known_models().items() if entry is known), ref)
+
+
+def unpinned(ref: str) -> str:
+    """A reference to the hub without its revision; others as they are.
+
+    >>> unpinned("hf-hub:org/name@v1"), unpinned("local-dir:a@b")
+    ('hf-hub:org/name', 'local-dir:a@b')
+    """
+    return ref.partition("@")[0] if ref.startswith(("hf-hub:", "transformers:")) else ref
 
 
 @cache

@@ -132,7 +132,7 @@ def test_validate_counts_what_is_here(reliquant: Reliquant, model: str, tmp_path
     _, out, _ = reliquant("validate", "cifar")
     missing = out.split("missing here", 1)[1]
     assert "data set" not in missing  # only the model
-    assert f"{12 * (1 + 75 + 6 + 1):,} images for each configuration" in out
+    assert f"6 different image towers of each model, {12 * (1 + 75 + 6 + 1):,} images for each" in out
 
 
 # --- own data ----------------------------------------------------------------------------------------------------

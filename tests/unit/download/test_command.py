@@ -247,6 +247,32 @@ def test_ctrl_c_is_one_line_and_resumes(
     assert server.log[-1][1] == "bytes=1000-"
 
 
+def test_how_to_get_a_file_by_hand_is_told_without_a_question(entries: dict[str, Any], root: Path) -> None:
+    told = run("fetch", "hand", "--to", root)
+    assert (told.exit_code, "has to be got by hand" in told.stdout) == (3, True)
+    assert "terms: ask its authors" in told.stderr
+
+
+def test_what_to_fetch_must_be_said(entries: dict[str, Any], root: Path) -> None:
+    assert run("fetch", "--to", root).exit_code == 2
+    assert not root.exists()
+
+
+def test_commands_say_which_of_two_is_meant(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`imagenet` is a suite and a download."""
+    manual = {"unverified": "none published", "sources": [{"manual": "ask"}]}
+    entry = {"about": "a", "terms": "t", "folder": "i", "files": {"v.tar": manual}}
+    write({"imagenet": entry}, tmp_path / "own.yaml", monkeypatch)
+    found = run("check", "data:imagenet", "--to", root).stdout
+    assert "v.tar (unknown size, by hand, no sum published)" in found
+    assert f"Get it: reliquant data fetch data:imagenet --to {root}" in found
+    told = run("fetch", "data:imagenet", "--to", root, "--yes").stdout
+    assert f"reliquant data fetch data:imagenet --to {root} --from-archive v.tar" in told
+    (tmp_path / "v.tar").write_bytes(b"1")
+    done = run("fetch", "data:imagenet", "--to", root, "--yes", "--from-archive", tmp_path / "v.tar")
+    assert (done.exit_code, "v.tar: not verified: none published" in done.stdout) == (0, True)
+
+
 def test_completion_knows_the_names() -> None:
     assert {"imagenet", "imagenet-c", "imagenet-val"} <= set(completion.data_names("imagenet"))
     assert completion.data_names("cif")[0] == "cifar"

@@ -281,6 +281,35 @@ def test_data_that_the_user_put_there_is_left_alone(server: Server, network: Net
     assert contents(tmp_path / "CIFAR-10-C") == {"labels.npy": b"mine"}
 
 
+def test_an_archive_that_waits_in_its_place_is_no_data_yet(
+    server: Server, network: Network, tmp_path: Path, archive: bytes
+) -> None:
+    known = download(server, {"x.tar": archive}, provides=["cifar10-c"], folder="CIFAR-10-C")
+    known["it"].files["x.tar"].__dict__["unpack"] = Unpack(strip=1)
+    (tmp_path / "CIFAR-10-C").mkdir()
+    (tmp_path / "CIFAR-10-C" / "x.tar").write_bytes(archive)
+    assert [f.status for f in state("it", tmp_path, known).files] == ["partial"]
+    assert got(tmp_path, known, network).got == ("x.tar",)
+    assert server.log == []
+
+
+def test_a_list_that_another_download_brought_is_not_the_images(
+    server: Server, network: Network, tmp_path: Path, archive: bytes
+) -> None:
+    """OpenOOD's lists and sets share a folder, and what a set provides is its list."""
+    lists, images = b"a.jpg 0\n", "images_largescale/ninco"
+    name = "benchmark_imglist/imagenet/test_ninco.txt"
+    known = download(server, {name: lists}, folder="openood")
+    known["ninco"] = download(server, {"ninco.zip": archive}, folder="openood", provides=["ninco"])["it"]
+    known["ninco"].files["ninco.zip"].__dict__["unpack"] = Unpack(to=images)
+    got(tmp_path, known, network)
+    assert not state("ninco", tmp_path, known).complete
+    (tmp_path / "openood" / images).mkdir(parents=True)
+    assert not state("ninco", tmp_path, known).complete
+    (tmp_path / "openood" / images / "a.jpg").write_bytes(b"the user's own")
+    assert state("ninco", tmp_path, known).own
+
+
 def test_optional_files_are_fetched_by_name(server: Server, network: Network, tmp_path: Path) -> None:
     known = download(server, {"a": b"1", "b": b"2"})
     known["it"].files["b"].__dict__["optional"] = True
@@ -358,6 +387,46 @@ def test_files_of_another_revision_are_replaced_and_those_it_lacks_removed(
     assert outcome.got == ("test/1.tar",)
     assert visible(tmp_path) == second | {"test/own.tar": b"mine"}
     assert [entry[0] for entry in server.log] == ["/b/test/1.tar"]
+
+
+def test_a_copy_in_the_hubs_own_cache_is_used(
+    server: Server, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = tmp_path / "cached"
+    cached.write_bytes(PLAIN)
+    monkeypatch.setattr(fetching.hub, "cached", lambda source: cached)
+    known = download(server, {"test/*.tar": PATTERN})
+    outcome = got(tmp_path, known, network, ask=lambda _: listing("a", {"test/0.tar": PLAIN}))
+    assert outcome.got == ("test/0.tar",)
+    assert visible(tmp_path) == {"test/0.tar": PLAIN}
+    assert cached.read_bytes() == PLAIN
+    assert server.log == []
+
+
+@pytest.mark.parametrize("summed", [True, False])
+def test_without_the_hub_the_next_source_or_the_users_file_serves(
+    server: Server, network: Network, tmp_path: Path, summed: bool
+) -> None:
+    server.put("two", PLAIN)
+    sources = [{"hub": "org/it", "revision": "main", "path": "f"}, {"url": server.at("two")}]
+    sums_ = {"sha256": sha256(PLAIN)} if summed else {"unverified": "its authors publish none"}
+    known = download(server, {"f": {"sources": sources} | sums_})
+
+    def away(source: Source) -> Listing:
+        raise Unreachable("hub org/it", "no answer in time")
+
+    def refuse(source: Source) -> tuple[str, dict[str, str]]:
+        raise SourceError("the hub is away")
+
+    own = tmp_path / "mine" / "f"
+    own.parent.mkdir()
+    own.write_bytes(PLAIN)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fetching.hub, "address", refuse)
+        patched.setattr(fetching.hub, "cached", lambda source: None)
+        assert got(tmp_path, known, network, ask=away).got == (("f",) if summed else ())
+        assert got(tmp_path, known, network, ask=away, archives={"f": own}).missing == ()
+    assert visible(tmp_path) == {"f": PLAIN}
 
 
 # Room

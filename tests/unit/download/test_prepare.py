@@ -242,6 +242,8 @@ def test_the_command(
     assert out == f"{tmp_path / 'data' / 'imagenet' / 'val'}: 6 images of 3 classes, made\n"
     assert tree(tmp_path) == archives
     assert "was there already" in call(monkeypatch, capsys, *command)[1]
+    status, out, _ = call(monkeypatch, capsys, "data", "check", "data:imagenet", "--json")  # no shards are wanted now
+    assert (status, json.loads(out)["complete"]) == (0, True)
     (tmp_path / "from" / module.DEVKIT).unlink()
     assert call(monkeypatch, capsys, *command)[0] == 0
     status, _, err = call(monkeypatch, capsys, *command, "--to", str(tmp_path / "other"))

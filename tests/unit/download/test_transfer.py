@@ -192,6 +192,13 @@ def test_waiting_is_bounded(server: Server, network: Network, pauses: list[float
         receive(target(server, "g"), tmp_path / "g.part", network)
 
 
+def test_a_server_without_ranges_that_always_cuts_is_left(server: Server, network: Network, tmp_path: Path) -> None:
+    server.put("f.tar", CONTENT, ranges=False, cuts=[10_000, 20_000, 5_000] * 99)
+    with pytest.raises(SourceError, match=r"ended after|broke"):
+        receive(target(server), tmp_path / "f.part", network)
+    assert len(server.log) == 6
+
+
 def test_a_missing_file_is_not_asked_for_twice(server: Server, network: Network, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="answers 404"):
         receive(target(server), tmp_path / "f.part", network)
