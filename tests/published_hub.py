@@ -23,8 +23,13 @@ from tests.layouts import (
     COUNTERANIMAL,
     encoded,
     picture,
+    write_cifar_binary,
+    write_cifar_c,
     write_counteranimal,
+    write_crossmodal,
     write_imagenet_folders,
+    write_waterbirds,
+    write_waterbirds_archive,
     write_webdataset,
 )
 from tests.published import CIFAR_OOD, IMAGENET_OOD, TEMPLATES, write_cifar
@@ -144,6 +149,70 @@ def _openood(count: int) -> Published:
         lists[f"splits/{known}/test_{listed}.txt"] = ("\n".join(lines) + "\n").encode()
         found[download.replace("_", "-")] = {f"{archive}.zip": zip_of(pictures)}
     return found | {"openood-lists": {"splits.zip": zip_of(lists)}}
+
+
+def the_rest(scratch: Path, count: int = 8) -> Published:
+    """What no suite needs, as its publishers have it. Args: scratch: an empty folder."""
+    found: Published = {}
+    for name, folder in (
+        ("cifar100", "wds_vtab-cifar100"),
+        ("imagenet-o", "wds_imagenet-o"),
+        ("objectnet", "wds_objectnet"),
+    ):
+        write_webdataset(scratch / folder, ["apple", "bear", "chair"], count)
+        found[name] = files_in(scratch / folder)
+    for name in ("mscoco-captions", "flickr30k", "flickr8k", "cc3m", "yfcc", "sbu"):
+        write_webdataset(scratch / name, None, count, shards=2, captions=True)
+        shards = files_in(scratch / name).values()
+        form = {"cc3m": "cc3m-validation-000{}.tar", "yfcc": "0000{}.tar", "sbu": "0000{}.tar"}.get(name, "test/{}.tar")
+        found[name] = {form.format(number): content for number, content in enumerate(shards)}
+        found[name] |= {"test/nshards.txt": b"2\n"} if form.startswith("test/") else {}
+    for name, top, file in (
+        ("cifar10-binary", "cifar-10-batches-bin", "test_batch.bin"),
+        ("cifar100-binary", "cifar-100-binary", "test.bin"),
+    ):
+        write_cifar_binary(scratch / top, file, count)
+        packed = tar_of(_below(top, files_in(scratch / top)), "w:gz")
+        found[name] = {f"{name[:5]}-{name[5:]}.tar.gz": packed}
+    write_cifar_c(scratch / "CIFAR-100-C", ["fog"], count)
+    found["cifar100-c"] = {"CIFAR-100-C.tar": tar_of(_below("CIFAR-100-C", files_in(scratch / "CIFAR-100-C")))}
+    return found | _released_imagenets(scratch / "wnid") | _birds(scratch, count) | _crossmodal(scratch / "xm", count)
+
+
+def _released_imagenets(scratch: Path) -> Published:
+    write_imagenet_folders(scratch, ("n01440764", "n01518878", "n02129604"))
+    folders = files_in(scratch)
+    numbered = {f"{n}/{path.partition('/')[2]}": folders[path] for n, path in zip((0, 10, 9), folders, strict=False)}
+    top = "imagenetv2-matched-frequency"
+    flat = {f"images/{n}.jpg": content for n, content in enumerate(folders.values())}
+    return {
+        "imagenet-v2-archive": {f"{top}.tar.gz": tar_of(_below(f"{top}-format-val", numbered), "w:gz")},
+        "imagenet-sketch-archive": {"ImageNet-Sketch.zip": zip_of(_below("sketch", folders))},
+        "imagenet-a-archive": {"imagenet-a.tar": tar_of(_below("imagenet-a", folders | {"README.txt": b"read"}))},
+        "imagenet-r-archive": {"imagenet-r.tar": tar_of(_below("imagenet-r", folders | {"README.txt": b"read"}))},
+        "sun": {"SUN.tar.gz": tar_of(_below("SUN", flat), "w:gz")},
+        "places": {"Places.tar.gz": tar_of(_below("Places", flat), "w:gz")},
+    }
+
+
+def _birds(scratch: Path, count: int) -> Published:
+    write_waterbirds(scratch / "waterbirds", count)
+    top = "waterbird_complete95_forest2water2"
+    write_waterbirds_archive(scratch / top, count)
+    return {
+        "waterbirds": files_in(scratch / "waterbirds"),
+        "waterbirds-archive": {f"{top}.tar.gz": tar_of(_below(top, files_in(scratch / top)), "w:gz")},
+    }
+
+
+def _crossmodal(scratch: Path, count: int) -> Published:
+    write_crossmodal(scratch, count)
+    files = {
+        "captions.zip": zip_of({"captions.jsonl": (scratch / "captions.jsonl").read_bytes()}),
+        "image_attributions.csv": (scratch / "image_attributions.csv").read_bytes(),
+        "images.tgz": tar_of(files_in(scratch / "images"), "w:gz"),
+    }
+    return {"crossmodal3600": files}
 
 
 DOWNLOADS = {
