@@ -16,6 +16,7 @@ from benchmark.download.items import remembering
 from benchmark.download.needs import Needs, is_there, needs
 from benchmark.download.schema import Download
 from benchmark.download.state import FileState, State, chosen, room, state
+from benchmark.download.transfer import connected
 from benchmark.download.writing import RESERVE, check_room, free
 from benchmark.errors import PARTIAL, InputError
 from benchmark.spec.suite import suite_names
@@ -69,9 +70,9 @@ def fetch_data(request: DataFetchRequest) -> int:
         check_room(root, room(itself), ", ".join(each.name for each in open_ones))
     if open_ones:
         _accept(open_ones, request, needed=any(each.missing for each in itself))
-    with open_progress(request.quiet):
+    with open_progress(request.quiet), connected() as network:
         outcomes = [
-            fetch(each.name, root, known, request.only, archives.get(each.name), ask=ask)
+            fetch(each.name, root, known, request.only, archives.get(each.name), network, ask)
             for each in states
             if not each.complete
         ]
