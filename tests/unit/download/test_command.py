@@ -97,6 +97,7 @@ def test_check_then_fetch_then_check(entries: dict[str, Any], root: Path) -> Non
     assert done.exit_code == 0, done.output
     assert "terms: CC BY 4.0" in done.stderr
     assert f"cifar10-c: here (2 files, {root / 'CIFAR-10-C'})" in done.stdout
+    assert f"export RELIQUANT_DATA={root}" in done.stdout
     found = {n: c for n, c in contents(root / "CIFAR-10-C").items() if not n.startswith(".")}
     assert found == {n.removeprefix("top/"): c for n, c in FILES.items()} | {"plain.bin": PLAIN}
     after = run("check", "cifar10-c", "--to", root)
