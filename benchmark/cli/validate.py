@@ -32,6 +32,7 @@ from benchmark.spec.artifacts import artifacts_of
 from benchmark.spec.catalogue import catalogue
 from benchmark.spec.suite import limit_of, load_suite
 from benchmark.utils.output import out
+from benchmark.utils.progress import open_progress
 
 POSITIONS, VISION_SHARE = 150, 0.6
 """Assumed for unknown architectures: positions per weight and image, and the vision tower's share of the weights."""
@@ -276,7 +277,9 @@ def _count(suite: SuiteSpec, name: str, missing: list[str], opened: dict[str, Da
 def validate_suite(request: ValidateRequest) -> None:
     """Check a suite and print its work and what is missing here."""
     include_files(request.include)
-    found = survey(load_suite(request.suite, request.data, request.catalogues), request.allow_outside)
+    suite = load_suite(request.suite, request.data, request.catalogues)
+    with open_progress(request.quiet):
+        found = survey(suite, request.allow_outside)
     if request.json:
         print(json.dumps(found.to_json()), file=out())
     elif not request.quiet:

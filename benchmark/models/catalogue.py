@@ -11,7 +11,7 @@ from benchmark.models.identity import read_json
 from benchmark.models.pretrained import architectures, tags
 from benchmark.models.references import demo_folder, is_cached, resolve
 from benchmark.spec.groups import groups
-from benchmark.spec.models import known_model
+from benchmark.spec.models import known_model, unpinned
 from benchmark.spec.yaml_file import load_yaml
 
 PARAMETERS = Path(__file__).parent / "parameters.yaml"
@@ -85,7 +85,7 @@ def published_parameters(ref: str) -> int | None:
 
     Looked up in `parameters.yaml` alone: nothing is imported or fetched.
     """
-    sizes = load_yaml(PARAMETERS)
+    sizes, ref = load_yaml(PARAMETERS), unpinned(ref)
     entry = sizes.get(ref, sizes.get(ref.partition("/")[0]))
     found = entry.get("parameters") if isinstance(entry, dict) else entry
     return None if found is None else int(found)
@@ -95,6 +95,6 @@ def _other(ref: str) -> ModelInfo:
     """A member of a group that open_clip does not list: `transformers:` or `hf-hub:`."""
     scheme, _, repository = ref.partition(":")
     weights = ["model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    entry = load_yaml(PARAMETERS).get(ref, {})
+    entry = load_yaml(PARAMETERS).get(unpinned(ref), {})
     cached = hub.cached(repository, weights) is not None
     return ModelInfo(ref, entry.get("family", scheme), entry.get("parameters"), cached)

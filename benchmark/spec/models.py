@@ -43,10 +43,18 @@ def known_model(ref: str) -> KnownModel | None:
 
     Of these two also at a revision (`@REVISION`).
     """
-    if ref.startswith(("hf-hub:", "transformers:")):
-        ref = ref.partition("@")[0]
+    ref = unpinned(ref)
     found = known_models().get(ref.replace("-quickgelu/", "/"))
     return found or _by_hub().get(ref.removeprefix("hf-hub:"))
+
+
+def unpinned(ref: str) -> str:
+    """A reference to the hub without its revision; others as they are.
+
+    >>> unpinned("hf-hub:org/name@v1"), unpinned("local-dir:a@b")
+    ('hf-hub:org/name', 'local-dir:a@b')
+    """
+    return ref.partition("@")[0] if ref.startswith(("hf-hub:", "transformers:")) else ref
 
 
 @cache

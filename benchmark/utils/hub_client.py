@@ -107,7 +107,7 @@ def _send(send: Callable[[], Any], request: Any, title: str, tries: int, timeout
             raise Unavailable(told, status, wait)
         shown().message(f"{title}: {told}; trying again in {duration(pause)} (try {number + 1} of {tries})")
         time.sleep(pause)
-    raise AssertionError("unreachable")
+    raise AssertionError(tries)
 
 
 def _offline() -> type[Exception]:
@@ -157,9 +157,8 @@ def _resumable(answer: Any, title: str) -> Any:
     """An answer whose body the client resumes, whatever broke it; those of other clients stay as they are."""
     module = importlib.import_module(type(answer).__module__.partition(".")[0])
     protocol, kind = getattr(module, "RemoteProtocolError", None), getattr(module, "SyncByteStream", None)
-    if protocol is not None and kind is not None and isinstance(getattr(answer, "stream", None), kind):
-        wrapped = type("Resumable", (_Resumable, kind), {})
-        answer.stream = wrapped(answer.stream, title, protocol)
+    if protocol is not None and kind is not None and isinstance(answer.stream, kind):
+        answer.stream = type("Resumable", (_Resumable, kind), {})(answer.stream, title, protocol)
     return answer
 
 

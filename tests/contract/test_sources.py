@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import datasets
 import pytest
 
 from benchmark.data import sources
 from benchmark.spec import DataSpec
 from benchmark.testing import SourceContract
 from tests import layouts
+from tests.hub import Hub
 
 WNIDS = ("n01440764", "n01518878", "n02129604")
 
@@ -38,7 +37,9 @@ def _parquet(root: Path) -> DataSpec:
 
 
 def _hub(root: Path) -> DataSpec:
-    return DataSpec(source="hub", path="someone/pictures", classes=("ant", "bee"))
+    layouts.write_webdataset(root, ["ant", "bee"])
+    HUB.dataset("someone/pictures").commit_folder(root)
+    return DataSpec(source="hub", path="someone/pictures")
 
 
 def _image_list(root: Path) -> DataSpec:
@@ -68,6 +69,8 @@ def _planted(root: Path) -> DataSpec:
     return DataSpec(source="planted", split="test", limit=20)
 
 
+HUB = Hub()
+
 LAYOUTS: dict[str, Callable[[Path], DataSpec]] = {
     "demo": _demo,
     "image_folder": _image_folder,
@@ -83,21 +86,9 @@ LAYOUTS: dict[str, Callable[[Path], DataSpec]] = {
 
 
 @pytest.fixture(autouse=True)
-def _hub_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = layouts.samples(10, 2)
-    table = datasets.Dataset.from_dict(
-        {"image": [{"bytes": s.encoded, "path": None} for s in made], "label": [s.label for s in made]},
-        features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
-    )
-
-    def load_dataset(path: str, *_: Any, **__: Any) -> datasets.Dataset:
-        assert path == "hf://datasets/someone/pictures"
-        return table
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    from benchmark.data.sources import hub
-
-    hub._load.cache_clear()
+def _hub_on_the_loopback(tmp_path: Path) -> Iterator[None]:
+    with HUB, HUB.asked_here(tmp_path):
+        yield
 
 
 def test_every_source_that_ships_has_a_layout_here() -> None:

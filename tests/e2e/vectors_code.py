@@ -478,13 +478,13 @@ VECTORS: tuple[Vector, ...] = (
         for name in _REPOSITORIES
     ),
     *(
-        Vector(f"hub data: {name}, a folder here", _data(source="hub", path=name), "cannot be loaded", inside=True)
+        Vector(
+            f"hub data: {name}, a folder here", _data(source="hub", path=name), "not in the local cache", inside=True
+        )
         for name in ("org/pictures", "pictures")
     ),
     *(
-        Vector(
-            f"hub data: {name}, a reader of files", _data(source="hub", path=name), "the name of a file format", True
-        )
+        Vector(f"hub data: {name}, a reader of files", _data(source="hub", path=name), "not in the local cache", True)
         for name in ("csv", "pandas", "imagefolder")
     ),
     *(

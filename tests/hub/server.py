@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +16,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+from unittest import mock
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from tests.hub.repositories import File, Kind, Repository
@@ -23,9 +24,9 @@ from tests.hub.repositories import File, Kind, Repository
 CHUNK = 4096
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """One request as it was answered; `sent`: bytes of the body that went out."""
+    """One request as it is answered; `sent`: bytes of the body that went out."""
 
     method: str
     path: str
@@ -101,6 +102,7 @@ class Hub:
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
         self._stopping = threading.Event()
+        self._connections: set[socket.socket] = set()
 
     # Its content
 
@@ -184,6 +186,10 @@ class Hub:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+        with self._lock:
+            for connection in self._connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> Self:
         self.start()
@@ -226,6 +232,21 @@ class Hub:
             "no_proxy": "127.0.0.1,localhost",
         }
 
+    @contextmanager
+    def asked_here(self, folder: Path, token: str | None = None, offline: bool = False) -> Iterator[None]:
+        """Let this process ask this hub, with the client's cache below a folder."""
+        from huggingface_hub import constants
+
+        from benchmark.utils import hub_client
+
+        own = self.environment(folder, token, offline)
+        constant = {"ENDPOINT": self.url, "HF_HUB_CACHE": own["HF_HUB_CACHE"], "HF_HUB_OFFLINE": offline}
+        constant["HUGGINGFACE_CO_URL_TEMPLATE"] = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        hub_client._probe.cache_clear()
+        with mock.patch.multiple(constants, **constant), mock.patch.dict(os.environ, own):
+            yield
+        hub_client._probe.cache_clear()
+
     # For the handler
 
     def taken(self, line: str) -> Fault | None:
@@ -237,6 +258,11 @@ class Hub:
                         fault.times -= 1
                     return fault
         return None
+
+    def hold(self, connection: socket.socket, held: bool) -> None:
+        """Remember an open connection, or forget it."""
+        with self._lock:
+            (self._connections.add if held else self._connections.discard)(connection)
 
     def note(self, request: Request) -> None:
         """Add to the log."""
@@ -263,6 +289,15 @@ class _Handler(BaseHTTPRequestHandler):
     def __init__(self, hub: Hub, *arguments: Any) -> None:
         self.hub = hub
         super().__init__(*arguments)
+
+    def setup(self) -> None:
+        super().setup()
+        self.hub.hold(self.connection, True)
+
+    def finish(self) -> None:
+        self.hub.hold(self.connection, False)
+        with suppress(OSError):
+            super().finish()
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing on stderr."""
@@ -291,7 +326,8 @@ class _Handler(BaseHTTPRequestHandler):
         return (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
 
     def _send(self, answer: _Answer, fault: Fault) -> None:
-        sent = 0
+        noted = Request(self.command, self.path, answer.status, self.headers.get("Range"), 0, self._token())
+        self.hub.note(noted)
         try:
             self.send_response(answer.status)
             for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
@@ -304,14 +340,11 @@ class _Handler(BaseHTTPRequestHandler):
                     if fault.pause and self.hub.wait(fault.pause):
                         return self._drop()
                     self.wfile.write(body[start : start + CHUNK])
-                    sent = min(start + CHUNK, len(body))
+                    noted.sent = min(start + CHUNK, len(body))
                 if not whole:
                     self._drop(fault.reset)
         except OSError:
             self.close_connection = True
-        finally:
-            where = self.headers.get("Range")
-            self.hub.note(Request(self.command, self.path, answer.status, where, sent, self._token()))
         return None
 
     def _drop(self, reset: bool = False) -> None:
@@ -320,7 +353,7 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(OSError):
             self.wfile.flush()
             if reset:
-                time.sleep(0.05)  # what was sent is to arrive: a reset throws away what the client has not read
+                self.hub.wait(0.05)  # what was sent is to arrive: a reset throws away what the client has not read
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             else:
                 self.connection.shutdown(socket.SHUT_RDWR)

@@ -136,6 +136,7 @@ def _wanted(found: Snapshot, spec: DataSpec, options: HubOptions) -> list[str]:
         DataError: no file of a layout that is read, or none of the split.
     """
     if shards := _shards(found, spec):
+        _as_webdataset(found, spec, options)  # its options are checked before anything is fetched
         beside = [PurePosixPath(shards[0]).with_name(COUNT_FILE).as_posix(), CLASS_FILE, TEMPLATE_FILE]
         return [*shards, *(name for name in beside if name in found.files)]
     tables = [name for name in sorted(found.files) if name.endswith(SUFFIXES)]

@@ -30,6 +30,7 @@ from benchmark.data import decode, open_data, prompts
 from benchmark.errors import InputError
 from benchmark.spec import DataSpec
 from tests import layouts
+from tests.hub import Hub
 
 COLOURS = np.array([(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250), (250, 0, 250)])
 POOL = ("cat", "dog", "café", "Ünïcorn", "red circle", "10", "2", "a-b", "train")
@@ -239,12 +240,11 @@ def arrow(scene: Scene) -> None:
 
 
 def hub(scene: Scene) -> None:
-    from benchmark.data.sources import hub as source
-
-    source._load.cache_clear()
-    table = saved(scene)
-    HUB["table"] = table
-    scene.fields |= {"source": "hub", "path": "someone/colours"}
+    place = scene.root / "test-00000-of-00001.parquet"
+    saved(scene).to_parquet(place)
+    name = f"someone/colours-{len(HUB.repositories)}"
+    HUB.dataset(name).commit({place.name: place})
+    scene.fields |= {"source": "hub", "path": name}
     scene.list_names(ordered=False)
 
 
@@ -263,15 +263,15 @@ LAYOUTS = {
     each.__name__: each
     for each in (image_folder, imagenet_folder, webdataset, parquet_texts, parquet_numbers, arrow, hub, image_list)
 }
-HUB: dict[str, datasets.Dataset] = {}
+HUB = Hub()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
-        patch.setattr(datasets, "load_dataset", lambda *_, **__: HUB["table"])
-        yield
+        with HUB, HUB.asked_here(tmp_path_factory.mktemp("hub")):
+            yield
 
 
 # the property ---------------------------------------------------------------------------------------------------------

@@ -388,7 +388,7 @@ class TestHub:
             resolve("ViT-B-32/openai")
 
     def test_without_download(self) -> None:
-        with pytest.raises(ModelError, match=r"open_clip_config.json is not in the local cache"):
+        with pytest.raises(ModelError, match=r"org/name: not in the local cache, and the network is not used"):
             resolve("hf-hub:org/name", download=False)
 
     def test_cached_models_need_no_network(self, tmp_path: Path) -> None:

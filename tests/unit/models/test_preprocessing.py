@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from benchmark.engine.requested import requested_plan
 from benchmark.models import hub, resolve
 from benchmark.models.preprocess import RGB_ONLY, Preprocess, from_transformers
 from benchmark.models.pretrained import tags
+from benchmark.utils.hub import Repository, Snapshot
 from tests import layouts
 
 with warnings.catch_warnings():  # its optional imports warn about themselves while they are byte-compiled
@@ -137,8 +139,17 @@ def _every_weight_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """The files that references name, without their content: preprocessing and architecture come from elsewhere."""
     save_file({"x": torch.zeros(3)}, tmp_path / "model.safetensors")
     (tmp_path / "tokenizer.json").write_text("{}")
-    monkeypatch.setattr(hub, "fetch", lambda repository, names, **_: tmp_path / "model.safetensors")
-    monkeypatch.setattr(hub, "fetch_folder", lambda repository, names, **_: tmp_path)
+
+    class Here(Snapshot):
+        folder = property(lambda self: tmp_path)  # type: ignore[assignment]
+
+        def take(self, names: Sequence[str]) -> Path:
+            return tmp_path / ("model.safetensors" if names[0].endswith("safetensors") else names[0])
+
+    def open_model(name: str, **_: object) -> Snapshot:
+        return Here(Repository(name), "0" * 40, {"tokenizer.json": ""}, closed="a test")
+
+    monkeypatch.setattr(hub, "open_model", open_model)
 
 
 def test_there_are_20_odd_images() -> None:

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from benchmark.models.hub import download_bar
 from benchmark.utils import progress
+from benchmark.utils.hub_client import download_bar
 from benchmark.utils.progress import Lines, Silent, Terminal, count, duration, open_progress, rate, shortened, shown
 
 
