@@ -246,8 +246,7 @@ def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> S
     """Ask the sampler for the value of one parameter."""
     if isinstance(distribution, IntDistribution):
         return trial.suggest_int(name, distribution.low, distribution.high)
-    assert isinstance(distribution, CategoricalDistribution)
-    return cast(Scalar, trial.suggest_categorical(name, distribution.choices))
+    return cast(Scalar, trial.suggest_categorical(name, cast(CategoricalDistribution, distribution).choices))
 
 
 def check_grid(sampler: str, space: Space) -> None:
