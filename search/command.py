@@ -49,15 +49,7 @@ from .objective import (
 from .recommend import Member, candidates, choice_of, grouped, groups_told, name_of, sentences
 from .report import member_rows, print_members, print_verdicts, write_suite
 from .request import SearchConfig, SearchRequest
-from .settings import (
-    TRIALS,
-    check_new,
-    create_study,
-    merged,
-    resume_study,
-    stored_settings,
-    with_defaults,
-)
+from .settings import TRIALS, check_new, create_study, merged, resume_study, stored_settings, with_defaults
 from .space import Choices, Space
 from .splits import halved, suite_on_test, suite_on_validation
 from .storage import journal_path, open_storage
@@ -145,7 +137,7 @@ def _prepared(
             study, space, engine.problem, goals, config.sampler or "", config.seed or 0, progress=progress, lock=lock
         )
         if log is not None:
-            search.log = log
+            search.log = log.trial
             log.catch_up(study)
         with exclusive(request.home / "studies" / ".prepare.lock"):
             if not study.get_trials(
@@ -237,8 +229,13 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Trial
     write_suite(folder / "front.yaml", suite_on_test(suite), [name_of(trial) for trial in found], study.study_name)
     (folder / "recommendation.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     volume = write_figures(folder, study, search.goals, members, best)
-    _print(request, search.goals, members, choice, words)
     where = sys.stderr if request.json else sys.stdout
+    if request.json:
+        print("\n".join(json.dumps(row) for row in member_rows(members, search.goals, best)), file=out())
+    else:
+        print_members(members, search.goals)
+        print_verdicts(members, best)
+        print("\n".join(words))
     if log is not None:
         log.finish(folder, _summary(search, members, volume, choice))
         warnings += [] if log.broken is None else [f"warning: MLflow could not be written ({log.broken})"]
@@ -248,20 +245,6 @@ def _finish(request: SearchRequest, suite: SuiteSpec, search: Search, log: Trial
     print(f"{done} configurations in {trials} trials. Figures, suite and recommendation: {folder}", file=where)
     print(f"Look closer: reliquant run {shlex.quote(str(folder / 'front.yaml'))}", file=where)
     return PARTIAL if any(not each.metrics for each in members) else 0
-
-
-def _print(
-    request: SearchRequest, goals: Goals, members: Sequence[Member], choice: Choice, words: Sequence[str]
-) -> None:
-    best = choice.recommended.name if choice.recommended else None
-    if request.json:
-        for row in member_rows(members, goals, best):
-            print(json.dumps(row), file=out())
-        return
-    print_members(members, goals)
-    print_verdicts(members, best)
-    for line in words:
-        print(line)
 
 
 def _summary(

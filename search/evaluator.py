@@ -23,7 +23,7 @@ from benchmark.quantization import quantizers
 from benchmark.quantization.report import tower_sizes
 from benchmark.quantization.targets import resolve
 from benchmark.results.compare import Comparer
-from benchmark.results.sizes import size
+from benchmark.results.sizes import effective_bits, size
 from benchmark.results.speed import ratio_of, timing_state
 from benchmark.results.tables import declared, headline_keys
 from benchmark.spec import FP32, ArtifactQuant, QuantSpec, SuiteSpec, Tower, digest
@@ -93,7 +93,7 @@ class Engine:
     @property
     def problem(self) -> Problem:
         """The search problem. Evaluates full precision."""
-        return Problem(self.evaluate, self.better, self.headline, self.standing)
+        return Problem(self.evaluate, self.better, self.headline, self.standing, self.known_objectives)
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -202,6 +202,25 @@ class Engine:
         """`effective_bits` and `size_mb` (both towers' parameters, packed where quantized, float32 elsewhere)."""
         found = size({**report, **self.shapes})
         return {} if found is None else {EFFECTIVE_BITS: found.effective_bits, SIZE: found.megabytes}
+
+    def known_objectives(self, quant: QuantSpec) -> dict[str, float]:
+        """`effective_bits` computed from the shapes alone; empty for methods where the shapes do not determine it.
+
+        Counts the codes, one float32 scale per row, group or tensor, and for asymmetric codes a zero point of as many
+        bits as a code. Methods without the field `symmetric` have other zero points, and are not computed. Input
+        transformations (SmoothQuant, AWQ, rotations) are not counted. A trial keeps its measured value.
+        """
+        if quant.weight_bits is None or "symmetric" not in quantizers.get(quant.method).fields:
+            return {}
+        packed, done = 0, 0
+        for tower in quant.towers:
+            for target in resolve(quantizers.get(quant.method), self.model, tower, quant)[0].values():
+                weights = target.rows * target.columns
+                scales = {"tensor": 1, "channel": target.rows, "group": weights // (target.group_size or weights)}
+                zero_point = 0 if quant.symmetric else target.bits or 0
+                own = scales[target.granularity] * (32 + zero_point) + weights * (target.bits or 0)
+                packed, done = packed + (own if target.bits else 32 * weights), done + weights
+        return {EFFECTIVE_BITS: effective_bits(packed, done, sum(self.shapes["weights"].values()))}
 
     def plan_of(self, quant: QuantSpec) -> Plan:
         """Full precision and one quantization, or one artifact of the suite."""

@@ -12,7 +12,6 @@ from .evaluator import Engine
 
 RANKED_AT = "rtn-w3-channel"
 """What the layers are ranked under: few enough bits that they do harm, and a method that needs no calibration."""
-CACHE = "2GB"
 
 
 def harmful_layers(engine: Engine, count: int, scopes: tuple[str, ...]) -> tuple[tuple[Tower, str], ...]:
@@ -27,7 +26,7 @@ def harmful_layers(engine: Engine, count: int, scopes: tuple[str, ...]) -> tuple
     towers = [tower for tower in ("vision", "text") if any(tower in scope.split("+") for scope in scopes)]
     base = parse(f"{RANKED_AT}-{'+'.join(towers)}")
     place = Place(engine.home, engine.settings, engine.progress, engine.pixel_budget, engine.skip_broken)
-    ranking = rank(engine.suite, Asked(base, "layer", count, 8, parse_size(CACHE, "cache")), place)
+    ranking = rank(engine.suite, Asked(base, "layer", count, 8, parse_size("2GB", "cache")), place)
     if count > len(ranking.rows):
         raise SpecError(f"--per-layer {count}: {engine.model.name} has {len(ranking.rows)} layers. Name fewer.")
     units = [row.unit for row in ranking.worst_first[:count]]

@@ -26,7 +26,6 @@ SIZE = "size_mb"
 LATENCY = "latency_ratio"
 COSTS = (EFFECTIVE_BITS, SIZE, LATENCY)
 """What a goal can minimise: no image decides it."""
-DEFAULT = (RELIABILITY, EFFECTIVE_BITS)
 OWN: Mapping[str, Better] = {RELIABILITY: "higher", RELATIVE: "higher", **dict.fromkeys(COSTS, "lower")}
 """Objectives that the search computes itself, with their better direction."""
 
@@ -48,12 +47,14 @@ class Problem:
         better: metric key -> its better direction.
         headline: the metric keys that `reliability` is the mean of; the first part of a key is its task.
         standing: an evaluated quantization -> how it compares with full precision.
+        known_objectives: quantization -> those of its costs that are known in advance.
     """
 
     evaluate: Callable[[QuantSpec], Metrics]
     better: Callable[[str], Better]
     headline: tuple[str, ...]
     standing: Callable[[QuantSpec], Standing] = lambda spec: Standing()
+    known_objectives: Callable[[QuantSpec], Metrics] = lambda spec: {}
 
 
 @dataclass(frozen=True)

@@ -52,18 +52,10 @@ def with_defaults(config: SearchConfig) -> SearchConfig:
     """
     given = {name: value for name, value in asdict(config).items() if value is not None}
     default: dict[str, Any] = {"suite": "demo", "sampler": samplers.DEFAULT, "seed": 0, "trials": TRIALS}
+    default |= dict.fromkeys(("objectives", "constraints", "methods", "scopes", "models", "data", "artifacts"), ())
     if not config.objectives:
         default |= {"minimize": EFFECTIVE_BITS, "probability": PROBABILITY}
-    default |= {
-        "objectives": (),
-        "per_layer": 0,
-        "methods": (),
-        "scopes": (),
-        "constraints": (),
-        "models": (),
-        "data": (),
-        "artifacts": (),
-    }
+    default |= {"per_layer": 0}
     return checked(SearchConfig(**{**default, **given}))
 
 

@@ -3,19 +3,17 @@
 A value is only offered where some quantization below it passes the check, so no sampled point is invalid and no trial
 is wasted. A choice with a single valid value is made without asking.
 
-Samplers see the tree as a fixed set of parameters (`distributions`), one for each choice anywhere in it: `decode` turns
+Samplers see the tree as a fixed set of `parameters`, one for each choice anywhere in it: `decode` turns
 any values into a point, `encode` a point into values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
-
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from benchmark.errors import ReliquantError, SpecError, UnknownNameError
 from benchmark.quantization import Quantizer, quantizers
@@ -70,13 +68,6 @@ def check_method(spec: QuantSpec) -> None:
     quantizers.get(spec.method).check(spec)
 
 
-def distribution(values: Sequence[Scalar]) -> BaseDistribution:
-    """Optuna's distribution of some values: consecutive integers are ordered, anything else is categorical."""
-    if all(type(v) is int for v in values) and tuple(values) == tuple(range(int(values[0]), int(values[-1]) + 1)):
-        return IntDistribution(int(values[0]), int(values[-1]))
-    return CategoricalDistribution(tuple(values))
-
-
 class Space:
     """The tree of choices.
 
@@ -114,14 +105,6 @@ class Space:
             params[dimension.name] = dimension.values[0] if len(dimension.values) == 1 else choose(dimension)
         return self.spec(params)
 
-    def accepts(self, spec: QuantSpec) -> bool:
-        """Whether a quantization, inside or outside this space, is valid."""
-        try:
-            self._check(spec)
-        except ReliquantError:
-            return False
-        return True
-
     def points(self) -> Iterator[QuantSpec]:
         """Every point, the first choice varying slowest."""
         yield from (self.spec(params) for params in self._leaves({}))
@@ -136,21 +119,26 @@ class Space:
         return count
 
     @cached_property
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """Parameter -> Optuna's distribution; without choices that have a single value."""
-        return {name: distribution(values) for name, values in self._declared.items() if len(values) > 1}
+    def parameters(self) -> dict[str, tuple[Scalar, ...]]:
+        """Parameter -> its values; without choices that have a single value."""
+        return {name: values for name, values in self._declared.items() if len(values) > 1}
 
-    def encode(self, spec: QuantSpec) -> dict[str, Scalar] | None:
-        """The parameters of a quantization, a choice that it lacks with its first value; None where it is no point."""
+    def path(self, spec: QuantSpec) -> dict[str, Scalar] | None:
+        """The choices that lead to a quantization; None where it is no point of this space."""
         chosen: dict[str, Scalar] = {}
         while (dimension := self.next(chosen)) is not None:
             value = self._read(spec, dimension.name)
             if value is None or value not in dimension.values:
                 return None
             chosen[dimension.name] = value
-        if self.spec(chosen) != spec:
+        return chosen if self.spec(chosen) == spec else None
+
+    def encode(self, spec: QuantSpec) -> dict[str, Scalar] | None:
+        """The parameters of a quantization, one that it lacks with its middle value; None where it is no point."""
+        path = self.path(spec)
+        if path is None:
             return None
-        return {name: chosen.get(name, self._declared[name][0]) for name in self.distributions}
+        return {name: path.get(name, values[len(values) // 2]) for name, values in self.parameters.items()}
 
     def decode(self, params: Params) -> QuantSpec:
         """The point that any values of the parameters stand for.

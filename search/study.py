@@ -7,15 +7,15 @@ study and cost nothing, and a configuration that another process is evaluating i
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
@@ -26,10 +26,11 @@ from benchmark.spec.scalars import Scalar
 from benchmark.utils.locking import exclusive
 from benchmark.utils.progress import Progress, Silent
 
-from .history import CONFIGURATION, ERRORS, METRICS, evaluated, is_settled
+from .ehvi import Ehvi
+from .history import CONFIGURATION, ERRORS, METRICS, complete, evaluated, is_settled, losses
 from .leases import TrialFailed, lease, repeat
 from .objective import OWN, RELIABILITY, Goals, Metrics, Problem
-from .samplers import DEFAULT, GRID, Seeded
+from .samplers import DEFAULT, EHVI, GRID, Seeded
 from .space import Space
 from .stale import Watch, reconcile, signed, taken_over
 from .standing import Standing
@@ -50,20 +51,6 @@ _ENOUGH = 100
 _DRAWS = 1000
 
 
-class TrialLog(Protocol):
-    """Where finished trials are logged, e.g. MLflow."""
-
-    def trial(self, trial: FrozenTrial) -> None:
-        """Log one finished trial."""
-
-
-class NoLog:
-    """Logs nothing."""
-
-    def trial(self, trial: FrozenTrial) -> None:
-        """Nothing to do."""
-
-
 @dataclass
 class Search:
     """One process's share of a study.
@@ -71,7 +58,7 @@ class Search:
     Attributes:
         study: Optuna's. space: what may be drawn. problem: how a configuration is evaluated.
         goals: objectives and constraints. sampler: a name of `search.samplers.NAMES`. seed: the study's.
-        log: where finished trials go. progress: where messages go.
+        log: told of each finished trial, e.g. for MLflow. progress: where messages go.
         baselines: configurations to evaluate first, where they are in the space.
         lock: file that the processes of this machine lock while they lease a configuration; None where the study is in
             memory. pause: seconds between looks at other processes' trials. watch: finds their stale trials.
@@ -83,7 +70,7 @@ class Search:
     goals: Goals
     sampler: str = DEFAULT
     seed: int = 0
-    log: TrialLog = field(default_factory=NoLog)
+    log: Callable[[FrozenTrial], None] = lambda trial: None
     progress: Progress = field(default_factory=Silent)
     baselines: Sequence[str] = CUSTOMARY
     lock: Path | None = None
@@ -170,7 +157,8 @@ class Search:
             self.progress.message(f"trial {taken[0]}: taken over by another process")
 
     def _queue_next(self, repeats: int) -> None:
-        """Queue what the sampler does not choose: the sibling of the last trial, or an unseen point after repeats.
+        """Queue what no sampler of Optuna's chooses: the last trial's sibling, a choice of `ehvi`, or after repeats an
+        unseen point.
 
         The sibling treats the image tower alike, so that no image is embedded again.
         """
@@ -182,8 +170,24 @@ class Search:
             spec = self.space.same_images(parse(last.user_attrs[CONFIGURATION]))
         if spec is not None and spec.name not in tried:
             self._queue(spec, sibling_of=last.number if last else None)
+            return
+        known = complete(self.study)
+        chosen = (
+            None if self.sampler != EHVI else self._ehvi.choose(known, losses(self.study, known), tried, len(trials))
+        )
+        if chosen is not None:
+            self._queue(chosen)
         elif repeats >= PATIENCE and (unseen := self._unseen(tried, len(trials))) is not None:
             self._queue(unseen)
+
+    @cached_property
+    def _ehvi(self) -> Ehvi:
+        return Ehvi(self.space, self.seed, self._known_losses)
+
+    def _known_losses(self, spec: QuantSpec) -> list[float | None]:
+        """For each objective the loss of a configuration that is known in advance, None where it is not."""
+        known = self.problem.known_objectives(spec)
+        return [o.loss(known[o.key]) if o.key in known else None for o in self.goals.objectives]
 
     def _unseen(self, tried: set[Any], number: int) -> QuantSpec | None:
         """A random point that no trial has; None where many draws find none."""
@@ -199,7 +203,7 @@ class Search:
         return exclusive(self.lock) if self.lock is not None else nullcontext()
 
     def _values(self, trial: optuna.Trial) -> Sequence[float]:
-        spec = self.space.decode({name: suggest(trial, name, d) for name, d in self.space.distributions.items()})
+        spec = self.space.decode({name: suggest(trial, name, values) for name, values in self.space.parameters.items()})
         with self._alone():
             earlier = lease(self.study, trial, spec)
         if earlier is not None:
@@ -239,15 +243,15 @@ class Search:
 
     def _log(self, study: optuna.Study, trial: FrozenTrial) -> None:
         if is_settled(trial):
-            self.log.trial(trial)
+            self.log(trial)
 
 
-def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Scalar:
-    """Ask the sampler for the value of one parameter."""
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(name, distribution.low, distribution.high)
-    assert isinstance(distribution, CategoricalDistribution)
-    return cast(Scalar, trial.suggest_categorical(name, distribution.choices))
+def suggest(trial: optuna.Trial, name: str, values: Sequence[Scalar]) -> Scalar:
+    """Ask the sampler for a value: consecutive integers are ordered, anything else is categorical."""
+    low, high = values[0], values[-1]
+    if type(low) is int and type(high) is int and tuple(values) == tuple(range(low, high + 1)):
+        return trial.suggest_int(name, low, high)
+    return cast(Scalar, trial.suggest_categorical(name, values))
 
 
 def check_grid(sampler: str, space: Space) -> None:

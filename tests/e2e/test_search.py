@@ -114,7 +114,7 @@ def test_a_study_on_the_demo_from_beginning_to_end(suite: str, tmp_path: Path) -
     folder = home / "studies" / "one"
     chosen = load_suite(str(folder / "front.yaml"))
     assert 0 < len(chosen.quantizations) <= 8
-    for name in ("front", "course", "importance", "slices"):
+    for name in ("front", "importance", "slices"):
         with Image.open(folder / f"{name}.png") as image:
             assert image.size[0] > 500
     words = (folder / "recommendation.txt").read_text().splitlines()

@@ -61,7 +61,7 @@ SHARE = 0.5
 """Of the pictures of a pool that one replay draws."""
 TRIALS = 20
 LADDER = ("rtn-w8a8-channel-token", "rtn-w6a8-channel-token", "rtn-w4a8-channel-token", "bnb-nf4")
-SAMPLERS = (DEFAULT, "gp", "nsga2", "random")
+SAMPLERS = (DEFAULT, "tpe", "gp", "nsga2", "random")
 NEAR = 0.5
 """Bits by which a recommendation may miss the cheapest truly non-inferior configuration."""
 
@@ -323,6 +323,7 @@ class Replays:
             lambda key: tasks.get(key.split("/", 1)[0]).metric(key).better,
             pool.headline,
             lambda spec: pool.standing(spec.name, seed, self.world.margins),
+            lambda spec: {EFFECTIVE_BITS: self.bits(spec.name)},
         )
 
     def search(self, sampler: str, seed: int, trials: int, probability: float) -> Found:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
-from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from search.front import Floats, hypervolume
@@ -92,12 +90,6 @@ def test_the_gaussian_process_learns() -> None:
     assert drawn(searches[0])[12:] != drawn(ran("random", 30))[12:]
 
 
-def _values(kind: BaseDistribution) -> list[Any]:
-    if isinstance(kind, IntDistribution):
-        return list(range(kind.low, kind.high + 1))
-    return list(kind.choices)  # type: ignore[attr-defined]
-
-
 def test_quasi_random_numbers_cover_the_space_more_evenly_than_chance() -> None:
     """Discrepancy (L2-star, as scipy's) of the flat parameters, in the places of their values."""
     from scipy.stats import qmc
@@ -105,7 +97,7 @@ def test_quasi_random_numbers_cover_the_space_more_evenly_than_chance() -> None:
     def spread(sampler: str, seed: int) -> float:
         search = ran(sampler, 70, seed)
         names = ["method", "scope", "weight_bits", "activations"]
-        values = {name: _values(search.space.distributions[name]) for name in names}
+        values = {name: search.space.parameters[name] for name in names}
         seen = [t for t in search.study.get_trials() if not {"baseline", "sibling_of"} & t.user_attrs.keys()]
         table = [[(values[n].index(t.params[n]) + 0.5) / len(values[n]) for n in names] for t in seen[:64]]
         return float(qmc.discrepancy(table, method="L2-star"))

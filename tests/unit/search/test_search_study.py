@@ -182,7 +182,7 @@ class _Log:
 def test_every_finished_trial_is_logged_once() -> None:
     stub, log = Stub(broken=("bnb-nf4-vision",)), _Log()
     search = make_search(stub)
-    search.log = log
+    search.log = log.trial
     search.prepare(15)
     search.run(15)
     told_again = [t for t in search.study.get_trials() if t.state is TrialState.FAIL and "error" not in t.user_attrs]
