@@ -22,6 +22,7 @@ from benchmark.models.references import demo_folder
 from benchmark.utils import hub_client
 from tests import layouts
 from tests.hub import Hub
+from trackers.mlflow_names import commit_tags
 
 WEIGHTS = "open_clip_model.safetensors"
 RUN = ("run", "demo", "--model", "hf-hub:org/name", "--limit", "40", "--tracker", "jsonl", "--no-speed")
@@ -181,6 +182,7 @@ def test_a_revision_that_moves_between_two_runs(
     records = Ledger(tmp_path / "mlruns").records.values()
     digests = {r.identity["model"]["digest"]: r.provenance["model"]["commits"] for r in records}
     assert list(digests.values()) == [{"org/name": first}, {"org/name": second}]
+    assert commit_tags(records) == {"model.commit": f"org/name@{first}, org/name@{second}"}
     again = {r.key: r.metrics for r in Ledger(tmp_path / "pinned").records.values()}
     assert again == {r.key: r.metrics for r in records if r.key in again}
     old, new = (f"org.name (weights {digest[:8]})" for digest in digests)

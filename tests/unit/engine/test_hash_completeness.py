@@ -315,6 +315,7 @@ RESOLVED_FIELDS: Table = {
     "loader": Irrelevant("the digest holds what it builds, ADAPTER_VERSION how"),
     "recipe": Irrelevant("the digest holds the architecture and the files"),
     "notes": Row({"notes": ("built so",)}, why="the digest holds the architecture"),
+    "commits": Row({"commits": {"org/name": "0" * 40}}, why="the digest holds the files: a commit names them"),
     "quantized": Row({"quantized": Quantized(QUANT, "base", never)}, TOWERS | ANSWERS),
 }
 

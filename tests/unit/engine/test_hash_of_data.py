@@ -182,6 +182,7 @@ DATA_PROPERTIES: dict[str, frozenset[str] | Irrelevant] = {
     "base_ids": COMES,
     "empty_classes": COMES,
     "left_out": Irrelevant("it is for people"),
+    "origin": Irrelevant("the digest holds the files: a commit names them"),
     "equal_prompts": Irrelevant("it refuses data or not, and changes no number"),
 }
 
