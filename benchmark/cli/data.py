@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +17,11 @@ from benchmark.download.items import remembering
 from benchmark.download.needs import Needs, is_there, needs
 from benchmark.download.schema import Download
 from benchmark.download.state import FileState, State, chosen, room, state
+from benchmark.download.transfer import connected
 from benchmark.download.writing import RESERVE, check_room, free
 from benchmark.errors import PARTIAL, InputError
 from benchmark.spec.suite import suite_names
+from benchmark.utils.files import DATA_VARIABLE
 from benchmark.utils.output import out
 from benchmark.utils.progress import count, open_progress
 
@@ -69,9 +72,9 @@ def fetch_data(request: DataFetchRequest) -> int:
         check_room(root, room(itself), ", ".join(each.name for each in open_ones))
     if open_ones:
         _accept(open_ones, request, needed=any(each.missing for each in itself))
-    with open_progress(request.quiet):
+    with open_progress(request.quiet), connected() as network:
         outcomes = [
-            fetch(each.name, root, known, request.only, archives.get(each.name), ask=ask)
+            fetch(each.name, root, known, request.only, archives.get(each.name), network, ask)
             for each in states
             if not each.complete
         ]
@@ -147,7 +150,7 @@ def _print_state(each: State, purposes: Sequence[str]) -> None:
         return
     here = sum(file.status == "here" for file in each.files)
     if each.complete:
-        print(f"{each.name}: here ({here} files, {each.folder})")
+        print(f"{each.name}: here ({_files(here)}, {each.folder})")
         return
     print(f"{each.name}: {here} of {len(each.files)} files here, {_amount(each)}")
     lines = [("what", each.download.about)]
@@ -157,6 +160,10 @@ def _print_state(each: State, purposes: Sequence[str]) -> None:
         lines += [("", f"and {len(each.missing) - LISTED} more")]
     lines += [("terms", _terms(each.download)), ("to", str(each.folder))]
     print("".join(_indented(*line) for line in lines if line[1]).lstrip("\n"))
+
+
+def _files(number: int) -> str:
+    return f"{number:,} file" + ("" if number == 1 else "s")
 
 
 def _file(file: FileState) -> str:
@@ -224,7 +231,7 @@ def _print_outcome(outcome: Outcome, request: DataFetchRequest) -> None:
         print(json.dumps(about), file=out())
         return
     if not outcome.missing:
-        print(f"{each.name}: here ({len(each.files)} files, {each.folder})")
+        print(f"{each.name}: here ({_files(len(each.files))}, {each.folder})")
     for file in each.files:
         if file.item.name in outcome.got and file.item.sums.best is None:
             print(f"{each.name}: {file.item.name}: not verified: {file.item.unverified or 'no sum is known'}")
@@ -250,6 +257,8 @@ def _print_missing(missing: Missing, each: State, request: DataFetchRequest) -> 
 def _print_end(outcomes: Sequence[Outcome], states: Sequence[State], wanted: Needs, root: Path) -> None:
     if not outcomes:
         print(f"nothing to fetch, all of it is here: {', '.join(each.name for each in states) or 'no download'}")
+    if os.environ.get(DATA_VARIABLE) != str(root):
+        print(f"Suites look for data in {DATA_VARIABLE}: export {DATA_VARIABLE}={shlex.quote(str(root))}")
     for name, (path, _) in wanted.others.items():
         if not is_there(path, root):
             print(f"{name}: cannot be fetched from here; suites read it at {path} (docs/data.md)")

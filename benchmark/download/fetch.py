@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ from benchmark.download.refusals import SourceError
 from benchmark.download.schema import Download, Source
 from benchmark.download.state import State, state
 from benchmark.download.sums import problem
-from benchmark.download.transfer import Network, Target, note_path, receive
+from benchmark.download.transfer import Network, Target, connected, note_path, receive
 from benchmark.download.writing import check_room, size_of, storage
 from benchmark.errors import DataError, InputError
 from benchmark.utils.durable import sync_folder
@@ -105,7 +105,7 @@ def fetch(
 
     Args:
         known, only, ask: as for `state`. archives: name of a file -> where the user has it (`matched`).
-        network: the client.
+        network: the client (default: one for this call).
 
     Raises:
         UnknownNameError: no such download. StorageError: the disk is full or cannot be written.
@@ -116,21 +116,26 @@ def fetch(
         return Outcome(found)
     with storage(found.folder):
         found.folder.mkdir(parents=True, exist_ok=True)
-    network = network or Network()
+    with nullcontext(network) if network is not None else connected() as client:
+        return _fetched(found, archives or {}, client, remove=not only)
+
+
+def _fetched(found: State, archives: Mapping[str, Path], network: Network, remove: bool) -> Outcome:
+    """Get the files one after the other. Args: remove: also what another revision had and this one has not."""
     got, missing = [], []
     for file in found.files:
-        given = file.item.pattern is None and file.item.name in (archives or {})
+        given = file.item.pattern is None and file.item.name in archives
         if file.item.problem is not None and not given:
             missing.append(Missing(file.item, (file.item.problem,)))
             continue
-        job = _Job(file.item, Places(found.folder, file.item.name), archives or {}, network)
+        job = _Job(file.item, Places(found.folder, file.item.name), archives, network)
         with _alone(job):
             match _obtained(job):
                 case True:
                     got.append(file.item.name)
                 case None:
                     missing.append(Missing(file.item, tuple(job.failures)))
-    if not only:
+    if remove:
         _remove_stale(found)
     return Outcome(found, tuple(got), tuple(missing))
 

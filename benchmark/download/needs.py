@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmark.download.catalogue import in_order
 from benchmark.download.schema import Download
 from benchmark.download.state import below
-from benchmark.errors import InputError, UnknownNameError
+from benchmark.errors import UnknownNameError
 from benchmark.spec.base import DataSpec
 from benchmark.spec.catalogue import catalogue as data_sets
 from benchmark.spec.suite import load_suite, suite_names
@@ -53,10 +53,9 @@ def needs(names: Sequence[str], known: Mapping[str, Download], catalogues: Seque
             providers.setdefault(provided, []).append(name)
     found, sets = Needs(), {name: entry.spec for name, entry in data_sets(catalogues).items()}
     for name in names or list(known):
-        kind, _, rest = name.rpartition(":")
+        prefix, _, after = name.partition(":")
+        kind, rest = (prefix, after) if prefix in ("suite", "data") and after else ("", name)
         suite = rest.endswith((".yaml", ".yml")) or rest in suite_names()
-        if kind not in ("", "suite", "data") or not rest:
-            raise InputError(f"{name}: expected NAME, suite:NAME or data:NAME")
         if (suite or kind == "suite") and kind != "data" and names:
             _add_suite(rest, found, providers, sets, catalogues)
         elif rest in known:

@@ -17,7 +17,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -102,8 +103,15 @@ class Note(NamedTuple):
 class Network:
     """A client with its clock."""
 
-    session: requests.Session = field(default_factory=requests.Session)
+    session: requests.Session
     pause: Callable[[float], None] = time.sleep
+
+
+@contextmanager
+def connected() -> Iterator[Network]:
+    """A client, whose connections are closed at the end."""
+    with requests.Session() as session:
+        yield Network(session)
 
 
 def receive(target: Target, part: Path, network: Network) -> bool:

@@ -97,6 +97,7 @@ def test_check_then_fetch_then_check(entries: dict[str, Any], root: Path) -> Non
     assert done.exit_code == 0, done.output
     assert "terms: CC BY 4.0" in done.stderr
     assert f"cifar10-c: here (2 files, {root / 'CIFAR-10-C'})" in done.stdout
+    assert f"export RELIQUANT_DATA={root}" in done.stdout
     found = {n: c for n, c in contents(root / "CIFAR-10-C").items() if not n.startswith(".")}
     assert found == {n.removeprefix("top/"): c for n, c in FILES.items()} | {"plain.bin": PLAIN}
     after = run("check", "cifar10-c", "--to", root)
@@ -161,6 +162,38 @@ def test_a_suite_is_what_it_reads(entries: dict[str, Any], root: Path) -> None:
     assert run("check", "demo", "--to", root).exit_code == 0  # embedded
 
 
+def test_a_suite_of_the_users_own_with_data_that_nothing_can_fetch(
+    entries: dict[str, Any], root: Path, tmp_path: Path
+) -> None:
+    suite = {
+        **{"name": "own", "version": 1, "models": ["demo"], "quantizations": ["fp32"]},
+        "data": {"c": {"catalogue": "cifar10-c"}, "pets": {"source": "image_folder", "path": "$DATA/pets"}},
+        "tasks": {"zero_shot": {"pets": {"test": "pets"}}},
+    }
+    path = tmp_path / "own-suite.yaml"
+    path.write_text(yaml.safe_dump(suite))
+    found = run("check", path, "--to", root)
+    assert f"for      suite {path}: c" in found.stdout
+    assert "pets: MISSING at $DATA/pets; it cannot be fetched from here" in found.stdout
+    run("fetch", path, "--to", root, "--yes")
+    assert run("check", path, "--to", root).exit_code == 1
+    (root / "pets").mkdir()
+    assert run("check", path, "--to", root).exit_code == 0
+
+
+def test_what_is_needed_is_fetched_first(
+    entries: dict[str, Any], root: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put("first.bin", PLAIN)
+    file = {"bytes": 3000, "sha256": sha256(PLAIN), "sources": [{"url": server.at("first.bin")}]}
+    first = {"about": "a", "terms": "t", "folder": "first", "files": {"first.bin": file}}
+    own = {"cifar10-c": entries["cifar10-c"] | {"needs": ["first"]}, "first": first}
+    write(own, tmp_path / "own.yaml", monkeypatch)
+    assert "for      needed by cifar10-c" in run("check", "cifar10-c", "--to", root).stdout
+    assert run("fetch", "cifar10-c", "--to", root, "--yes").exit_code == 0
+    assert [entry[0] for entry in server.log] == ["/first.bin", "/c.tar", "/plain.bin"]
+
+
 def test_all_is_what_there_is(entries: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "catalogue", lambda paths: dict(list(real(paths).items())[-1:]))
     found = run("check", "--to", root)
@@ -183,7 +216,8 @@ def test_the_folder_is_that_of_the_environment(
 def test_wrong_names_are_one_line_with_near_ones(entries: dict[str, Any], root: Path, tmp_path: Path) -> None:
     assert "Did you mean 'cifar10-c'?" in refused("check", "cifar10c", "--to", root)
     assert "unknown suite 'nothing'" in refused("check", "suite:nothing", "--to", root)
-    assert "expected NAME, suite:NAME or data:NAME" in refused("check", "model:x", "--to", root)
+    assert "unknown suite, data set or download 'model:x'" in refused("check", "model:x", "--to", root)
+    assert "unknown suite, data set or download 'paper-c'" in refused("check", "data:paper-c", "--to", root)
     assert "Did you mean 'plain.bin'?" in refused("fetch", "cifar10-c", "--to", root, "--only", "plan.bin")
     assert "no such file" in refused("fetch", "hand", "--to", root, "--from-archive", tmp_path / "none")
     assert "no such file" in refused("check", tmp_path / "none.yaml", "--to", root)
