@@ -175,10 +175,7 @@ def _goals(
 
 
 def _choices(config: SearchConfig, engine: Engine) -> Choices:
-    """The methods, scopes and layers to search over: those of the command line, by default every installed method.
-
-    Where the latency counts, only methods that may run on a real kernel.
-    """
+    """What to search over: by default every installed method; where the latency counts, those with real kernels."""
     everything = [name for name in quantizers.names() if name != "fp32" and quantizers.get(name).kind == "quantization"]
     if _is_timed(config):
         everything = [n for n in everything if quantizers.get(n).kernel == "real" or quantizers.get(n).is_stored]
@@ -264,9 +261,7 @@ def _summary(
 def _on_test(
     request: SearchRequest, suite: SuiteSpec, found: Sequence[FrozenTrial], goals: Goals, progress: Progress
 ) -> tuple[list[Member], Metrics, list[str]]:
-    """The candidates and the suite's artifacts on the test split, tracked as any other run; the metrics of full
-    precision there; and a line for each failure.
-    """
+    """Candidates and artifacts on the test split, tracked as any run; full precision's metrics there; failures."""
     test, settings = suite_on_test(suite), _settings(request)
     names = [name_of(trial) for trial in found]
     plan = make_plan(with_quantizations(test, names), settings)

@@ -62,12 +62,13 @@ class Ehvi:
     _rows: dict[str, Floats] = field(default_factory=dict)
 
     def choose(
-        self, known: Sequence[FrozenTrial], losses: Floats, taken: Collection[object], number: int
+        self, known: Sequence[FrozenTrial], losses: Floats, worst: Floats, taken: Collection[object], number: int
     ) -> QuantSpec | None:
         """The candidate with the largest expected improvement.
 
         Args:
             known: finished trials. losses: (N, M) of them, lower is better. taken: short names to skip.
+            worst: (M,) losses seen, full precision's among them: the corner that volume is measured from.
             number: of the trial, for what is drawn at random.
 
         Returns:
@@ -96,7 +97,7 @@ class Ehvi:
         mean, error = (np.stack(part, axis=1) for part in zip(*predicted, strict=True))
         count = losses.shape[1]
         seed = int(rng.integers(2**31))
-        gain = expected_gain(mean[:, :count], error[:, :count], front, losses.max(axis=0), seed)
+        gain = expected_gain(mean[:, :count], error[:, :count], front, worst, seed)
         gain *= ndtr(-mean[:, count:] / error[:, count:]).prod(axis=1)
         return pool[int(rng.choice(np.flatnonzero(gain >= gain.max())))]
 

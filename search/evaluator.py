@@ -207,8 +207,7 @@ class Engine:
         """`effective_bits` computed from the shapes alone; empty for methods where the shapes do not determine it.
 
         Counts the codes, one float32 scale per row, group or tensor, and for asymmetric codes a zero point of as many
-        bits as a code. Methods without the field `symmetric` have other zero points, and are not computed. Input
-        transformations (SmoothQuant, AWQ, rotations) are not counted. A trial keeps its measured value.
+        bits as a code; methods without `symmetric` have others. Input transformations (AWQ, rotations) are not counted.
         """
         if quant.weight_bits is None or "symmetric" not in quantizers.get(quant.method).fields:
             return {}

@@ -51,7 +51,7 @@ class SearchRequest(Quiet, Plugins, Home, Store, TaskLimit, Batches, Device, Dat
     """
 
     suite: str | None = option(None, "A suite's name or a YAML file (default: demo).", argument=True, complete="suites")
-    trials: int | None = option(None, "Configurations to evaluate (default 60).")
+    trials: int | None = option(None, "Configurations to evaluate (default 40).")
     sampler: str | None = option(None, "tpe (default), gp nsga2 nsga3 qmc grid random.")
     seed: int | None = option(None, "Same seed, same trials (default 0).")
     name: str | None = option(None, "Name of the new study.")

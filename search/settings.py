@@ -19,7 +19,7 @@ from .objective import COSTS, EFFECTIVE_BITS, Objective, parse_constraint
 from .request import SearchConfig
 from .space import Space
 
-TRIALS = 60
+TRIALS = 40
 PROBABILITY = 0.8
 """With which each headline metric has to stay within its margin on the validation split."""
 MOST_NAMED = 4

@@ -171,10 +171,7 @@ class Search:
         if spec is not None and spec.name not in tried:
             self._queue(spec, sibling_of=last.number if last else None)
             return
-        known = complete(self.study)
-        chosen = (
-            None if self.sampler != EHVI else self._ehvi.choose(known, losses(self.study, known), tried, len(trials))
-        )
+        chosen = self._promising(tried, len(trials)) if self.sampler == EHVI else None
         if chosen is not None:
             self._queue(chosen)
         elif repeats >= PATIENCE and (unseen := self._unseen(tried, len(trials))) is not None:
@@ -183,6 +180,13 @@ class Search:
     @cached_property
     def _ehvi(self) -> Ehvi:
         return Ehvi(self.space, self.seed, self._known_losses)
+
+    def _promising(self, tried: set[Any], number: int) -> QuantSpec | None:
+        """The choice of `ehvi`; None while too few trials are finished."""
+        known = complete(self.study)
+        found = losses(self.study, known)
+        full = [o.loss(self.goals.reference[o.key]) for o in self.goals.objectives]
+        return self._ehvi.choose(known, found, np.max([*found, full], axis=0), tried, number) if known else None
 
     def _known_losses(self, spec: QuantSpec) -> list[float | None]:
         """For each objective the loss of a configuration that is known in advance, None where it is not."""

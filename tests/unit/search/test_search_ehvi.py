@@ -168,7 +168,7 @@ def test_a_study_that_was_stopped_goes_on_as_if_it_had_not(trials: int) -> None:
 
 
 def chosen_by(ehvi: Ehvi, known: list[FrozenTrial], values: Floats, taken: list[str]) -> QuantSpec | None:
-    return ehvi.choose(known, values, taken, 0)
+    return ehvi.choose(known, values, values.max(axis=0), taken, 0)
 
 
 def learnt(count: int) -> tuple[list[FrozenTrial], Floats]:
