@@ -139,12 +139,12 @@ def sentences(members: Sequence[Member], choice: Choice, reference: Metrics) -> 
 
 
 def _worst(decision: Decision) -> str:
-    """`it loses at most 0.0123 of zero_shot/scenes/accuracy, ...`: the metric that comes closest to its margin."""
+    """`zero_shot/scenes/accuracy gets worse by at most 0.0123, ...`: the metric that comes closest to its margin."""
     worst, nearest = max((((e.worst or 0.0) / (e.margin or 1.0), e) for e in decision.judged), key=lambda pair: pair[0])
     if worst <= 0:
-        return "no headline metric loses anything, even at the worse end of its interval (97.5 % confidence)"
+        return "no headline metric gets worse, even at the worse end of its interval (97.5 % confidence)"
     return (
-        f"it loses at most {short(nearest.worst or 0.0)} of {nearest.by}, with a confidence of 97.5 % (the margin is "
+        f"{nearest.by} gets worse by at most {short(nearest.worst or 0.0)}, with a confidence of 97.5 % (the margin is "
         f"{nearest.margin:g}; the other headline metrics stay farther from theirs)"
     )
 
