@@ -45,7 +45,8 @@ def callback(command: Command) -> Callable[..., None]:
 def _imported() -> None:
     """Begin to collect garbage where `main` put it off; modules stay for good and are never looked through again."""
     if not gc.isenabled():
-        gc.freeze()
+        if not gc.get_freeze_count():  # the first command of this process
+            gc.freeze()
         gc.enable()
 
 
