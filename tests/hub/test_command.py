@@ -211,10 +211,10 @@ def test_stopped_during_the_download(loopback_hub: Hub, tmp_path: Path, how: sig
     layouts.write_webdataset(tmp_path / "pairs", None, captions=True, count=6, shards=1)
     loopback_hub.dataset("org/pairs").commit({"train/0.tar": tmp_path / "pairs" / "00000.tar"})
     suite.write_text(suite.read_text().replace("split: train", "split: train, text: captions"))
-    random = Random(3)
+    random, command = Random(3), ("run", str(suite), "--limit", "6", "--tracker", "jsonl", "--no-speed")
     for _ in range(2):
         loopback_hub.fault("GET /cdn/", pause=0.003)
-        process = started(loopback_hub, tmp_path, "validate", str(suite))
+        process = started(loopback_hub, tmp_path, *command)
         limit = time.monotonic() + 60
         while not sum(r.sent for r in loopback_hub.requests("GET /cdn/")) > 50_000 and time.monotonic() < limit:
             time.sleep(0.02)
@@ -225,6 +225,7 @@ def test_stopped_during_the_download(loopback_hub: Hub, tmp_path: Path, how: sig
         assert "Traceback" not in err
         loopback_hub.heal()
         loopback_hub.forget()
+    done(loopback_hub, tmp_path, *command)
     out, _ = done(loopback_hub, tmp_path, "validate", str(suite))
     assert "all its models and data are on this machine" in out
     with loopback_hub.asked_here(tmp_path, offline=True):
@@ -234,7 +235,7 @@ def test_stopped_during_the_download(loopback_hub: Hub, tmp_path: Path, how: sig
 @pytest.mark.slow
 def test_a_hub_that_is_away_costs_at_most_one_timeout(loopback_hub: Hub, tmp_path: Path) -> None:
     loopback_hub.model("org/name").commit_folder(demo_folder())
-    command = ("validate", small(tmp_path)[1])
+    command = small(tmp_path)
     done(loopback_hub, tmp_path, *command)
     _, offline = done(loopback_hub, tmp_path, *command, offline=True)
     with loopback_hub.down():
