@@ -27,7 +27,7 @@ STAND_INS = {"ViT-B-32/laion2b_s34b_b79k": "demo"}
 
 SMALL: Mapping[str, Sequence[str]] = {
     "run": ("--limit", "20", "--no-speed", "--tracker", "jsonl"),
-    "search": ("--limit", "20", "--trials", "7", "--no-tracking"),
+    "search": ("--limit", "20", "--trials", "5", "--no-tracking"),
     "spectrum": ("--limit", "20"),
     "export": ("--limit", "20"),
     "sensitivity": ("--limit", "20", "--tracker", "jsonl"),

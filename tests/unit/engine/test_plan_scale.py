@@ -15,6 +15,7 @@ from benchmark.models import ResolvedModel
 from benchmark.models.base import Preprocess
 from benchmark.spec import ModelSpec, SuiteSpec
 from benchmark.spec.suite import load_suite, narrow
+from tests.layouts import write_webdataset
 from tests.published import write_cifar, write_imagenet
 
 BYTES_PER_EVALUATION = 4_000
@@ -35,6 +36,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuiteSpec]:
     folder: Path = tmp_path_factory.mktemp("paper") / "data"
     write_imagenet(folder)
     write_cifar(folder)
+    write_webdataset(folder / "cc3m", None, 12, captions=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RELIQUANT_DATA", str(folder))
         yield load_suite("paper")
