@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import random
 import re
+import runpy
 from collections.abc import Sequence
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from benchmark.errors import DataError, UnknownNameError
 from benchmark.utils.files import nfc, read_lines, read_names, resolve
@@ -29,11 +32,16 @@ def imagenet_wnids() -> tuple[str, ...]:
 
 
 @functools.cache
+def _open_clip_lists() -> dict[str, Any]:
+    """The file of open_clip that holds nothing but lists: to import the package takes three seconds."""
+    place = getattr(find_spec("open_clip"), "origin", None)  # finds, and does not import
+    return runpy.run_path(str(Path(str(place)).with_name("zero_shot_metadata.py")))
+
+
+@functools.cache
 def imagenet_classes() -> tuple[str, ...]:
     """open_clip's 1,000 curated names of ImageNet-1k in the order of its labels ("missile", "sunglasses" twice)."""
-    from open_clip import IMAGENET_CLASSNAMES
-
-    return tuple(IMAGENET_CLASSNAMES)
+    return tuple(_open_clip_lists()["IMAGENET_CLASSNAMES"])
 
 
 @functools.cache
@@ -52,9 +60,7 @@ def vocabulary() -> tuple[str, ...]:
 @functools.cache
 def imagenet_templates() -> tuple[str, ...]:
     """open_clip's 80 templates for ImageNet."""
-    from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    return tuple(template("{}") for template in _open_clip_lists()["OPENAI_IMAGENET_TEMPLATES"])
 
 
 def class_names(value: str | Sequence[str]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from benchmark.results.images import described
 from benchmark.runtimes.artifact import resolve_artifact
 from benchmark.spec import DataSpec, QuantSpec, SuiteSpec, digest
 from benchmark.spec.artifacts import artifacts_of
-from benchmark.spec.catalogue import catalogue
+from benchmark.spec.catalogue import Entry, catalogue
 from benchmark.spec.suite import limit_of
 from benchmark.utils.files import walk
 
@@ -191,7 +191,7 @@ def _missing_artifacts(suite: SuiteSpec) -> list[str]:
 def _look(suite: SuiteSpec, groups: Mapping[str, Mapping[str, DataSpec]], allow_outside: bool) -> _Sets:
     """Open what is here; count the rest by the catalogue."""
     opened, counts, unknown, missing = dict[str, Data](), dict[str, int](), [], []
-    sets = DataSets(allow_outside)
+    sets, known = DataSets(allow_outside), tuple[Entry, ...]()
     for name in groups:
         spec, limit = suite.data[name], limit_of(suite, name)
         count: int | None
@@ -201,7 +201,8 @@ def _look(suite: SuiteSpec, groups: Mapping[str, Mapping[str, DataSpec]], allow_
         except SpecError:  # calibration pairs without `text: captions`: the suite is wrong
             raise
         except ReliquantError as error:
-            entries = [e for e in catalogue().values() if (e.spec.source, e.spec.path) == (spec.source, spec.path)]
+            known = known or tuple(catalogue().values())
+            entries = [e for e in known if (e.spec.source, e.spec.path) == (spec.source, spec.path)]
             hub = next((f" (on the hub: {e.hub})" for e in entries if e.hub is not None), "")
             missing.append(f"{error}{hub}")
             count = next((e.images for e in entries if e.images is not None), None)

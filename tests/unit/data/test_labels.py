@@ -13,6 +13,7 @@ import pytest
 
 from benchmark.data import data_digest, open_data
 from benchmark.data.labels import matched
+from benchmark.data.prompts import imagenet_classes, imagenet_templates
 from benchmark.engine.label_spaces import check_classes
 from benchmark.errors import DataError, InputError, SpecError
 from benchmark.plugins import tasks
@@ -325,3 +326,12 @@ def test_shared_classes_in_another_spelling_are_named(own: str, other: str) -> N
         SpecError, match=rf"role 'shifted': class '{other}' of 'b' would not meet '{own}' of 'a'; write"
     ):
         check_classes(tasks.get("covariate_shift"), names, "suite")
+
+
+def test_imagenets_names_and_templates_are_those_that_open_clip_hands_out() -> None:
+    import open_clip
+
+    assert imagenet_classes() == tuple(open_clip.IMAGENET_CLASSNAMES)
+    assert [each.replace("{}", "cat") for each in imagenet_templates()] == [
+        each("cat") for each in open_clip.OPENAI_IMAGENET_TEMPLATES
+    ]
