@@ -23,7 +23,6 @@ from benchmark.data.rows import (
     take_classes,
     take_half,
     take_limit,
-    take_part,
 )
 from benchmark.data.sources.base import Described, LoadedData, Source
 from benchmark.errors import DataError, InputError, UnknownNameError
@@ -350,7 +349,6 @@ def _open(spec: DataSpec, source: Source[Any], sets: DataSets) -> Data:
     rows, labels = take_half(options.half, rows, labels, ids)
     if spec.limit is not None and not _limits_itself(spec, source):
         rows, labels = take_limit(rows, labels, ids, spec.limit, names)
-    rows, labels = take_part(options.part, rows, labels, ids)
     dataset = loaded.dataset if len(rows) == len(ids) else loaded.dataset.select(rows)
     captions = tuple(map(_caption_lines, dataset["caption"][:])) if "caption" in columns else None
     if spec.text == "captions":

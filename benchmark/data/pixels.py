@@ -80,22 +80,14 @@ class Pixels:
         chunks = list(self._chunks())
         return np.concatenate(chunks) if chunks else np.empty((0, 3, *self.size), np.uint8)
 
-    def batches(self, size: int, keep: NDArray[np.bool_] | None = None) -> Iterator[Images]:
-        """Writable copies (B, 3, H, W), B = `size` but for the last, in the order of `rows`.
-
-        Args:
-            keep: (N,) the wanted images; None: all.
-        """
+    def batches(self, size: int) -> Iterator[Images]:
+        """Writable copies (B, 3, H, W), B = `size` but for the last, in the order of `rows`."""
         if self._stored is not None:
-            places = np.arange(len(self)) if keep is None else np.flatnonzero(keep)
-            for start in range(0, len(places), size):
-                yield np.array(self._stored[places[start : start + size]])
+            for start in range(0, len(self), size):
+                yield np.array(self._stored[start : start + size])
             return
         waiting: list[Images] = []
-        done = 0
-        for whole in self._chunks():
-            chunk = whole if keep is None else whole[keep[done : done + len(whole)]]
-            done += len(whole)
+        for chunk in self._chunks():
             waiting.append(chunk)
             while sum(map(len, waiting)) >= size:
                 joined = np.concatenate(waiting)

@@ -116,19 +116,6 @@ def take_half(half: str | None, rows: Ints, labels: Ints, ids: NDArray[np.str_])
     return rows[kept], labels[kept]
 
 
-def take_part(share: float | None, rows: Ints, labels: Ints, ids: NDArray[np.str_]) -> tuple[Ints, Ints]:
-    """Rows and labels of about this share (None: all), by a hash of the sample id: smaller parts lie in larger ones.
-
-    The corrupted versions of an image are in the same parts as the image itself.
-    """
-    if share is None:
-        return rows, labels
-    kept = _hashes(f"part {ids[row]}" for row in rows) < np.uint64(share * 2**64)
-    if not kept.any():
-        raise DataError(f"has no image in a part of {share:.3g}: {len(rows)} images are too few")
-    return rows[kept], labels[kept]
-
-
 def take_limit(
     rows: Ints, labels: Ints, ids: NDArray[np.str_], limit: int, names: Sequence[str] = ()
 ) -> tuple[Ints, Ints]:

@@ -26,10 +26,9 @@ from benchmark.engine.artifacts import (
     report_of,
     unit,
 )
-from benchmark.engine.embed import embed_classes, embed_texts
+from benchmark.engine.embed import embed_classes, embed_texts, stream_features, write_features
 from benchmark.engine.execution import prepared
 from benchmark.engine.holding import ModelHolder, Quantized
-from benchmark.engine.parts import Part
 from benchmark.engine.plan import Configuration, Plan
 from benchmark.errors import StorageError
 from benchmark.ledger.store import Entry, Store
@@ -226,7 +225,7 @@ class BankMaker:
         if not any(self._missing(name, ()) for name in wanted):
             return False
         for name in wanted:
-            self.pixels_of(self._largest(name))
+            self.pixels_of(self.plan.data[name])
         model, same = self._plain, self.configuration.model
         for data in (self.plan.data[name] for name in wanted):
             if self._has_classes(data):
@@ -252,7 +251,7 @@ class BankMaker:
         missing = {name: kept for name, arrays in missing.items() if (kept := [a for a in arrays if a in has])}
         if not missing:
             return
-        opened = {name: self.pixels_of(self._largest(name)) for name in missing}
+        opened = {name: self.pixels_of(self.plan.data[name]) for name in missing}
         total = sum(len(self.plan.data[name]) for name in missing)
         with self.progress.phase(f"embed {self.configuration.quant.name}", total) as advance:
             for name, pixels in opened.items():
@@ -264,25 +263,23 @@ class BankMaker:
         if not arrays:
             advance(len(self.plan.data[name]))
             return
-        others, plain = self.plan.related.get(name, ()), self._plain
         if self._given is not None:
             self._store_given(self._given, name, arrays, pixels)
             advance(len(pixels))
             return
-        part = Part(self.plan.data[name], others, arrays, pixels, self.image_key, self.store)
-        new = int(part.new.sum())
-        advance(len(part.rows) - new)
-        model = self.runner if new else plain  # which then is not run
+        model = self.runner
         control = self.artifact is None and quantizers.get(self.configuration.quant.method).kind == "control"
-        scaled = self.quantized[0] if control else plain
+        scaled = self.quantized[0] if control else self._plain
         with ExitStack() as entries:
             writers = {a: entries.enter_context(self.store.writing(self._image_key(name, a))) for a in arrays}
             for writer in writers.values():
                 writer.add("logit", np.array([scaled.logit_scale, scaled.logit_bias]))
-                writer.add("rows", part.rows)
+                writer.add("rows", pixels.rows)
             with self._lent():
-                part.features(model, self.plan.settings.batch_size, advance, lambda a, shape: writers[a].room(a, shape))
-        self.forward_images += new
+                batches = pixels.batches(self.plan.settings.batch_size)
+                outputs = stream_features(model, batches, advance, [a for a in arrays if a != "image"])
+                write_features(outputs, len(pixels), arrays, lambda a, shape: writers[a].room(a, shape))
+        self.forward_images += len(pixels)
 
     @property
     def _given(self) -> Features | None:
@@ -315,10 +312,6 @@ class BankMaker:
         unless this is a control.
         """
         return self.holder.model if self.configuration.model.quantized is None else self.quantized[0]
-
-    def _largest(self, name: str) -> Data:
-        """The data set whose pixels are read: the largest of those that share images with this one."""
-        return max((self.plan.data[name], *self.plan.related.get(name, ())), key=len)
 
     def _missing(self, name: str, taps: Sequence[str]) -> list[str]:
         return [array for array in ("image", *taps) if self._image_key(name, array) not in self.store]

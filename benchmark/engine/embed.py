@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -73,6 +73,24 @@ def _one_ahead(items: Iterable[T]) -> Iterator[T]:
         if len(waiting) > 1:
             yield waiting.pop(0)
     yield from waiting
+
+
+def write_features(
+    batches: Iterable[Mapping[str, NDArray[np.float32]]],
+    count: int,
+    arrays: Sequence[str],
+    room: Callable[[str, tuple[int, ...]], NDArray[np.float32]],
+) -> None:
+    """Write batches of features of `count` images, in order, where `room(name, shape)` says: none of them is held."""
+    whole: dict[str, NDArray[np.float32]] = {}
+    done = 0
+    for outputs in batches:
+        stop = done + len(outputs["image"])
+        for name in arrays:
+            if name not in whole:
+                whole[name] = room(name, (count, *outputs[name].shape[1:]))
+            whole[name][done:stop] = outputs[name]
+        done = stop
 
 
 def embed_images(

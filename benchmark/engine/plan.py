@@ -141,7 +141,7 @@ class Plan:
     Attributes:
         artifacts: by name, those that the configurations of artifacts run.
         unavailable: quantization -> why it cannot run here, for a suite that leaves such out.
-        related: data set -> others whose features and pixels it shares. asked: the command line's, for provenance.
+        asked: the command line's, for provenance.
     """
 
     suite: SuiteSpec
@@ -149,7 +149,6 @@ class Plan:
     data: Mapping[str, Data]
     calibration: Data | None
     configurations: tuple[Configuration, ...]
-    related: Mapping[str, tuple[Data, ...]] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)

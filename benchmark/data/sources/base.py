@@ -9,9 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from benchmark.errors import DataError, UnknownNameError
 from benchmark.spec import ClassList, DataSpec, Frozen, parse_spec
@@ -32,13 +30,10 @@ class SourceOptions(Frozen):
             names or a text file with one name a line.
         half: keep half `a` or `b`, divided by a hash of the sample id alone; a search uses `a` for validation and `b`
             for the test.
-        part: keep this share of the images that are left, chosen by the sample id alone: a smaller part lies within a
-            larger one.
     """
 
     subset: ClassList | None = None
     half: Literal["a", "b"] | None = None
-    part: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 @dataclass(frozen=True)

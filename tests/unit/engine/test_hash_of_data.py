@@ -74,7 +74,6 @@ DATA_FIELDS: Table = {
 SOURCE_OPTIONS: Table = {
     "subset": Row({"options": {"subset": ["Ant", "Cat"]}}, IMAGES | NAMES),
     "half": Row({"options": {"half": "a"}}, IMAGES),
-    "part": Row({"options": {"part": 0.6}}, IMAGES),
 }
 
 
